@@ -1,0 +1,159 @@
+// The waist of spile: everything an engine needs to run a script, and everything output needs to print it.
+//
+// A front end makes a Bundle and forgets it; an engine runs it without knowing the language. Programs refer to maps
+// and records refer to actions by index. A Bundle holds no addresses, descriptors or process ids.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bpf/insn.h"
+
+namespace spile::bundle {
+
+// ---- values: how bytes in keys, map values and records are to be read -------------------------------------------
+
+enum class ValueKind : uint8_t {
+  kNone,
+  kInt,      ///< size 1, 2, 4, 8; is_signed
+  kString,   ///< size bytes, NUL-padded
+  kBuffer,   ///< u32 length, then size - 4 bytes: buf()
+  kPointer,  ///< 8 bytes, printed as 0x...
+  kProbe,    ///< u64 index into Bundle::probes: prints its name
+  kFunc,     ///< u64 index into Bundle::probes: prints its function
+  kTuple,    ///< fields one after the other, each at its own offset: multi-part keys
+};
+
+struct ValueType {
+  ValueKind kind = ValueKind::kNone;
+  uint32_t size = 0;  ///< bytes, whole value
+  bool is_signed = true;
+  std::vector<ValueType> fields;   ///< kTuple
+  std::vector<uint32_t> offsets;   ///< kTuple: of each field, in bytes
+  bool operator==(const ValueType&) const = default;
+};
+
+// ---- maps --------------------------------------------------------------------------------------------------------
+
+/// The storage: what both engines provide. Numbers in comments are the kernel's bpf_map_type.
+enum class MapKind : uint8_t {
+  kHash,         ///< 1
+  kArray,        ///< 2, u32 key
+  kPerCpuHash,   ///< 5
+  kPerCpuArray,  ///< 6, u32 key
+  kRing,         ///< 27; max_entries is the size in bytes, a power of two of at least a page
+};
+
+/// What the script keeps in it: how per-CPU values are merged and how it is printed.
+enum class MapRole : uint8_t {
+  kValue,     ///< @x = ..., one value a key
+  kCount,     ///< u64 a CPU, added up
+  kSum,       ///< i64 or u64 a CPU, added up
+  kMin,       ///< {i64 or u64 value, u64 is_set} a CPU
+  kMax,       ///< the same
+  kAvg,       ///< {u64 count, i64 sum} a CPU
+  kHist,      ///< u64 a CPU and bucket; the bucket is the last part of the key
+  kLhist,     ///< the same
+  kRing,      ///< records
+  kCounters,  ///< array indexed by Counter, u64 a CPU
+};
+
+/// Indices into the kCounters map: what was lost, by reason.
+enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kCount };
+
+struct MapSpec {
+  std::string name;  ///< "@", "@x"; "" for internal maps
+  MapKind kind = MapKind::kHash;
+  MapRole role = MapRole::kValue;
+  uint32_t key_size = 0;
+  uint32_t value_size = 0;  ///< of one CPU
+  uint32_t max_entries = 0;
+  /// The user's key (kNone for a scalar map). For kHist and kLhist a bucket number follows the key: for keyed maps a
+  /// u64 at offset key_size - 8, for scalar ones the u32 array index itself.
+  ValueType key;
+  ValueType value;  ///< kValue: the value. Others: an int that says signedness of the aggregated number.
+  // kLhist: buckets are [min + i*step, min + (i+1)*step); bucket 0 is below min, the last is from max on.
+  int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
+  // kHist: bucket 0 negative, 1 zero, 2 is [1], 3 is [2,4), n is [2^(n-2), 2^(n-1)).
+  bool operator==(const MapSpec&) const = default;
+};
+
+// ---- records: what goes through the ring ---------------------------------------------------------------------------
+
+/// Every record starts with this; fields follow at the offsets that the Action names.
+struct RecordHeader {
+  uint32_t action;  ///< index into Bundle::actions
+  uint32_t size;    ///< of the whole record, in bytes
+};
+
+enum class ActionKind : uint8_t {
+  kPrintf,      ///< format with fields
+  kPrintMap,    ///< print(@x[, top[, div]])
+  kPrintValue,  ///< print(expression), print(@x[key])
+  kClearMap,    ///< clear(@x)
+  kZeroMap,     ///< zero(@x)
+  kExit,        ///< exit([code]): field 0 is the code where given
+  kTime,        ///< time([format])
+  kJoin,        ///< join(argv[, separator])
+};
+
+struct RecordField {
+  ValueType type;
+  uint32_t offset = 0;  ///< from the start of the record
+};
+
+struct Action {
+  ActionKind kind = ActionKind::kPrintf;
+  std::string format;               ///< kPrintf: checked against fields by the front end
+  std::vector<RecordField> fields;
+  int map = -1;                     ///< kPrintMap, kClearMap, kZeroMap
+  uint64_t top = 0, div = 0;        ///< kPrintMap; 0: not given
+  uint32_t record_size = 0;         ///< bytes, header included, multiple of 8
+};
+
+// ---- probes ----------------------------------------------------------------------------------------------------------
+
+enum class ProbeKind : uint8_t { kBegin, kEnd, kInterval, kUprobe, kUretprobe, kKprobe, kKretprobe, kTracepoint, kUsdt };
+
+/// One attach point after glob expansion. Its index in Bundle::probes is its cookie.
+struct Probe {
+  ProbeKind kind = ProbeKind::kBegin;
+  std::string name;      ///< as `probe` prints it: "uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:fopen"
+  std::string function;  ///< as `func` prints it
+  std::string path;      ///< uprobes: the file as the user's name resolved, seen from our mount namespace
+  std::string symbol;    ///< uprobe, kprobe: function. tracepoint: the event
+  std::string module;    ///< tracepoint: the category. kprobe: the module, or empty
+  uint64_t offset = 0;   ///< bytes after the symbol
+  std::optional<uint64_t> address;  ///< uprobe by address: link address. kprobe by raw address
+  uint64_t interval_ns = 0;
+  int program = -1;      ///< index into Bundle::programs
+};
+
+/// Which context a program takes: fixes what the checker allows it to read.
+enum class ContextKind : uint8_t {
+  kNone,        ///< BEGIN, END, interval: reads nothing
+  kRegs,        ///< struct pt_regs, bpf::x86_64_regs
+  kTracepoint,  ///< the event's record, context_size bytes
+};
+
+struct Program {
+  std::string name;  ///< for dumps and the kernel: [A-Za-z0-9_], <= 15 bytes
+  bpf::Program code;
+  ContextKind context = ContextKind::kNone;
+  uint32_t context_size = 0;
+};
+
+struct Bundle {
+  std::vector<MapSpec> maps;        ///< script maps in name order first, then internal ones
+  std::vector<Program> programs;
+  std::vector<Probe> probes;        ///< in the script's order
+  std::vector<Action> actions;
+  int ring_map = -1;                ///< -1: the script sends no records
+  int counters_map = -1;            ///< -1: nothing can be lost
+  bool uses_elapsed = false;        ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
+  int start_map = -1;               ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
+};
+
+}  // namespace spile::bundle

@@ -1,0 +1,87 @@
+// What both engines do: run a Bundle, hand out records and maps, undo everything.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "bundle/bundle.h"
+
+namespace spile::engine {
+
+/// Where to attach.
+struct Scope {
+  std::vector<pid_t> pids;        ///< empty: every process (kernel engine only)
+  bool child_is_stopped = false;  ///< -c: pids[0] is our ptraced child, stopped before its constructors
+};
+
+struct MapEntry {
+  std::vector<uint8_t> key;
+  std::vector<std::vector<uint8_t>> values;  ///< one, or one a CPU
+};
+
+/// What was lost and how much ran; merged over CPUs.
+struct Stats {
+  uint64_t hits = 0;              ///< times a program ran
+  uint64_t missed = 0;            ///< hits that ran no program (nesting, no stack, budget)
+  uint64_t ring_lost = 0;         ///< records that found the ring full or their owner dead
+  uint64_t map_full = 0;          ///< updates that found no room
+  uint64_t read_failed = 0;       ///< reads of memory that was not there
+  double estimated_hit_ns = 0;    ///< 0: unknown
+};
+
+/// One place in code that a probe took or was refused: what `spile sites` prints.
+struct SiteReport {
+  pid_t pid = 0;               ///< 0: not of one process
+  int probe = -1;              ///< index into Bundle::probes
+  std::string location;        ///< "libc.so.6:fopen"
+  uint64_t address = 0;
+  std::string mechanism;       ///< "jump over 2 instructions", "entry nops", "kprobe [FTRACE]", ...
+  std::string reason;          ///< why this one, or why refused
+  bool refused = false;
+  std::vector<uint8_t> before, after;  ///< code bytes
+};
+
+/// A record from the ring: header and fields. Bytes may come from a hostile target: check before use.
+using RecordSink = std::function<void(std::span<const uint8_t> record)>;
+
+/// A running trace. Destroying it detaches. One thread uses it.
+class Trace {
+ public:
+  virtual ~Trace() = default;
+
+  /// Waits up to `timeout` for records and passes them on in time order. Returns how many came.
+  virtual Result<size_t> poll(std::chrono::milliseconds timeout, const RecordSink& sink) = 0;
+  /// True once every target is gone (never for system-wide traces).
+  virtual bool targets_gone() = 0;
+
+  virtual Result<std::vector<MapEntry>> read_map(int map) = 0;
+  virtual Result<void> clear_map(int map) = 0;
+  /// Sets every value to zero, keeps the keys.
+  virtual Result<void> zero_map(int map) = 0;
+
+  /// Runs the END programs, once.
+  virtual Result<void> run_end() = 0;
+  /// Takes the probes out. Maps and records that are already there can still be read.
+  virtual Result<void> detach() = 0;
+
+  virtual Result<Stats> stats() = 0;
+  virtual std::vector<SiteReport> sites() = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string_view name() const = 0;
+  /// Attaches every probe of the bundle or none; BEGIN programs have run when it returns.
+  virtual Result<std::unique_ptr<Trace>> attach(const bundle::Bundle& bundle, const Scope& scope) = 0;
+};
+
+}  // namespace spile::engine
