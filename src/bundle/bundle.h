@@ -60,6 +60,18 @@ enum class MapRole : uint8_t {
   kCounters,  ///< array indexed by Counter, u64 a CPU
 };
 
+/// kMin and kMax keep numbers as ranks: u64 whose largest is the number sought, so that the 0 of fresh memory loses
+/// against every number and one compare-and-swap suffices however hits nest. Merge CPUs with is_set != 0 by the largest
+/// rank, then turn it back with number_of_rank (read as i64 where value.is_signed).
+constexpr uint64_t rank_for_max(MapRole role, bool is_signed, uint64_t number) {
+  uint64_t rank = is_signed ? number ^ (uint64_t{1} << 63) : number;
+  return role == MapRole::kMin ? ~rank : rank;
+}
+constexpr uint64_t number_of_rank(MapRole role, bool is_signed, uint64_t rank) {
+  uint64_t number = role == MapRole::kMin ? ~rank : rank;
+  return is_signed ? number ^ (uint64_t{1} << 63) : number;
+}
+
 /// Indices into the kCounters map: what was lost, by reason.
 enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kCount };
 
@@ -91,12 +103,12 @@ struct RecordHeader {
 enum class ActionKind : uint8_t {
   kPrintf,      ///< format with fields
   kPrintMap,    ///< print(@x[, top[, div]])
-  kPrintValue,  ///< print(expression), print(@x[key])
+  kPrintValue,  ///< print(expression), print(@x[key]): field 0
   kClearMap,    ///< clear(@x)
   kZeroMap,     ///< zero(@x)
   kExit,        ///< exit([code]): field 0 is the code where given
-  kTime,        ///< time([format])
-  kJoin,        ///< join(argv[, separator])
+  kTime,        ///< time([format]): format
+  kJoin,        ///< join(argv[, separator]): format is the separator, field 0 says how many of the others (strings) count
 };
 
 struct RecordField {
@@ -106,7 +118,7 @@ struct RecordField {
 
 struct Action {
   ActionKind kind = ActionKind::kPrintf;
-  std::string format;               ///< kPrintf: checked against fields by the front end
+  std::string format;               ///< kPrintf: checked against fields by the front end; kTime, kJoin
   std::vector<RecordField> fields;
   int map = -1;                     ///< kPrintMap, kClearMap, kZeroMap
   uint64_t top = 0, div = 0;        ///< kPrintMap; 0: not given

@@ -18,8 +18,8 @@ namespace spile::engine {
 
 /// Where to attach.
 struct Scope {
-  std::vector<pid_t> pids;        ///< empty: every process (kernel engine only)
-  bool child_is_stopped = false;  ///< -c: pids[0] is our ptraced child, stopped before its constructors
+  std::vector<pid_t> pids;           ///< both empty: every process (kernel engine only)
+  std::vector<std::string> command;  ///< user engine: start this, probes in place before its constructors run
 };
 
 struct MapEntry {
@@ -73,6 +73,12 @@ class Trace {
   virtual Result<void> detach() = 0;
 
   virtual Result<Stats> stats() = 0;
+  /// The process that attach() started for Scope::command; 0: none. It is our child: whoever holds the Trace waits for it.
+  virtual pid_t child() const { return 0; }
+  /// What the user should know although nothing failed: probes refused, regions that had to stay. Emptied by the call.
+  virtual std::vector<std::string> take_warnings() { return {}; }
+  /// How long attaching held the target still, in ns; 0: not at all, or not known.
+  virtual uint64_t stopped_ns() const { return 0; }
   virtual std::vector<SiteReport> sites() = 0;
 };
 

@@ -1,0 +1,132 @@
+#include "lang/codegen/draft.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace spile::lang::codegen {
+
+namespace {
+
+using bundle::MapKind;
+using bundle::MapRole;
+using bundle::MapSpec;
+
+/// Scalar values sit in a hash with one key; a few entries more let concurrent updates replace it without finding the
+/// map full.
+constexpr uint32_t kScalarEntries = 8;
+constexpr uint32_t kLog2Buckets = 65;  // negative, zero, [1] ... [2^62, 2^63)
+
+bool is_histogram(MapRole role) { return role == MapRole::kHist || role == MapRole::kLhist; }
+
+uint32_t value_bytes(const typed::Map& map) {
+  switch (map.role) {
+    case MapRole::kValue: return storage_bytes(map.value);
+    case MapRole::kMin:
+    case MapRole::kMax:
+    case MapRole::kAvg: return 16;
+    default: return 8;
+  }
+}
+
+void size_scalar(const typed::Map& map, MapSpec& spec) {
+  if (map.role == MapRole::kValue) {
+    spec.kind = MapKind::kHash;
+    spec.key_size = 8;
+    spec.max_entries = kScalarEntries;
+    return;
+  }
+  spec.kind = MapKind::kPerCpuArray;
+  spec.key_size = 4;
+  spec.max_entries = is_histogram(map.role) ? bucket_count(map) : 1;
+}
+
+void size_keyed(const typed::Map& map, uint32_t default_entries, MapSpec& spec) {
+  spec.kind = map.role == MapRole::kValue ? MapKind::kHash : MapKind::kPerCpuHash;
+  spec.key_size = storage_bytes(map.key) + (is_histogram(map.role) ? 8 : 0);
+  uint32_t entries = map.max_entries != 0 ? map.max_entries : std::max(1u, default_entries);
+  spec.max_entries = is_histogram(map.role) ? entries * 4 : entries;
+}
+
+MapSpec spec_of(const typed::Map& map, const CompileOptions& options) {
+  MapSpec spec;
+  spec.name = map.name;
+  spec.role = map.role;
+  spec.value_size = value_bytes(map);
+  spec.key = to_value_type(map.key);
+  spec.value = to_value_type(map.role == MapRole::kValue ? map.value : Type::integer(8, map.value.is_signed));
+  spec.lhist_min = map.lhist_min;
+  spec.lhist_max = map.lhist_max;
+  spec.lhist_step = map.lhist_step;
+  if (map.is_scalar()) {
+    size_scalar(map, spec);
+  } else {
+    size_keyed(map, options.max_map_keys, spec);
+  }
+  return spec;
+}
+
+int add_map(bundle::Bundle& bundle, MapSpec spec) {
+  bundle.maps.push_back(std::move(spec));
+  return static_cast<int>(bundle.maps.size()) - 1;
+}
+
+}  // namespace
+
+uint32_t bucket_count(const typed::Map& map) {
+  if (map.role == MapRole::kHist) return kLog2Buckets;
+  uint64_t range = static_cast<uint64_t>(map.lhist_max) - static_cast<uint64_t>(map.lhist_min);
+  auto step = static_cast<uint64_t>(map.lhist_step);
+  return static_cast<uint32_t>((range + step - 1) / step) + 2;
+}
+
+Draft::Draft(const typed::Program& program, const CompileOptions& options) : program_(program), options_(options) {
+  for (const typed::Map& map : program.maps) bundle_.maps.push_back(spec_of(map, options));
+  bundle_.probes = program.probes;
+}
+
+int Draft::ring() {
+  if (bundle_.ring_map < 0) {
+    uint32_t bytes = std::bit_ceil(std::clamp(options_.ring_bytes, 4096u, 1u << 30));
+    bundle_.ring_map = add_map(bundle_, {.kind = MapKind::kRing, .role = MapRole::kRing, .max_entries = bytes});
+  }
+  return bundle_.ring_map;
+}
+
+int Draft::counters() {
+  if (bundle_.counters_map < 0) {
+    bundle_.counters_map = add_map(bundle_, {.kind = MapKind::kPerCpuArray,
+                                             .role = MapRole::kCounters,
+                                             .key_size = 4,
+                                             .value_size = 8,
+                                             .max_entries = static_cast<uint32_t>(bundle::Counter::kCount)});
+  }
+  return bundle_.counters_map;
+}
+
+int Draft::start_time() {
+  if (bundle_.start_map < 0) {
+    bundle_.start_map = add_map(bundle_, {.kind = MapKind::kArray, .key_size = 4, .value_size = 8, .max_entries = 1});
+    bundle_.uses_elapsed = true;
+  }
+  return bundle_.start_map;
+}
+
+uint32_t add_field(bundle::Action& action, const Type& type) {
+  uint32_t offset = std::max<uint32_t>(action.record_size, sizeof(bundle::RecordHeader));
+  action.fields.push_back({to_value_type(type), offset});
+  action.record_size = offset + storage_bytes(type);
+  return offset;
+}
+
+int Draft::add_action(bundle::Action action) {
+  action.record_size = std::max<uint32_t>(action.record_size, sizeof(bundle::RecordHeader));
+  bundle_.actions.push_back(std::move(action));
+  return static_cast<int>(bundle_.actions.size()) - 1;
+}
+
+void Draft::add_program(bundle::Program code, const typed::Clause& clause) {
+  for (int probe : clause.probes) bundle_.probes[static_cast<size_t>(probe)].program = static_cast<int>(bundle_.programs.size());
+  bundle_.programs.push_back(std::move(code));
+}
+
+}  // namespace spile::lang::codegen

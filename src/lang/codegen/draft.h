@@ -1,0 +1,40 @@
+// The Bundle while it is being made: maps of the script, internal maps on demand, actions.
+#pragma once
+
+#include "bundle/bundle.h"
+#include "lang/sema/options.h"
+#include "lang/sema/typed.h"
+
+namespace spile::lang::codegen {
+
+class Draft {
+ public:
+  Draft(const typed::Program& program, const CompileOptions& options);
+
+  const typed::Program& program() const { return program_; }
+  const CompileOptions& options() const { return options_; }
+  const bundle::MapSpec& spec(int map) const { return bundle_.maps[static_cast<size_t>(map)]; }
+
+  // Indices of the internal maps, made when first asked for.
+  int ring();
+  int counters();
+  int start_time();
+
+  /// Returns its index. `record_size` is filled from the fields.
+  int add_action(bundle::Action action);
+  void add_program(bundle::Program code, const typed::Clause& clause);
+  bundle::Bundle take() { return std::move(bundle_); }
+
+ private:
+  const typed::Program& program_;
+  const CompileOptions& options_;
+  bundle::Bundle bundle_;
+};
+
+/// Appends a field to an action's record and returns its offset.
+uint32_t add_field(bundle::Action& action, const Type& type);
+
+/// Buckets of a histogram: array entries of a scalar one.
+uint32_t bucket_count(const typed::Map& map);
+
+}  // namespace spile::lang::codegen

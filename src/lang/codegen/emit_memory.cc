@@ -1,0 +1,262 @@
+// Strings, buffers and tuples: written where they are wanted.
+#include <algorithm>
+#include <cstring>
+
+#include "lang/codegen/emitter.h"
+
+namespace spile::lang::codegen {
+
+using bpf::Helper;
+using typed::ExprKind;
+
+namespace {
+
+/// The address of user memory has a clear top bit on x86-64, that of kernel memory a set one; so kprobes and tracepoints
+/// can be given either.
+enum class AddressSpace : uint8_t { kUser, kEither };
+
+AddressSpace space_of(bundle::ProbeKind kind) {
+  return kind == bundle::ProbeKind::kUprobe || kind == bundle::ProbeKind::kUretprobe ? AddressSpace::kUser
+                                                                                    : AddressSpace::kEither;
+}
+
+}  // namespace
+
+Reg Emitter::base_of(const Place& place, Reg scratch) {
+  if (!place.base) return Reg::r10;
+  if (place.base->in_register) return place.base->reg;
+  get(*place.base, scratch);
+  return scratch;
+}
+
+void Emitter::address_of(const Place& place, Reg dst) {
+  code_.mov(dst, base_of(place, dst));
+  if (place.offset != 0) code_.alu_imm(bpf::kAdd, dst, place.offset);
+}
+
+void Emitter::store(const Place& place, uint32_t size, Reg src) {
+  code_.store(size, base_of(place, Reg::r5), place.offset, src);
+}
+
+void Emitter::store_imm(const Place& place, uint32_t size, int32_t imm) {
+  code_.store_imm(size, base_of(place, Reg::r5), place.offset, imm);
+}
+
+void Emitter::zero(const Place& place, uint32_t bytes) {
+  Reg base = base_of(place, Reg::r5);
+  for (uint32_t at = 0; at < bytes; at += 8) code_.store_imm(8, base, place.offset + static_cast<int>(at), 0);
+}
+
+void Emitter::into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
+  if (expr.type.is_scalar()) return scalar_into(expr, place);
+  aggregate_into(expr, place, type, fill);
+}
+
+void Emitter::scalar_into(const Expr& expr, const Place& place) {
+  auto imm = static_cast<int32_t>(expr.number);
+  bool is_immediate = expr.kind == ExprKind::kNumber && static_cast<uint64_t>(static_cast<int64_t>(imm)) == expr.number;
+  if (is_immediate) return store_imm(place, 8, imm);
+  value(expr);
+  store(place, 8, Reg::r0);
+}
+
+void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
+  switch (expr.kind) {
+    case ExprKind::kText: return text_into(expr.text, place, type, fill);
+    case ExprKind::kVariable:
+      return copy({{}, slots_[expr.variable]}, clause_.variables[expr.variable].type, place, type, fill);
+    case ExprKind::kMapRead: return map_value_into(expr, place, type, fill);
+    case ExprKind::kContextString:
+    case ExprKind::kContextDataLoc: return context_string_into(expr, place, type, fill);
+    case ExprKind::kBuiltin: return comm_into(place, type, fill);
+    case ExprKind::kStr: return string_into(expr, place, type, fill, expr.number);
+    case ExprKind::kBuf: return buffer_into(expr, place, type, fill);
+    case ExprKind::kConditional:
+      return conditional(expr, [&](const Expr& side) { into(side, place, type, fill); });
+    case ExprKind::kTupleField: {
+      FrameScope scope(frame_);
+      const Type& tuple = expr.args[0]->type;
+      Place element = materialise(*expr.args[0], tuple).at(field_offsets(tuple)[expr.number]);
+      return copy(element, tuple.fields[expr.number], place, type, fill);
+    }
+    case ExprKind::kTuple: {
+      auto offsets = field_offsets(type);
+      for (size_t i = 0; i < expr.args.size(); ++i) into(*expr.args[i], place.at(offsets[i]), type.fields[i], fill);
+      return;
+    }
+    default: SPILE_CHECK(false);
+  }
+}
+
+void Emitter::text_into(const std::string& text, const Place& place, const Type& type, Fill fill) {
+  auto wanted = static_cast<uint32_t>(text.size() + 1);
+  uint32_t bytes = fill == Fill::kPadded ? storage_bytes(type) : std::min((wanted + 7) / 8 * 8, storage_bytes(type));
+  std::string padded = text;
+  padded.resize(bytes);
+  Reg base = base_of(place, Reg::r5);
+  for (uint32_t at = 0; at < bytes; at += 8) {
+    int64_t word = 0;
+    std::memcpy(&word, padded.data() + at, 8);
+    int offset = place.offset + static_cast<int>(at);
+    if (word == static_cast<int32_t>(word)) {
+      code_.store_imm(8, base, offset, static_cast<int32_t>(word));
+    } else {
+      code_.store_imm(4, base, offset, static_cast<int32_t>(word));
+      code_.store_imm(4, base, offset + 4, static_cast<int32_t>(word >> 32));
+    }
+  }
+}
+
+void Emitter::clamped_length(const Expr& expr, int32_t extra, uint64_t limit) {
+  Label fits = code_.new_label();
+  value(expr);
+  code_.jump_if_imm(bpf::kJlt, Reg::r0, static_cast<int32_t>(limit) - extra + 1, fits);
+  code_.mov_imm(Reg::r0, static_cast<int32_t>(limit) - extra);
+  code_.bind(fits);
+  if (extra != 0) code_.alu_imm(bpf::kAdd, Reg::r0, extra);
+}
+
+void Emitter::string_into(const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit) {
+  FrameScope scope(frame_);
+  std::optional<Held> length;
+  if (expr.args.size() > 1) {
+    clamped_length(*expr.args[1], 1, limit);
+    length.emplace(hold(Reg::r0));
+  }
+  value(*expr.args[0]);
+  code_.mov(Reg::r3, Reg::r0);
+  // Linux before 6.3 wants the stack initialised where a helper writes a size that is not constant.
+  bool is_padded = fill == Fill::kPadded || (length && place.is_stack());
+  if (is_padded) zero(place, storage_bytes(type));
+  if (length) {
+    get(length->location(), Reg::r2);
+  } else {
+    code_.mov_imm(Reg::r2, static_cast<int32_t>(limit));
+  }
+  address_of(place, Reg::r1);
+  uint32_t clear = is_padded ? storage_bytes(type) : 8;
+  probe_read(Memory::kString, [this, place, clear] { zero(place, clear); });
+}
+
+void Emitter::buffer_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
+  FrameScope scope(frame_);
+  std::optional<Held> length;
+  if (expr.args.size() > 1) {
+    clamped_length(*expr.args[1], 0, expr.number);
+    length.emplace(hold(Reg::r0));
+  }
+  value(*expr.args[0]);
+  code_.mov(Reg::r3, Reg::r0);
+  if (fill == Fill::kPadded || (length && place.is_stack())) zero(place, storage_bytes(type));
+  if (length) {
+    get(length->location(), Reg::r2);
+    store(place, 4, Reg::r2);
+  } else {
+    code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.number));
+    store_imm(place, 4, static_cast<int32_t>(expr.number));
+  }
+  address_of(place.at(4), Reg::r1);
+  uint32_t clear = fill == Fill::kPadded ? storage_bytes(type) : 8;
+  probe_read(Memory::kBytes, [this, place, clear] { zero(place, clear); });
+}
+
+void Emitter::comm_into(const Place& place, const Type& type, Fill fill) {
+  constexpr uint32_t kTaskCommLen = 16;
+  address_of(place, Reg::r1);
+  code_.mov_imm(Reg::r2, kTaskCommLen);
+  code_.call(Helper::kGetCurrentComm);
+  if (fill == Fill::kPadded) zero(place.at(kTaskCommLen), storage_bytes(type) - kTaskCommLen);
+}
+
+/// A string inside the event's record, which is kernel memory.
+void Emitter::context_string_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
+  auto at = static_cast<int32_t>(expr.offset);
+  if (fill == Fill::kPadded) zero(place, storage_bytes(type));
+  code_.mov(Reg::r3, Reg::r6);
+  if (expr.kind == ExprKind::kContextString) {
+    code_.alu_imm(bpf::kAdd, Reg::r3, at);
+  } else {
+    code_.load(4, Reg::r1, Reg::r6, at);
+    code_.alu_imm(bpf::kAnd, Reg::r1, 0xffff);  // the high half is the size
+    code_.alu(bpf::kAdd, Reg::r3, Reg::r1);
+    if (expr.is_relative) code_.alu_imm(bpf::kAdd, Reg::r3, at + 4);
+  }
+  address_of(place, Reg::r1);
+  code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));
+  code_.call(Helper::kProbeReadKernelStr);
+  uint32_t clear = fill == Fill::kPadded ? storage_bytes(type) : 8;
+  Label go_on = code_.new_label();
+  Label failed = later([this, place, clear, go_on] {
+    zero(place, clear);
+    bump(bundle::Counter::kReadFailed);
+    code_.jump(go_on);
+  });
+  code_.jump_if_imm(bpf::kJslt, Reg::r0, 0, failed);
+  code_.bind(go_on);
+}
+
+void Emitter::map_value_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
+  FrameScope scope(frame_);
+  Label missing = code_.new_label(), done = code_.new_label();
+  lookup(expr.map, build_key(expr.map, pointers(expr.args)));
+  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, missing);
+  code_.mov(Reg::r4, Reg::r0);
+  Place found{Location{true, Reg::r4, 0}, 0};
+  copy(found, script_map(expr.map).value, place, type, fill);
+  code_.jump(done);
+  code_.bind(missing);
+  zero(place, storage_bytes(type));
+  code_.bind(done);
+}
+
+/// Clobbers r0 and r5, and r3 where `from` is kept in a slot.
+void Emitter::copy(const Place& from, const Type& from_type, const Place& to, const Type& to_type, Fill fill) {
+  if (from_type.kind == Type::Kind::kTuple) {
+    auto from_offsets = field_offsets(from_type), to_offsets = field_offsets(to_type);
+    for (size_t i = 0; i < from_type.fields.size(); ++i) {
+      copy(from.at(from_offsets[i]), from_type.fields[i], to.at(to_offsets[i]), to_type.fields[i], fill);
+    }
+    return;
+  }
+  uint32_t bytes = std::min(storage_bytes(from_type), storage_bytes(to_type));
+  Reg source = base_of(from, Reg::r3), destination = base_of(to, Reg::r5);
+  for (uint32_t at = 0; at < bytes; at += 8) {
+    code_.load(8, Reg::r0, source, from.offset + static_cast<int>(at));
+    code_.store(8, destination, to.offset + static_cast<int>(at), Reg::r0);
+  }
+  if (fill == Fill::kPadded) zero(to.at(bytes), storage_bytes(to_type) - bytes);
+}
+
+Place Emitter::materialise(const Expr& expr, const Type& type) {
+  if (expr.kind == ExprKind::kVariable && clause_.variables[expr.variable].type == type) return {{}, slots_[expr.variable]};
+  Place place{{}, frame_.allocate(storage_bytes(type))};
+  into(expr, place, type, Fill::kPadded);
+  return place;
+}
+
+void Emitter::probe_read(Memory what, const std::function<void()>& failed) {
+  bool is_string = what == Memory::kString;
+  Helper user = is_string ? Helper::kProbeReadUserStr : Helper::kProbeReadUser;
+  Helper kernel = is_string ? Helper::kProbeReadKernelStr : Helper::kProbeReadKernel;
+  if (space_of(clause_.context.probe) == AddressSpace::kUser) {
+    code_.call(user);
+  } else {
+    Label is_kernel = code_.new_label(), done = code_.new_label();
+    code_.jump_if_imm(bpf::kJslt, Reg::r3, 0, is_kernel);
+    code_.call(user);
+    code_.jump(done);
+    code_.bind(is_kernel);
+    code_.call(kernel);
+    code_.bind(done);
+  }
+  Label go_on = code_.new_label();
+  Label unreadable = later([this, failed, go_on] {
+    failed();
+    bump(bundle::Counter::kReadFailed);
+    code_.jump(go_on);
+  });
+  code_.jump_if_imm(bpf::kJslt, Reg::r0, 0, unreadable);
+  code_.bind(go_on);
+}
+
+}  // namespace spile::lang::codegen

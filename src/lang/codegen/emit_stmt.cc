@@ -1,0 +1,112 @@
+// Statements.
+#include <algorithm>
+
+#include "lang/codegen/emitter.h"
+
+namespace spile::lang::codegen {
+
+using typed::ExprKind;
+using typed::StmtKind;
+
+namespace {
+
+bool mentions(const typed::Expr& expr, int variable) {
+  if (expr.variable == variable) return true;
+  return std::ranges::any_of(expr.args, [&](const typed::ExprPtr& arg) { return mentions(*arg, variable); });
+}
+
+}  // namespace
+
+void Emitter::block(const typed::Block& block) {
+  FrameScope scope(frame_);
+  for (int variable : block.variables) slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
+  for (const typed::Stmt& stmt : block.statements) {
+    if (!code_.is_reachable()) return;  // after exit(), return, break, continue
+    statement(stmt);
+  }
+}
+
+void Emitter::statement(const typed::Stmt& stmt) {
+  switch (stmt.kind) {
+    case StmtKind::kEval: return effect(*stmt.expr);
+    case StmtKind::kDeclare:
+      return zero({{}, slots_[stmt.variable]}, storage_bytes(clause_.variables[stmt.variable].type));
+    case StmtKind::kSetVariable: return set_variable(stmt);
+    case StmtKind::kSetMap: return set_map(stmt);
+    case StmtKind::kAggregate: return aggregate(stmt);
+    case StmtKind::kIf: return if_statement(stmt);
+    case StmtKind::kWhile: return while_loop(stmt);
+    case StmtKind::kForRange: return for_range(stmt);
+    case StmtKind::kUnroll:
+      for (int64_t i = 0; i < stmt.first; ++i) block(stmt.body);
+      return;
+    case StmtKind::kBlock: return block(stmt.body);
+    case StmtKind::kBreak: return code_.jump(loops_.back().on_break);
+    case StmtKind::kContinue: return code_.jump(loops_.back().on_continue);
+    case StmtKind::kReturn: return code_.jump(leave_);
+  }
+}
+
+void Emitter::set_variable(const typed::Stmt& stmt) {
+  FrameScope scope(frame_);
+  const Type& type = clause_.variables[stmt.variable].type;
+  Place place{{}, slots_[stmt.variable]};
+  if (type.is_scalar() || !mentions(*stmt.expr, stmt.variable)) return into(*stmt.expr, place, type, Fill::kPadded);
+  if (stmt.expr->kind == ExprKind::kVariable) return;  // $x = $x
+  Place aside = materialise(*stmt.expr, type);
+  copy(aside, type, place, type, Fill::kPadded);
+}
+
+void Emitter::if_statement(const typed::Stmt& stmt) {
+  Label otherwise = code_.new_label(), done = code_.new_label();
+  branch(*stmt.expr, false, otherwise);
+  block(stmt.body);
+  if (stmt.other.statements.empty()) return code_.bind(otherwise);
+  code_.jump(done);
+  code_.bind(otherwise);
+  block(stmt.other);
+  code_.bind(done);
+}
+
+/// The kernel accepts it where its verifier sees the end; the user engine counts rounds.
+void Emitter::while_loop(const typed::Stmt& stmt) {
+  Label again = code_.new_label(), done = code_.new_label();
+  code_.bind(again);
+  branch(*stmt.expr, false, done);
+  loops_.push_back({again, done});
+  block(stmt.body);
+  loops_.pop_back();
+  code_.jump(again);
+  code_.bind(done);
+}
+
+void Emitter::for_range(const typed::Stmt& stmt) {
+  if (stmt.first >= stmt.last) return;
+  FrameScope scope(frame_);
+  Label again = code_.new_label(), next = code_.new_label(), done = code_.new_label();
+  int counter = frame_.allocate(8);  // apart from the variable, which the body may change
+  code_.load_imm64(Reg::r0, static_cast<uint64_t>(stmt.first));
+  code_.store(8, Reg::r10, counter, Reg::r0);
+  code_.bind(again);
+  slots_[stmt.variable] = frame_.allocate(8);
+  code_.store(8, Reg::r10, slots_[stmt.variable], Reg::r0);
+  loops_.push_back({next, done});
+  typed::Block const& body = stmt.body;
+  for (int variable : body.variables) {
+    if (variable != stmt.variable) slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
+  }
+  for (const typed::Stmt& inner : body.statements) {
+    if (!code_.is_reachable()) break;
+    statement(inner);
+  }
+  loops_.pop_back();
+  code_.bind(next);
+  code_.load(8, Reg::r0, Reg::r10, counter);
+  code_.alu_imm(bpf::kAdd, Reg::r0, 1);
+  code_.store(8, Reg::r10, counter, Reg::r0);
+  code_.load_imm64(Reg::r1, static_cast<uint64_t>(stmt.last));
+  code_.jump_if(bpf::kJslt, Reg::r0, Reg::r1, again);
+  code_.bind(done);
+}
+
+}  // namespace spile::lang::codegen

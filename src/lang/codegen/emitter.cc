@@ -1,0 +1,104 @@
+#include "lang/codegen/emitter.h"
+
+namespace spile::lang::codegen {
+
+using bpf::Helper;
+
+Emitter::Held::~Held() {
+  if (emitter_ == nullptr || !location_.in_register) return;
+  emitter_->taken_[static_cast<size_t>(location_.reg) - static_cast<size_t>(Reg::r7)] = false;
+}
+
+Emitter::Held Emitter::hold(Reg from) {
+  Location location;
+  for (size_t i = 0; i < taken_.size() && !location.in_register; ++i) {
+    if (taken_[i]) continue;
+    taken_[i] = true;
+    location.in_register = true;
+    location.reg = static_cast<Reg>(static_cast<size_t>(Reg::r7) + i);
+  }
+  if (!location.in_register) location.slot = frame_.allocate(8);
+  put(location, from);
+  return {*this, location};
+}
+
+void Emitter::get(const Location& location, Reg dst) {
+  if (location.in_register) {
+    code_.mov(dst, location.reg);
+  } else {
+    code_.load(8, dst, Reg::r10, location.slot);
+  }
+}
+
+void Emitter::put(const Location& location, Reg src) {
+  if (location.in_register) {
+    code_.mov(location.reg, src);
+  } else {
+    code_.store(8, Reg::r10, location.slot, src);
+  }
+}
+
+Emitter::Label Emitter::later(std::function<void()> body) {
+  Label label = code_.new_label();
+  later_.emplace_back(label, std::move(body));
+  return label;
+}
+
+void Emitter::bump(bundle::Counter counter) {
+  Label skip = code_.new_label();
+  int map = draft_.counters();
+  code_.store_imm(4, Reg::r10, counter_key_, static_cast<int32_t>(counter));
+  map_arguments(map, counter_key_);
+  code_.call(Helper::kMapLookupElem);
+  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, skip);
+  code_.mov_imm(Reg::r1, 1);
+  code_.atomic(bpf::kAtomicAdd, Reg::r0, 0, Reg::r1);
+  code_.bind(skip);
+}
+
+void Emitter::filter_pids() {
+  using bundle::ProbeKind;
+  const auto& pids = draft_.options().pid_filter;
+  ProbeKind kind = clause_.context.probe;
+  bool is_filtered = kind == ProbeKind::kKprobe || kind == ProbeKind::kKretprobe || kind == ProbeKind::kTracepoint;
+  if (pids.empty() || !is_filtered) return;
+  Label go = code_.new_label();
+  builtin(typed::Builtin::kPid);
+  for (pid_t pid : pids) code_.jump_if_imm(bpf::kJeq, Reg::r0, pid, go);
+  code_.jump(leave_);
+  code_.bind(go);
+}
+
+void Emitter::prologue() {
+  leave_ = code_.new_label();
+  counter_key_ = frame_.allocate(8);
+  slots_.assign(clause_.variables.size(), 0);
+  code_.mov(Reg::r6, Reg::r1);
+  filter_pids();
+}
+
+Result<bpf::Program> Emitter::run() {
+  prologue();
+  block(clause_.body);
+  code_.bind(leave_);
+  code_.mov_imm(Reg::r0, 0);
+  code_.exit();
+  for (size_t i = 0; i < later_.size(); ++i) {  // bodies may add more
+    auto [label, body] = later_[i];
+    if (!code_.is_used(label)) continue;
+    code_.bind(label);
+    body();
+  }
+  if (frame_.peak_bytes() > Frame::kLimitBytes) {
+    return fail(ErrorCode::kInvalid, "{} bytes of stack are needed, eBPF has {}", frame_.peak_bytes(), Frame::kLimitBytes);
+  }
+  return std::move(code_).finish();
+}
+
+std::vector<const typed::Expr*> Emitter::pointers(const std::vector<ExprPtr>& exprs, size_t from) {
+  std::vector<const Expr*> result;
+  for (size_t i = from; i < exprs.size(); ++i) result.push_back(exprs[i].get());
+  return result;
+}
+
+}  // namespace spile::lang::codegen

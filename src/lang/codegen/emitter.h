@@ -1,0 +1,196 @@
+// One clause -> one eBPF program.
+//
+// Registers: r6 is the context. r7, r8, r9 hold values over calls (Held); when they are all taken, a stack slot does.
+// r0 is the result of every value(); r0 to r5 survive nothing. Strings, buffers and tuples are written where they are
+// wanted (into()): a stack slot, or the record in the ring itself.
+//
+// What seldom happens (a full map, an unreadable pointer) is written behind the program's exit (later()), so that the
+// straight path has no jump.
+//
+// Split over emit_value.cc (numbers), emit_branch.cc (conditions), emit_memory.cc (strings, buffers, tuples),
+// emit_map.cc, emit_action.cc (records) and emit_stmt.cc.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "lang/codegen/code.h"
+#include "lang/codegen/draft.h"
+#include "lang/codegen/frame.h"
+#include "lang/sema/typed.h"
+
+namespace spile::lang::codegen {
+
+/// Where a value is kept over calls.
+struct Location {
+  bool in_register = false;
+  Reg reg = Reg::r0;
+  int slot = 0;  ///< offset from r10
+};
+
+/// Memory: `offset` bytes after the stack's top, or after the address kept in `base`.
+struct Place {
+  std::optional<Location> base;
+  int offset = 0;
+
+  Place at(uint32_t bytes) const { return {base, offset + static_cast<int>(bytes)}; }
+  bool is_stack() const { return !base; }
+};
+
+/// What the bytes after a string's NUL are.
+enum class Fill : uint8_t {
+  kLoose,   ///< anything: nobody looks
+  kPadded,  ///< zero: it is compared, hashed or kept as a whole
+};
+
+class Emitter {
+ public:
+  Emitter(Draft& draft, const typed::Clause& clause) : draft_(draft), clause_(clause) {}
+
+  /// Errors: invalid   the clause needs more stack than there is; the message says how much
+  ///         internal  a jump is too far
+  Result<bpf::Program> run();
+
+ private:
+  using Expr = typed::Expr;
+  using ExprPtr = typed::ExprPtr;
+  using Label = Code::Label;
+
+  /// A register or slot while this lives. Must not outlive the FrameScope it was made in.
+  class Held {
+   public:
+    Held(Emitter& emitter, Location location) : emitter_(&emitter), location_(location) {}
+    Held(Held&& other) noexcept : emitter_(std::exchange(other.emitter_, nullptr)), location_(other.location_) {}
+    Held& operator=(Held&&) = delete;
+    ~Held();
+    const Location& location() const { return location_; }
+
+   private:
+    Emitter* emitter_;
+    Location location_;
+  };
+  struct Operand {
+    bool is_imm = false;
+    int32_t imm = 0;
+  };
+  struct Loop {
+    Label on_continue, on_break;
+  };
+
+  // Keeping values: emitter.cc.
+  Held hold(Reg from);
+  void get(const Location& location, Reg dst);
+  void put(const Location& location, Reg src);
+  /// Writes `body` behind the exit; a jump to the result runs it. Control goes on where body jumps to.
+  Label later(std::function<void()> body);
+  void bump(bundle::Counter counter);
+  void prologue();
+  void filter_pids();
+
+  // Numbers: emit_value.cc. Result in r0 unless said otherwise.
+  void value(const Expr& expr);
+  void builtin(typed::Builtin builtin);
+  void elapsed();
+  void probe_number();
+  static bool is_leaf(const Expr& expr);
+  /// Loads a leaf into any register, clobbers no other.
+  void leaf(const Expr& expr, Reg dst);
+  /// left in r0; right in r1, or an immediate.
+  Operand operands(const Expr& left, const Expr& right);
+  void arithmetic(ast::BinaryOp op, bool is_signed, Operand right);
+  void signed_division(uint8_t op, Operand right);
+  void truncate(Reg reg, const Type& type);
+  void truth(const Expr& expr);
+  void conditional(const Expr& expr, const std::function<void(const Expr&)>& side);
+  void load_memory(const Expr& expr);
+  void load_unaligned_field(const Expr& expr);
+  void modify_variable(const Expr& expr, typed::Yields yields);
+
+  // Conditions: emit_branch.cc. Jumps to `to` if the truth of `expr` is `when`, else falls through.
+  void branch(const Expr& expr, bool when, Label to);
+  void branch_compare(const Expr& expr, bool when, Label to);
+  void branch_text(const Expr& expr, bool when, Label to);
+  void branch_text_literal(const Expr& expr, const std::string& text, bool is_equal, Label to);
+  void branch_text_bytes(const Place& place, const std::string& text, Label if_different);
+
+  // Memory: emit_memory.cc.
+  Reg base_of(const Place& place, Reg scratch);
+  void address_of(const Place& place, Reg dst);
+  void store(const Place& place, uint32_t size, Reg src);
+  void store_imm(const Place& place, uint32_t size, int32_t imm);
+  void zero(const Place& place, uint32_t bytes);
+  /// Writes the value of `expr` to `place` in the layout of `type`. May not read what is at `place`.
+  void into(const Expr& expr, const Place& place, const Type& type, Fill fill);
+  void scalar_into(const Expr& expr, const Place& place);
+  void aggregate_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
+  void text_into(const std::string& text, const Place& place, const Type& type, Fill fill);
+  void string_into(const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit);
+  void buffer_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
+  void comm_into(const Place& place, const Type& type, Fill fill);
+  void context_string_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
+  void map_value_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
+  /// r0 := min(expr + extra, limit), as unsigned.
+  void clamped_length(const Expr& expr, int32_t extra, uint64_t limit);
+  void copy(const Place& from, const Type& from_type, const Place& to, const Type& to_type, Fill fill);
+  /// Where the value is as `type`: its own variable, or a new slot.
+  Place materialise(const Expr& expr, const Type& type);
+  enum class Memory : uint8_t { kBytes, kString };
+  /// r1 = where to, r2 = size, r3 = address. `failed` runs where the read fails, before it is counted.
+  void probe_read(Memory what, const std::function<void()>& failed);
+
+  // Maps: emit_map.cc.
+  int build_key(int map, const std::vector<const Expr*>& parts);
+  void map_arguments(int map, int key);
+  /// r0 = address of the value, or 0.
+  void lookup(int map, int key);
+  /// r0 = address of the value; a new one is zero. Goes to `full` where there is no room.
+  void lookup_or_insert(int map, int key, Label full);
+  void map_read(const Expr& expr);
+  void set_map(const typed::Stmt& stmt);
+  void aggregate(const typed::Stmt& stmt);
+  void add_number(const typed::Stmt& stmt);
+  void add_to_bucket(const typed::Stmt& stmt);
+  void add_extreme(const typed::Map& map);
+  void log2_bucket();
+  void linear_bucket(const typed::Map& map);
+  void modify_map(const Expr& expr, typed::Yields yields);
+  void modify_in_place(const Expr& expr, typed::Yields yields, const Location* operand);
+  void delete_key(const Expr& expr);
+  void delete_histogram(const Expr& expr);
+
+  // Records: emit_action.cc.
+  void effect(const Expr& expr);
+  void printf(const Expr& expr, bundle::ActionKind kind);
+  void map_action(const Expr& expr, bundle::ActionKind kind);
+  void exit(const Expr& expr);
+  void time(const Expr& expr);
+  void join(const Expr& expr);
+  void join_argument(const Location& argv, const Place& record, const bundle::Action& action, uint32_t index, Label done);
+  void send(bundle::Action action, const std::function<void(const Place&)>& fields);
+
+  // Statements: emit_stmt.cc.
+  void block(const typed::Block& block);
+  void statement(const typed::Stmt& stmt);
+  void set_variable(const typed::Stmt& stmt);
+  void if_statement(const typed::Stmt& stmt);
+  void while_loop(const typed::Stmt& stmt);
+  void for_range(const typed::Stmt& stmt);
+
+  const typed::Map& script_map(int map) const { return draft_.program().maps[static_cast<size_t>(map)]; }
+  static std::vector<const Expr*> pointers(const std::vector<ExprPtr>& exprs, size_t from = 0);
+
+  Draft& draft_;
+  const typed::Clause& clause_;
+  Code code_;
+  Frame frame_;
+  std::array<bool, 3> taken_{};  ///< r7, r8, r9
+  std::vector<int> slots_;       ///< of each variable
+  std::vector<std::pair<Label, std::function<void()>>> later_;
+  std::vector<Loop> loops_;
+  Label leave_{};
+  int counter_key_ = 0;
+};
+
+}  // namespace spile::lang::codegen

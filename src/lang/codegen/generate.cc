@@ -1,0 +1,64 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "lang/codegen/compile.h"
+#include "lang/codegen/emitter.h"
+
+namespace spile::lang {
+
+namespace {
+
+std::string_view kind_name(bundle::ProbeKind kind) {
+  switch (kind) {
+    case bundle::ProbeKind::kBegin: return "BEGIN";
+    case bundle::ProbeKind::kEnd: return "END";
+    case bundle::ProbeKind::kInterval: return "interval";
+    case bundle::ProbeKind::kUprobe: return "uprobe";
+    case bundle::ProbeKind::kUretprobe: return "uretprobe";
+    case bundle::ProbeKind::kKprobe: return "kprobe";
+    case bundle::ProbeKind::kKretprobe: return "kretprobe";
+    case bundle::ProbeKind::kTracepoint: return "tracepoint";
+    case bundle::ProbeKind::kUsdt: return "usdt";
+  }
+  return "";
+}
+
+/// The kernel's BPF_OBJ_NAME_LEN is 16 with the NUL.
+std::string program_name(bundle::ProbeKind kind, size_t number) {
+  std::string name = fmt::format("{}_{}", kind_name(kind), number);
+  return name.substr(0, 15);
+}
+
+void report(const typed::Clause& clause, const Error& error, Diagnostics& diagnostics) {
+  if (error.code == ErrorCode::kInvalid) {
+    diagnostics.error(clause.span, "this clause does too much at once: {}", error.message)
+        .with_hint("strings take most of it: read less with str(x, n), set BPFTRACE_MAX_STRLEN, or use fewer variables");
+  } else {
+    diagnostics.error(clause.span, "this clause is too long: {}", error.message).with_hint("split it into several clauses");
+  }
+}
+
+}  // namespace
+
+std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& program, const CompileOptions& options) {
+  codegen::Draft draft(program, options);
+  Diagnostics diagnostics;
+  for (size_t i = 0; i < program.clauses.size(); ++i) {
+    const typed::Clause& clause = program.clauses[i];
+    auto code = codegen::Emitter(draft, clause).run();
+    if (!code) {
+      report(clause, code.error(), diagnostics);
+      continue;
+    }
+    draft.add_program({.name = program_name(clause.context.probe, i),
+                       .code = std::move(*code),
+                       .context = clause.context.kind,
+                       .context_size = clause.context.size_bytes},
+                      clause);
+  }
+  if (diagnostics.has_errors()) return std::unexpected(std::move(diagnostics));
+  return draft.take();
+}
+
+}  // namespace spile::lang

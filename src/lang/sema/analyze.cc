@@ -1,0 +1,135 @@
+#include "lang/sema/analyze.h"
+
+#include <algorithm>
+
+#include "lang/sema/lower.h"
+#include "lang/sema/probes.h"
+
+namespace spile::lang {
+
+namespace {
+
+/// Each round widens at least one type by at least one step, so few are needed; a script whose types grow without end
+/// (`@x = (1, @x)`) is stopped here.
+constexpr int kMaxRounds = 64;
+
+class Analyzer {
+ public:
+  Analyzer(const ast::Program& program, World& world, const CompileOptions& options, Diagnostics& diagnostics)
+      : program_(program), world_(world), options_(options), diagnostics_(diagnostics) {}
+
+  std::optional<typed::Program> run() {
+    refuse_definitions();
+    ProbeTable table = resolve_probes(program_, world_, diagnostics_);
+    declare_maps();
+    Diagnostics scratch;
+    lower_all(table.instances, scratch);
+    table.instances = split_by_layout(std::move(table.instances));
+    sort_maps();
+    if (!infer(table.instances)) return std::nullopt;
+    if (diagnostics_.has_errors()) return std::nullopt;
+    return finish(std::move(table));
+  }
+
+ private:
+  void refuse(Span span, std::string_view what) { diagnostics_.error(span, "{} is not built yet", what); }
+
+  void refuse_definitions() {
+    for (const ast::CDefinition& definition : program_.c_definitions) {
+      refuse(definition.span, definition.kind == ast::CDefinition::Kind::kInclude ? "#include" : "a C definition");
+    }
+    for (const ast::ConfigEntry& entry : program_.config) refuse(entry.key_span, fmt::format("config {}", entry.key));
+    for (const ast::Import& import : program_.imports) refuse(import.span, "import");
+    for (const ast::Routine& routine : program_.routines) {
+      refuse(routine.name_span, routine.kind == ast::Routine::Kind::kMacro ? "macro" : "fn");
+    }
+  }
+
+  /// `let @a = hash(100);`
+  void declare_maps() {
+    for (const ast::MapDeclaration& declaration : program_.map_declarations) {
+      const auto* size = ast::try_as<ast::Integer>(declaration.max_entries.get());
+      if (declaration.type != "hash" || size == nullptr) {
+        refuse(declaration.span, fmt::format("the declaration of a map as {}", declaration.type));
+        continue;
+      }
+      if (size->value == 0 || size->value > (1u << 24)) {
+        diagnostics_.error(size->span, "a map of {} keys: 1 to {} make sense", size->value, 1u << 24);
+        continue;
+      }
+      int index = maps_.find_or_add(declaration.name, declaration.name_span);
+      maps_.maps[index].map.max_entries = static_cast<uint32_t>(size->value);
+    }
+  }
+
+  std::vector<typed::Clause> lower_all(std::vector<Instance>& instances, Diagnostics& diagnostics) {
+    std::vector<typed::Clause> clauses;
+    for (Instance& instance : instances) clauses.push_back(Lowering(options_, maps_, instance, diagnostics).run());
+    return clauses;
+  }
+
+  /// All names are known after the first round; from here on a map's number is its place in name order.
+  void sort_maps() {
+    std::ranges::sort(maps_.maps, {}, [](const MapState& state) { return state.map.name; });
+    for (size_t i = 0; i < maps_.maps.size(); ++i) maps_.by_name[maps_.maps[i].map.name] = static_cast<int>(i);
+  }
+
+  bool infer(std::vector<Instance>& instances) {
+    for (int round = 0; round < kMaxRounds; ++round) {
+      maps_.changed = false;
+      Diagnostics found;
+      clauses_ = lower_all(instances, found);
+      if (maps_.changed) continue;
+      keep(found);
+      return true;
+    }
+    diagnostics_.error(program_.clauses.front().span, "a type of this script grows without end")
+        .with_hint("a map or variable is assigned a tuple that holds itself");
+    return false;
+  }
+
+  /// One clause may have been lowered for several contexts: each fault once.
+  void keep(const Diagnostics& found) {
+    for (const Diagnostic& one : found) {
+      bool is_known = std::ranges::any_of(diagnostics_, [&](const Diagnostic& other) {
+        return other.span == one.span && other.message == one.message;
+      });
+      if (!is_known) diagnostics_.add(one);
+    }
+  }
+
+  typed::Program finish(ProbeTable table) {
+    typed::Program result;
+    for (MapState& state : maps_.maps) {
+      if (!state.has_role) {  // declared and never used
+        state.map.key = Type::none();
+        state.map.value = Type::int64();
+      }
+      result.maps.push_back(std::move(state.map));
+    }
+    for (typed::Clause& clause : clauses_) {
+      for (typed::Variable& variable : clause.variables) {
+        if (variable.type.is_unknown()) variable.type = Type::int64();  // let $x; and nothing more
+      }
+    }
+    result.probes = std::move(table.probes);
+    result.clauses = std::move(clauses_);
+    return result;
+  }
+
+  const ast::Program& program_;
+  World& world_;
+  const CompileOptions& options_;
+  Diagnostics& diagnostics_;
+  MapTable maps_;
+  std::vector<typed::Clause> clauses_;
+};
+
+}  // namespace
+
+std::optional<typed::Program> analyze(const ast::Program& program, World& world, const CompileOptions& options,
+                                      Diagnostics& diagnostics) {
+  return Analyzer(program, world, options, diagnostics).run();
+}
+
+}  // namespace spile::lang

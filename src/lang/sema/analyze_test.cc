@@ -1,0 +1,362 @@
+#include "lang/sema/analyze.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "lang/sema/fake_world.h"
+#include "lang/sema/typed_print.h"
+#include "lang/syntax/parser.h"
+
+namespace spile::lang {
+namespace {
+
+struct Outcome {
+  std::optional<typed::Program> program;
+  std::string text;  ///< the diagnostics as a user sees them
+};
+
+Outcome analyze_script(const std::string& script, CompileOptions options = {}) {
+  Source source("stdin", script);
+  Diagnostics diagnostics;
+  ast::Program program = parse(source, {options.positional}, diagnostics);
+  EXPECT_FALSE(diagnostics.has_errors()) << script << "\n" << render(source, diagnostics);
+  FakeWorld world;
+  Outcome outcome;
+  outcome.program = analyze(program, world, options, diagnostics);
+  outcome.text = render(source, diagnostics);
+  return outcome;
+}
+
+void expect_accepted(const std::string& script, CompileOptions options = {}) {
+  Outcome outcome = analyze_script(script, std::move(options));
+  EXPECT_TRUE(outcome.program.has_value()) << script << "\n" << outcome.text;
+}
+
+/// The script is refused, once, and the message holds `message`.
+void expect_refused(const std::string& script, const std::string& message, size_t errors = 1) {
+  Outcome outcome = analyze_script(script);
+  EXPECT_FALSE(outcome.program.has_value()) << script;
+  EXPECT_NE(outcome.text.find(message), std::string::npos) << script << "\nwanted: " << message << "\ngot: " << outcome.text;
+  size_t found = 0;
+  for (size_t at = 0; (at = outcome.text.find("ERROR", at)) != std::string::npos; ++at) ++found;
+  EXPECT_EQ(found, errors) << script << "\n" << outcome.text;
+}
+
+std::string typed_text(const std::string& script, CompileOptions options = {}) {
+  Outcome outcome = analyze_script(script, std::move(options));
+  EXPECT_TRUE(outcome.program.has_value()) << script << "\n" << outcome.text;
+  return outcome.program ? print_typed(*outcome.program) : "";
+}
+
+/// The type of a map as the dump prints it.
+void expect_map(const std::string& script, const std::string& line) {
+  std::string text = typed_text(script);
+  EXPECT_NE(text.find("map " + line + "\n"), std::string::npos) << script << "\n" << text;
+}
+
+void expect_typed(const std::string& script, const std::string& part, CompileOptions options = {}) {
+  std::string text = typed_text(script, std::move(options));
+  EXPECT_NE(text.find(part), std::string::npos) << script << "\nwanted: " << part << "\ngot:\n" << text;
+}
+
+// ---- refusals by name -------------------------------------------------------------------------------------------------
+
+TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
+  expect_refused("uretprobe:libc:fopen { exit(); }", "uretprobe is not built yet");
+  expect_refused("usdt:/bin/x:y { exit(); }", "usdt is not built yet");
+  expect_refused("profile:hz:99 { exit(); }", "profile is not built yet");
+  expect_refused("fentry:vfs_read { exit(); }", "fentry is not built yet");
+  expect_refused("software:faults:1 { exit(); }", "software is not built yet");
+  expect_refused("rawtracepoint:sched_switch { exit(); }", "rawtracepoint is not built yet");
+}
+
+TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
+  expect_refused("BEGIN { @ = stats(1); }", "stats() is not built yet");
+  expect_refused("BEGIN { print(len(@x)); @x[1] = 1; }", "len() is not built yet");
+  expect_refused("BEGIN { print(kstack); }", "kstack is not built yet");
+  expect_refused("BEGIN { print(kstack(3)); }", "kstack() is not built yet");
+  expect_refused("BEGIN { system(\"ls\"); }", "system() is not built yet");
+  expect_refused("BEGIN { print(rand); }", "rand is not built yet");
+  expect_refused("BEGIN { print(pid(init)); }", "pid() with an argument is not built yet");
+}
+
+TEST(Sema, RefusesStatementsThatAreNotBuiltByName) {
+  expect_refused("BEGIN { @x[1] = 1; for ($kv : @x) { print($kv.0); } }", "'for' over a map is not built yet");
+  expect_refused("BEGIN { $n = 3; for ($i : 0..$n) { print($i); } }", "a range that is not constant is not built yet");
+  expect_refused("config = { max_strlen = 64 } BEGIN { exit(); }", "config max_strlen is not built yet");
+  expect_refused("#include <linux/sched.h>\nBEGIN { exit(); }", "#include is not built yet");
+  expect_refused("struct x { int a; }\nBEGIN { exit(); }", "a C definition is not built yet");
+  expect_refused("macro add($a) { $a + 1 } BEGIN { exit(); }", "macro is not built yet");
+  expect_refused("BEGIN { print((a=1, b=2)); }", "a record is not built yet");
+  expect_refused("kprobe:vfs_read { print(((struct file *)arg0)->f_pos); }", "the type 'struct file *' is not built yet");
+  expect_refused("uprobe:libc:fopen { print(args.x); }", "args of functions (from debug information) is not built yet");
+}
+
+TEST(Sema, RefusesReadingAggregationsByName) {
+  expect_refused("BEGIN { @c = count(); $x = @c; }", "reading @c, a map of count(), is not built yet");
+  expect_refused("BEGIN { @c[1] = sum(2); print(@c[1]); }", "reading @c, a map of sum(), is not built yet");
+}
+
+// ---- names ------------------------------------------------------------------------------------------------------------
+
+TEST(Sema, OffersTheNearestFunction) {
+  expect_refused("BEGIN { prinft(\"x\"); }", "unknown function 'prinft'");
+  expect_refused("BEGIN { prinft(\"x\"); }", "did you mean 'printf'?");
+}
+
+TEST(Sema, OffersTheNearestBuiltin) {
+  expect_refused("BEGIN { print(comn); }", "unknown name 'comn'");
+  expect_refused("BEGIN { print(comn); }", "did you mean 'comm'?");
+}
+
+TEST(Sema, OffersTheNearestFunctionOfALibrary) {
+  expect_refused("uprobe:libc:fopne { exit(); }", "libc has no function 'fopne'");
+  expect_refused("uprobe:libc:fopne { exit(); }", "did you mean libc:fopen?");
+  expect_refused("kprobe:vfs_raed { exit(); }", "did you mean vfs_read or vfs_write?");
+  expect_refused("tracepoint:sched:sched_swich { exit(); }", "did you mean sched:sched_switch?");
+}
+
+TEST(Sema, OffersTheNearestField) {
+  expect_refused("tracepoint:sched:sched_switch { print(args.prev_pd); }", "has no field 'prev_pd'");
+  expect_refused("tracepoint:sched:sched_switch { print(args.prev_pd); }", "did you mean 'prev_pid'?");
+}
+
+TEST(Sema, ReportsSeveralErrorsInOneRun) {
+  expect_refused("BEGIN { foo(); bar(); print(nothing); }", "unknown function 'foo'", 3);
+}
+
+TEST(Sema, ReportsOneFaultOfASharedClauseOnce) {
+  expect_refused("BEGIN, END, interval:s:1 { foo(); }", "unknown function 'foo'");
+}
+
+// ---- contexts ---------------------------------------------------------------------------------------------------------
+
+TEST(Sema, KnowsWhatEachProbeHas) {
+  expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe and kprobe");
+  expect_refused("tracepoint:sched:sched_switch { print(arg0); }", "use its fields: args.name");
+  expect_refused("kprobe:vfs_read { print(retval); }", "retval is only there in kretprobe");
+  expect_refused("kprobe:vfs_read { print(arg6); }", "only the first six arguments are in registers");
+  expect_refused("BEGIN { print(args.x); }", "args is only there in tracepoints");
+  expect_refused("BEGIN { print(func); }", "func is only there in uprobe, kprobe and kretprobe");
+  expect_refused("tracepoint:sched:sched_switch { print(args.common_pid); }", "hides the first 8 bytes");
+  expect_refused("tracepoint:odd:packed { print(args.list); }", "a field of type 'u32[2]' is not built yet");
+}
+
+TEST(Sema, ChecksEveryAttachPointOfAClause) {
+  expect_refused("kprobe:vfs_read, tracepoint:sched:sched_switch { print(arg0); }", "arg0 is not there in a tracepoint");
+}
+
+TEST(Sema, ExpandsGlobs) {
+  Outcome outcome = analyze_script("uprobe:libc:f* { @[func] = count(); } kprobe:vfs_* { @k = count(); }");
+  ASSERT_TRUE(outcome.program);
+  ASSERT_EQ(outcome.program->probes.size(), 4u);
+  EXPECT_EQ(outcome.program->probes[0].name, "uprobe:/usr/lib/libc.so.6:fopen");
+  EXPECT_EQ(outcome.program->probes[1].symbol, "fclose");
+  EXPECT_EQ(outcome.program->probes[2].name, "kprobe:vfs_read");
+  EXPECT_EQ(outcome.program->clauses.size(), 2u);
+}
+
+TEST(Sema, OneProgramServesTracepointsThatKeepTheUsedFieldsAtOnePlace) {
+  Outcome outcome = analyze_script("tracepoint:syscalls:* { @[args.__syscall_nr] = count(); }");
+  ASSERT_TRUE(outcome.program);
+  EXPECT_EQ(outcome.program->clauses.size(), 1u);
+  EXPECT_EQ(outcome.program->clauses[0].probes.size(), 2u);
+  EXPECT_EQ(outcome.program->clauses[0].context.size_bytes, 40u);
+}
+
+TEST(Sema, TracepointsThatKeepAFieldElsewhereGetTheirOwnProgram) {
+  Outcome outcome = analyze_script("tracepoint:sched:sched_switch, tracepoint:sched:sched_process_exec { @ = count(); }");
+  ASSERT_TRUE(outcome.program);
+  EXPECT_EQ(outcome.program->clauses.size(), 1u);
+  expect_refused("tracepoint:sched:* { @[args.prev_pid] = count(); }", "tracepoint:sched:sched_process_exec has no field 'prev_pid'");
+  outcome = analyze_script("tracepoint:syscalls:sys_enter_openat, tracepoint:sched:sched_process_exec { @[args.filename] = count(); }");
+  EXPECT_FALSE(outcome.program);  // an address here, a string there
+}
+
+// ---- types ------------------------------------------------------------------------------------------------------------
+
+TEST(Sema, InfersMapsOverTheWholeScript) {
+  expect_map("BEGIN { print(@x[1]); } END { @x[2] = str(0); }", "@x[int64] : value string[128]");
+  expect_map("BEGIN { $a = @x; @y = $a; } END { @x = comm; }", "@y[] : value string[16]");
+  expect_map("kprobe:vfs_read { @start[tid] = nsecs; }", "@start[uint64] : value uint64");
+}
+
+TEST(Sema, WidensNumbersAndStrings) {
+  expect_map("BEGIN { @x = pid; @x = -1; }", "@x[] : value int64");
+  expect_map("BEGIN { @x = pid; @x = 1; }", "@x[] : value uint64");
+  expect_map("BEGIN { @x = \"abc\"; @x = comm; }", "@x[] : value string[16]");
+  expect_map("BEGIN { @[\"a\", 1] = 1; @[comm, pid] = 2; }", "@[(string[16],uint64)] : value int64");
+  expect_map("BEGIN { @[(\"a\", 1)] = 1; @[\"bcd\", 2] = 1; }", "@[(string[4],int64)] : value int64");
+}
+
+TEST(Sema, ADifferenceIsSigned) {
+  expect_map("BEGIN { @x = nsecs - @s; @s = nsecs; }", "@x[] : value int64");
+  expect_map("BEGIN { @x = nsecs + 1; }", "@x[] : value uint64");
+}
+
+TEST(Sema, RefusesMixedTypes) {
+  expect_refused("BEGIN { @x = 1; @x = \"a\"; }", "@x holds int64 elsewhere, it cannot hold string[2] as well");
+  expect_refused("BEGIN { $x = 1; $x = \"a\"; }", "$x holds int64 elsewhere, it cannot hold string[2] as well");
+  expect_refused("BEGIN { @x[1] = 1; @x[\"a\"] = 1; }", "the key of @x is string[2] here and int64 elsewhere");
+  expect_refused("BEGIN { @x[1] = 1; @x[1, 2] = 1; }", "the key of @x is (int64,int64) here and int64 elsewhere");
+  expect_refused("BEGIN { @x = 1; @x[1] = 1; }", "@x is used with a key in one place and without in another");
+  expect_refused("BEGIN { @x = 1; @x = count(); }", "@x holds a value elsewhere, it cannot hold count() as well");
+  expect_refused("BEGIN { @x = hist(1); @x = lhist(1, 0, 10, 1); }", "@x holds hist() elsewhere, it cannot hold lhist() as well");
+  expect_refused("BEGIN { print(1 ? 2 : \"a\"); }", "'?:' has int64 on one side and string[2] on the other");
+}
+
+TEST(Sema, StopsTypesThatGrowWithoutEnd) {
+  Outcome outcome = analyze_script("BEGIN { @x = (1, @x); @x = (1, 2); }");
+  EXPECT_FALSE(outcome.program);
+  outcome = analyze_script("BEGIN { @x = (@y, @y); @y = (@x, @x); @x = (1, 1); }");
+  EXPECT_FALSE(outcome.program);
+}
+
+TEST(Sema, RefusesUndefinedNames) {
+  expect_refused("BEGIN { print($x); }", "undefined variable $x");
+  expect_refused("BEGIN { $count = 1; print($cuont); }", "did you mean $count?");
+  expect_refused("BEGIN { if (pid) { $x = 1; } print($x); }", "put 'let $x;' before that block");
+  expect_refused("BEGIN { print(@x + 1); }", "undefined map: @x is read, but nothing is ever put into it");
+  expect_refused("BEGIN { clear(@x); }", "undefined map: nothing is ever put into @x");
+  expect_refused("BEGIN { $x = 1; if (1) { let $x = 2; } }", "$x exists already");
+}
+
+TEST(Sema, ChecksOperands) {
+  expect_refused("BEGIN { print(\"a\" + 1); }", "'+' needs a number, not string[2]");
+  expect_refused("BEGIN { print(comm < \"b\"); }", "'<' cannot compare string[16] with string[2]");
+  expect_refused("BEGIN { print(comm == 1); }", "'==' cannot compare string[16] with int64");
+  expect_refused("BEGIN { if (comm) { exit(); } }", "a condition needs a number, not string[16]");
+  expect_refused("BEGIN /comm/ { exit(); }", "a condition needs a number, not string[16]");
+  expect_refused("BEGIN { print(1 / 0); }", "division by zero");
+  expect_refused("BEGIN { print(pid % 0); }", "division by zero");
+  expect_refused("BEGIN { @x = 1; @x /= 0; }", "division by zero");
+  expect_refused("BEGIN { print(pid << 64); }", "a shift by 64");
+  expect_refused("uprobe:libc:fopen { print(*arg0); }", "say what it points to");
+  expect_refused("BEGIN { print(!comm); }", "'!' needs a number, not string[16]");
+  expect_refused("BEGIN { $x = printf(\"a\"); }", "this has no value to assign");
+  expect_refused("BEGIN { break; }", "'break' outside of a loop");
+}
+
+TEST(Sema, ChecksArgumentCounts) {
+  expect_refused("BEGIN { exit(1, 2); }", "exit() takes 0 to 1 arguments, 2 given");
+  expect_refused("BEGIN { @ = count(1); }", "count() takes no argument, 1 given");
+  expect_refused("BEGIN { @ = sum(); }", "sum() takes 1 argument, 0 given");
+  expect_refused("BEGIN { @ = lhist(1, 2); }", "lhist() takes 4 arguments, 2 given");
+  expect_refused("BEGIN { printf(); }", "printf() takes 1 to 128 arguments, 0 given");
+}
+
+TEST(Sema, ChecksAggregations) {
+  expect_refused("BEGIN { count(); }", "count() can only be put into a map");
+  expect_refused("BEGIN { $x = hist(1); }", "hist() can only be put into a map");
+  expect_refused("BEGIN { @ = sum(comm); }", "sum() needs a number, not string[16]");
+  expect_refused("BEGIN { @ = lhist(1, 10, 0, 1); }", "the maximum must be larger than the minimum");
+  expect_refused("BEGIN { @ = lhist(1, 0, 10, 0); }", "the step must be positive");
+  expect_refused("BEGIN { @ = lhist(1, 0, 10000, 1); }", "10000 buckets, 1000 are the most");
+  expect_refused("BEGIN { @ = lhist(1, 0, pid, 1); }", "must be a constant");
+  expect_refused("BEGIN { @ = lhist(1, 0, 10, 1); @ = lhist(1, 0, 20, 1); }", "has other bounds elsewhere");
+  expect_refused("BEGIN { @ = hist(1, 2); }", "hist() with finer buckets is not built yet");
+  expect_refused("BEGIN { @ += count(); }", "count() adds by itself");
+}
+
+// ---- printf -----------------------------------------------------------------------------------------------------------
+
+TEST(Sema, ChecksFormatsAgainstArguments) {
+  expect_refused("BEGIN { printf(\"%d\"); }", "the format takes 1 argument, 0 given");
+  expect_refused("BEGIN { printf(\"%d %d\", 1); }", "the format takes 2 arguments, 1 given");
+  expect_refused("BEGIN { printf(\"x\", 1); }", "the format takes 0 arguments, 1 given");
+  expect_refused("BEGIN { printf(\"%s\", 1); }", "'%s' takes a string, not int64");
+  expect_refused("uprobe:libc:fopen { printf(\"%s\", arg0); }", "str(...) reads the string at an address");
+  expect_refused("BEGIN { printf(\"%5d\", comm); }", "'%5d' takes a number, not string[16]");
+  expect_refused("BEGIN { printf(\"%r\", comm); }", "'%r' takes a buffer, not string[16]");
+  expect_refused("BEGIN { printf(\"%y\", 1); }", "unknown conversion 'y'");
+  expect_refused("BEGIN { printf(\"%\"); }", "the conversion is missing");
+  expect_refused("BEGIN { printf(\"%*d\", 1, 2); }", "a width from an argument is not built yet");
+  expect_refused("BEGIN { printf(\"%99999d\", 1); }", "the width is larger than");
+  expect_refused("BEGIN { $f = \"%d\"; printf($f, 1); }", "the format of printf() must be a string literal");
+}
+
+TEST(Sema, AcceptsEveryConversion) {
+  expect_accepted(
+      "uprobe:libc:fopen { printf(\"%d %i %u %o %x %X %c %p %s %ld %lld %-10s %5d %05x %lu %hhx %r %rx %rh %% %+d %#x %.3s\", 1, 2, 3, "
+      "4, 5, 6, 7, arg0, comm, 8, 9, probe, 10, 11, 12, 13, buf(arg0, 4), buf(arg0, 4), buf(arg0, 4), 14, 15, str(arg0)); }");
+}
+
+// ---- positional parameters --------------------------------------------------------------------------------------------
+
+TEST(Sema, PositionalParametersAreWhatTheContextWants) {
+  CompileOptions options;
+  options.positional = {"42", "abc", "-7"};
+  expect_typed("BEGIN { print($1); }", "number 42 : int64", options);
+  expect_typed("BEGIN { print($3); }", "number -7 : int64", options);
+  expect_typed("BEGIN { print(str($1)); }", "text \"42\" : string[3]", options);
+  expect_typed("BEGIN { print(str($2 + 1)); }", "text \"bc\" : string[3]", options);
+  expect_typed("BEGIN { printf(\"%s\", $1); }", "text \"42\"", options);
+  expect_typed("BEGIN { if (comm == $1) { exit(); } }", "text \"42\"", options);
+  expect_typed("BEGIN { print($#); }", "number 3", options);
+  expect_typed("BEGIN { print($9); }", "number 0", options);
+  expect_typed("BEGIN { print(str($9)); }", "text \"\"", options);
+}
+
+// ---- folding ----------------------------------------------------------------------------------------------------------
+
+TEST(Sema, FoldsConstants) {
+  expect_typed("BEGIN { print(1 + 2 * 3); }", "number 7 : int64");
+  expect_typed("BEGIN { print(-7 / 2); }", "number -3 : int64");
+  expect_typed("BEGIN { print(-7 % 3); }", "number -1 : int64");
+  expect_typed("BEGIN { print(1 - 2); }", "number -1 : int64");
+  expect_typed("BEGIN { print(-1 >> 4); }", "number -1 : int64");
+  expect_typed("BEGIN { print(18446744073709551615 / 2); }", "number 9223372036854775807 : uint64");
+  expect_typed("BEGIN { print((uint8)300); }", "number 44 : uint8");
+  expect_typed("BEGIN { print((int8)200); }", "number -56 : int8");
+  expect_typed("BEGIN { print(1 < 2 ? 10 : 20); }", "number 10");
+  expect_typed("BEGIN { print(0 && pid); }", "number 0");
+  expect_typed("BEGIN { print(\"a\" == \"a\"); }", "number 1");
+  expect_typed("BEGIN { print(sizeof(uint32)); }", "number 4");
+}
+
+TEST(Sema, DumpsTheTypedProgram) {
+  EXPECT_EQ(typed_text("kprobe:vfs_read /pid == 7/ { $x = arg2 - 1; @[comm] = hist($x); printf(\"%d\\n\", $x); }"),
+            R"(map @[string[16]] : hist() int64
+probe 0: kprobe:vfs_read
+clause for probes 0 (registers, 168 bytes)
+  if
+    compare == unsigned : int64
+      builtin pid : uint32
+      number 7 : int64
+  then
+    let $x : int64
+    set $x
+      arithmetic - : int64
+        context at 96 : uint64
+        number 1 : int64
+    aggregate @
+      key builtin comm : string[16]
+      variable $x : int64
+    printf "%d\n"
+      variable $x : int64
+)");
+}
+
+TEST(Sema, AcceptsTheLanguageCore) {
+  for (const char* script : {
+           "BEGIN { } END { exit(); } interval:s:1 { print(@); clear(@); zero(@); @ = 1; }",
+           "BEGIN { @x++; ++@x; @x--; @x[1]++; }  ",
+           "BEGIN { $x = 1; $x++; $x += 2; $x <<= 1; $x |= 4; print($x); }",
+           "BEGIN { let $x : uint8 = 300; let $y; $y = 1; let $z = comm; print(($x, $y, $z)); }",
+           "BEGIN { unroll(3) { @a = count(); } while (@n < 3) { @n++; break; } for ($i : 0..3) { continue; } }",
+           "uprobe:libc:fopen { @[str(arg0), pid, func, probe] = count(); }",
+           "uprobe:libc:fopen { print(*(uint32 *)arg0); print(((uint64 *)arg0)[2]); }",
+           "BEGIN { $t = (1, \"a\"); print($t.1); @t = $t; print(@t.0); }",
+           "BEGIN { @x[1, \"a\"] = 1; delete(@x[1, \"a\"]); delete(@x, (1, \"a\")); if (has_key(@x, (1, \"b\"))) { exit(1); } }",
+           "BEGIN { pid == 1 ? printf(\"a\") : exit(); }",
+           "BEGIN { print(pid ?: 7); print(nsecs(boot)); print(elapsed()); time(); time(\"%H\"); }",
+           "tracepoint:syscalls:sys_enter_openat { join(args.filename); printf(\"%s\", str(args->filename)); }",
+           "let @m = hash(10); BEGIN { @m[1] = 2; }",
+       }) {
+    expect_accepted(script);
+  }
+}
+
+}  // namespace
+}  // namespace spile::lang

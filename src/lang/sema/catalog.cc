@@ -1,0 +1,155 @@
+#include "lang/sema/catalog.h"
+
+#include <array>
+#include <vector>
+
+#include "lang/syntax/diagnostic.h"
+
+namespace spile::lang {
+
+namespace {
+
+using F = Function;
+
+constexpr FunctionEntry kFunctions[] = {
+    {"printf", F::kPrintf, 1, 128},
+    {"print", F::kPrint, 1, 3},
+    {"clear", F::kClear, 1, 1},
+    {"zero", F::kZero, 1, 1},
+    {"delete", F::kDelete, 1, 2},
+    {"has_key", F::kHasKey, 2, 2},
+    {"exit", F::kExit, 0, 1},
+    {"time", F::kTime, 0, 1},
+    {"join", F::kJoin, 1, 2},
+    {"str", F::kStr, 1, 2},
+    {"buf", F::kBuf, 1, 2},
+    {"count", F::kCount, 0, 0},
+    {"sum", F::kSum, 1, 1},
+    {"min", F::kMin, 1, 1},
+    {"max", F::kMax, 1, 1},
+    {"avg", F::kAvg, 1, 1},
+    {"hist", F::kHist, 1, 2},
+    {"lhist", F::kLhist, 4, 4},
+    {"stats"}, {"tseries"}, {"len"}, {"find"}, {"for_each"},
+    {"cat"}, {"system"}, {"errorf"}, {"warnf"}, {"debugf"}, {"assert"}, {"fail"}, {"static_assert"},
+    {"strftime"}, {"strerror"}, {"syscall_name"}, {"signal_name"}, {"strlen"}, {"strcap"}, {"strstr"},
+    {"strcontains"}, {"str_concat"}, {"strncmp"}, {"memcmp"}, {"default_str_length"},
+    {"ntop"}, {"pton"}, {"bswap"}, {"macaddr"}, {"cgroupid"}, {"cgroup_path"},
+    {"kaddr"}, {"uaddr"}, {"ksym"}, {"usym"}, {"kptr"}, {"uptr"}, {"reg"}, {"kstack"}, {"ustack"}, {"dw_ustack"},
+    {"signal"}, {"signal_thread"}, {"override"}, {"write_user"}, {"skboutput"}, {"socket_cookie"}, {"path"},
+    {"percpu_kaddr"}, {"kfunc_exist"}, {"kfunc_allowed"}, {"unwatch"}, {"getopt"},
+    {"container_of"}, {"typeinfo"}, {"is_str"}, {"is_ptr"}, {"is_array"}, {"is_integer"}, {"is_unsigned_integer"},
+    {"is_literal"}, {"is_err"}, {"has_cpid"},
+};
+
+constexpr BuiltinEntry kBuiltins[] = {
+    {"pid", true, typed::Builtin::kPid},
+    {"tid", true, typed::Builtin::kTid},
+    {"uid", true, typed::Builtin::kUid},
+    {"gid", true, typed::Builtin::kGid},
+    {"nsecs", true, typed::Builtin::kNsecs},
+    {"elapsed", true, typed::Builtin::kElapsed},
+    {"cpu", true, typed::Builtin::kCpu},
+    {"comm", true, typed::Builtin::kComm},
+    {"probe", true, typed::Builtin::kProbe},
+    {"func", true, typed::Builtin::kFunc},
+    {"kstack"}, {"ustack"}, {"curtask"}, {"ppid"}, {"pcomm"}, {"leader_tid"}, {"leader_comm"}, {"cpid"}, {"has_cpid"},
+    {"cgroup"}, {"rand"}, {"ncpus"}, {"numaid"}, {"jiffies"}, {"usermode"}, {"username"}, {"config"}, {"ctx"},
+    {"probetype"}, {"sarg0"}, {"sarg1"}, {"sarg2"}, {"sarg3"}, {"sarg4"}, {"sarg5"},
+};
+
+/// Names for "did you mean" only: handled apart because they depend on the probe.
+constexpr std::string_view kContextNames[] = {"args", "arg0", "arg1", "arg2", "arg3", "arg4", "arg5", "retval"};
+
+}  // namespace
+
+const FunctionEntry* find_function(std::string_view name) {
+  for (const FunctionEntry& entry : kFunctions) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
+std::string_view nearest_function(std::string_view name) {
+  std::vector<std::string_view> names;
+  for (const FunctionEntry& entry : kFunctions) names.push_back(entry.name);
+  return nearest(name, names);
+}
+
+bool is_aggregation(Function function) { return function >= F::kCount && function <= F::kLhist; }
+
+bundle::MapRole role_of(Function aggregation) {
+  using bundle::MapRole;
+  switch (aggregation) {
+    case F::kCount: return MapRole::kCount;
+    case F::kSum: return MapRole::kSum;
+    case F::kMin: return MapRole::kMin;
+    case F::kMax: return MapRole::kMax;
+    case F::kAvg: return MapRole::kAvg;
+    case F::kHist: return MapRole::kHist;
+    case F::kLhist: return MapRole::kLhist;
+    default: return MapRole::kValue;
+  }
+}
+
+std::string_view describe(bundle::MapRole role) {
+  using bundle::MapRole;
+  switch (role) {
+    case MapRole::kCount: return "count()";
+    case MapRole::kSum: return "sum()";
+    case MapRole::kMin: return "min()";
+    case MapRole::kMax: return "max()";
+    case MapRole::kAvg: return "avg()";
+    case MapRole::kHist: return "hist()";
+    case MapRole::kLhist: return "lhist()";
+    default: return "a value";
+  }
+}
+
+const BuiltinEntry* find_builtin(std::string_view name) {
+  for (const BuiltinEntry& entry : kBuiltins) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
+std::string_view nearest_builtin(std::string_view name) {
+  std::vector<std::string_view> names(std::begin(kContextNames), std::end(kContextNames));
+  for (const BuiltinEntry& entry : kBuiltins) names.push_back(entry.name);
+  return nearest(name, names);
+}
+
+Type type_of(typed::Builtin builtin) {
+  using typed::Builtin;
+  switch (builtin) {
+    case Builtin::kPid:
+    case Builtin::kTid:
+    case Builtin::kUid:
+    case Builtin::kGid:
+    case Builtin::kCpu: return Type::integer(4, false);
+    case Builtin::kNsecs:
+    case Builtin::kBootNsecs:
+    case Builtin::kElapsed: return Type::uint64();
+    case Builtin::kComm: return Type::string(16);  // TASK_COMM_LEN
+    case Builtin::kProbe: return Type::probe();
+    case Builtin::kFunc: return Type::func();
+  }
+  return {};
+}
+
+bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
+  using ast::ProbeType;
+  using bundle::ProbeKind;
+  switch (type) {
+    case ProbeType::kBegin: kind = ProbeKind::kBegin; return true;
+    case ProbeType::kEnd: kind = ProbeKind::kEnd; return true;
+    case ProbeType::kInterval: kind = ProbeKind::kInterval; return true;
+    case ProbeType::kUprobe: kind = ProbeKind::kUprobe; return true;
+    case ProbeType::kKprobe: kind = ProbeKind::kKprobe; return true;
+    case ProbeType::kKretprobe: kind = ProbeKind::kKretprobe; return true;
+    case ProbeType::kTracepoint: kind = ProbeKind::kTracepoint; return true;
+    default: return false;
+  }
+}
+
+}  // namespace spile::lang

@@ -1,0 +1,120 @@
+// A machine made of names, for tests.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "lang/sema/world.h"
+
+namespace spile::lang {
+
+class FakeWorld : public World {
+ public:
+  std::vector<UserFunction> user = {{"/usr/lib/libc.so.6", "fopen"}, {"/usr/lib/libc.so.6", "fclose"},
+                                    {"/usr/lib/libc.so.6", "malloc"}, {"/usr/bin/redis-server", "main"}};
+  std::vector<KernelFunction> kernel = {{"do_sys_openat2", ""}, {"vfs_read", ""}, {"vfs_write", ""}, {"nf_hook", "nf"}};
+  std::vector<Tracepoint> events = default_events();
+
+  Result<std::vector<UserFunction>> user_functions(std::string_view target, std::string_view symbol) override {
+    std::vector<UserFunction> found;
+    bool has_file = false;
+    for (const UserFunction& function : user) {
+      if (!names_file(function.path, target)) continue;
+      has_file = true;
+      if (matches(symbol, function.symbol)) found.push_back(function);
+    }
+    if (!has_file) return fail(ErrorCode::kNotFound, "no file '{}'", target);
+    if (found.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", target, symbol);
+    return found;
+  }
+  Result<std::string> user_file(std::string_view target) override {
+    for (const UserFunction& function : user) {
+      if (names_file(function.path, target)) return function.path;
+    }
+    return fail(ErrorCode::kNotFound, "no file '{}'", target);
+  }
+  Result<std::vector<KernelFunction>> kernel_functions(std::string_view module, std::string_view symbol) override {
+    std::vector<KernelFunction> found;
+    for (const KernelFunction& function : kernel) {
+      if ((module.empty() || matches(module, function.module)) && matches(symbol, function.symbol)) found.push_back(function);
+    }
+    if (found.empty()) return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", symbol);
+    return found;
+  }
+  Result<std::vector<Tracepoint>> tracepoints(std::string_view category, std::string_view event) override {
+    std::vector<Tracepoint> found;
+    for (const Tracepoint& one : events) {
+      if (matches(category, one.category) && matches(event, one.event)) found.push_back(one);
+    }
+    if (found.empty()) return fail(ErrorCode::kNotFound, "no tracepoint '{}:{}'", category, event);
+    return found;
+  }
+  std::vector<std::string> near_user_functions(std::string_view, std::string_view symbol) override {
+    return symbol == "fopne" ? std::vector<std::string>{"fopen"} : std::vector<std::string>{};
+  }
+  std::vector<std::string> near_kernel_functions(std::string_view symbol) override {
+    return symbol == "vfs_raed" ? std::vector<std::string>{"vfs_read", "vfs_write"} : std::vector<std::string>{};
+  }
+  std::vector<std::string> near_tracepoints(std::string_view, std::string_view) override { return {"sched:sched_switch"}; }
+
+ private:
+  using Shape = EventField::Shape;
+
+  static std::vector<EventField> common() {
+    return {{"common_type", "unsigned short", 0, 2, false, Shape::kInt}, {"common_pid", "int", 4, 4, true, Shape::kInt}};
+  }
+  static Tracepoint event(std::string category, std::string name, uint32_t size, std::vector<EventField> fields) {
+    std::vector<EventField> all = common();
+    all.insert(all.end(), fields.begin(), fields.end());
+    return {std::move(category), std::move(name), size, std::move(all)};
+  }
+  static std::vector<Tracepoint> default_events() {
+    return {
+        event("sched", "sched_switch", 64,
+              {{"prev_comm", "char[16]", 8, 16, false, Shape::kCharArray},
+               {"prev_pid", "pid_t", 24, 4, true, Shape::kInt},
+               {"prev_prio", "int", 28, 4, true, Shape::kInt},
+               {"prev_state", "long", 32, 8, true, Shape::kInt},
+               {"next_comm", "char[16]", 40, 16, false, Shape::kCharArray},
+               {"next_pid", "pid_t", 56, 4, true, Shape::kInt}}),
+        event("sched", "sched_process_exec", 20,
+              {{"filename", "__data_loc char[]", 8, 4, false, Shape::kDataLocStr},
+               {"pid", "pid_t", 12, 4, true, Shape::kInt},
+               {"old_pid", "pid_t", 16, 4, true, Shape::kInt}}),
+        event("syscalls", "sys_enter_openat", 48,
+              {{"__syscall_nr", "int", 8, 4, true, Shape::kInt},
+               {"dfd", "int", 16, 8, false, Shape::kInt},
+               {"filename", "const char *", 24, 8, false, Shape::kPointer},
+               {"flags", "int", 32, 8, false, Shape::kInt}}),
+        event("syscalls", "sys_enter_read", 40,
+              {{"__syscall_nr", "int", 8, 4, true, Shape::kInt},
+               {"fd", "unsigned int", 16, 8, false, Shape::kInt},
+               {"buf", "char *", 24, 8, false, Shape::kPointer},
+               {"count", "size_t", 32, 8, false, Shape::kInt}}),
+        event("odd", "packed", 24,
+              {{"flag", "u8", 8, 1, false, Shape::kInt},
+               {"small", "s8", 9, 1, true, Shape::kInt},
+               {"unaligned", "u32", 10, 4, false, Shape::kInt},
+               {"list", "u32[2]", 16, 8, false, Shape::kIntArray}}),
+    };
+  }
+
+  static bool names_file(std::string_view path, std::string_view target) {
+    if (matches(target, path)) return true;
+    std::string_view base = path.substr(path.rfind('/') + 1);
+    return base == target || base.substr(0, base.find('.')) == target;
+  }
+  static bool matches(std::string_view pattern, std::string_view name) {
+    if (pattern.empty()) return name.empty();
+    if (pattern[0] == '*') {
+      for (size_t skip = 0; skip <= name.size(); ++skip) {
+        if (matches(pattern.substr(1), name.substr(skip))) return true;
+      }
+      return false;
+    }
+    return !name.empty() && pattern[0] == name[0] && matches(pattern.substr(1), name.substr(1));
+  }
+};
+
+}  // namespace spile::lang

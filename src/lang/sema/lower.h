@@ -1,0 +1,159 @@
+// One clause of the AST -> its typed form, with the types found so far.
+//
+// Split over lower_expr.cc (values), lower_call.cc (functions) and lower_stmt.cc (statements, scopes). Every method
+// returns a node whatever happens: after an error it is of unknown type, from which nothing further is reported.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lang/sema/catalog.h"
+#include "lang/sema/options.h"
+#include "lang/sema/probes.h"
+#include "lang/sema/typed.h"
+#include "lang/syntax/ast.h"
+#include "lang/syntax/diagnostic.h"
+
+namespace spile::lang {
+
+/// What all clauses know of a map so far.
+struct MapState {
+  typed::Map map;
+  bool has_role = false;  ///< something is put into it somewhere
+};
+
+/// The maps of the script; every change of a type asks for another round.
+struct MapTable {
+  std::vector<MapState> maps;
+  std::map<std::string, int> by_name;
+  bool changed = false;
+
+  int find_or_add(const std::string& name, Span span);
+};
+
+class Lowering {
+ public:
+  Lowering(const CompileOptions& options, MapTable& maps, Instance& instance, Diagnostics& diagnostics)
+      : options_(options), maps_(maps), instance_(instance), diagnostics_(diagnostics) {}
+
+  typed::Clause run();
+
+ private:
+  using ExprPtr = typed::ExprPtr;
+  /// What a positional parameter becomes where both would do.
+  enum class Want : uint8_t { kAny, kString };
+
+  // Nodes.
+  static ExprPtr make(typed::ExprKind kind, Type type, Span span);
+  static ExprPtr number(uint64_t value, Type type, Span span);
+  static ExprPtr text(std::string value, Span span);
+  static ExprPtr unknown(Span span) { return number(0, Type{}, span); }
+  static ExprPtr nothing(typed::ExprKind kind, Span span) { return make(kind, Type::none(), span); }
+
+  // Values: lower_expr.cc.
+  ExprPtr lower(const ast::Expr& expr, Want want = Want::kAny);
+  ExprPtr lower_number(const ast::Expr& expr, std::string_view what);
+  ExprPtr lower_integer(const ast::Integer& expr);
+  ExprPtr lower_positional(const ast::Positional& expr, Want want);
+  ExprPtr lower_identifier(const ast::Identifier& expr);
+  ExprPtr lower_name(const std::string& name, Span span);
+  ExprPtr lower_argument_register(uint32_t index, Span span);
+  ExprPtr lower_retval(Span span);
+  ExprPtr lower_variable(const ast::Variable& expr);
+  ExprPtr lower_map_read(const ast::Map& expr);
+  ExprPtr lower_field(const ast::Field& expr);
+  ExprPtr lower_event_field(const ast::Field& expr);
+  ExprPtr lower_tuple_field(const ast::TupleField& expr);
+  ExprPtr lower_index(const ast::Index& expr);
+  ExprPtr lower_unary(const ast::Unary& expr);
+  ExprPtr lower_deref(ExprPtr address, Span span);
+  ExprPtr lower_inc_dec(const ast::IncDec& expr);
+  ExprPtr lower_binary(const ast::Binary& expr);
+  ExprPtr lower_logical(const ast::Binary& expr);
+  ExprPtr lower_ternary(const ast::Ternary& expr);
+  ExprPtr lower_cast(const ast::Cast& expr);
+  ExprPtr lower_tuple(const ast::Tuple& expr);
+  ExprPtr lower_sizeof(const ast::Sizeof& expr);
+  ExprPtr arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
+  ExprPtr pointer_arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
+  ExprPtr compare(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
+  ExprPtr truncate(ExprPtr value, const Type& type, Span span);
+  bool check_operands(ast::BinaryOp op, const typed::Expr& right, Span span);
+  bool resolve_type(const ast::TypeName& name, Type& type);
+  bool expect_number(const typed::Expr& expr, std::string_view what);
+  static bool is_args(const ast::Expr& expr);
+
+  // Functions: lower_call.cc.
+  ExprPtr lower_call(const ast::Call& call);
+  ExprPtr lower_function(const ast::Call& call, Function function);
+  ExprPtr lower_printf(const ast::Call& call);
+  ExprPtr lower_print(const ast::Call& call);
+  ExprPtr lower_print_map(const ast::Call& call, const ast::Map& map);
+  ExprPtr lower_whole_map(const ast::Call& call, typed::ExprKind kind);
+  ExprPtr lower_delete(const ast::Call& call);
+  ExprPtr lower_has_key(const ast::Call& call);
+  ExprPtr lower_exit(const ast::Call& call);
+  ExprPtr lower_time(const ast::Call& call);
+  ExprPtr lower_join(const ast::Call& call);
+  ExprPtr lower_str(const ast::Call& call);
+  ExprPtr lower_buf(const ast::Call& call);
+  bool literal_text(const ast::Expr& expr, std::string_view what, std::string& text);
+  bool constant(const ast::Expr& expr, std::string_view what, int64_t& value);
+  const ast::Map* map_argument(const ast::Call& call, size_t index);
+
+  // Maps: lower_map.cc.
+  int map_named(const ast::Map& map);
+  /// Lowers the key into `parts` and makes it part of the map's key type.
+  bool lower_key(const ast::Map& map, int index, std::vector<ExprPtr>& parts);
+  bool add_key(int index, std::vector<ExprPtr> given, Span span, std::vector<ExprPtr>& parts);
+  bool join_key(int index, const Type& key, Span span);
+  bool set_role(int index, bundle::MapRole role, Span span);
+  void join_value(int index, const Type& type, Span span);
+  /// Refuses the use of aggregations as values. False: the map's type is not known (yet).
+  bool check_readable(int index, Span span);
+  ExprPtr modify_map(const ast::Map& target, ast::BinaryOp op, ExprPtr operand, typed::Yields yields, Span span);
+
+  // Statements: lower_stmt.cc.
+  typed::Block lower_block(const ast::Block& block);
+  void lower_statements(const ast::Block& block, typed::Block& into);
+  void lower_statement(const ast::Stmt& stmt, typed::Block& into);
+  void lower_assign(const ast::Assign& assign, typed::Block& into);
+  void lower_assign_variable(const ast::Assign& assign, const ast::Variable& target, typed::Block& into);
+  void lower_assign_map(const ast::Assign& assign, const ast::Map& target, typed::Block& into);
+  bool lower_aggregate(const ast::Assign& assign, const ast::Map& target, typed::Block& into);
+  void lower_lhist(const ast::Call& call, typed::Map& map);
+  void lower_let(const ast::Let& let, typed::Block& into);
+  void lower_if(const ast::If& stmt, typed::Block& into);
+  void lower_while(const ast::While& stmt, typed::Block& into);
+  void lower_for_range(const ast::ForRange& stmt, typed::Block& into);
+  void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
+  void lower_jump(const ast::Stmt& stmt, typed::Block& into);
+  ExprPtr lower_condition(const ast::Expr& expr);
+  void refuse(Span span, std::string_view what) { diagnostics_.error(span, "{} is not built yet", what); }
+
+  // Variables.
+  int find_variable(const std::string& name) const;  ///< -1: none in scope
+  int declare_variable(const std::string& name, typed::Block& block);
+  void assign_variable(int variable, ExprPtr value, Span span, typed::Block& into);
+  void join_variable(int variable, const Type& type, Span span);
+  void report_undefined(const std::string& name, Span span);
+
+  /// Memory in the kernel's sense: 512 bytes of stack make larger values senseless.
+  static constexpr uint32_t kMaxTupleBytes = 4096;
+  static constexpr int64_t kMaxRounds = 65536;
+
+  const CompileOptions& options_;
+  MapTable& maps_;
+  Instance& instance_;
+  Diagnostics& diagnostics_;
+  std::vector<std::map<std::string, int>> scopes_;
+  std::set<std::string> seen_variables_;  ///< also those out of scope
+  typed::Block* declaring_ = nullptr;     ///< the innermost block
+  size_t next_variable_ = 0;
+  int loop_depth_ = 0;
+};
+
+}  // namespace spile::lang

@@ -1,0 +1,361 @@
+// Lowering of statements, scopes and variables.
+#include "lang/sema/lower.h"
+
+namespace spile::lang {
+
+using typed::ExprKind;
+using typed::StmtKind;
+
+namespace {
+
+typed::Stmt statement(StmtKind kind, Span span) {
+  typed::Stmt stmt;
+  stmt.kind = kind;
+  stmt.span = span;
+  return stmt;
+}
+
+typed::Stmt evaluate(typed::ExprPtr expr, Span span) {
+  typed::Stmt stmt = statement(StmtKind::kEval, span);
+  stmt.expr = std::move(expr);
+  return stmt;
+}
+
+/// Runs `restore` at the end of a scope.
+template <typename F>
+struct AtExit {
+  F restore;
+  ~AtExit() { restore(); }
+};
+template <typename F>
+AtExit(F) -> AtExit<F>;
+
+}  // namespace
+
+typed::Clause Lowering::run() {
+  next_variable_ = 0;
+  typed::Clause clause;
+  clause.span = instance_.clause->span;
+  clause.context = instance_.context;
+  clause.probes = instance_.probes;
+  if (instance_.clause->predicate != nullptr) {
+    scopes_.emplace_back();
+    declaring_ = &clause.body;
+    typed::Stmt guard = statement(StmtKind::kIf, instance_.clause->predicate->span);
+    guard.expr = lower_condition(*instance_.clause->predicate);
+    scopes_.pop_back();
+    guard.body = lower_block(instance_.clause->body);
+    clause.body.statements.push_back(std::move(guard));
+  } else {
+    clause.body = lower_block(instance_.clause->body);
+  }
+  clause.variables = instance_.variables;
+  return clause;
+}
+
+typed::Block Lowering::lower_block(const ast::Block& block) {
+  typed::Block result;
+  scopes_.emplace_back();
+  lower_statements(block, result);
+  scopes_.pop_back();
+  return result;
+}
+
+void Lowering::lower_statements(const ast::Block& block, typed::Block& into) {
+  typed::Block* outer = std::exchange(declaring_, &into);
+  for (const ast::StmtPtr& stmt : block.statements) lower_statement(*stmt, into);
+  declaring_ = outer;
+}
+
+void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
+  switch (stmt.kind) {
+    case ast::StmtKind::kExpr:
+      return into.statements.push_back(evaluate(lower(*ast::as<ast::ExprStmt>(stmt).expr), stmt.span));
+    case ast::StmtKind::kAssign: return lower_assign(ast::as<ast::Assign>(stmt), into);
+    case ast::StmtKind::kDiscard:
+      return into.statements.push_back(evaluate(lower(*ast::as<ast::Discard>(stmt).value), stmt.span));
+    case ast::StmtKind::kLet: return lower_let(ast::as<ast::Let>(stmt), into);
+    case ast::StmtKind::kIf: return lower_if(ast::as<ast::If>(stmt), into);
+    case ast::StmtKind::kWhile: return lower_while(ast::as<ast::While>(stmt), into);
+    case ast::StmtKind::kForRange: return lower_for_range(ast::as<ast::ForRange>(stmt), into);
+    case ast::StmtKind::kForMap: return refuse(stmt.span, "'for' over a map");
+    case ast::StmtKind::kUnroll: return lower_unroll(ast::as<ast::Unroll>(stmt), into);
+    case ast::StmtKind::kBreak:
+    case ast::StmtKind::kContinue:
+    case ast::StmtKind::kReturn: return lower_jump(stmt, into);
+    case ast::StmtKind::kImport: return refuse(stmt.span, "import");
+    case ast::StmtKind::kBlock: {
+      typed::Stmt block = statement(StmtKind::kBlock, stmt.span);
+      block.body = lower_block(ast::as<ast::BlockStmt>(stmt).block);
+      into.statements.push_back(std::move(block));
+    }
+  }
+}
+
+// ---- control flow -------------------------------------------------------------------------------------------------------
+
+Lowering::ExprPtr Lowering::lower_condition(const ast::Expr& expr) { return lower_number(expr, "a condition"); }
+
+void Lowering::lower_if(const ast::If& stmt, typed::Block& into) {
+  if (stmt.is_comptime) return refuse(stmt.span, "comptime");
+  typed::Stmt result = statement(StmtKind::kIf, stmt.span);
+  result.expr = lower_condition(*stmt.condition);
+  result.body = lower_block(stmt.then_block);
+  if (stmt.else_block) result.other = lower_block(*stmt.else_block);
+  into.statements.push_back(std::move(result));
+}
+
+void Lowering::lower_while(const ast::While& stmt, typed::Block& into) {
+  typed::Stmt result = statement(StmtKind::kWhile, stmt.span);
+  result.expr = lower_condition(*stmt.condition);
+  ++loop_depth_;
+  result.body = lower_block(stmt.body);
+  --loop_depth_;
+  into.statements.push_back(std::move(result));
+}
+
+void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
+  typed::Stmt result = statement(StmtKind::kForRange, stmt.span);
+  ExprPtr first = lower_number(*stmt.first, "a range");
+  ExprPtr last = lower_number(*stmt.last, "a range");
+  for (const ExprPtr* bound : {&first, &last}) {
+    if ((*bound)->kind != ExprKind::kNumber) refuse((*bound)->span, "a range that is not constant");
+  }
+  result.first = static_cast<int64_t>(first->number);
+  result.last = static_cast<int64_t>(last->number);
+  if (first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber && result.last > result.first &&
+      last->number - first->number > static_cast<uint64_t>(kMaxRounds)) {
+    diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number, kMaxRounds);
+  }
+  scopes_.emplace_back();
+  typed::Block* outer = std::exchange(declaring_, &result.body);
+  result.variable = declare_variable(stmt.variable, result.body);
+  join_variable(result.variable, Type::int64(), stmt.variable_span);
+  ++loop_depth_;
+  lower_statements(stmt.body, result.body);
+  --loop_depth_;
+  declaring_ = outer;
+  scopes_.pop_back();
+  into.statements.push_back(std::move(result));
+}
+
+void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
+  typed::Stmt result = statement(StmtKind::kUnroll, stmt.span);
+  if (constant(*stmt.count, "the count of unroll", result.first) && (result.first < 1 || result.first > 100)) {
+    diagnostics_.error(stmt.count->span, "unroll takes 1 to 100 rounds, not {}", result.first);
+    result.first = 1;
+  }
+  result.body = lower_block(stmt.body);
+  into.statements.push_back(std::move(result));
+}
+
+void Lowering::lower_jump(const ast::Stmt& stmt, typed::Block& into) {
+  if (const auto* leave = ast::try_as<ast::Return>(&stmt)) {
+    if (leave->value != nullptr) into.statements.push_back(evaluate(lower(*leave->value), stmt.span));
+    return into.statements.push_back(statement(StmtKind::kReturn, stmt.span));
+  }
+  bool is_break = stmt.kind == ast::StmtKind::kBreak;
+  if (loop_depth_ == 0) {
+    diagnostics_.error(stmt.span, "'{}' outside of a loop", is_break ? "break" : "continue");
+    return;
+  }
+  into.statements.push_back(statement(is_break ? StmtKind::kBreak : StmtKind::kContinue, stmt.span));
+}
+
+// ---- variables ----------------------------------------------------------------------------------------------------------
+
+int Lowering::find_variable(const std::string& name) const {
+  for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
+    auto found = scope->find(name);
+    if (found != scope->end()) return found->second;
+  }
+  return -1;
+}
+
+int Lowering::declare_variable(const std::string& name, typed::Block& block) {
+  if (next_variable_ == instance_.variables.size()) {
+    instance_.variables.push_back({name, Type{}});
+    instance_.is_declared.push_back(false);
+  }
+  int variable = static_cast<int>(next_variable_++);
+  scopes_.back()[name] = variable;
+  seen_variables_.insert(name);
+  block.variables.push_back(variable);
+  return variable;
+}
+
+void Lowering::report_undefined(const std::string& name, Span span) {
+  Diagnostic& diagnostic = diagnostics_.error(span, "undefined variable {}", name);
+  if (seen_variables_.contains(name)) {
+    diagnostic.with_hint("it ends with the block that it is first used in; put 'let {};' before that block", name);
+    return;
+  }
+  std::vector<std::string_view> names;
+  for (const auto& scope : scopes_) {
+    for (const auto& [known, variable] : scope) names.push_back(known);
+  }
+  std::string_view near = nearest(name, names);
+  if (!near.empty()) diagnostic.with_hint("did you mean {}?", near);
+}
+
+void Lowering::join_variable(int variable, const Type& type, Span span) {
+  typed::Variable& known = instance_.variables[variable];
+  Type before = known.type;
+  switch (join(known.type, widened(type))) {
+    case Join::kSame: return;
+    case Join::kWidened: maps_.changed = true; return;
+    case Join::kMismatch: break;
+  }
+  known.type = before;
+  diagnostics_.error(span, "{} holds {} elsewhere, it cannot hold {} as well", known.name, to_string(before), to_string(type));
+}
+
+void Lowering::assign_variable(int variable, ExprPtr value, Span span, typed::Block& into) {
+  if (value->type.is_none()) {
+    diagnostics_.error(value->span, "this has no value to assign");
+    return;
+  }
+  if (instance_.is_declared[variable] && !value->type.is_unknown()) {
+    const typed::Variable& declared = instance_.variables[variable];
+    if (!value->type.is_number()) {
+      diagnostics_.error(span, "{} is declared as {}, it cannot hold {}", declared.name, to_string(declared.type),
+                         to_string(value->type));
+      return;
+    }
+    value = truncate(std::move(value), declared.type, span);
+  } else {
+    join_variable(variable, value->type, span);
+  }
+  typed::Stmt stmt = statement(StmtKind::kSetVariable, span);
+  stmt.variable = variable;
+  stmt.expr = std::move(value);
+  into.statements.push_back(std::move(stmt));
+}
+
+void Lowering::lower_let(const ast::Let& let, typed::Block& into) {
+  Type type;
+  bool has_type = let.type && resolve_type(*let.type, type);
+  ExprPtr value = let.value == nullptr ? nullptr : lower(*let.value);  // before the name exists
+  if (find_variable(let.name) >= 0) {
+    diagnostics_.error(let.name_span, "{} exists already; a variable cannot hide another", let.name);
+  }
+  int variable = declare_variable(let.name, into);
+  if (has_type) {
+    instance_.variables[variable].type = type;
+    instance_.is_declared[variable] = true;
+  }
+  if (value != nullptr) return assign_variable(variable, std::move(value), let.span, into);
+  typed::Stmt stmt = statement(StmtKind::kDeclare, let.span);
+  stmt.variable = variable;
+  into.statements.push_back(std::move(stmt));
+}
+
+// ---- assignments --------------------------------------------------------------------------------------------------------
+
+void Lowering::lower_assign(const ast::Assign& assign, typed::Block& into) {
+  if (const auto* map = ast::try_as<ast::Map>(assign.target.get())) return lower_assign_map(assign, *map, into);
+  lower_assign_variable(assign, ast::as<ast::Variable>(*assign.target), into);
+}
+
+void Lowering::lower_assign_variable(const ast::Assign& assign, const ast::Variable& target, typed::Block& into) {
+  ExprPtr value = lower(*assign.value);
+  if (assign.op) {
+    ExprPtr old = lower_variable(target);
+    if (old->type.is_unknown()) return;
+    int variable = old->variable;
+    return assign_variable(variable, arithmetic(*assign.op, std::move(old), std::move(value), assign.span), assign.span, into);
+  }
+  int variable = find_variable(target.name);
+  if (variable < 0) variable = declare_variable(target.name, into);
+  assign_variable(variable, std::move(value), assign.span, into);
+}
+
+void Lowering::lower_assign_map(const ast::Assign& assign, const ast::Map& target, typed::Block& into) {
+  if (lower_aggregate(assign, target, into)) return;
+  if (assign.op) {
+    ExprPtr operand = lower_number(*assign.value, fmt::format("'{}='", ast::to_string(*assign.op)));
+    return into.statements.push_back(
+        evaluate(modify_map(target, *assign.op, std::move(operand), typed::Yields::kNothing, assign.span), assign.span));
+  }
+  typed::Stmt stmt = statement(StmtKind::kSetMap, assign.span);
+  stmt.expr = lower(*assign.value);
+  stmt.map = map_named(target);
+  bool has_key = lower_key(target, stmt.map, stmt.keys);
+  if (stmt.expr->type.is_none()) {
+    diagnostics_.error(assign.value->span, "this has no value to assign");
+    return;
+  }
+  if (!set_role(stmt.map, bundle::MapRole::kValue, assign.span) || !has_key) return;
+  join_value(stmt.map, stmt.expr->type, assign.span);
+  into.statements.push_back(std::move(stmt));
+}
+
+/// @x = count() and the like. False: the value is something else.
+bool Lowering::lower_aggregate(const ast::Assign& assign, const ast::Map& target, typed::Block& into) {
+  const auto* call = ast::try_as<ast::Call>(assign.value.get());
+  const FunctionEntry* entry = call == nullptr ? nullptr : find_function(call->name);
+  if (entry == nullptr || !is_aggregation(entry->function)) return false;
+  typed::Stmt stmt = statement(StmtKind::kAggregate, assign.span);
+  stmt.map = map_named(target);
+  bool has_key = lower_key(target, stmt.map, stmt.keys);
+  size_t given = call->arguments.size();
+  if (given < entry->min_args || given > entry->max_args) {
+    lower_call(*call);  // reports it
+    return true;
+  }
+  if (assign.op) {
+    diagnostics_.error(assign.span, "{}() adds by itself: write '=' instead of '{}='", call->name, ast::to_string(*assign.op));
+    return true;
+  }
+  if (!set_role(stmt.map, role_of(entry->function), assign.span)) return true;
+  if (given > 0) {
+    stmt.expr = lower_number(*call->arguments[0], fmt::format("{}()", call->name));
+    if (!stmt.expr->type.is_unknown()) {
+      Type type = stmt.expr->type.is_pointer() ? Type::uint64() : stmt.expr->type;
+      join_value(stmt.map, type, assign.span);
+    }
+  } else {
+    join_value(stmt.map, Type::uint64(), assign.span);
+  }
+  int64_t bits = 0;
+  if (entry->function == Function::kHist && given > 1 && constant(*call->arguments[1], "the second argument of hist()", bits) &&
+      bits != 0) {
+    refuse(call->span, "hist() with finer buckets");
+  }
+  if (entry->function == Function::kLhist) lower_lhist(*call, maps_.maps[stmt.map].map);
+  if (has_key) into.statements.push_back(std::move(stmt));
+  return true;
+}
+
+void Lowering::lower_lhist(const ast::Call& call, typed::Map& map) {
+  int64_t min = 0, max = 0, step = 0;
+  bool are_constant = constant(*call.arguments[1], "the minimum of lhist()", min);
+  are_constant = constant(*call.arguments[2], "the maximum of lhist()", max) && are_constant;
+  are_constant = constant(*call.arguments[3], "the step of lhist()", step) && are_constant;
+  if (!are_constant) return;
+  if (step <= 0) {
+    diagnostics_.error(call.arguments[3]->span, "lhist: the step must be positive");
+    return;
+  }
+  if (max <= min) {
+    diagnostics_.error(call.span, "lhist: the maximum must be larger than the minimum");
+    return;
+  }
+  uint64_t range = static_cast<uint64_t>(max) - static_cast<uint64_t>(min);
+  if (range / static_cast<uint64_t>(step) > 1000) {
+    diagnostics_.error(call.span, "lhist: {} buckets, 1000 are the most", range / static_cast<uint64_t>(step))
+        .with_hint("a larger step");
+    return;
+  }
+  bool is_first = map.lhist_max == map.lhist_min;
+  if (!is_first && (map.lhist_min != min || map.lhist_max != max || map.lhist_step != step)) {
+    diagnostics_.error(call.span, "lhist: {} has other bounds elsewhere ({}, {}, {})", map.name, map.lhist_min, map.lhist_max,
+                       map.lhist_step);
+    return;
+  }
+  map.lhist_min = min;
+  map.lhist_max = max;
+  map.lhist_step = step;
+}
+
+}  // namespace spile::lang

@@ -1,0 +1,249 @@
+#include "lang/sema/probes.h"
+
+#include <algorithm>
+#include <map>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "lang/sema/catalog.h"
+
+namespace spile::lang {
+
+namespace {
+
+using bundle::ContextKind;
+using bundle::ProbeKind;
+
+constexpr uint32_t kPtRegsBytes = bpf::x86_64_regs::kSize;
+
+ContextKind context_kind(ProbeKind kind) {
+  switch (kind) {
+    case ProbeKind::kBegin:
+    case ProbeKind::kEnd:
+    case ProbeKind::kInterval: return ContextKind::kNone;
+    case ProbeKind::kTracepoint: return ContextKind::kTracepoint;
+    default: return ContextKind::kRegs;
+  }
+}
+
+class Resolver {
+ public:
+  Resolver(World& world, Diagnostics& diagnostics) : world_(world), diagnostics_(diagnostics) {}
+
+  ProbeTable run(const ast::Program& program) {
+    for (const ast::Clause& clause : program.clauses) resolve_clause(clause);
+    return std::move(table_);
+  }
+
+ private:
+  void resolve_clause(const ast::Clause& clause) {
+    clause_ = &clause;
+    shared_.clear();
+    if (!clause.name.empty()) diagnostics_.error(clause.span, "a named probe is not built yet");
+    for (const ast::AttachPoint& point : clause.attach_points) resolve_point(point);
+  }
+
+  void resolve_point(const ast::AttachPoint& point) {
+    ProbeKind kind;
+    if (!probe_kind_of(point.type, kind)) {
+      diagnostics_.error(point.span, "{} is not built yet", ast::to_string(point.type));
+      return;
+    }
+    switch (kind) {
+      case ProbeKind::kBegin:
+      case ProbeKind::kEnd: add_alone(point, kind); break;
+      case ProbeKind::kInterval: resolve_interval(point); break;
+      case ProbeKind::kUprobe: resolve_uprobe(point); break;
+      case ProbeKind::kTracepoint: resolve_tracepoint(point); break;
+      default: resolve_kprobe(point, kind); break;
+    }
+  }
+
+  /// A program of its own: its number is then known when it is made.
+  bundle::Probe& add_alone(const ast::AttachPoint& point, ProbeKind kind) {
+    Instance instance;
+    instance.clause = clause_;
+    instance.context = {kind, ContextKind::kNone, 0};
+    instance.probes.push_back(static_cast<int>(table_.probes.size()));
+    table_.instances.push_back(std::move(instance));
+    return table_.probes.emplace_back(bundle::Probe{.kind = kind, .name = point.text});
+  }
+
+  /// One more probe for the program that this clause has for this kind.
+  Instance& add_shared(bundle::Probe probe) {
+    auto [found, is_new] = shared_.try_emplace(probe.kind, table_.instances.size());
+    if (is_new) {
+      Instance instance;
+      instance.clause = clause_;
+      instance.context = {probe.kind, context_kind(probe.kind), kPtRegsBytes};
+      table_.instances.push_back(std::move(instance));
+    }
+    Instance& instance = table_.instances[found->second];
+    instance.probes.push_back(static_cast<int>(table_.probes.size()));
+    table_.probes.push_back(std::move(probe));
+    return instance;
+  }
+
+  void resolve_interval(const ast::AttachPoint& point) {
+    if (point.period_ns == 0) {
+      diagnostics_.error(point.span, "an interval needs a time longer than 0").with_hint("interval:s:1 or interval:500ms");
+      return;
+    }
+    add_alone(point, ProbeKind::kInterval).interval_ns = point.period_ns;
+  }
+
+  void resolve_uprobe(const ast::AttachPoint& point) {
+    if (point.is_cpp) return refuse(point, "a uprobe by C++ name");
+    if (!point.source_file.empty()) return refuse(point, "a uprobe by source line");
+    if (point.address) return resolve_uprobe_address(point);
+    auto functions = world_.user_functions(point.target, point.function);
+    if (!functions || functions->empty()) {
+      std::string what = functions ? fmt::format("no function matches '{}'", point.function) : functions.error().message;
+      report_missing(point, what, world_.near_user_functions(point.target, point.function), point.target + ":");
+      return;
+    }
+    for (const UserFunction& function : *functions) {
+      add_shared({.kind = ProbeKind::kUprobe,
+                  .name = fmt::format("uprobe:{}:{}{}", function.path, function.symbol, offset_text(point)),
+                  .function = function.symbol,
+                  .path = function.path,
+                  .symbol = function.symbol,
+                  .offset = point.offset});
+    }
+  }
+
+  void resolve_uprobe_address(const ast::AttachPoint& point) {
+    auto path = world_.user_file(point.target);
+    if (!path) {
+      diagnostics_.error(point.span, "{}", path.error().message);
+      return;
+    }
+    add_shared({.kind = ProbeKind::kUprobe,
+                .name = fmt::format("uprobe:{}:{:#x}", *path, *point.address),
+                .function = fmt::format("{:#x}", *point.address),
+                .path = *path,
+                .address = point.address});
+  }
+
+  void resolve_kprobe(const ast::AttachPoint& point, ProbeKind kind) {
+    std::string_view type = kind == ProbeKind::kKprobe ? "kprobe" : "kretprobe";
+    if (kind == ProbeKind::kKretprobe && (point.offset != 0 || point.address)) {
+      diagnostics_.error(point.span, "a kretprobe takes a function, without an offset or an address");
+      return;
+    }
+    if (point.address) {
+      add_shared({.kind = kind,
+                  .name = fmt::format("{}:{:#x}", type, *point.address),
+                  .function = fmt::format("{:#x}", *point.address),
+                  .address = point.address});
+      return;
+    }
+    auto functions = world_.kernel_functions(point.target, point.function);
+    if (!functions || functions->empty()) {
+      std::string what = functions ? fmt::format("no kernel function matches '{}'", point.function) : functions.error().message;
+      report_missing(point, what, world_.near_kernel_functions(point.function), "");
+      return;
+    }
+    for (const KernelFunction& function : *functions) {
+      std::string module = point.target.empty() ? "" : function.module + ":";
+      add_shared({.kind = kind,
+                  .name = fmt::format("{}:{}{}{}", type, module, function.symbol, offset_text(point)),
+                  .function = function.symbol,
+                  .symbol = function.symbol,
+                  .module = function.module,
+                  .offset = point.offset});
+    }
+  }
+
+  void resolve_tracepoint(const ast::AttachPoint& point) {
+    auto events = world_.tracepoints(point.target, point.function);
+    if (!events || events->empty()) {
+      std::string what = events ? fmt::format("no tracepoint matches '{}:{}'", point.target, point.function)
+                                : events.error().message;
+      report_missing(point, what, world_.near_tracepoints(point.target, point.function), "");
+      return;
+    }
+    for (Tracepoint& event : *events) {
+      Instance& instance = add_shared({.kind = ProbeKind::kTracepoint,
+                                       .name = fmt::format("tracepoint:{}:{}", event.category, event.event),
+                                       .function = event.event,
+                                       .symbol = event.event,
+                                       .module = event.category});
+      instance.events.push_back(std::move(event));
+    }
+  }
+
+  static std::string offset_text(const ast::AttachPoint& point) {
+    return point.offset == 0 ? "" : fmt::format("+{}", point.offset);
+  }
+
+  void refuse(const ast::AttachPoint& point, std::string_view what) {
+    diagnostics_.error(point.span, "{} is not built yet", what);
+  }
+
+  void report_missing(const ast::AttachPoint& point, const std::string& what, const std::vector<std::string>& near,
+                      const std::string& prefix) {
+    Diagnostic& diagnostic = diagnostics_.error(point.span, "{}", what);
+    if (near.empty()) return;
+    std::vector<std::string> names;
+    for (const std::string& name : near) names.push_back(prefix + name);
+    diagnostic.with_hint("did you mean {}?", fmt::join(names, " or "));
+  }
+
+  World& world_;
+  Diagnostics& diagnostics_;
+  ProbeTable table_;
+  const ast::Clause* clause_ = nullptr;
+  std::map<ProbeKind, size_t> shared_;  ///< this clause's instances
+};
+
+/// What the compiled code of a clause depends on: where the fields it uses are.
+std::string layout_of(const Instance& instance, const Tracepoint& event) {
+  std::string layout;
+  for (const std::string& name : instance.used_fields) {
+    auto field = std::ranges::find(event.fields, name, &EventField::name);
+    if (field == event.fields.end()) {
+      layout += "-;";
+    } else {
+      layout += fmt::format("{},{},{},{};", field->offset, field->size, field->is_signed, static_cast<int>(field->shape));
+    }
+  }
+  return layout;
+}
+
+}  // namespace
+
+ProbeTable resolve_probes(const ast::Program& program, World& world, Diagnostics& diagnostics) {
+  return Resolver(world, diagnostics).run(program);
+}
+
+std::vector<Instance> split_by_layout(std::vector<Instance> instances) {
+  std::vector<Instance> all;
+  for (Instance& instance : instances) {
+    if (instance.events.empty()) {
+      all.push_back(std::move(instance));
+      continue;
+    }
+    std::map<std::string, size_t> by_layout;
+    for (size_t i = 0; i < instance.events.size(); ++i) {
+      Tracepoint& event = instance.events[i];
+      auto [found, is_new] = by_layout.try_emplace(layout_of(instance, event), all.size());
+      if (is_new) {
+        all.push_back({.clause = instance.clause,
+                       .context = instance.context,
+                       .used_fields = instance.used_fields,
+                       .variables = instance.variables,
+                       .is_declared = instance.is_declared});
+        all.back().context.size_bytes = event.record_size;
+      }
+      Instance& part = all[found->second];
+      part.context.size_bytes = std::min(part.context.size_bytes, event.record_size);
+      part.probes.push_back(instance.probes[i]);
+      part.events.push_back(std::move(event));
+    }
+  }
+  return all;
+}
+
+}  // namespace spile::lang

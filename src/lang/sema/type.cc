@@ -1,0 +1,150 @@
+#include "lang/sema/type.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace spile::lang {
+
+namespace {
+
+uint32_t round_up_8(uint32_t n) { return (n + 7) / 8 * 8; }
+
+Join join_numbers(Type& into, const Type& from) {
+  Type before = into;
+  if (into.is_flexible && !from.is_flexible) {
+    into.is_signed = from.is_signed;
+  } else if (!from.is_flexible) {
+    into.is_signed = into.is_signed || from.is_signed;
+  }
+  into.is_flexible = into.is_flexible && from.is_flexible;
+  into.size = std::max(into.size, from.size);
+  return into == before ? Join::kSame : Join::kWidened;
+}
+
+Join join_sizes(Type& into, const Type& from) {
+  if (from.size <= into.size) return Join::kSame;
+  into.size = from.size;
+  return Join::kWidened;
+}
+
+Join join_tuples(Type& into, const Type& from) {
+  if (into.fields.size() != from.fields.size()) return Join::kMismatch;
+  Join all = Join::kSame;
+  for (size_t i = 0; i < into.fields.size(); ++i) {
+    Join one = join(into.fields[i], from.fields[i]);
+    if (one == Join::kMismatch) return one;
+    if (one == Join::kWidened) all = one;
+  }
+  return all;
+}
+
+Join join_pointers(Type& into, const Type& from) {
+  if (into.fields == from.fields || into.fields.empty()) return Join::kSame;
+  into.fields.clear();  // two kinds of pointers: void *
+  return Join::kWidened;
+}
+
+}  // namespace
+
+uint32_t storage_bytes(const Type& type) {
+  switch (type.kind) {
+    case Type::Kind::kUnknown:
+    case Type::Kind::kNone: return 0;
+    case Type::Kind::kString: return round_up_8(type.size);
+    case Type::Kind::kBuffer: return round_up_8(type.size + 4);
+    case Type::Kind::kTuple: {
+      uint32_t sum = 0;
+      for (const Type& field : type.fields) sum += storage_bytes(field);
+      return sum;
+    }
+    default: return 8;
+  }
+}
+
+std::vector<uint32_t> field_offsets(const Type& tuple) {
+  std::vector<uint32_t> offsets;
+  uint32_t at = 0;
+  for (const Type& field : tuple.fields) {
+    offsets.push_back(at);
+    at += storage_bytes(field);
+  }
+  return offsets;
+}
+
+bundle::ValueType to_value_type(const Type& type) {
+  using bundle::ValueKind;
+  bundle::ValueType value;
+  value.size = storage_bytes(type);
+  value.is_signed = type.is_signed;
+  switch (type.kind) {
+    case Type::Kind::kUnknown:
+    case Type::Kind::kNone: value.kind = ValueKind::kNone; break;
+    case Type::Kind::kInt: value.kind = ValueKind::kInt; break;
+    case Type::Kind::kString: value.kind = ValueKind::kString; break;
+    case Type::Kind::kBuffer: value.kind = ValueKind::kBuffer; break;
+    case Type::Kind::kPointer: value.kind = ValueKind::kPointer; break;
+    case Type::Kind::kProbe: value.kind = ValueKind::kProbe; break;
+    case Type::Kind::kFunc: value.kind = ValueKind::kFunc; break;
+    case Type::Kind::kTuple:
+      value.kind = ValueKind::kTuple;
+      value.offsets = field_offsets(type);
+      for (const Type& field : type.fields) value.fields.push_back(to_value_type(field));
+      break;
+  }
+  return value;
+}
+
+std::string to_string(const Type& type) {
+  switch (type.kind) {
+    case Type::Kind::kUnknown: return "unknown";
+    case Type::Kind::kNone: return "none";
+    case Type::Kind::kInt: return fmt::format("{}int{}", type.is_signed ? "" : "u", type.size * 8);
+    case Type::Kind::kString: return fmt::format("string[{}]", type.size);
+    case Type::Kind::kBuffer: return fmt::format("buffer[{}]", type.size);
+    case Type::Kind::kPointer: return (type.fields.empty() ? "void" : to_string(type.fields[0])) + " *";
+    case Type::Kind::kProbe: return "probe";
+    case Type::Kind::kFunc: return "func";
+    case Type::Kind::kTuple: {
+      std::string text = "(";
+      for (const Type& field : type.fields) text += (text.size() > 1 ? "," : "") + to_string(field);
+      return text + ")";
+    }
+  }
+  return "";
+}
+
+Type widened(const Type& type) {
+  Type wide = type;
+  if (wide.kind == Type::Kind::kInt) wide.size = 8;
+  if (wide.kind == Type::Kind::kTuple) {
+    for (Type& field : wide.fields) field = widened(field);
+  }
+  return wide;
+}
+
+Join join(Type& into, const Type& from) {
+  if (from.is_unknown()) return Join::kSame;
+  if (into.is_unknown()) {
+    into = from;
+    return Join::kWidened;
+  }
+  if (into.is_number() && from.is_number() && into.kind != from.kind) {  // a pointer and a number
+    bool flexible = into.is_int() ? into.is_flexible : from.is_flexible;
+    if (!flexible) return Join::kMismatch;  // only a literal (0) may stand for a pointer
+    if (into.is_pointer()) return Join::kSame;
+    into = from;
+    return Join::kWidened;
+  }
+  if (into.kind != from.kind) return Join::kMismatch;
+  switch (into.kind) {
+    case Type::Kind::kInt: return join_numbers(into, from);
+    case Type::Kind::kString:
+    case Type::Kind::kBuffer: return join_sizes(into, from);
+    case Type::Kind::kTuple: return join_tuples(into, from);
+    case Type::Kind::kPointer: return join_pointers(into, from);
+    default: return Join::kSame;
+  }
+}
+
+}  // namespace spile::lang

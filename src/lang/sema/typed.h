@@ -1,0 +1,160 @@
+// The typed program: what a script means, with every name resolved and every sugar gone. Codegen reads nothing else.
+//
+// Compound assignments, predicates, positional parameters, alternative spellings and constant expressions have been
+// rewritten; each node says exactly what to do. One struct a category with a kind, since the tree is only ever walked
+// by a switch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bundle/bundle.h"
+#include "lang/sema/type.h"
+#include "lang/syntax/ast.h"
+
+namespace spile::lang::typed {
+
+using ast::BinaryOp;
+
+enum class ExprKind : uint8_t {
+  // Values.
+  kNumber,          ///< number
+  kText,            ///< text: a string literal
+  kVariable,        ///< variable
+  kMapRead,         ///< map; args: the parts of the key. 0 or "" where there is no such key
+  kContext,         ///< offset: a number of type.size bytes in the context
+  kContextString,   ///< offset: a char array of type.size bytes in the context
+  kContextDataLoc,  ///< offset: of the u32 that says where the string is; is_relative: __rel_loc
+  kBuiltin,         ///< builtin
+  kStr,             ///< args: address, [length]; number: most bytes, the NUL included
+  kBuf,             ///< args: address, [length]; number: most bytes
+  kLoad,            ///< args: address of a number of type.size bytes in memory
+  kTuple,           ///< args: elements
+  kTupleField,      ///< args: a tuple; number: which element
+  // Calculations on numbers; the result has 64 bits.
+  kNegate, kBitNot, kNot,  ///< args: one
+  kArithmetic,      ///< op; args: two. type.is_signed: signed division and right shift
+  kCompare,         ///< op; args: two numbers; is_unsigned
+  kCompareText,     ///< op kEq or kNe; args: two strings
+  kAnd, kOr,        ///< args: two; the second only where it matters
+  kConditional,     ///< args: condition, value if true, value if not
+  kElvis,           ///< args: condition and value, value if that is 0
+  kTruncate,        ///< args: one; to type.size and type.is_signed
+  kHasKey,          ///< map; args: key
+  // With an effect and, where `yields` says so, a value.
+  kModifyVariable,  ///< variable op= args[0]
+  kModifyMap,       ///< map[args[1..]] op= args[0]; a missing key starts at 0
+  // With an effect, no value.
+  kPrintf,          ///< text: the format; args
+  kPrintMap,        ///< map, top, div
+  kPrintValue,      ///< args: one
+  kClear, kZero,    ///< map
+  kDelete,          ///< map; args: key, none: the scalar
+  kExit,            ///< args: none or the code; the clause ends here
+  kTime,            ///< text: the format
+  kJoin,            ///< text: the separator; args: address of an array of addresses of strings
+};
+
+enum class Builtin : uint8_t { kPid, kTid, kUid, kGid, kNsecs, kBootNsecs, kElapsed, kCpu, kComm, kProbe, kFunc };
+std::string_view to_string(Builtin builtin);
+
+enum class Yields : uint8_t { kNothing, kOld, kNew };
+
+struct Expr;
+using ExprPtr = std::unique_ptr<Expr>;
+
+struct Expr {
+  ExprKind kind = ExprKind::kNumber;
+  Type type;
+  Span span;
+  std::vector<ExprPtr> args;
+  uint64_t number = 0;
+  std::string text;
+  int variable = -1;  ///< index into Clause::variables
+  int map = -1;       ///< index into Program::maps
+  BinaryOp op = BinaryOp::kAdd;
+  Builtin builtin = Builtin::kPid;
+  Yields yields = Yields::kNothing;
+  uint32_t offset = 0;       ///< in the context, bytes
+  bool is_relative = false;  ///< kContextDataLoc
+  bool is_unsigned = false;  ///< kCompare
+  uint64_t top = 0, div = 0;
+};
+
+/// Calculating it changes something, so it must happen exactly once and in order.
+bool has_effects(const Expr& expr);
+
+enum class StmtKind : uint8_t {
+  kEval,         ///< expr
+  kDeclare,      ///< variable becomes 0 or ""
+  kSetVariable,  ///< variable = expr
+  kSetMap,       ///< map[keys] = expr
+  kAggregate,    ///< map[keys] = count(), sum(expr), ...: the map's role says which; expr is null for count
+  kIf,           ///< expr, body, other
+  kWhile,        ///< expr, body
+  kForRange,     ///< variable from first up to last - 1, body
+  kUnroll,       ///< body, `first` times
+  kBlock,        ///< body
+  kBreak, kContinue, kReturn,
+};
+
+struct Stmt;
+/// A scope: its variables exist from here to its end.
+struct Block {
+  std::vector<int> variables;
+  std::vector<Stmt> statements;
+};
+
+struct Stmt {
+  StmtKind kind = StmtKind::kEval;
+  Span span;
+  ExprPtr expr;
+  int variable = -1;
+  int map = -1;
+  std::vector<ExprPtr> keys;
+  Block body, other;
+  int64_t first = 0, last = 0;
+};
+
+struct Variable {
+  std::string name;  ///< "$x"
+  Type type;
+};
+
+struct Map {
+  std::string name;  ///< "@", "@x"
+  bundle::MapRole role = bundle::MapRole::kValue;
+  Type key;    ///< kNone for a scalar map; kTuple for several parts
+  Type value;  ///< of aggregations: the number that is put in (its sign matters)
+  int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
+  uint32_t max_entries = 0;  ///< 0: CompileOptions::max_map_keys
+  Span span;                 ///< where it first appears
+
+  bool is_scalar() const { return key.is_none(); }
+};
+
+/// What a program is called for; decides how addresses are read and what the context holds.
+struct Context {
+  bundle::ProbeKind probe = bundle::ProbeKind::kBegin;
+  bundle::ContextKind kind = bundle::ContextKind::kNone;
+  uint32_t size_bytes = 0;
+};
+
+/// One clause for one sort of context: becomes one program, shared by `probes`.
+struct Clause {
+  Span span;
+  Context context;
+  std::vector<int> probes;  ///< indices into Program::probes
+  std::vector<Variable> variables;
+  Block body;
+};
+
+struct Program {
+  std::vector<Map> maps;  ///< in name order
+  std::vector<bundle::Probe> probes;
+  std::vector<Clause> clauses;
+};
+
+}  // namespace spile::lang::typed

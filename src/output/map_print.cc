@@ -1,0 +1,228 @@
+#include "output/map_print.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "output/histogram.h"
+
+namespace spile::output {
+namespace {
+
+using bundle::MapKind;
+using bundle::MapRole;
+using bundle::MapSpec;
+using engine::MapEntry;
+
+bool is_histogram(MapRole role) { return role == MapRole::kHist || role == MapRole::kLhist; }
+bool is_keyed(const MapSpec& spec) { return spec.key.kind != bundle::ValueKind::kNone; }
+
+uint64_t word(std::span<const uint8_t> bytes, size_t index) {
+  uint64_t out = 0;
+  std::memcpy(&out, bytes.data() + index * sizeof(out), sizeof(out));
+  return out;
+}
+
+/// Bytes of one CPU's value by what merge reads of it.
+size_t least_value_size(const MapSpec& spec) {
+  switch (spec.role) {
+    case MapRole::kMin:
+    case MapRole::kMax:
+    case MapRole::kAvg: return 2 * sizeof(uint64_t);
+    case MapRole::kValue: return spec.value.size;
+    default: return sizeof(uint64_t);
+  }
+}
+
+Result<void> check_entry(const MapSpec& spec, const MapEntry& entry) {
+  if (entry.key.size() != spec.key_size)
+    return fail(ErrorCode::kCorrupt, "{} has a key of {} bytes instead of {}", spec.name, entry.key.size(), spec.key_size);
+  for (const auto& value : entry.values) {
+    if (value.size() != spec.value_size || value.size() < least_value_size(spec))
+      return fail(ErrorCode::kCorrupt, "{} has a value of {} bytes instead of {}", spec.name, value.size(),
+                  spec.value_size);
+  }
+  if (entry.values.empty()) return fail(ErrorCode::kCorrupt, "{} has a key without a value", spec.name);
+  return {};
+}
+
+// ---- merging ------------------------------------------------------------------------------------------------------------------
+
+uint64_t added_up(const MapEntry& entry, size_t index) {
+  uint64_t total = 0;
+  for (const auto& value : entry.values) total += word(value, index);
+  return total;
+}
+
+Value merged_extreme(const MapSpec& spec, const MapEntry& entry) {
+  uint64_t rank = 0;
+  bool is_set = false;
+  for (const auto& value : entry.values) {
+    if (word(value, 1) == 0) continue;
+    rank = std::max(rank, word(value, 0));
+    is_set = true;
+  }
+  const uint64_t number = is_set ? bundle::number_of_rank(spec.role, spec.value.is_signed, rank) : 0;
+  return Value::number(number, spec.value.is_signed);
+}
+
+/// Never by 0; the one quotient that does not fit is the dividend itself.
+uint64_t divided(uint64_t bits, uint64_t by, bool is_signed) {
+  if (by == 0) return bits;
+  if (!is_signed) return bits / by;
+  if (by > static_cast<uint64_t>(INT64_MAX)) return 0;
+  return static_cast<uint64_t>(static_cast<int64_t>(bits) / static_cast<int64_t>(by));
+}
+
+Result<Value> merged_value(const bundle::Bundle& bundle, const MapSpec& spec, const MapEntry& entry) {
+  switch (spec.role) {
+    case MapRole::kValue: return read_value(spec.value, entry.values[0], bundle);
+    case MapRole::kCount: return Value::number(added_up(entry, 0), false);
+    case MapRole::kSum: return Value::number(added_up(entry, 0), spec.value.is_signed);
+    case MapRole::kMin:
+    case MapRole::kMax: return merged_extreme(spec, entry);
+    case MapRole::kAvg: {
+      const uint64_t count = added_up(entry, 0), sum = added_up(entry, 1);
+      return Value::number(count == 0 ? 0 : divided(sum, count, spec.value.is_signed), spec.value.is_signed);
+    }
+    default: return fail(ErrorCode::kInternal, "{} is no map of the script", spec.name);
+  }
+}
+
+Result<Value> user_key(const bundle::Bundle& bundle, const MapSpec& spec, const MapEntry& entry) {
+  if (!is_keyed(spec)) return Value{};
+  return read_value(spec.key, entry.key, bundle);
+}
+
+Result<std::vector<MapRow>> number_rows(const bundle::Bundle& bundle, const MapSpec& spec,
+                                        std::span<const MapEntry> entries) {
+  std::vector<MapRow> rows;
+  for (const MapEntry& entry : entries) {
+    SPILE_TRY_VOID(check_entry(spec, entry));
+    SPILE_TRY(Value key, user_key(bundle, spec, entry));
+    SPILE_TRY(Value value, merged_value(bundle, spec, entry));
+    rows.push_back({std::move(key), std::move(value)});
+  }
+  return rows;
+}
+
+/// The bucket is the last part of the key: a u64 in keyed maps, the whole u32 key in others.
+Result<uint32_t> bucket_of(const MapSpec& spec, const MapEntry& entry) {
+  uint64_t bucket = 0;
+  const size_t size = is_keyed(spec) ? sizeof(uint64_t) : sizeof(uint32_t);
+  if (entry.key.size() < size) return fail(ErrorCode::kCorrupt, "{} has a key without a bucket", spec.name);
+  std::memcpy(&bucket, entry.key.data() + entry.key.size() - size, size);
+  if (bucket >= bucket_count(spec)) return fail(ErrorCode::kCorrupt, "{} has a bucket {}", spec.name, bucket);
+  return static_cast<uint32_t>(bucket);
+}
+
+/// Entries of one key make one row. Buckets of all keys come mixed.
+Result<std::vector<MapRow>> histogram_rows(const bundle::Bundle& bundle, const MapSpec& spec,
+                                           std::span<const MapEntry> entries) {
+  std::map<std::string, size_t> row_of_key;
+  std::vector<MapRow> rows;
+  for (const MapEntry& entry : entries) {
+    SPILE_TRY_VOID(check_entry(spec, entry));
+    SPILE_TRY(const uint32_t bucket, bucket_of(spec, entry));
+    const std::string key_bytes(entry.key.begin(), entry.key.end() - (is_keyed(spec) ? 8 : 4));
+    const auto [place, is_new] = row_of_key.try_emplace(key_bytes, rows.size());
+    if (is_new) {
+      SPILE_TRY(Value key, user_key(bundle, spec, entry));
+      rows.push_back({std::move(key), Histogram{}});
+    }
+    if (const uint64_t count = added_up(entry, 0); count != 0)
+      std::get<Histogram>(rows[place->second].value)[bucket] += count;
+  }
+  if (!is_keyed(spec) && rows.size() == 1 && std::get<Histogram>(rows[0].value).empty()) rows.clear();
+  return rows;
+}
+
+// ---- order --------------------------------------------------------------------------------------------------------------------
+
+uint64_t total(const Histogram& histogram) {
+  uint64_t out = 0;
+  for (const auto& [bucket, count] : histogram) out += count;
+  return out;
+}
+
+/// Text, tuples and pointers say nothing by their size: maps of those are sorted by key alone.
+std::strong_ordering by_value(const MapRow& a, const MapRow& b) {
+  if (std::holds_alternative<Histogram>(a.value)) return total(std::get<Histogram>(a.value)) <=> total(std::get<Histogram>(b.value));
+  const Value& x = std::get<Value>(a.value);
+  const Value& y = std::get<Value>(b.value);
+  const bool is_number = x.kind == Value::Kind::kSigned || x.kind == Value::Kind::kUnsigned;
+  return is_number ? compare(x, y) : std::strong_ordering::equal;
+}
+
+void sort_rows(std::vector<MapRow>& rows) {
+  std::ranges::sort(rows, [](const MapRow& a, const MapRow& b) {
+    const auto order = by_value(a, b);
+    return order != 0 ? order < 0 : compare(a.key, b.key) < 0;
+  });
+}
+
+void divide(MapRow& row, uint64_t div) {
+  if (auto* histogram = std::get_if<Histogram>(&row.value)) {
+    for (auto& [bucket, count] : *histogram) count = divided(count, div, false);
+    return;
+  }
+  Value& value = std::get<Value>(row.value);
+  if (value.is_number()) value.bits = divided(value.bits, div, value.kind == Value::Kind::kSigned);
+}
+
+std::string_view json_type(MapRole role) {
+  if (is_histogram(role)) return "hist";
+  return role == MapRole::kAvg ? "stats" : "map";
+}
+
+std::string row_json(const MapRows& map, const MapRow& row) {
+  if (const auto* histogram = std::get_if<Histogram>(&row.value)) return histogram_json(map, *histogram);
+  return to_json(std::get<Value>(row.value));
+}
+
+}  // namespace
+
+Result<MapRows> merge_map(const bundle::Bundle& bundle, const MapSpec& spec, std::span<const MapEntry> entries,
+                          const PrintLimits& limits) {
+  if (spec.role == MapRole::kRing || spec.role == MapRole::kCounters)
+    return fail(ErrorCode::kInternal, "an internal map can not be printed");
+  MapRows out{spec.name, spec.role, is_keyed(spec), spec.lhist_min, spec.lhist_max, spec.lhist_step, {}};
+  auto rows = is_histogram(spec.role) ? histogram_rows(bundle, spec, entries) : number_rows(bundle, spec, entries);
+  if (!rows) return forward(rows, "read {}", spec.name);
+  sort_rows(*rows);
+  if (limits.top != 0 && rows->size() > limits.top)
+    rows->erase(rows->begin(), rows->end() - static_cast<ptrdiff_t>(limits.top));
+  for (MapRow& row : *rows) divide(row, limits.div);
+  out.rows = std::move(*rows);
+  return out;
+}
+
+std::string map_text(const MapRows& map) {
+  std::string out;
+  for (const MapRow& row : map.rows) {
+    out += map.name;
+    if (map.is_keyed) out += "[" + key_text(row.key) + "]";
+    if (const auto* histogram = std::get_if<Histogram>(&row.value)) {
+      out += ":\n" + histogram_text(map, *histogram) + "\n";
+    } else {
+      out += ": " + to_text(std::get<Value>(row.value)) + "\n";
+    }
+  }
+  return out;
+}
+
+std::string map_json(const MapRows& map) {
+  std::string data;
+  if (map.is_keyed) {
+    data = "{";
+    for (const MapRow& row : map.rows)
+      data += fmt::format("{}{}: {}", data.size() == 1 ? "" : ", ", key_json(row.key), row_json(map, row));
+    data += "}";
+  } else if (!map.rows.empty()) {
+    data = row_json(map, map.rows[0]);
+  } else {
+    data = is_histogram(map.role) ? "[]" : "null";
+  }
+  return fmt::format("{{\"type\": \"{}\", \"data\": {{{}: {}}}}}\n", json_type(map.role), json_string(map.name), data);
+}
+
+}  // namespace spile::output

@@ -1,0 +1,76 @@
+// What a trace says, as text or as JSON lines.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "base/error.h"
+#include "output/map_print.h"
+#include "output/sink.h"
+#include "output/value.h"
+
+namespace spile::output {
+
+/// One call a message. Every call may fail with target gone: the reader of a pipe went away, and the trace should end.
+/// Ends with a flush() by the caller: destructors do not write.
+class Output {
+ public:
+  explicit Output(Sink sink) : sink_(std::move(sink)) {}
+  virtual ~Output() = default;
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+
+  /// JSON only: people are told on standard error.
+  virtual Result<void> attached_probes(size_t count) = 0;
+  virtual Result<void> printf(std::string_view text) = 0;
+  virtual Result<void> value(const Value& value) = 0;
+  virtual Result<void> map(const MapRows& rows) = 0;
+  virtual Result<void> time(std::string_view text) = 0;
+  virtual Result<void> join(std::string_view text) = 0;
+  /// `count` records were lost.
+  virtual Result<void> lost_events(uint64_t count) = 0;
+  /// The script has ended; what follows are its maps.
+  virtual Result<void> end() = 0;
+
+  Result<void> flush() { return sink_.flush(); }
+
+ protected:
+  Result<void> write(std::string_view text) { return sink_.write(text); }
+
+ private:
+  Sink sink_;
+};
+
+/// bpftrace's text.
+class TextOutput final : public Output {
+ public:
+  using Output::Output;
+  Result<void> attached_probes(size_t count) override;
+  Result<void> printf(std::string_view text) override;
+  Result<void> value(const Value& value) override;
+  Result<void> map(const MapRows& rows) override;
+  Result<void> time(std::string_view text) override;
+  Result<void> join(std::string_view text) override;
+  Result<void> lost_events(uint64_t count) override;
+  Result<void> end() override;
+};
+
+/// bpftrace's JSON lines: one object a line, `{"type": ..., "data": ...}`.
+class JsonOutput final : public Output {
+ public:
+  using Output::Output;
+  Result<void> attached_probes(size_t count) override;
+  Result<void> printf(std::string_view text) override;
+  Result<void> value(const Value& value) override;
+  Result<void> map(const MapRows& rows) override;
+  Result<void> time(std::string_view text) override;
+  Result<void> join(std::string_view text) override;
+  Result<void> lost_events(uint64_t count) override;
+  Result<void> end() override;
+
+ private:
+  Result<void> text_message(std::string_view type, std::string_view text);
+};
+
+}  // namespace spile::output

@@ -1,0 +1,46 @@
+// Records from the ring -> what they ask for: text printed, maps printed or cleared, the end of the trace.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "base/error.h"
+#include "bundle/bundle.h"
+#include "engine/engine.h"
+#include "output/output.h"
+
+namespace spile::output {
+
+class Records {
+ public:
+  /// Both must outlive this.
+  Records(const bundle::Bundle& bundle, Output& output) : bundle_(bundle), output_(output) {}
+
+  /// Does what one record asks for. Returns the exit code when it is exit().
+  ///
+  /// A record comes from memory that a target may write: its size, action and fields are checked.
+  /// Errors:  corrupt      the record makes no sense and nothing was done; count it and go on
+  ///          target gone  nobody reads the output any more: end the trace
+  ///          others       of the output or of the trace
+  Result<std::optional<int>> handle(std::span<const uint8_t> record, engine::Trace& trace);
+
+  /// All maps that the script names, in the bundle's order (by name): what is printed at the end. Errors: corrupt when
+  /// one of them makes no sense; the others have been printed.
+  Result<void> print_maps(engine::Trace& trace);
+  Result<void> print_map(int map, const PrintLimits& limits, engine::Trace& trace);
+
+ private:
+  Result<const bundle::Action*> action_of(std::span<const uint8_t> record) const;
+  Result<void> run(const bundle::Action& action, std::span<const uint8_t> record, engine::Trace& trace);
+  Result<int> exit_code(const bundle::Action& action, std::span<const uint8_t> record) const;
+  Result<void> print_value(const bundle::Action& action, std::span<const uint8_t> record);
+  bool has_map(int map) const;
+  Result<void> no_map(int map) const;
+  Result<void> join(const bundle::Action& action, std::span<const uint8_t> record);
+
+  const bundle::Bundle& bundle_;
+  Output& output_;
+};
+
+}  // namespace spile::output

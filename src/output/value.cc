@@ -1,0 +1,241 @@
+#include "output/value.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace spile::output {
+namespace {
+
+using bundle::ValueKind;
+using bundle::ValueType;
+
+Result<Value> read_integer(const ValueType& type, std::span<const uint8_t> bytes) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, bytes.data(), bytes.size());  // little endian, as all our targets
+  if (type.is_signed && bytes.size() < sizeof(bits)) {
+    const unsigned unused = 64 - 8 * static_cast<unsigned>(bytes.size());
+    bits = static_cast<uint64_t>(static_cast<int64_t>(bits << unused) >> unused);
+  }
+  return Value::number(bits, type.is_signed);
+}
+
+/// Up to the first NUL: the other side may have left it out.
+Value read_string(std::span<const uint8_t> bytes) {
+  const auto end = std::ranges::find(bytes, uint8_t{0});
+  return {Value::Kind::kText, 0, std::string(bytes.begin(), end), {}};
+}
+
+Result<Value> read_buffer(std::span<const uint8_t> bytes) {
+  uint32_t length = 0;
+  if (bytes.size() < sizeof(length)) return fail(ErrorCode::kCorrupt, "a buffer of {} bytes has no length", bytes.size());
+  std::memcpy(&length, bytes.data(), sizeof(length));
+  bytes = bytes.subspan(sizeof(length));
+  if (length > bytes.size())
+    return fail(ErrorCode::kCorrupt, "a buffer says it has {} bytes and has room for {}", length, bytes.size());
+  return Value{Value::Kind::kBuffer, 0, std::string(bytes.begin(), bytes.begin() + length), {}};
+}
+
+Result<Value> read_probe(const ValueType& type, std::span<const uint8_t> bytes, const bundle::Bundle& bundle) {
+  uint64_t index = 0;
+  std::memcpy(&index, bytes.data(), std::min(bytes.size(), sizeof(index)));
+  if (index >= bundle.probes.size())
+    return fail(ErrorCode::kCorrupt, "probe {} of {} is named", index, bundle.probes.size());
+  const bundle::Probe& probe = bundle.probes[index];
+  return Value{Value::Kind::kText, 0, type.kind == ValueKind::kProbe ? probe.name : probe.function, {}};
+}
+
+Result<Value> read_tuple(const ValueType& type, std::span<const uint8_t> bytes, const bundle::Bundle& bundle) {
+  if (type.fields.size() != type.offsets.size())
+    return fail(ErrorCode::kInternal, "a tuple has {} parts at {} offsets", type.fields.size(), type.offsets.size());
+  Value out{Value::Kind::kTuple, 0, {}, {}};
+  for (size_t i = 0; i < type.fields.size(); i++) {
+    if (type.offsets[i] > bytes.size()) return fail(ErrorCode::kCorrupt, "part {} of a tuple lies outside", i);
+    SPILE_TRY(Value part, read_value(type.fields[i], bytes.subspan(type.offsets[i]), bundle));
+    out.fields.push_back(std::move(part));
+  }
+  return out;
+}
+
+/// Printable ASCII stays, everything else becomes \xNN.
+void append_buffer(std::string& out, std::string_view bytes) {
+  for (const char c : bytes) {
+    if (c >= 0x20 && c < 0x7f) {
+      out += c;
+    } else {
+      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    }
+  }
+}
+
+/// The length of the UTF-8 sequence at the start of `text`; 0: it is none. Source: RFC 3629, table in section 4.
+size_t utf8_length(std::string_view text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const auto continues = [&](size_t i) { return (byte(i) & 0xc0) == 0x80; };
+  const unsigned first = byte(0), second = byte(1);
+  if (first < 0x80) return 1;
+  if (first >= 0xc2 && first <= 0xdf) return continues(1) ? 2 : 0;
+  if (first >= 0xe0 && first <= 0xef) {
+    const bool overlong = first == 0xe0 && second < 0xa0, surrogate = first == 0xed && second > 0x9f;
+    return continues(1) && continues(2) && !overlong && !surrogate ? 3 : 0;
+  }
+  if (first >= 0xf0 && first <= 0xf4) {
+    const bool overlong = first == 0xf0 && second < 0x90, too_large = first == 0xf4 && second > 0x8f;
+    return continues(1) && continues(2) && continues(3) && !overlong && !too_large ? 4 : 0;
+  }
+  return 0;
+}
+
+void append_json_ascii(std::string& out, char c) {
+  switch (c) {
+    case '"': out += "\\\""; break;
+    case '\\': out += "\\\\"; break;
+    case '\n': out += "\\n"; break;
+    case '\r': out += "\\r"; break;
+    case '\t': out += "\\t"; break;
+    default:
+      if (static_cast<unsigned char>(c) < 0x20) {
+        out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
+      } else {
+        out += c;
+      }
+  }
+}
+
+std::string number_text(const Value& value) {
+  if (value.kind == Value::Kind::kSigned) return fmt::format("{}", static_cast<int64_t>(value.bits));
+  return fmt::format("{}", value.bits);
+}
+
+/// Beyond 2^53 a reader that keeps numbers as doubles would get another number: those become strings.
+bool fits_double(const Value& value) {
+  if (value.kind != Value::Kind::kSigned) {
+    const auto rounded = static_cast<double>(value.bits);
+    return rounded < 0x1p64 && static_cast<uint64_t>(rounded) == value.bits;
+  }
+  const auto number = static_cast<int64_t>(value.bits);
+  const auto rounded = static_cast<double>(number);
+  return rounded < 0x1p63 && static_cast<int64_t>(rounded) == number;
+}
+
+std::string joined(const std::vector<Value>& parts, std::string_view separator, std::string (*one)(const Value&)) {
+  std::string out;
+  for (const Value& part : parts) {
+    if (&part != parts.data()) out += separator;
+    out += one(part);
+  }
+  return out;
+}
+
+/// Like to_text, but tuples have no blanks: part of a JSON member's name.
+std::string tight_text(const Value& value) {
+  if (value.kind != Value::Kind::kTuple) return to_text(value);
+  return "(" + joined(value.fields, ",", tight_text) + ")";
+}
+
+}  // namespace
+
+Result<Value> read_value(const ValueType& type, std::span<const uint8_t> bytes, const bundle::Bundle& bundle) {
+  if (type.size > bytes.size())
+    return fail(ErrorCode::kCorrupt, "a value of {} bytes has only {}", type.size, bytes.size());
+  bytes = bytes.first(type.size);
+  switch (type.kind) {
+    case ValueKind::kNone: return Value{};
+    case ValueKind::kInt:
+    case ValueKind::kPointer: {
+      if (bytes.empty() || bytes.size() > sizeof(uint64_t))
+        return fail(ErrorCode::kInternal, "a number of {} bytes", bytes.size());
+      SPILE_TRY(Value out, read_integer(type, bytes));
+      if (type.kind == ValueKind::kPointer) out.kind = Value::Kind::kPointer;
+      return out;
+    }
+    case ValueKind::kString: return read_string(bytes);
+    case ValueKind::kBuffer: return read_buffer(bytes);
+    case ValueKind::kProbe:
+    case ValueKind::kFunc: return read_probe(type, bytes, bundle);
+    case ValueKind::kTuple: return read_tuple(type, bytes, bundle);
+  }
+  return fail(ErrorCode::kInternal, "a value of unknown kind {}", static_cast<int>(type.kind));
+}
+
+Result<Value> read_field(const bundle::RecordField& field, std::span<const uint8_t> record,
+                         const bundle::Bundle& bundle) {
+  if (field.offset > record.size())
+    return fail(ErrorCode::kCorrupt, "a record of {} bytes has no field at {}", record.size(), field.offset);
+  return read_value(field.type, record.subspan(field.offset), bundle);
+}
+
+std::string buffer_text(std::string_view bytes) {
+  std::string out;
+  append_buffer(out, bytes);
+  return out;
+}
+
+std::string to_text(const Value& value) {
+  switch (value.kind) {
+    case Value::Kind::kNone: return {};
+    case Value::Kind::kSigned:
+    case Value::Kind::kUnsigned: return number_text(value);
+    case Value::Kind::kPointer: return fmt::format("{:#x}", value.bits);
+    case Value::Kind::kText: return value.text;
+    case Value::Kind::kBuffer: return buffer_text(value.text);
+    case Value::Kind::kTuple: return "(" + joined(value.fields, ", ", to_text) + ")";
+  }
+  return {};
+}
+
+std::string key_text(const Value& value) {
+  return value.kind == Value::Kind::kTuple ? joined(value.fields, ", ", to_text) : to_text(value);
+}
+
+std::string key_json(const Value& value) {
+  return json_string(value.kind == Value::Kind::kTuple ? joined(value.fields, ",", tight_text) : to_text(value));
+}
+
+std::string to_json(const Value& value) {
+  switch (value.kind) {
+    case Value::Kind::kNone: return "null";
+    case Value::Kind::kSigned:
+    case Value::Kind::kUnsigned:
+    case Value::Kind::kPointer:
+      return fits_double(value) ? number_text(value) : json_string(number_text(value));
+    case Value::Kind::kText: return json_string(value.text);
+    case Value::Kind::kBuffer: return json_string(buffer_text(value.text));
+    case Value::Kind::kTuple: return "[" + joined(value.fields, ",", to_json) + "]";
+  }
+  return "null";
+}
+
+std::string json_string(std::string_view text) {
+  std::string out = "\"";
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    if (length == 0) {
+      out += "\\ufffd";
+    } else if (length == 1) {
+      append_json_ascii(out, text[0]);
+    } else {
+      out += text.substr(0, length);
+    }
+    text.remove_prefix(std::max<size_t>(length, 1));
+  }
+  return out + "\"";
+}
+
+std::strong_ordering compare(const Value& a, const Value& b) {
+  if (a.kind != b.kind) return a.kind <=> b.kind;
+  switch (a.kind) {
+    case Value::Kind::kNone: return std::strong_ordering::equal;
+    case Value::Kind::kSigned: return static_cast<int64_t>(a.bits) <=> static_cast<int64_t>(b.bits);
+    case Value::Kind::kUnsigned:
+    case Value::Kind::kPointer: return a.bits <=> b.bits;
+    case Value::Kind::kText:
+    case Value::Kind::kBuffer: return a.text <=> b.text;
+    case Value::Kind::kTuple: break;
+  }
+  for (size_t i = 0; i < std::min(a.fields.size(), b.fields.size()); i++) {
+    if (const auto order = compare(a.fields[i], b.fields[i]); order != 0) return order;
+  }
+  return a.fields.size() <=> b.fields.size();
+}
+
+}  // namespace spile::output

@@ -1,0 +1,106 @@
+#include "session/compile.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "bpf/disasm.h"
+#include "lang/codegen/compile.h"
+#include "lang/sema/analyze.h"
+#include "lang/sema/typed_print.h"
+#include "lang/syntax/lexer.h"
+#include "lang/syntax/parser.h"
+#include "lang/syntax/print.h"
+
+namespace spile::session {
+
+using lang::Diagnostics;
+using lang::Source;
+
+namespace {
+
+lang::RenderOptions render_options() { return {.colour = isatty(STDERR_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr}; }
+
+uint32_t number_from_environment(const char* name, uint32_t otherwise) {
+  for (const char* prefix : {"SPILE_", "BPFTRACE_"}) {
+    const char* text = std::getenv((std::string(prefix) + name).c_str());
+    if (text == nullptr) continue;
+    char* end = nullptr;
+    unsigned long value = std::strtoul(text, &end, 10);
+    if (end != text && *end == '\0' && value > 0 && value <= 1u << 30) return static_cast<uint32_t>(value);
+  }
+  return otherwise;
+}
+
+}  // namespace
+
+lang::CompileOptions options_from_environment() {
+  lang::CompileOptions options;
+  options.max_strlen = number_from_environment("MAX_STRLEN", options.max_strlen);
+  options.max_map_keys = number_from_environment("MAX_MAP_KEYS", options.max_map_keys);
+  uint32_t pages = number_from_environment("PERF_RB_PAGES", options.ring_bytes / 4096);
+  options.ring_bytes = std::min<uint32_t>(pages, 1u << 18) * 4096;
+  return options;
+}
+
+std::expected<Compiled, std::string> compile(const Script& script, lang::World& world, lang::CompileOptions options) {
+  options.positional = script.positional;
+  Source source(script.name, script.text);
+  Diagnostics diagnostics;
+  auto failed = [&](const Diagnostics& d) { return std::unexpected(render(source, d, render_options())); };
+
+  // Text -> AST. Every construct of the language is read, built or not.
+  auto ast = lang::parse(source, {.positional = script.positional}, diagnostics);
+  if (diagnostics.has_errors()) return failed(diagnostics);
+
+  // AST -> typed program. From here on names are resolved, types known, and what is not built has been refused by name.
+  auto typed = lang::analyze(ast, world, options, diagnostics);
+  if (!typed || diagnostics.has_errors()) return failed(diagnostics);
+
+  // Typed program -> Bundle. From here on nothing knows the language.
+  auto bundle = lang::generate(*typed, options);
+  if (!bundle) return failed(bundle.error());
+
+  return Compiled{std::move(*bundle), diagnostics.all().empty() ? std::string() : render(source, diagnostics, render_options())};
+}
+
+namespace {
+
+std::string dump_bundle(const bundle::Bundle& bundle) {
+  std::string text;
+  for (size_t i = 0; i < bundle.maps.size(); i++) {
+    const auto& map = bundle.maps[i];
+    text += fmt::format("map[{}] {}: {} bytes -> {} bytes, {} entries\n", i, map.name.empty() ? "(internal)" : map.name,
+                        map.key_size, map.value_size, map.max_entries);
+  }
+  for (size_t i = 0; i < bundle.probes.size(); i++) {
+    text += fmt::format("probe[{}] {}: program {}\n", i, bundle.probes[i].name, bundle.probes[i].program);
+  }
+  for (size_t i = 0; i < bundle.programs.size(); i++) {
+    text += fmt::format("\nprogram[{}] {}:\n{}", i, bundle.programs[i].name, bpf::disassemble(bundle.programs[i].code));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::expected<std::string, std::string> dump_stage(const Script& script, lang::World& world, lang::CompileOptions options,
+                                                   std::string_view stage) {
+  options.positional = script.positional;
+  Source source(script.name, script.text);
+  Diagnostics diagnostics;
+  auto failed = [&] { return std::unexpected(render(source, diagnostics, render_options())); };
+  if (stage == "tokens") return lang::print_tokens(source, lang::lex(source, diagnostics));
+  auto ast = lang::parse(source, {.positional = script.positional}, diagnostics);
+  if (stage == "ast" && !diagnostics.has_errors()) return lang::print_ast(ast);
+  if (diagnostics.has_errors()) return failed();
+  auto typed = lang::analyze(ast, world, options, diagnostics);
+  if (!typed || diagnostics.has_errors()) return failed();
+  if (stage == "typed") return lang::print_typed(*typed);
+  auto bundle = lang::generate(*typed, options);
+  if (!bundle) return std::unexpected(render(source, bundle.error(), render_options()));
+  return dump_bundle(*bundle);
+}
+
+}  // namespace spile::session

@@ -1,0 +1,132 @@
+#include "session/list.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "lang/syntax/parser.h"
+#include "session/compile.h"
+#include "session/world_for.h"
+
+namespace spile::session {
+
+using lang::ast::AttachPoint;
+using lang::ast::ProbeType;
+
+namespace {
+
+/// Prints what one attach point names. The lines end up on a pipe as often as not: errors of writing end it quietly.
+class Lister {
+ public:
+  Lister(MachineWorld& world, bool with_fields) : world_(world), with_fields_(with_fields) {}
+
+  Result<size_t> list(const AttachPoint& point) {
+    switch (point.type) {
+      case ProbeType::kUprobe: return uprobes(point);
+      case ProbeType::kKprobe: return kprobes(point, "kprobe");
+      case ProbeType::kKretprobe: return kprobes(point, "kretprobe");
+      case ProbeType::kTracepoint: return tracepoints(point.target, point.function);
+      case ProbeType::kBegin:
+      case ProbeType::kEnd:
+      case ProbeType::kInterval: fmt::print("{}\n", point.text); return size_t{1};
+      default: return fail(ErrorCode::kUnsupported, "listing '{}' is not built yet", point.text);
+    }
+  }
+
+  Result<size_t> kernel_symbols(const std::string& pattern) {
+    SPILE_TRY(auto functions, world_.kernel_functions("", pattern));
+    for (const auto& f : functions) fmt::print("kprobe:{}\n", f.symbol);
+    return functions.size();
+  }
+
+  Result<size_t> tracepoints(const std::string& category, const std::string& event) {
+    SPILE_TRY(auto names, world_.tracepoint_names(category.empty() ? "*" : category, event.empty() ? "*" : event));
+    for (const std::string& name : names) {
+      fmt::print("tracepoint:{}\n", name);
+      if (with_fields_) SPILE_TRY_VOID(fields(name));
+    }
+    return names.size();
+  }
+
+ private:
+  Result<size_t> uprobes(const AttachPoint& point) {
+    SPILE_TRY(auto functions, world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
+    for (const auto& f : functions) fmt::print("uprobe:{}:{}\n", f.path, f.symbol);
+    return functions.size();
+  }
+
+  Result<size_t> kprobes(const AttachPoint& point, const char* type) {
+    SPILE_TRY(auto functions, world_.kernel_functions(point.target, point.function.empty() ? "*" : point.function));
+    for (const auto& f : functions) fmt::print("{}:{}{}{}\n", type, f.module, f.module.empty() ? "" : ":", f.symbol);
+    return functions.size();
+  }
+
+  Result<void> fields(const std::string& name) {
+    size_t colon = name.find(':');
+    SPILE_TRY(auto events, world_.tracepoints(name.substr(0, colon), name.substr(colon + 1)));
+    for (const auto& event : events) {
+      for (const auto& field : event.fields) {
+        if (!field.name.starts_with("common_")) fmt::print("    {} {}\n", field.type, field.name);
+      }
+    }
+    return {};
+  }
+
+  MachineWorld& world_;
+  bool with_fields_;
+};
+
+/// `*open*` without a probe type: everything of the kernel that has it in its name.
+int list_everything(Lister& lister, const std::string& pattern) {
+  size_t count = 0;
+  std::string problems;
+  for (bool events : {true, false}) {
+    auto listed = events ? lister.tracepoints("*", pattern) : lister.kernel_symbols(pattern);
+    if (listed) count += *listed;
+    else if (listed.error().code != ErrorCode::kNotFound) problems += fmt::format("spile: {}\n", listed.error().message);
+  }
+  if (count > 0) return kOk;
+  fmt::print(stderr, "{}spile: no probe matches '{}'\n", problems, pattern);
+  return kFailed;
+}
+
+}  // namespace
+
+int list_pattern(const std::string& pattern, const TraceRequest& request) {
+  MachineWorld world = world_for(request.target);
+  Lister lister(world, request.verbose);
+  if (pattern.find(':') == std::string::npos) return list_everything(lister, pattern);
+  lang::Source source("stdin", pattern);
+  lang::Diagnostics diagnostics;
+  auto points = lang::parse_attach_point(source, {}, diagnostics);
+  if (diagnostics.has_errors()) {
+    fmt::print(stderr, "{}", render(source, diagnostics));
+    return kFailed;
+  }
+  size_t count = 0;
+  for (const AttachPoint& point : points) {
+    auto listed = lister.list(point);
+    if (listed) {
+      count += *listed;
+    } else if (points.size() == 1 || listed.error().code != ErrorCode::kNotFound) {
+      fmt::print(stderr, "spile: {}: {}\n", point.text, listed.error().message);
+      if (points.size() == 1) return kFailed;
+    }
+  }
+  if (count > 0) return kOk;
+  fmt::print(stderr, "spile: no probe matches '{}'\n", pattern);
+  return kFailed;
+}
+
+int list_script(const TraceRequest& request) {
+  MachineWorld world = world_for(request.target);
+  auto compiled = compile(request.script, world, options_from_environment());
+  if (!compiled) {
+    fmt::print(stderr, "{}", compiled.error());
+    return kFailed;
+  }
+  for (const bundle::Probe& probe : compiled->bundle.probes) fmt::print("{}\n", probe.name);
+  return kOk;
+}
+
+}  // namespace spile::session

@@ -1,0 +1,91 @@
+#include "session/sites.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "session/compile.h"
+#include "session/world_for.h"
+#include "user_engine/detach.h"
+#include "user_engine/user_engine.h"
+#include "x86/format.h"
+
+namespace spile::session {
+
+namespace {
+
+std::string indented(const std::string& text, std::string_view by) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = text.find('\n', at);
+    if (end == std::string::npos) end = text.size();
+    out += by;
+    out.append(text, at, end - at);
+    out += '\n';
+    at = end + 1;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string format_site(const engine::SiteReport& site) {
+  std::string text;
+  std::string who = site.pid != 0 ? fmt::format("{} ", site.pid) : "";
+  if (site.refused) {
+    text = fmt::format("{}{} at {:#x}: REFUSED: {}\n", who, site.location, site.address, site.reason);
+    return text;
+  }
+  text = fmt::format("{}{} at {:#x}: [{}]{}{}\n", who, site.location, site.address, site.mechanism, site.reason.empty() ? "" : " ", site.reason);
+  if (!site.after.empty() && !site.before.empty()) {
+    text += indented(x86::format_diff(site.before, site.after, TargetAddr(site.address)), "    ");
+  } else if (!site.before.empty()) {
+    text += indented(x86::format_code(site.before, TargetAddr(site.address)), "    ");
+  }
+  return text;
+}
+
+int plan_sites(const TraceRequest& request) {
+  if (request.target.pids.empty()) {
+    fmt::print(stderr, "spile: sites: give the process with -p PID\n");
+    return kUsage;
+  }
+  MachineWorld world = world_for(request.target);
+  auto compiled = compile(request.script, world, options_from_environment());
+  if (!compiled) {
+    fmt::print(stderr, "{}", compiled.error());
+    return kFailed;
+  }
+  int status = kOk;
+  for (pid_t pid : request.target.pids) {
+    auto sites = user_engine::plan_sites(pid, compiled->bundle);
+    if (!sites) {
+      fmt::print(stderr, "spile: {}\n", sites.error().message);
+      status = kFailed;
+      continue;
+    }
+    for (const auto& site : *sites) fmt::print("{}", format_site(site));
+  }
+  return status;
+}
+
+int show_sites(const std::vector<pid_t>& pids) {
+  if (pids.empty()) {
+    fmt::print(stderr, "spile: sites: give a process with -p PID, and a script to see where it would go\n");
+    return kUsage;
+  }
+  int status = kOk;
+  for (pid_t pid : pids) {
+    auto sites = user_engine::journal_sites(pid);
+    if (!sites) {
+      fmt::print(stderr, "spile: {}\n", sites.error().message);
+      status = kFailed;
+      continue;
+    }
+    if (sites->empty()) fmt::print("process {}: no probes of the user engine\n", pid);
+    for (const auto& site : *sites) fmt::print("{}", format_site(site));
+  }
+  return status;
+}
+
+}  // namespace spile::session

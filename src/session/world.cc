@@ -1,0 +1,282 @@
+#include "session/world.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <set>
+
+#include "os/process.h"
+#include "session/tracepoint_format.h"
+#include "symbols/glob.h"
+#include "symbols/nearest.h"
+
+namespace spile::session {
+namespace {
+
+using symbols::Located;
+
+constexpr size_t kSuggestions = 3;
+
+// ---- processes and their roots -----------------------------------------------------------------------------------
+
+/// "" where the process sees the same files as we do, else "/proc/PID/root".
+std::string root_of(pid_t pid) {
+  const auto root = fmt::format("/proc/{}/root", pid);
+  struct stat theirs {}, ours {};
+  if (::stat((root + "/").c_str(), &theirs) != 0 || ::stat("/", &ours) != 0) return "";
+  const auto their_space = os::read_link(fmt::format("/proc/{}/ns/mnt", pid)), our_space = os::read_link("/proc/self/ns/mnt");
+  const bool is_same_space = their_space && our_space && *their_space == *our_space;
+  const bool is_same_root = theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
+  return is_same_space && is_same_root ? "" : root;
+}
+
+/// A path from /proc/PID/maps or exe as a file that we can open; empty where none of that inode is found.
+std::optional<Located> as_seen_by_us(const std::string& root, const std::string& path, uint64_t inode) {
+  for (const auto& base : {root, std::string()}) {
+    const auto found = symbols::locate(path, base);
+    if (found && !found->empty() && (inode == 0 || found->front().identity.inode == inode)) return found->front();
+  }
+  return std::nullopt;
+}
+
+/// The program of a process: by its path, or where that is deleted or out of sight by the kernel's own link to the file.
+Result<Located> program_of(pid_t pid) {
+  const auto link = fmt::format("/proc/{}/exe", pid);
+  struct stat st {};
+  if (::stat(link.c_str(), &st) != 0) return fail_errno(errno, "find the program of process {}", pid);
+  if (const auto path = os::read_link(link))
+    if (auto found = as_seen_by_us(root_of(pid), *path, st.st_ino)) return std::move(*found);
+  return Located{link, link, link, {st.st_dev, st.st_ino}};
+}
+
+/// How bpftrace names the file: as the search found it, links and all. Engines compare files by inode.
+const std::string& shown_path(const Located& file) { return file.host_path == file.path ? file.found_as : file.host_path; }
+
+std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
+
+void add_once(std::vector<Located>& files, Located file) {
+  if (std::ranges::find(files, file.identity, &Located::identity) == files.end()) files.push_back(std::move(file));
+}
+
+// ---- tracefs -----------------------------------------------------------------------------------------------------
+
+/// The subfolders of `folder` that the pattern matches, sorted. Errors: as opendir's.
+Result<std::vector<std::string>> folders_in(const std::string& folder, std::string_view pattern) {
+  DIR* dir = ::opendir(folder.c_str());
+  if (dir == nullptr) return fail_errno(errno, "read {}", folder);
+  std::vector<std::string> names;
+  while (const dirent* entry = ::readdir(dir)) {
+    const std::string_view name = entry->d_name;
+    const bool is_folder = entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN;
+    if (is_folder && name != "." && name != ".." && symbols::glob_matches(pattern, name)) names.emplace_back(name);
+  }
+  ::closedir(dir);
+  std::ranges::sort(names);
+  return names;
+}
+
+bool exists(const std::string& path) {
+  struct stat st {};
+  return ::stat(path.c_str(), &st) == 0;
+}
+
+/// Not a function: a name that kallsyms gives to padding or type hashes in front of one.
+bool is_prefix_symbol(std::string_view name) { return name.starts_with("__pfx_") || name.starts_with("__cfi_"); }
+
+}  // namespace
+
+// ---- user functions ----------------------------------------------------------------------------------------------
+
+Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string_view target, std::string_view symbol) {
+  SPILE_TRY(const auto files, this->files(target));
+  const bool is_pattern = symbols::has_wildcard(symbol);
+  std::vector<lang::UserFunction> found;
+  std::set<std::pair<std::string_view, std::string_view>> seen;  // path, name
+  for (const auto& file : files) {
+    auto module = this->module(file);
+    // Among many files some may be scripts or foreign; a single one must be right.
+    if (!module && files.size() == 1) return forward(module);
+    if (!module) continue;
+    const auto matches = is_pattern ? (*module)->match(symbol) : (*module)->find(symbol);
+    for (const auto* f : matches) {
+      const auto name = is_pattern ? f->name : symbol;  // keeps memcpy@GLIBC_2.2.5
+      if (seen.emplace(file.host_path, name).second) found.push_back({shown_path(file), std::string(name)});
+    }
+  }
+  if (!found.empty()) return found;
+  const auto where = files.size() == 1 ? shown_path(files[0]) : fmt::format("{} files that {} stands for", files.size(), target);
+  auto only = files.size() == 1 ? this->module(files[0]) : Result<const symbols::ModuleSymbols*>(nullptr);
+  const bool is_stripped = only && *only != nullptr && !(*only)->has_full_symbols();
+  return fail(ErrorCode::kNotFound, "no function {} {} in {}{}", is_pattern ? "matches" : "is called", symbol, where,
+              is_stripped ? " (it is stripped: only exported functions are known)" : "");
+}
+
+Result<std::string> MachineWorld::user_file(std::string_view target) {
+  SPILE_TRY(const auto files, this->files(target));
+  if (files.size() > 1)
+    return fail(ErrorCode::kInvalid, "{} stands for {} files, {} and {} among them: name one", target, files.size(),
+                shown_path(files[0]), shown_path(files[1]));
+  auto module = this->module(files[0]);
+  if (!module) return forward(module);
+  return shown_path(files[0]);
+}
+
+std::vector<std::string> MachineWorld::near_user_functions(std::string_view target, std::string_view symbol) {
+  symbols::Nearest near(symbol, kSuggestions);
+  const auto files = this->files(target);
+  if (!files) return {};
+  for (const auto& file : *files)
+    if (const auto module = this->module(file))
+      for (const auto& name : (*module)->nearest(symbol, kSuggestions)) near.offer(name);
+  return near.take();
+}
+
+/// Never empty.
+Result<std::vector<Located>> MachineWorld::files(std::string_view target) {
+  auto known = files_.find(target);
+  if (known == files_.end()) known = files_.emplace(std::string(target), find_files(target)).first;
+  return known->second;
+}
+
+Result<std::vector<Located>> MachineWorld::find_files(std::string_view target) {
+  if (target.empty()) return programs();
+  const bool is_path = target.find('/') != std::string_view::npos;
+  if (!is_path)
+    if (auto mapped = mapped_files(target); !mapped.empty()) return mapped;
+  // A relative path was typed where we stand, not where the target stands.
+  std::vector<Located> found;
+  if (!is_path || target.starts_with('/')) {
+    for (const pid_t pid : options_.pids) {
+      const auto root = root_of(pid);
+      auto theirs = root.empty() ? std::vector<Located>() : symbols::locate(target, root, options_.search_path).value_or(std::vector<Located>());
+      for (auto& file : theirs) add_once(found, std::move(file));
+    }
+  }
+  if (!found.empty()) return found;
+  return symbols::locate(target, "", options_.search_path);
+}
+
+Result<std::vector<Located>> MachineWorld::programs() {
+  if (!options_.program.empty()) return symbols::locate(options_.program, "", options_.search_path);
+  if (options_.pids.empty()) return fail(ErrorCode::kInvalid, "a probe without a file needs -p or -c");
+  std::vector<Located> found;
+  for (const pid_t pid : options_.pids) {
+    SPILE_TRY(auto program, program_of(pid));
+    add_once(found, std::move(program));
+  }
+  return found;
+}
+
+/// The files whose code the processes run and that the target's name means: what is loaded beats what would be loaded.
+std::vector<Located> MachineWorld::mapped_files(std::string_view target) {
+  std::vector<Located> found;
+  for (const pid_t pid : options_.pids) {
+    const auto maps = os::read_maps(pid);
+    if (!maps) continue;
+    const auto root = root_of(pid);
+    for (const auto& map : *maps) {
+      if (!map.exec || map.inode == 0 || map.deleted || !map.path.starts_with('/')) continue;
+      const auto name = base_name(map.path);
+      if (!symbols::glob_matches(target, name) && !symbols::library_name_matches(target, name)) continue;
+      if (auto file = as_seen_by_us(root, map.path, map.inode)) add_once(found, std::move(*file));
+    }
+  }
+  return found;
+}
+
+Result<const symbols::ModuleSymbols*> MachineWorld::module(const Located& file) {
+  auto known = modules_.find(file.identity);
+  if (known == modules_.end()) {
+    const auto root = file.host_path.substr(0, file.host_path.size() - file.path.size());
+    known = modules_.emplace(file.identity, symbols::ModuleSymbols::load(file.host_path, {root, file.path, true})).first;
+  }
+  if (!known->second) return std::unexpected(known->second.error());
+  return &*known->second;
+}
+
+// ---- kernel functions --------------------------------------------------------------------------------------------
+
+Result<const symbols::Kallsyms*> MachineWorld::kernel() {
+  if (!kernel_) kernel_ = symbols::Kallsyms::load(options_.kallsyms);
+  if (!*kernel_) return std::unexpected(kernel_->error());
+  return &**kernel_;
+}
+
+Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::string_view module, std::string_view symbol) {
+  const bool is_pattern = symbols::has_wildcard(symbol) || symbols::has_wildcard(module);
+  auto kernel = this->kernel();
+  // Without a list the kernel itself must judge a plain name; a pattern cannot be expanded.
+  if (!kernel && !is_pattern) return std::vector{lang::KernelFunction{std::string(symbol), std::string(module)}};
+  if (!kernel) return forward(kernel, "list the kernel's functions");
+  std::vector<lang::KernelFunction> found;
+  std::set<std::pair<std::string_view, std::string_view>> seen;
+  for (const auto* f : is_pattern ? (*kernel)->match(symbol, module) : (*kernel)->find(symbol, module)) {
+    if (is_pattern && is_prefix_symbol(f->name)) continue;
+    if (seen.emplace(f->name, f->module).second) found.push_back({std::string(f->name), std::string(f->module)});
+  }
+  if (!found.empty()) return found;
+  return fail(ErrorCode::kNotFound, "no kernel function {} {}{}", is_pattern ? "matches" : "is called", symbol,
+              module.empty() ? "" : fmt::format(" in module {}", module));
+}
+
+std::vector<std::string> MachineWorld::near_kernel_functions(std::string_view symbol) {
+  const auto kernel = this->kernel();
+  return kernel ? (*kernel)->nearest(symbol, kSuggestions) : std::vector<std::string>();
+}
+
+// ---- tracepoints -------------------------------------------------------------------------------------------------
+
+Result<std::string> MachineWorld::events_folder() {
+  int denied = 0;
+  std::string tried;
+  for (const auto& base : options_.tracefs) {
+    const auto events = base + "/events";
+    if (exists(events)) return events;
+    if (errno == EACCES || errno == EPERM) denied = errno;
+    tried += (tried.empty() ? "" : " and ") + base;
+  }
+  if (denied != 0) return fail(ErrorCode::kDenied, "tracefs at {} cannot be read without root", tried);
+  return fail(ErrorCode::kUnsupported, "no tracefs is mounted at {}; as root: mount -t tracefs tracefs /sys/kernel/tracing", tried);
+}
+
+Result<std::vector<std::string>> MachineWorld::tracepoint_names(std::string_view category, std::string_view event) {
+  SPILE_TRY(const auto events, events_folder());
+  SPILE_TRY(const auto categories, folders_in(events, category));
+  std::vector<std::string> names;
+  for (const auto& c : categories) {
+    const auto in_category = folders_in(events + "/" + c, event);
+    if (!in_category) continue;  // unloaded meanwhile
+    for (const auto& e : *in_category) names.push_back(c + ":" + e);
+  }
+  return names;
+}
+
+Result<std::vector<lang::Tracepoint>> MachineWorld::tracepoints(std::string_view category, std::string_view event) {
+  SPILE_TRY(const auto names, tracepoint_names(category, event));
+  SPILE_TRY(const auto events, events_folder());
+  std::vector<lang::Tracepoint> found;
+  for (const auto& name : names) {
+    const auto colon = name.find(':');
+    const auto c = name.substr(0, colon), e = name.substr(colon + 1);
+    const auto text = os::read_file(fmt::format("{}/{}/{}/format", events, c, e));
+    if (!text && text.error().code == ErrorCode::kNotFound) continue;  // ftrace:* and others that have no format
+    if (!text) return std::unexpected(Error(text.error()).context(fmt::format("tracepoint:{}", name)));
+    SPILE_TRY(auto tracepoint, parse_tracepoint_format(c, e, *text));
+    found.push_back(std::move(tracepoint));
+  }
+  if (!found.empty()) return found;
+  return fail(ErrorCode::kNotFound, "no tracepoint matches {}:{}", category, event);
+}
+
+std::vector<std::string> MachineWorld::near_tracepoints(std::string_view category, std::string_view event) {
+  symbols::Nearest near(fmt::format("{}:{}", category, event), kSuggestions);
+  if (const auto names = tracepoint_names("*", "*"))
+    for (const auto& name : *names) near.offer(name);
+  return near.take();
+}
+
+}  // namespace spile::session

@@ -1,0 +1,67 @@
+// One process with our probes in it: what was mapped where, which bytes were changed, the tracer's view of its memory.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bundle/bundle.h"
+#include "engine/engine.h"
+#include "user_engine/code_image.h"
+#include "user_engine/shm/clock.h"
+#include "user_engine/shm/region.h"
+#include "user_engine/site_plan.h"
+#include "user_engine/target/inject.h"
+#include "user_engine/target/process.h"
+
+namespace spile::user_engine {
+
+/// A site that holds (or held) our jump.
+struct PatchedSite {
+  PlannedSite planned;
+  TargetAddr detour;
+  x86::RelocatedCode displaced;
+  patch::PatchBytes patched{};
+  uint32_t stack_bytes = 0;
+};
+
+/// The mappings that we made in the process.
+struct RegionRange {
+  abi::RegionKind kind = abi::RegionKind::kNone;
+  target::AddressRange range;
+};
+
+/// Owned by the trace. Nothing in it is read from memory that the target can write, but through `region`.
+struct Attachment {
+  pid_t pid = 0;
+  std::unique_ptr<target::Target> target;
+  ProcessPlan plan;                     ///< owns the images that sites point to
+  std::vector<PatchedSite> sites;       ///< by address
+  std::vector<RegionRange> ranges;
+  Mapping data;                         ///< our view of the data region
+  shm::Region region;                   ///< over `data`
+  std::vector<engine::SiteReport> reports;
+  std::vector<std::string> warnings;
+  uint64_t stopped_ns = 0;
+};
+
+/// What attaching needs beside the process.
+struct AttachContext {
+  const bundle::Bundle* bundle = nullptr;
+  std::vector<bpf::Analysis> analyses;  ///< one a program: every program has passed the checker
+  shm::Clock* clock = nullptr;
+  bool count_hits = false;
+  /// Runs when the region is mapped and no code byte has changed: BEGIN.
+  std::function<Result<void>(shm::Region&)> before_patch;
+};
+
+/// Attaches to a running process.
+/// Errors: those of Target::open and plan_process; unsafe when every site was refused; busy when another spile holds
+/// the process; whatever fails, the process is as it was before.
+Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& context);
+
+/// Starts a program and attaches to it before its constructors run.
+Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command, const AttachContext& context);
+
+}  // namespace spile::user_engine

@@ -1,0 +1,161 @@
+#include "user_engine/code_image.h"
+
+#include <algorithm>
+
+#include "abi/data_region.h"
+#include "user_engine/rt/blob.h"
+
+namespace spile::user_engine {
+
+using bundle::Bundle;
+
+namespace {
+
+constexpr uint64_t kDetourAlignment = 16;
+/// An eBPF instruction becomes at most this many bytes, detour head and tail together this many.
+constexpr uint64_t kMaxBytesPerInsn = 64, kMaxDetourOverhead = 512;
+
+uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+
+bpf::MapKind check_kind(bundle::MapKind kind) {
+  switch (kind) {
+    case bundle::MapKind::kHash: return bpf::MapKind::kHash;
+    case bundle::MapKind::kArray: return bpf::MapKind::kArray;
+    case bundle::MapKind::kPerCpuHash: return bpf::MapKind::kPerCpuHash;
+    case bundle::MapKind::kPerCpuArray: return bpf::MapKind::kPerCpuArray;
+    case bundle::MapKind::kRing: return bpf::MapKind::kRing;
+  }
+  return bpf::MapKind::kHash;
+}
+
+jit::MapCode map_code(const abi::RtMap& map, TargetAddr descriptor) {
+  jit::MapCode code{descriptor, std::nullopt};
+  if (map.kind == abi::RtMapKind::kArray || map.kind == abi::RtMapKind::kPerCpuArray) {
+    code.array = jit::ArrayLayout{TargetAddr(map.values), map.value_stride, static_cast<uint32_t>(map.per_cpu_stride), map.cpu_mask,
+                                  map.max_entries};
+  }
+  return code;
+}
+
+class Builder {
+ public:
+  explicit Builder(const CodeRequest& request) : request_(request) {}
+
+  Result<CodeImage> build() {
+    image_.base = request_.base;
+    image_.bytes.resize(abi::bodies_offset(request_.maps.size()));
+    SPILE_TRY_VOID(compile_bodies());
+    for (const PlannedSite* site : request_.sites) SPILE_TRY_VOID(put_detour(*site));
+    image_.bytes.resize(round_up(image_.bytes.size(), 4096), 0xcc);
+    return std::move(image_);
+  }
+
+ private:
+  TargetAddr here() const { return request_.base + image_.bytes.size(); }
+  void align() { image_.bytes.resize(round_up(image_.bytes.size(), kDetourAlignment), 0xcc); }
+
+  jit::JitEnv environment() const {
+    jit::JitEnv env;
+    for (const bundle::Program& program : request_.bundle->programs) {
+      for (const bpf::Insn& insn : program.code) {
+        if (insn.code != (bpf::kClassJmp | bpf::kCall)) continue;
+        auto offset = rt::helper_offset(insn.imm);
+        if (offset) env.helpers[insn.imm] = {request_.base + *offset, rt::helper_stack_bytes(insn.imm).value_or(rt::kMaxHelperStackBytes)};
+      }
+    }
+    for (size_t i = 0; i < request_.maps.size(); i++) {
+      env.maps.push_back(map_code(request_.maps[i], request_.base + abi::map_descriptor_offset(i)));
+    }
+    env.cpu = request_.cpu;
+    env.missed_counter = request_.cpu_stats + offsetof(abi::CpuStats, missed);
+    return env;
+  }
+
+  /// Only the programs that a site of this region runs.
+  Result<void> compile_bodies() {
+    bodies_.resize(request_.bundle->programs.size());
+    jit::JitEnv env = environment();
+    for (const PlannedSite* site : request_.sites) {
+      for (int probe : site->probes) {
+        auto program = static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
+        if (bodies_[program]) continue;
+        align();
+        env.base = here();
+        auto body = jit::compile(request_.bundle->programs[program].code, request_.analyses[program], env);
+        if (!body) return forward(body, "compile {}", request_.bundle->programs[program].name);
+        image_.bytes.insert(image_.bytes.end(), body->bytes.begin(), body->bytes.end());
+        bodies_[program] = std::move(*body);
+      }
+    }
+    return {};
+  }
+
+  Result<void> put_detour(const PlannedSite& site) {
+    align();
+    BuiltSite built;
+    built.site = &site;
+    built.detour = here();
+    auto detour = jit::emit_detour(detour_spec(site, built));
+    if (!detour && detour.error().code == ErrorCode::kUnsafe) {
+      image_.refused.emplace_back(&site, detour.error().message);
+      return {};
+    }
+    if (!detour) return forward(detour, "make the detour of {}", site.plan.site);
+    built.stack_bytes = detour->stack_bytes;
+    SPILE_TRY(built.patched, patch::patch_bytes(site.plan, built.detour));
+    image_.bytes.insert(image_.bytes.end(), detour->bytes.begin(), detour->bytes.end());
+    image_.sites.push_back(std::move(built));
+    return {};
+  }
+
+  jit::DetourSpec detour_spec(const PlannedSite& site, BuiltSite& built) const {
+    jit::DetourSpec spec;
+    spec.at = built.detour;
+    spec.site = site.plan.site;
+    for (int probe : site.probes) {
+      auto program = static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
+      spec.programs.push_back({&*bodies_[program], static_cast<uint64_t>(probe)});
+    }
+    spec.flags_live = site.plan.flags_live;
+    spec.cpu = request_.cpu;
+    if (request_.count_hits) spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits), sizeof(abi::CpuStats), request_.cpu_mask};
+    if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;
+    spec.displaced = [&site, &built](TargetAddr at) -> Result<std::vector<uint8_t>> {
+      SPILE_TRY(built.displaced, patch::displaced_code(site.plan, at));
+      return built.displaced.bytes;
+    };
+    return spec;
+  }
+
+  const CodeRequest& request_;
+  CodeImage image_;
+  std::vector<std::optional<jit::Body>> bodies_;
+};
+
+}  // namespace
+
+bpf::CheckEnv check_env(const Bundle& bundle, const bundle::Program& program) {
+  bpf::CheckEnv env;
+  env.context_size = program.context == bundle::ContextKind::kRegs ? bpf::x86_64_regs::kSize : program.context_size;
+  if (program.context == bundle::ContextKind::kNone) env.context_size = 0;
+  if (program.context == bundle::ContextKind::kTracepoint) env.context_first_byte = 8;
+  for (const bundle::MapSpec& map : bundle.maps) {
+    env.maps.push_back({check_kind(map.kind), map.key_size, map.value_size, map.max_entries});
+  }
+  return env;
+}
+
+uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const> sites) {
+  uint64_t size = abi::bodies_offset(bundle.maps.size());
+  uint64_t bodies = 0;
+  for (const bundle::Program& program : bundle.programs) bodies += program.code.size() * kMaxBytesPerInsn + kMaxDetourOverhead;
+  size += bodies;
+  for (const PlannedSite* site : sites) {
+    size += kMaxDetourOverhead + 64 * site->probes.size() + patch::displaced_size_bytes(site->plan).value_or(256) + kDetourAlignment;
+  }
+  return round_up(size, 4096);
+}
+
+Result<CodeImage> build_code(const CodeRequest& request) { return Builder(request).build(); }
+
+}  // namespace spile::user_engine

@@ -1,0 +1,57 @@
+// The bytes of a code region behind the blob, the constants and the map descriptors (shm::write_code_prefix): program
+// bodies, then one detour a site. Pure: addresses in, bytes out.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "abi/code_region.h"
+#include "base/error.h"
+#include "bpf/checker.h"
+#include "bundle/bundle.h"
+#include "user_engine/jit/detour.h"
+#include "user_engine/jit/jit.h"
+#include "user_engine/site_plan.h"
+
+namespace spile::user_engine {
+
+/// What our checker is told about one program of a bundle.
+bpf::CheckEnv check_env(const bundle::Bundle& bundle, const bundle::Program& program);
+
+/// A Go function whose stack check has not run yet has at least this much stack: StackGuard less StackSmall less what
+/// the linker allows a chain of unchecked functions to have used already (runtime/stack.go, 928 - 128 - 8, rounded down).
+inline constexpr uint32_t kGoStackBytes = 700;
+
+struct CodeRequest {
+  TargetAddr base;                          ///< where the region will be mapped
+  const bundle::Bundle* bundle = nullptr;
+  std::span<const bpf::Analysis> analyses;  ///< one a program
+  std::vector<abi::RtMap> maps;             ///< descriptors with addresses of the target
+  std::vector<const PlannedSite*> sites;
+  jit::CpuNumber cpu = jit::CpuNumber::kRdpid;
+  TargetAddr cpu_stats;                     ///< of CPU slot 0
+  uint32_t cpu_mask = 0;
+  bool count_hits = false;
+};
+
+struct BuiltSite {
+  const PlannedSite* site = nullptr;
+  TargetAddr detour;
+  x86::RelocatedCode displaced;  ///< with the jump back
+  patch::PatchBytes patched{};   ///< what goes to the site
+  uint32_t stack_bytes = 0;
+};
+
+struct CodeImage {
+  TargetAddr base;
+  std::vector<uint8_t> bytes;    ///< whole pages from `base` on; zero up to abi::bodies_offset
+  std::vector<BuiltSite> sites;
+  std::vector<std::pair<const PlannedSite*, std::string>> refused;  ///< a hit would need more stack than there is
+};
+
+/// An upper bound of the size, known before the address.
+uint64_t max_code_bytes(const bundle::Bundle& bundle, std::span<const PlannedSite* const> sites);
+
+Result<CodeImage> build_code(const CodeRequest& request);
+
+}  // namespace spile::user_engine

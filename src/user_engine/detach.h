@@ -1,0 +1,39 @@
+// How probes leave a process: bytes back, threads out, mappings gone. For our own attachments and for what others left.
+//
+//   1 stop every thread
+//   2 put the original bytes back, but only where our jump is: what somebody else wrote meanwhile stays
+//   3 move threads out of the displaced copies; a thread inside a program is let go and asked again a moment later
+//   4 when no thread is in the code and none will come back to it (signal frames), unmap; the journal goes last
+//
+// Children that the process forked while traced have the same jumps in memory of their own and the same shared regions:
+// each is treated alike. A tracer killed between any two steps leaves a process that runs on; the next call goes on.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "user_engine/attachment.h"
+
+namespace spile::user_engine {
+
+struct DetachReport {
+  size_t restored = 0;            ///< sites, over all processes
+  size_t processes = 0;           ///< processes that were cleaned: the target and its forked children
+  std::vector<std::string> notes; ///< sites left to somebody else, regions that had to stay: for the user
+};
+
+/// Takes our probes out. A process that has ended, or called exec, has none: that is a success.
+Result<DetachReport> detach(Attachment& attachment);
+
+/// Takes out what the journal in the process says, and stray mappings and stub bytes. A process without any: restored 0.
+/// Errors: corrupt  there are jumps into our code but no journal to undo them by; nothing was unmapped
+Result<DetachReport> detach_leftovers(pid_t pid);
+
+/// The pid of the spile that traces the process and still lives.
+Result<std::optional<pid_t>> live_owner(const target::Target& target);
+
+/// The sites that the journal in a process lists, as `spile sites -p PID` shows them.
+Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid);
+
+}  // namespace spile::user_engine

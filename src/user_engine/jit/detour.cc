@@ -1,0 +1,241 @@
+#include "user_engine/jit/detour.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "user_engine/jit/emitter.h"
+
+namespace spile::jit {
+
+namespace x86 = asmjit::x86;
+using asmjit::Imm;
+
+namespace {
+
+/// Below the HitFrame: a hole that stands for the return address of an inlined body, and the arithmetic flags.
+/// A called body's return address goes below rsp, so there the HitFrame starts at rsp.
+constexpr uint32_t kHoleBytes = 8, kFlagsBytes = 8, kReturnAddressBytes = 8;
+/// The constants that Linux gives user mode: the segment selectors, and -1 for "not in a system call".
+/// Source: Linux arch/x86/include/asm/segment.h, __USER_CS and __USER_DS.
+constexpr int32_t kUserCs = 0x33, kUserSs = 0x2b, kNoSystemCall = -1;
+
+const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp, x86::rsi, x86::rdi, x86::r8,
+                       x86::r9,  x86::r10, x86::r11, x86::r12, x86::r13, x86::r14, x86::r15};
+
+/// What all programs of a site need together.
+struct Needs {
+  SlotMask reads = 0, clobbers = 0;
+  bool clobbers_flags = false;
+  uint32_t stack_bytes = 0;  ///< of the deepest program, return address included where it is called
+};
+
+class DetourEmitter {
+ public:
+  explicit DetourEmitter(const DetourSpec& spec) : spec_(spec), emit_(spec.at) {}
+
+  Result<Detour> run() {
+    inline_ = can_inline();
+    find_needs();
+    lay_out();
+    SPILE_TRY_VOID(check_stack());
+    if (total_ > 0) hit();
+    return finish();
+  }
+
+ private:
+  // ---- decisions ------------------------------------------------------------------------------------------------------
+
+  bool can_inline() const {
+    if (spec_.programs.size() != 1) return false;
+    const Body& body = *spec_.programs[0].body;
+    if (body.code_bytes > spec_.inline_limit_bytes) return false;
+    return std::all_of(body.relocations.begin(), body.relocations.end(),
+                       [&](const Relocation& relocation) { return emit_.is_near(relocation.target); });
+  }
+
+  void find_needs() {
+    for (const DetourProgram& program : spec_.programs) {
+      const Body& body = *program.body;
+      needs_.reads |= body.reads;
+      needs_.clobbers |= body.clobbers;
+      needs_.clobbers_flags |= body.clobbers_flags;
+      uint32_t call = inline_ ? 0 : kReturnAddressBytes;
+      if (!is_empty(body)) needs_.stack_bytes = std::max(needs_.stack_bytes, body.stack_bytes + call);
+    }
+    if (spec_.hits) {
+      needs_.clobbers |= slot_of(x86::rax) | slot_of(x86::r11);
+      needs_.clobbers_flags = true;
+    }
+    saves_flags_ = needs_.clobbers_flags && spec_.flags_live;
+    if (saves_flags_ || (needs_.reads & (kIpSlot | kSpSlot)) != 0) needs_.clobbers |= slot_of(x86::rax);
+  }
+
+  static bool is_empty(const Body& body) { return body.code_bytes == 0; }
+
+  void lay_out() {
+    bool does_nothing = !spec_.hits && std::all_of(spec_.programs.begin(), spec_.programs.end(),
+                                                   [](const DetourProgram& p) { return is_empty(*p.body); });
+    if (does_nothing) return;
+    frame_at_ = inline_ ? kHoleBytes : 0;
+    flags_at_ = frame_at_ + static_cast<int32_t>(sizeof(abi::HitFrame));
+    total_ = static_cast<uint32_t>(flags_at_) + kFlagsBytes + static_cast<uint32_t>(abi::kRedZoneBytes);
+  }
+
+  uint32_t stack_bytes() const {
+    bool reads_flags = (needs_.reads & kFlagsSlot) != 0;  // pushfq, before any program runs
+    return total_ + std::max(needs_.stack_bytes, reads_flags ? 8u : 0u);
+  }
+
+  Result<void> check_stack() const {
+    uint64_t limit = std::min<uint64_t>(spec_.stack_limit_bytes, abi::kMaxHitStackBytes);
+    if (total_ == 0 || stack_bytes() <= limit) return {};
+    return fail(ErrorCode::kUnsafe,
+                "a hit at {} would use {} bytes of the target's stack where {} may be used; running programs on a "
+                "private stack is not built yet",
+                spec_.site, stack_bytes(), limit);
+  }
+
+  // ---- code -----------------------------------------------------------------------------------------------------------
+
+  Mem slot(int32_t offset) const { return x86::qword_ptr(x86::rsp, frame_at_ + offset); }
+  Mem flags_word() const { return x86::qword_ptr(x86::rsp, flags_at_); }
+
+  void hit() {
+    emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
+    save();
+    fill_context();
+    if (spec_.hits) count_hit(*spec_.hits);
+    for (const DetourProgram& program : spec_.programs) run_program(program);
+    restore();
+    emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+  }
+
+  /// No instruction before lahf changes flags; rax is saved before lahf changes it.
+  void save() {
+    for (const Gp& reg : kSavable) {
+      bool needed = ((needs_.reads | needs_.clobbers) & slot_of(reg)) != 0;
+      if (needed) emit_.op(Inst::kIdMov, slot(frame_offset(reg)), reg);
+    }
+    if ((needs_.reads & kFlagsSlot) != 0) {
+      emit_.op(Inst::kIdPushfq);
+      emit_.op(Inst::kIdPop, slot(offsetof(abi::HitFrame, flags)));
+    }
+    if (saves_flags_) {
+      emit_.op(Inst::kIdLahf, x86::ah);
+      emit_.op(Inst::kIdSeto, x86::al);
+      emit_.op(Inst::kIdMov, flags_word(), x86::rax);
+    }
+  }
+
+  /// Values that are no register. From here on rax is free where it is used.
+  void fill_context() {
+    if ((needs_.reads & kIpSlot) != 0) {
+      emit_.load_constant(x86::rax, spec_.site.value);
+      emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, ip)), x86::rax);
+    }
+    if ((needs_.reads & kSpSlot) != 0) {
+      emit_.op(Inst::kIdLea, x86::rax, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+      emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, sp)), x86::rax);
+    }
+    fill_constant(offsetof(abi::HitFrame, orig_ax), kNoSystemCall);
+    fill_constant(offsetof(abi::HitFrame, cs), kUserCs);
+    fill_constant(offsetof(abi::HitFrame, ss), kUserSs);
+  }
+
+  void fill_constant(int32_t offset, int32_t value) {
+    if ((needs_.reads & slot_bit(static_cast<unsigned>(offset))) != 0) {
+      emit_.op(Inst::kIdMov, slot(offset), Imm(value));
+    }
+  }
+
+  void count_hit(const HitCounter& hits) {
+    emit_.load_cpu(x86::rax, spec_.cpu, hits.cpu_mask);
+    emit_.multiply(x86::rax, hits.cpu_stride);
+    emit_.load_constant(x86::r11, hits.storage.value);
+    emit_.locked(Inst::kIdInc, x86::qword_ptr(x86::rax, x86::r11));
+  }
+
+  void run_program(const DetourProgram& program) {
+    const Body& body = *program.body;
+    if (is_empty(body)) return;
+    if ((body.reads & kCookieSlot) != 0) store_cookie(program.cookie);
+    if (!inline_) return emit_.call_body(body.base);
+    inlined_at_ = emit_.offset();
+    emit_.embed({body.bytes.begin(), body.bytes.begin() + body.code_bytes});
+  }
+
+  void store_cookie(uint64_t cookie) {
+    int32_t offset = offsetof(abi::HitFrame, cookie);
+    Mem low = x86::dword_ptr(x86::rsp, frame_at_ + offset), high = x86::dword_ptr(x86::rsp, frame_at_ + offset + 4);
+    emit_.op(Inst::kIdMov, low, Imm(static_cast<int32_t>(cookie)));
+    emit_.op(Inst::kIdMov, high, Imm(static_cast<int32_t>(cookie >> 32)));
+  }
+
+  /// OF comes back by the overflow of al + 127 (al is 0 or 1), the others by sahf; nothing after that changes flags.
+  void restore() {
+    if (saves_flags_) {
+      emit_.op(Inst::kIdMov, x86::rax, flags_word());
+      emit_.op(Inst::kIdAdd, x86::al, Imm(127));
+      emit_.op(Inst::kIdSahf, x86::ah);
+    }
+    for (const Gp& reg : kSavable) {
+      if ((needs_.clobbers & slot_of(reg)) != 0) emit_.op(Inst::kIdMov, reg, slot(frame_offset(reg)));
+    }
+  }
+
+  // ---- bytes ----------------------------------------------------------------------------------------------------------
+
+  Result<Detour> finish() {
+    Detour detour;
+    SPILE_TRY(detour.bytes, emit_.finish());
+    bool unsaved_register = (emit_.clobbers() & ~needs_.clobbers) != 0;
+    bool unsaved_flags = emit_.clobbers_flags() && spec_.flags_live && !saves_flags_;
+    if (unsaved_register || unsaved_flags) {
+      return fail(ErrorCode::kInternal, "the detour of {} destroys what it did not save", spec_.site);
+    }
+    SPILE_TRY_VOID(relocate_inlined(detour.bytes));
+    detour.displaced_offset = static_cast<uint32_t>(detour.bytes.size());
+    detour.stack_bytes = total_ == 0 ? 0 : stack_bytes();
+    detour.inlined = inline_ && inlined_at_ != 0;
+    auto displaced = spec_.displaced(spec_.at + detour.bytes.size());
+    if (!displaced) return forward(displaced, "displaced code of {}", spec_.site);
+    detour.bytes.insert(detour.bytes.end(), displaced->begin(), displaced->end());
+    return detour;
+  }
+
+  /// Makes the rel32 of the copied body reach the same targets from its new place.
+  Result<void> relocate_inlined(std::vector<uint8_t>& bytes) const {
+    if (!inline_ || inlined_at_ == 0) return {};
+    for (const Relocation& relocation : spec_.programs[0].body->relocations) {
+      TargetAddr next = spec_.at + inlined_at_ + relocation.next_insn;
+      int64_t displacement = relocation.target - next;
+      if (displacement != static_cast<int32_t>(displacement)) {
+        return fail(ErrorCode::kInternal, "{} is out of reach of {}", relocation.target, next);
+      }
+      auto field = static_cast<int32_t>(displacement);
+      std::memcpy(bytes.data() + inlined_at_ + relocation.offset, &field, sizeof field);
+    }
+    return {};
+  }
+
+  const DetourSpec& spec_;
+  Emitter emit_;
+  Needs needs_;
+  bool inline_ = false;
+  bool saves_flags_ = false;
+  int32_t frame_at_ = 0, flags_at_ = 0;  ///< from rsp while programs run
+  uint32_t total_ = 0;                   ///< what rsp is lowered by; 0: the detour is only the displaced code
+  size_t inlined_at_ = 0;
+};
+
+}  // namespace
+
+Result<Detour> emit_detour(const DetourSpec& spec) {
+  if (!spec.displaced) return fail(ErrorCode::kInvalid, "a detour without displaced code for {}", spec.site);
+  for (const DetourProgram& program : spec.programs) {
+    if (program.body == nullptr) return fail(ErrorCode::kInvalid, "a detour without a body for {}", spec.site);
+  }
+  return DetourEmitter(spec).run();
+}
+
+}  // namespace spile::jit

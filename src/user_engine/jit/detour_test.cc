@@ -1,0 +1,550 @@
+#include "user_engine/jit/detour.h"
+
+#include <csignal>
+#include <sys/time.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "user_engine/jit/print.h"
+#include "user_engine/jit/test_programs.h"
+
+namespace spile::jit {
+namespace {
+
+using namespace testing;
+using bpf::Builder;
+using bpf::Helper;
+using bpf::Program;
+using bpf::Reg;
+namespace regs = bpf::x86_64_regs;
+
+std::vector<uint8_t> jump_to(TargetAddr from, TargetAddr to) {
+  auto distance = static_cast<int32_t>(to - (from + 5));
+  std::vector<uint8_t> bytes(5);
+  bytes[0] = 0xe9;
+  std::memcpy(&bytes[1], &distance, 4);
+  return bytes;
+}
+
+/// A piece of code with a 7-byte site in it, patched with a jump to a detour and run.
+class Site {
+ public:
+  /// `code[site_offset, +7)` is one instruction that may be moved.
+  Site(World& world, std::vector<uint8_t> code, size_t site_offset) : world_(world), offset_(site_offset) {
+    code_ = world.page.put(code);
+  }
+
+  TargetAddr code() const { return code_; }
+  TargetAddr address() const { return code_ + offset_; }
+
+  DetourSpec spec(std::vector<DetourProgram> programs) {
+    DetourSpec spec;
+    spec.at = world_.page.next();
+    spec.site = address();
+    spec.programs = std::move(programs);
+    spec.displaced = [this](TargetAddr at) -> Result<std::vector<uint8_t>> {
+      auto* original = reinterpret_cast<const uint8_t*>(address().value);
+      std::vector<uint8_t> bytes(original, original + kSiteBytes);
+      auto back = jump_to(at + kSiteBytes, address() + kSiteBytes);
+      bytes.insert(bytes.end(), back.begin(), back.end());
+      return bytes;
+    };
+    return spec;
+  }
+
+  Detour patch(const DetourSpec& spec) {
+    auto detour = emit_detour(spec);
+    if (!detour) {
+      ADD_FAILURE() << detour.error().message;
+      return {};
+    }
+    world_.page.put(detour->bytes);
+    auto jump = jump_to(address(), spec.at);
+    std::memcpy(reinterpret_cast<void*>(address().value), jump.data(), jump.size());
+    return std::move(*detour);
+  }
+  Detour patch(std::vector<DetourProgram> programs) { return patch(spec(std::move(programs))); }
+
+  static constexpr size_t kSiteBytes = 7;
+
+ private:
+  World& world_;
+  TargetAddr code_;
+  size_t offset_;
+};
+
+// lea 0x11223344(%rax),%rax: changes a register, no flags; ret
+const std::vector<uint8_t> kLeaRet = {0x48, 0x8d, 0x80, 0x44, 0x33, 0x22, 0x11, 0xc3};
+constexpr uint64_t kLeaAdds = 0x11223344;
+
+/// Every probe must leave the state that the bare function leaves, in all of these.
+void expect_state_kept(Site& site, uint64_t gpr_added = kLeaAdds) {
+  for (uint64_t flags = 0; flags < 256; ++flags) {
+    uint64_t arithmetic = (flags & 1) | (flags >> 1 & 1) << 2 | (flags >> 2 & 1) << 4 | (flags >> 3 & 1) << 6 |
+                          (flags >> 4 & 1) << 7 | (flags >> 5 & 1) << 11;
+    uint64_t others = (flags >> 6 & 1 ? kDirectionFlag : 0) | (flags >> 7 & 1 ? kAlignmentFlag | kIdFlag : 0);
+    CpuState before = distinct_state(flags, arithmetic | others);
+    CpuState after = run_with_state(site.code().value, before, {}, flags % 2 * 8);
+    before.gpr[kRax] += gpr_added;
+    ASSERT_EQ(after.gpr, before.gpr) << "flags " << flags;
+    ASSERT_EQ(after.flags, before.flags) << "flags " << flags;
+    ASSERT_EQ(after.xmm, before.xmm) << "flags " << flags;
+  }
+}
+
+/// Reads memory through a helper, multiplies, divides and shifts: uses every register it can.
+Program busy_program(int map) {
+  Builder b;
+  auto out = b.new_label();
+  b.mov(Reg::r6, Reg::r1);
+  b.call(Helper::kKtimeGetNs);
+  b.mov(Reg::r7, Reg::r0);
+  b.load(8, Reg::r8, Reg::r6, regs::kSi);
+  b.load(8, Reg::r9, Reg::r6, regs::kFlags);
+  b.alu(bpf::kDiv, Reg::r8, Reg::r7);
+  b.alu(bpf::kLsh, Reg::r9, Reg::r8);
+  b.store(8, Reg::r10, -16, Reg::r9);
+  b.store(8, Reg::r10, -24, Reg::r8);
+  b.load_map(Reg::r1, map);
+  b.store_imm(4, Reg::r10, -4, 0);
+  b.mov(Reg::r2, Reg::r10);
+  b.alu_imm(bpf::kAdd, Reg::r2, -4);
+  b.call(Helper::kMapLookupElem);
+  b.jump_if_imm(bpf::kJeq, Reg::r0, 0, out);
+  b.load(8, Reg::r3, Reg::r10, -16);
+  b.alu(bpf::kMod, Reg::r3, Reg::r9);
+  b.mov_imm(Reg::r1, 1);
+  b.atomic(8, bpf::kAtomicAdd, Reg::r0, 0, Reg::r1);
+  b.store(8, Reg::r0, 8, Reg::r3);
+  b.bind(out);
+  b.mov_imm(Reg::r0, 0);
+  b.exit();
+  return *std::move(b).finish();
+}
+
+JitEnv as_engine(JitEnv env) {
+  env.keep_result = false;
+  return env;
+}
+
+// ---- nothing changes for the target -----------------------------------------------------------------------------------
+
+TEST(Detour, CounterKeepsEveryRegisterAndFlag) {
+  for (uint32_t inline_limit : {0u, 256u}) {
+    World world;
+    int map = world.add_per_cpu_array(1);
+    Body body = world.compile(count_program(map), as_engine(world.env()));
+    Site site(world, kLeaRet, 0);
+    DetourSpec spec = site.spec({{&body, 0}});
+    spec.inline_limit_bytes = inline_limit;
+    Detour detour = site.patch(spec);
+    EXPECT_EQ(detour.inlined, inline_limit != 0);
+    expect_state_kept(site);
+    EXPECT_EQ(world.map(map).sum(0), 256u);
+  }
+}
+
+TEST(Detour, BusyProgramKeepsEveryRegisterAndFlag) {
+  for (bool inline_lookups : {true, false}) {
+    for (uint32_t inline_limit : {0u, 4096u}) {
+      World world;
+      int map = world.add_per_cpu_array(1, 16);
+      JitEnv env = as_engine(world.env());
+      env.inline_lookups = inline_lookups;
+      Body body = world.compile(busy_program(map), env);
+      Site site(world, kLeaRet, 0);
+      DetourSpec spec = site.spec({{&body, 0}});
+      spec.inline_limit_bytes = inline_limit;
+      site.patch(spec);
+      expect_state_kept(site);
+      EXPECT_EQ(world.map(map).sum(0), 256u);
+    }
+  }
+}
+
+TEST(Detour, HitCounterKeepsEveryRegisterAndFlagAndCounts) {
+  World world;
+  int map = world.add_per_cpu_array(1);
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({});
+  spec.hits = HitCounter{TargetAddr(reinterpret_cast<uint64_t>(world.map(map).value(0))), world.map(map).cpu_stride,
+                         kTestCpus - 1};
+  site.patch(spec);
+  expect_state_kept(site);
+  EXPECT_EQ(world.map(map).sum(0), 256u);
+}
+
+TEST(Detour, DeadFlagsAreNotSaved) {
+  World world;
+  int map = world.add_per_cpu_array(1);
+  Body body = world.compile(count_program(map), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  DetourSpec live = site.spec({{&body, 0}}), dead = live;
+  dead.flags_live = false;
+  EXPECT_LT(emit_detour(dead)->bytes.size(), emit_detour(live)->bytes.size());
+  site.patch(dead);
+  CpuState before = distinct_state(3, 0);
+  CpuState after = run_with_state(site.code().value, before);
+  before.gpr[kRax] += kLeaAdds;
+  EXPECT_EQ(after.gpr, before.gpr);
+  EXPECT_EQ(after.flags & ~kArithmeticFlags, before.flags & ~kArithmeticFlags);
+}
+
+/// Fills all 128 bytes below rsp, has the site in between, and adds them up again.
+std::vector<uint8_t> red_zone_leaf(size_t& site_offset) {
+  std::vector<uint8_t> code = {0x31, 0xc0};  // xor %eax,%eax
+  for (int i = 1; i <= 16; ++i) {            // movq $i,-8*i(%rsp)
+    code.insert(code.end(), {0x48, 0xc7, 0x44, 0x24, static_cast<uint8_t>(-8 * i), static_cast<uint8_t>(i), 0, 0, 0});
+  }
+  site_offset = code.size();
+  code.insert(code.end(), {0x48, 0x8d, 0x80, 0x44, 0x33, 0x22, 0x11});                                  // the lea
+  for (int i = 1; i <= 16; ++i) code.insert(code.end(), {0x48, 0x03, 0x44, 0x24, static_cast<uint8_t>(-8 * i)});
+  code.push_back(0xc3);
+  return code;
+}
+
+TEST(Detour, StepsOverTheRedZone) {
+  for (uint32_t inline_limit : {0u, 4096u}) {
+    World world;
+    int map = world.add_per_cpu_array(1, 16);
+    Body body = world.compile(busy_program(map), as_engine(world.env()));
+    size_t offset = 0;
+    auto code = red_zone_leaf(offset);
+    Site site(world, code, offset);
+    DetourSpec spec = site.spec({{&body, 0}});
+    spec.inline_limit_bytes = inline_limit;
+    site.patch(spec);
+    CpuState after = run_with_state(site.code().value, distinct_state(1, 0));
+    EXPECT_EQ(after.gpr[kRax], kLeaAdds + 16 * 17 / 2);
+    EXPECT_EQ(world.map(map).sum(0), 1u);
+  }
+}
+
+TEST(Detour, WritesOnlyItsOwnStack) {
+  World world;
+  int map = world.add_per_cpu_array(1, 16);
+  JitEnv env = as_engine(world.env());
+  env.helpers.at(static_cast<int32_t>(Helper::kKtimeGetNs)).stack_bytes = 512;
+  Body body = world.compile(busy_program(map), env);
+  Site site(world, kLeaRet, 0);
+  Detour detour = site.patch({{&body, 0}});
+  // A stack of our own, filled with a pattern: what lies deeper than the stated bound stays as it is.
+  std::vector<uint64_t> stack(2048, 0x5a5a5a5a5a5a5a5a);
+  auto top = reinterpret_cast<uint64_t>(stack.data() + stack.size()) - 64;
+  asm volatile(
+      "mov %%rsp, %%rbx\n mov %0, %%rsp\n call *%1\n mov %%rbx, %%rsp\n"
+      : "+r"(top)
+      : "r"(site.code().value)
+      : "rax", "rbx", "memory", "cc");
+  size_t untouched = 0;
+  while (stack[untouched] == 0x5a5a5a5a5a5a5a5a) ++untouched;
+  uint64_t rsp_at_site = top - 8;
+  uint64_t used = rsp_at_site - reinterpret_cast<uint64_t>(stack.data() + untouched);
+  EXPECT_LE(used, detour.stack_bytes);
+  EXPECT_GT(used, abi::kRedZoneBytes);
+}
+
+// ---- what programs see ------------------------------------------------------------------------------------------------
+
+TEST(Detour, EveryContextSlotIsExact) {
+  World world;
+  std::vector<int16_t> offsets;
+  for (int16_t offset = 0; offset < regs::kSize; offset += 8) offsets.push_back(offset);
+  int map = world.add_array(32);
+  Body body = world.compile(store_context_program(map, offsets), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  site.patch({{&body, 0}});
+  auto seen = [&](int offset) { return *world.map(map).value(static_cast<uint32_t>(offset / 8)); };
+  for (uint64_t flags : {uint64_t{0}, kArithmeticFlags, kDirectionFlag | 1}) {
+    CpuState state = distinct_state(flags, flags);
+    run_with_state(site.code().value, state);
+    constexpr int kOrder[16] = {regs::kAx, regs::kCx, regs::kDx, regs::kBx, regs::kSp,  regs::kBp,  regs::kSi,  regs::kDi,
+                                regs::kR8, regs::kR9, regs::kR10, regs::kR11, regs::kR12, regs::kR13, regs::kR14, regs::kR15};
+    for (int i = 0; i < 16; ++i) {
+      if (i == kRsp) continue;
+      EXPECT_EQ(seen(kOrder[i]), state.gpr[i]) << i;
+    }
+    EXPECT_EQ(seen(regs::kIp), site.address().value);
+    EXPECT_EQ(seen(regs::kFlags), state.flags);
+    EXPECT_EQ(seen(regs::kCs), 0x33u);
+    EXPECT_EQ(seen(regs::kSs), 0x2bu);
+    EXPECT_EQ(seen(regs::kOrigAx), UINT64_MAX);
+    // rsp at the site points to the return address of the thunk's call.
+    EXPECT_EQ(seen(regs::kSp) % 8, 0u);
+    EXPECT_LT(reinterpret_cast<uint64_t>(&state) - seen(regs::kSp), 4096u);
+  }
+}
+
+TEST(Detour, EachSlotAloneIsExactWhereProgramsAreInlined) {
+  for (int16_t offset = 0; offset < regs::kSize; offset += 8) {
+    World world;
+    int map = world.add_array(1);
+    Body body = world.compile(store_context_program(map, {offset}), as_engine(world.env()));
+    Site site(world, kLeaRet, 0);
+    Detour detour = site.patch({{&body, 0}});
+    EXPECT_TRUE(detour.inlined);
+    CpuState before = distinct_state(7, kArithmeticFlags);
+    uint64_t together = 0;
+    {
+      World other;
+      int all = other.add_array(1);
+      Body called = other.compile(store_context_program(all, {offset}), as_engine(other.env()));
+      Site twin(other, kLeaRet, 0);
+      DetourSpec spec = twin.spec({{&called, 0}});
+      spec.inline_limit_bytes = 0;
+      spec.site = site.address();
+      twin.patch(spec);
+      run_with_state(twin.code().value, before);
+      together = *other.map(all).value(0);
+    }
+    expect_state_kept(site);
+    run_with_state(site.code().value, before);
+    EXPECT_EQ(*world.map(map).value(0), together) << offset;
+  }
+}
+
+Program cookie_program(int map, uint32_t key) {
+  Builder b;
+  auto out = b.new_label();
+  b.mov(Reg::r6, Reg::r1);
+  b.store_imm(4, Reg::r10, -4, static_cast<int32_t>(key));
+  b.mov(Reg::r2, Reg::r10);
+  b.alu_imm(bpf::kAdd, Reg::r2, -4);
+  b.load_map(Reg::r1, map);
+  b.call(Helper::kMapLookupElem);
+  b.jump_if_imm(bpf::kJeq, Reg::r0, 0, out);
+  b.mov(Reg::r7, Reg::r0);
+  b.mov(Reg::r1, Reg::r6);
+  b.call(Helper::kGetAttachCookie);
+  b.store(8, Reg::r7, 0, Reg::r0);
+  b.bind(out);
+  b.mov_imm(Reg::r0, 0);
+  b.exit();
+  return *std::move(b).finish();
+}
+
+TEST(Detour, RunsSeveralProgramsInOrderEachWithItsCookie) {
+  World world;
+  int map = world.add_array(4), counter = world.add_per_cpu_array(1, 16);
+  Body first = world.compile(cookie_program(map, 0), as_engine(world.env()));
+  Body busy = world.compile(busy_program(counter), as_engine(world.env()));
+  Body second = world.compile(cookie_program(map, 1), as_engine(world.env()));
+  Body last = world.compile(cookie_program(map, 0), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  Detour detour = site.patch({{&first, 11}, {&busy, 12}, {&second, 0xfffffffff}, {&last, 13}});
+  EXPECT_FALSE(detour.inlined);
+  expect_state_kept(site);
+  EXPECT_EQ(*world.map(map).value(0), 13u);
+  EXPECT_EQ(*world.map(map).value(1), 0xfffffffffu);
+  EXPECT_EQ(world.map(counter).sum(0), 256u);
+}
+
+TEST(Detour, LaterProgramsSeeTheRegistersOfTheHit) {
+  World world;
+  int map = world.add_array(32), counter = world.add_per_cpu_array(1, 16);
+  Body busy = world.compile(busy_program(counter), as_engine(world.env()));
+  Body look = world.compile(store_context_program(map, {regs::kAx, regs::kDi, regs::kR11, regs::kFlags}),
+                            as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  site.patch({{&busy, 0}, {&look, 0}});
+  CpuState state = distinct_state(9, 0x41);
+  run_with_state(site.code().value, state);
+  EXPECT_EQ(*world.map(map).value(0), state.gpr[kRax]);
+  EXPECT_EQ(*world.map(map).value(1), state.gpr[kRdi]);
+  EXPECT_EQ(*world.map(map).value(2), state.gpr[kR11]);
+  EXPECT_EQ(*world.map(map).value(3), state.flags);
+}
+
+// ---- exact under threads and signals -----------------------------------------------------------------------------------
+
+TEST(Detour, CountsExactlyInManyThreads) {
+  World world;
+  int map = world.add_per_cpu_array(1);
+  Body body = world.compile(count_program(map), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  site.patch({{&body, 0}});
+  auto function = reinterpret_cast<void (*)()>(site.code().value);
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back([=] {
+        for (int i = 0; i < 200'000; ++i) asm volatile("call *%0" ::"r"(function) : "rax", "memory", "cc");
+      });
+    }
+  }
+  EXPECT_EQ(world.map(map).sum(0), 1'600'000u);
+}
+
+void (*signal_target)();
+std::atomic<uint64_t> signal_hits;
+
+TEST(Detour, NestsInSignalHandlers) {
+  World world;
+  int map = world.add_per_cpu_array(1, 16);
+  Body body = world.compile(busy_program(map), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  site.patch({{&body, 0}});
+  signal_target = reinterpret_cast<void (*)()>(site.code().value);
+  signal_hits = 0;
+  struct sigaction action {}, old {};
+  action.sa_handler = [](int) {
+    asm volatile("call *%0" ::"r"(signal_target) : "rax", "memory", "cc");
+    signal_hits.fetch_add(1);
+  };
+  sigaction(SIGALRM, &action, &old);
+  itimerval every_100us{{0, 100}, {0, 100}}, never{};
+  setitimer(ITIMER_REAL, &every_100us, nullptr);
+  uint64_t calls = 0;
+  auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
+  while (std::chrono::steady_clock::now() < until) {
+    for (uint64_t i = 0; i < 1000; ++i) {
+      uint64_t rax = i;
+      asm volatile("sub $128, %%rsp\n call *%1\n add $128, %%rsp" : "+a"(rax) : "r"(signal_target) : "memory", "cc");
+      ASSERT_EQ(rax, i + kLeaAdds);
+      ++calls;
+    }
+  }
+  setitimer(ITIMER_REAL, &never, nullptr);
+  sigaction(SIGALRM, &old, nullptr);
+  EXPECT_GT(signal_hits.load(), 10u);
+  EXPECT_EQ(world.map(map).sum(0), calls + signal_hits.load());
+}
+
+// ---- bytes and bounds -------------------------------------------------------------------------------------------------
+
+TEST(Detour, IsOnlyTheDisplacedCodeWhereNothingIsToBeDone) {
+  World world;
+  Builder b;
+  b.mov_imm(Reg::r0, 0);
+  b.exit();
+  Body body = world.compile(*std::move(b).finish(), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  Detour detour = site.patch({{&body, 0}});
+  EXPECT_EQ(detour.displaced_offset, 0u);
+  EXPECT_EQ(detour.bytes.size(), 12u);
+  EXPECT_EQ(detour.stack_bytes, 0u);
+  expect_state_kept(site);
+}
+
+TEST(Detour, DisplacedCodeBeginsWhereItSays) {
+  World world;
+  int map = world.add_per_cpu_array(1);
+  Body body = world.compile(count_program(map), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({{&body, 0}});
+  Detour detour = site.patch(spec);
+  EXPECT_TRUE(std::equal(kLeaRet.begin(), kLeaRet.begin() + 7, detour.bytes.begin() + detour.displaced_offset));
+  // A thread moved there runs the displaced instruction without a hit.
+  CpuState before = distinct_state(1, 0);
+  CpuState after = run_with_state((spec.at + detour.displaced_offset).value, before);
+  EXPECT_EQ(after.gpr[kRax], before.gpr[kRax] + kLeaAdds);
+  EXPECT_EQ(world.map(map).sum(0), 0u);
+}
+
+TEST(DetourRefuses, ProgramsThatNeedMoreStackThanTheSiteHas) {
+  World world;
+  int map = world.add_per_cpu_array(1, 16);
+  JitEnv env = as_engine(world.env());
+  env.helpers.at(static_cast<int32_t>(Helper::kKtimeGetNs)).stack_bytes = 400;
+  Body body = world.compile(busy_program(map), env);
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({{&body, 0}});
+  EXPECT_TRUE(emit_detour(spec));
+  spec.stack_limit_bytes = 700;
+  auto detour = emit_detour(spec);
+  ASSERT_FALSE(detour);
+  EXPECT_EQ(detour.error().code, ErrorCode::kUnsafe);
+  EXPECT_NE(detour.error().message.find("where 700 may be used"), std::string::npos) << detour.error().message;
+}
+
+TEST(DetourRefuses, ABodyOutOfReach) {
+  World world, far(CodePage::Where::kFar);
+  int map = world.add_per_cpu_array(1);
+  Body body = world.compile(count_program(map), as_engine(world.env()));
+  body.base = far.page.address();
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({{&body, 0}});
+  spec.inline_limit_bytes = 0;
+  EXPECT_FALSE(emit_detour(spec));
+}
+
+TEST(DetourRefuses, MissingParts) {
+  DetourSpec spec;
+  EXPECT_FALSE(emit_detour(spec));
+  spec.displaced = [](TargetAddr) -> Result<std::vector<uint8_t>> { return std::vector<uint8_t>{}; };
+  spec.programs = {{nullptr, 0}};
+  EXPECT_FALSE(emit_detour(spec));
+}
+
+TEST(Detour, PassesOnWhyTheDisplacedCodeCannotBeMade) {
+  DetourSpec spec;
+  spec.at = spec.site = TargetAddr(0x401000);
+  spec.displaced = [](TargetAddr) -> Result<std::vector<uint8_t>> { return fail(ErrorCode::kUnsupported, "xbegin"); };
+  auto detour = emit_detour(spec);
+  ASSERT_FALSE(detour);
+  EXPECT_EQ(detour.error().message, "displaced code of 0x401000: xbegin");
+}
+
+// ---- figures: printed, not asserted -----------------------------------------------------------------------------------
+
+double ns_per_call(TargetAddr code) {
+  double best = 1e9;
+  for (int round = 0; round < 7; ++round) {
+    constexpr int kCalls = 200'000;
+    auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kCalls; ++i) asm volatile("call *%0" ::"r"(code.value), "D"(5) : "rax", "memory", "cc");
+    std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
+    best = std::min(best, took.count() / kCalls);
+  }
+  return best;
+}
+
+/// The site in a function that lies beside its maps, as in a target.
+void measure(const char* name, double bare, const std::function<Program(int)>& make, bool inline_lookups,
+             uint32_t inline_limit, bool flags_live = true) {
+  World world;
+  int map = world.add_per_cpu_array(64);
+  std::vector<uint8_t> storage(world.map(map).storage.size());
+  TargetAddr at = world.page.put(storage);
+  JitEnv env = as_engine(world.env());
+  env.inline_lookups = inline_lookups;
+  env.maps[map].array->storage = at;
+  env.base = world.page.next();
+  Body body = world.compile(make(map), env);
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({{&body, 0}});
+  spec.inline_limit_bytes = inline_limit;
+  spec.flags_live = flags_live;
+  site.patch(spec);
+  std::printf("  %-58s +%.2f ns\n", name, ns_per_call(site.code()) - bare);
+}
+
+TEST(DetourFigures, NanosecondsAddedToACall) {
+  World world;
+  Site bare_site(world, kLeaRet, 0);
+  double bare = ns_per_call(bare_site.code());
+  std::printf("  bare call %.2f ns\n", bare);
+  auto empty = [](int) {
+    Builder b;
+    b.mov_imm(Reg::r0, 0);
+    b.exit();
+    return *std::move(b).finish();
+  };
+  auto count = [](int map) { return count_program(map); };
+  auto hist = [](int map) { return indexed_count_program(map, regs::kDi); };
+  auto argument = [](int map) { return store_context_program(map, {regs::kDi}); };
+  measure("empty program", bare, empty, true, 256);
+  measure("per-CPU counter, inlined", bare, count, true, 256);
+  measure("per-CPU counter, inlined, flags dead", bare, count, true, 256, false);
+  measure("per-CPU counter, body called", bare, count, true, 0);
+  measure("per-CPU counter, lookup helper called", bare, count, false, 0);
+  measure("per-CPU array, key from a register, inlined", bare, hist, true, 256);
+  measure("argument stored to a per-CPU array, inlined", bare, argument, true, 256);
+}
+
+}  // namespace
+}  // namespace spile::jit

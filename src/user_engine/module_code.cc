@@ -1,0 +1,129 @@
+#include "user_engine/module_code.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "elf/file.h"
+#include "elf/unwind.h"
+
+namespace spile::user_engine {
+
+using patch::Bytes;
+using patch::Function;
+
+Result<ModuleImage> ModuleImage::load(const target::Target& target, const target::Module& module) {
+  if (module.host_path.empty()) {
+    return fail(ErrorCode::kNotFound, "{}: the file behind it cannot be opened from here{}", module.path,
+                module.deleted ? " (it has been removed or replaced)" : "");
+  }
+  ModuleImage image;
+  image.module_ = module;
+  symbols::LoadOptions options;
+  std::string root = fmt::format("/proc/{}/root", target.pid());
+  options.root = root;
+  options.path_in_root = module.path;
+  SPILE_TRY(auto symbols, symbols::ModuleSymbols::load(module.host_path, options));
+  image.symbols_ = std::make_unique<symbols::ModuleSymbols>(std::move(symbols));
+  image.is_go_ = image.symbols_->file().is_go();
+  SPILE_TRY_VOID(image.read_segments());
+  SPILE_TRY_VOID(image.collect_functions());
+  SPILE_TRY_VOID(image.collect_code_pointers());
+  image.reserve_rseq_sections(target);
+  image.reserve_signal_frames();
+  std::ranges::sort(image.code_.reserved, {}, &patch::Reserved::start);
+  return image;
+}
+
+Result<void> ModuleImage::read_segments() {
+  const elf::File& file = symbols_->file();
+  for (const elf::Segment& segment : file.segments()) {
+    if (segment.writable || segment.file_size == 0) continue;
+    SPILE_TRY(auto bytes, file.bytes(segment));
+    Bytes part{module_.bias.to_target(segment.addr), bytes};
+    if (segment.executable) code_.text.push_back(part);
+    // Jump tables lie in read-only data or, with some linkers, between the functions.
+    code_.read_only.push_back(part);
+  }
+  if (code_.text.empty()) return fail(ErrorCode::kCorrupt, "{}: no executable segment", module_.path);
+  return {};
+}
+
+/// Symbols and unwind entries: the latter know static functions of stripped files and the ends of functions.
+Result<void> ModuleImage::collect_functions() {
+  for (const symbols::Function& f : symbols_->functions()) {
+    // A guessed end says nothing that the planner does not see itself.
+    LinkAddr end = f.size_is_guessed ? f.addr : f.end();
+    code_.functions.push_back({module_.bias.to_target(f.addr), module_.bias.to_target(end), f.name});
+  }
+  SPILE_TRY(const elf::UnwindTable* unwind, symbols_->unwind());
+  for (const elf::FunctionRange& range : unwind->functions()) {
+    code_.functions.push_back({module_.bias.to_target(range.start), module_.bias.to_target(range.end), {}});
+  }
+  std::ranges::stable_sort(code_.functions, {}, &Function::start);
+  return {};
+}
+
+Result<void> ModuleImage::collect_code_pointers() {
+  SPILE_TRY(auto pointers, symbols_->code_pointers());
+  for (LinkAddr p : pointers) code_.code_pointers.push_back(module_.bias.to_target(p));
+  SPILE_TRY(const elf::UnwindTable* unwind, symbols_->unwind());
+  SPILE_TRY(auto pads, unwind->all_landing_pads());
+  for (LinkAddr p : pads) code_.code_pointers.push_back(module_.bias.to_target(p));
+  std::ranges::sort(code_.code_pointers);
+  auto tail = std::ranges::unique(code_.code_pointers);
+  code_.code_pointers.erase(tail.begin(), tail.end());
+  return {};
+}
+
+/// Restartable sequences: the kernel compares rip with [start, start + length) and checks four bytes before the abort
+/// handler. The descriptors are read from memory: the loader has relocated them there.
+void ModuleImage::reserve_rseq_sections(const target::Target& target) {
+  struct Descriptor {
+    uint32_t version, flags;
+    uint64_t start, length, abort;
+  };
+  for (const elf::Section& section : symbols_->file().sections()) {
+    if (section.name != "__rseq_cs" && section.name != ".data.rseq" && section.name != "rseq_cs") continue;
+    uint64_t count = std::min<uint64_t>(section.size / sizeof(Descriptor), 4096);
+    for (uint64_t i = 0; i < count; i++) {
+      auto at = module_.bias.to_target(section.addr + i * sizeof(Descriptor));
+      auto d = target.memory().read_value<Descriptor>(at);
+      if (!d || d->start == 0 || d->length > 4096) continue;
+      code_.reserved.push_back({TargetAddr(d->start), TargetAddr(d->start + d->length), "inside a restartable sequence (rseq)"});
+      code_.reserved.push_back({TargetAddr(d->abort - 4), TargetAddr(d->abort + 1), "the abort handler of a restartable sequence (rseq)"});
+    }
+  }
+}
+
+/// __restore_rt and the like: unwinders know them by their bytes.
+void ModuleImage::reserve_signal_frames() {
+  auto unwind = symbols_->unwind();
+  if (!unwind) return;
+  for (const elf::FunctionRange& range : (*unwind)->functions()) {
+    if (!range.is_signal_frame) continue;
+    code_.reserved.push_back({module_.bias.to_target(range.start), module_.bias.to_target(range.end), "the return from a signal handler"});
+  }
+}
+
+std::span<const uint8_t> ModuleImage::original(TargetAddr at, size_t size_bytes) const {
+  for (const Bytes& text : code_.text) {
+    if (!text.contains(at)) continue;
+    auto offset = static_cast<size_t>(at - text.start);
+    if (text.bytes.size() - offset < size_bytes) return {};
+    return text.bytes.subspan(offset, size_bytes);
+  }
+  return {};
+}
+
+FileOffset ModuleImage::file_offset(TargetAddr at) const {
+  return symbols_->file().to_offset(module_.bias.to_link(at)).value_or(FileOffset(0));
+}
+
+std::string ModuleImage::name_of(TargetAddr at) const {
+  auto resolved = symbols_->resolve(module_.bias.to_link(at));
+  if (!resolved) return {};
+  return resolved->offset == 0 ? std::string(resolved->function->name)
+                               : fmt::format("{}+{}", resolved->function->name, resolved->offset);
+}
+
+}  // namespace spile::user_engine

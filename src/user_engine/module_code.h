@@ -1,0 +1,49 @@
+// A module of the target as the planner wants it: original code, functions, every known way into them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "symbols/module_symbols.h"
+#include "user_engine/patch/plan.h"
+#include "user_engine/target/process.h"
+
+namespace spile::user_engine {
+
+/// Owns what the ModuleCode points to. Read once per attach; nothing of the target is changed or stopped.
+class ModuleImage {
+ public:
+  /// Reads the module's file. The code in it is what the target had before anybody patched it; whether its memory still
+  /// agrees is for the caller to check, site by site.
+  /// Errors: not found   there is no way to the file from here (deleted, other file system)
+  ///         those of symbols::ModuleSymbols::load
+  static Result<ModuleImage> load(const target::Target& target, const target::Module& module);
+
+  const target::Module& module() const { return module_; }
+  const symbols::ModuleSymbols& symbols() const { return *symbols_; }
+  const patch::ModuleCode& code() const { return code_; }
+  bool is_go() const { return is_go_; }
+
+  /// Original bytes at an address of the target; empty where there is no code.
+  std::span<const uint8_t> original(TargetAddr at, size_t size_bytes) const;
+  /// Where the byte is in the file.
+  FileOffset file_offset(TargetAddr at) const;
+  /// "fopen" or "fopen+12", "" where no symbol covers it.
+  std::string name_of(TargetAddr at) const;
+
+ private:
+  Result<void> read_segments();
+  Result<void> collect_functions();
+  Result<void> collect_code_pointers();
+  void reserve_rseq_sections(const target::Target& target);
+  void reserve_signal_frames();
+
+  target::Module module_;
+  std::unique_ptr<symbols::ModuleSymbols> symbols_;
+  patch::ModuleCode code_;
+  bool is_go_ = false;
+};
+
+}  // namespace spile::user_engine

@@ -1,0 +1,227 @@
+#include "user_engine/patch/entrances.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace spile::patch {
+
+WindowSet::WindowSet(std::span<const TargetAddr> sites) : sites_(sites.begin(), sites.end()) {
+  std::sort(sites_.begin(), sites_.end());
+  sites_.erase(std::unique(sites_.begin(), sites_.end()), sites_.end());
+  if (sites_.empty()) return;
+  base_ = sites_.front().value;
+  span_ = sites_.back().value - base_ + kPatchBytes;
+  inside_.resize(span_ / 64 + 1);
+  starts_.resize(span_ / 64 + 1);
+  for (const TargetAddr site : sites_) {
+    const uint64_t first = site.value - base_;
+    set(starts_, first);
+    for (uint64_t i = 1; i < kPatchBytes; ++i) set(inside_, first + i);
+  }
+}
+
+std::span<const TargetAddr> WindowSet::sites_around(TargetAddr a) const {
+  const auto first = std::lower_bound(sites_.begin(), sites_.end(), a - (kPatchBytes - 1));
+  const auto last = std::lower_bound(first, sites_.end(), a);
+  return {first, last};
+}
+
+namespace {
+
+/// What a byte may be the start of, seen alone.
+enum class Lead : uint8_t {
+  kNothing,
+  kRel32,      ///< e8, e9
+  kRel8,       ///< 70..7f, e0..e3, eb
+  kEscape,     ///< 0f: 0f 80..8f rel32
+  kXbegin,     ///< c7: c7 f8 rel32
+  kModrmRip,   ///< a ModRM byte with mod 0, rm 5: disp32 follows
+};
+
+constexpr std::array<Lead, 256> make_leads() {
+  std::array<Lead, 256> leads{};
+  for (unsigned b = 0; b < 256; ++b) {
+    if ((b & 0xc7) == 0x05) leads[b] = Lead::kModrmRip;
+    if ((b >= 0x70 && b <= 0x7f) || (b >= 0xe0 && b <= 0xe3) || b == 0xeb) leads[b] = Lead::kRel8;
+  }
+  leads[0xe8] = leads[0xe9] = Lead::kRel32;
+  leads[0x0f] = Lead::kEscape;
+  leads[0xc7] = Lead::kXbegin;
+  return leads;
+}
+constexpr auto kLeads = make_leads();
+
+/// A byte pattern that names an address inside a window. `source` is the pattern's first byte: an opcode byte (behind
+/// prefixes, if any), a ModRM byte, or the first byte of an absolute address.
+struct Candidate {
+  TargetAddr source, target;
+  enum class Form : uint8_t { kBranch, kRipRelative, kAbsolute } form = Form::kBranch;
+};
+
+/// Pass one over one stretch of text.
+class PatternScan {
+ public:
+  PatternScan(const Bytes& range, const WindowSet& windows, const PlanRules& rules, std::vector<Candidate>& out)
+      : bytes_(range.bytes), start_(range.start), windows_(windows), rules_(rules), out_(out) {}
+
+  void run() {
+    for (size_t i = 0; i < bytes_.size(); ++i) {
+      const Lead lead = kLeads[bytes_[i]];
+      if (lead != Lead::kNothing) look(i, lead);
+    }
+    // Absolute addresses fit an instruction's 32-bit fields only in modules that lie low (not position-independent).
+    if (rules_.code_references && windows_.lowest().value < uint64_t{1} << 32) scan_absolute();
+  }
+
+ private:
+  void look(size_t i, Lead lead) {
+    switch (lead) {
+      case Lead::kRel8: return branch8(i);
+      case Lead::kRel32: return branch32(i, 1);
+      case Lead::kEscape:
+        if (i + 1 < bytes_.size() && (bytes_[i + 1] & 0xf0) == 0x80) branch32(i, 2);
+        return;
+      case Lead::kXbegin:
+        if (i + 1 < bytes_.size() && bytes_[i + 1] == 0xf8) branch32(i, 2);
+        return;
+      case Lead::kModrmRip: return rip_relative(i);
+      case Lead::kNothing: return;
+    }
+  }
+
+  void branch8(size_t i) {
+    if (i + 2 > bytes_.size()) return;
+    add_branch(i, start_ + i + 2 + static_cast<uint64_t>(static_cast<int64_t>(static_cast<int8_t>(bytes_[i + 1]))));
+  }
+
+  void branch32(size_t i, size_t opcode_bytes) {
+    if (i + opcode_bytes + 4 > bytes_.size()) return;
+    add_branch(i, start_ + i + opcode_bytes + 4 + disp32(i + opcode_bytes));
+  }
+
+  void add_branch(size_t i, TargetAddr target) {
+    if (windows_.is_inside(target)) out_.push_back({start_ + i, target, Candidate::Form::kBranch});
+  }
+
+  /// An immediate of 0, 1, 2 or 4 bytes may follow the displacement. Naming a site itself is harmless in a lea (it takes
+  /// the function's address), reading it is not.
+  void rip_relative(size_t i) {
+    if (!rules_.code_references || i + 5 > bytes_.size()) return;
+    const TargetAddr base = start_ + i + 5 + disp32(i + 1);
+    const bool is_lea = i > 0 && bytes_[i - 1] == 0x8d;
+    for (const uint64_t imm_bytes : {0, 1, 2, 4}) {
+      const TargetAddr target = base + imm_bytes;
+      if (windows_.is_inside(target) || (!is_lea && windows_.is_site(target))) {
+        out_.push_back({start_ + i, target, Candidate::Form::kRipRelative});
+      }
+    }
+  }
+
+  void scan_absolute() {
+    for (size_t i = 0; i + 4 <= bytes_.size(); ++i) {
+      uint32_t value;
+      std::memcpy(&value, &bytes_[i], sizeof value);
+      const TargetAddr target(value);
+      if (windows_.is_inside(target)) out_.push_back({start_ + i, target, Candidate::Form::kAbsolute});
+    }
+  }
+
+  uint64_t disp32(size_t i) const {
+    int32_t value;
+    std::memcpy(&value, &bytes_[i], sizeof value);
+    return static_cast<uint64_t>(static_cast<int64_t>(value));
+  }
+
+  std::span<const uint8_t> bytes_;
+  TargetAddr start_;
+  const WindowSet& windows_;
+  const PlanRules& rules_;
+  std::vector<Candidate>& out_;
+};
+
+
+
+/// Whether the instruction at `at` is what the candidate's bytes look like.
+bool matches(const Candidate& c, const x86::Shape& insn, TargetAddr at) {
+  const auto field = [&](uint8_t offset) { return offset != 0 && at + offset == c.source; };
+  switch (c.form) {
+    case Candidate::Form::kBranch: return insn.is_direct_branch() && insn.branch_target(at) == c.target;
+    case Candidate::Form::kRipRelative:
+      return insn.rip_relative && insn.kind != x86::Kind::kNop && field(insn.modrm_offset) &&
+             insn.rip_target(at) == c.target;
+    case Candidate::Form::kAbsolute:
+      if (insn.is_direct_branch() || insn.rip_relative) return false;
+      return (field(insn.imm_offset) && static_cast<uint64_t>(insn.imm) == c.target.value) ||
+             (field(insn.disp_offset) && static_cast<uint64_t>(insn.disp) == c.target.value);
+  }
+  return false;
+}
+
+/// Pass two: decodes where the candidates are. Remembers the last region, since candidates come in order of address.
+class Confirmer {
+ public:
+  explicit Confirmer(const CodeMap& map) : map_(map) {}
+
+  std::optional<Entrance> confirm(const Candidate& c) {
+    load_region(c.source);
+    const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch : RefusalKind::kCodeReference;
+    if (const auto at = certain_source(c)) return Entrance{*at, c.target, kind, true};
+    const bool trusted = !sweep_.region.is_gap && c.source < sweep_.decoded_to;
+    if (trusted) return std::nullopt;
+    if (const auto at = possible_source(c)) return Entrance{*at, c.target, kind, false};
+    return std::nullopt;
+  }
+
+ private:
+  void load_region(TargetAddr at) {
+    if (at >= sweep_.region.start && at < sweep_.region.end) return;
+    sweep_ = sweep(map_, map_.region_at(at));
+  }
+
+  std::optional<TargetAddr> certain_source(const Candidate& c) const {
+    const SweptInsn* insn = sweep_.covering(c.source);
+    if (insn != nullptr && matches(c, insn->shape, sweep_.address(*insn))) return sweep_.address(*insn);
+    for (const SweptInsn& other : sweep_.overlapped) {
+      if (sweep_.address(other) <= c.source && matches(c, other.shape, sweep_.address(other))) {
+        return sweep_.address(other);
+      }
+    }
+    return std::nullopt;
+  }
+
+  /// The instruction may begin some bytes before the pattern: prefixes, opcode bytes.
+  std::optional<TargetAddr> possible_source(const Candidate& c) const {
+    for (uint64_t back = 0; back < x86::kMaxInsnBytes; ++back) {
+      const TargetAddr at = c.source - back;
+      if (at < sweep_.region.start) break;
+      const auto shape = x86::decode_shape(map_.text_from(at));
+      if (shape && matches(c, *shape, at) && may_be_instruction(map_, at)) return at;
+    }
+    return std::nullopt;
+  }
+
+  const CodeMap& map_;
+  Sweep sweep_;
+};
+
+}  // namespace
+
+std::vector<Entrance> find_references(const CodeMap& map, const WindowSet& windows, const PlanRules& rules) {
+  std::vector<Entrance> entrances;
+  if (windows.sites().empty()) return entrances;
+  Confirmer confirmer(map);
+  for (const Bytes& range : map.module().text) {
+    std::vector<Candidate> candidates;
+    PatternScan(range, windows, rules, candidates).run();
+    std::stable_sort(candidates.begin(), candidates.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.source < b.source; });
+    for (const Candidate& c : candidates) {
+      if (!rules.direct_branches && c.form == Candidate::Form::kBranch) continue;
+      if (const auto entrance = confirmer.confirm(c)) entrances.push_back(*entrance);
+    }
+  }
+  return entrances;
+}
+
+}  // namespace spile::patch

@@ -1,0 +1,224 @@
+#include "user_engine/site_plan.h"
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <map>
+
+#include "elf/file.h"
+#include "x86/format.h"
+
+namespace spile::user_engine {
+
+using bundle::Bundle;
+using bundle::Probe;
+using bundle::ProbeKind;
+using engine::SiteReport;
+
+Error ifunc_refused(std::string_view file, std::string_view symbol) {
+  return {ErrorCode::kUnsupported,
+          fmt::format("{} in {} is an IFUNC: its symbol is the resolver that picks an implementation for this CPU, not the "
+                      "function; probe the implementation itself",
+                      symbol, file)};
+}
+
+namespace {
+
+/// The modules of a process that are a given file: more than one after dlmopen.
+class ModuleFinder {
+ public:
+  static Result<ModuleFinder> open(const target::Target& target) {
+    ModuleFinder finder;
+    SPILE_TRY(finder.modules_, target.modules());
+    return finder;
+  }
+
+  std::vector<const target::Module*> find(const std::string& path) {
+    std::vector<const target::Module*> found;
+    struct stat file = {};
+    if (stat(path.c_str(), &file) == 0) {
+      for (const target::Module& m : modules_) {
+        if (m.inode == file.st_ino && m.device == makedev(major(file.st_dev), minor(file.st_dev))) found.push_back(&m);
+      }
+    }
+    // Overlay and other stacked file systems show another device in maps: the build-id is the same.
+    if (found.empty()) found = find_by_build_id(path);
+    return found;
+  }
+
+ private:
+  std::vector<const target::Module*> find_by_build_id(const std::string& path) {
+    std::vector<const target::Module*> found;
+    auto file = elf::File::open(path);
+    if (!file || file->build_id().empty()) return found;
+    for (const target::Module& m : modules_) {
+      if (m.build_id == file->build_id_hex()) found.push_back(&m);
+    }
+    return found;
+  }
+
+  std::vector<target::Module> modules_;
+};
+
+struct Request {
+  TargetAddr address;
+  int probe = -1;
+};
+
+/// The link addresses that a probe names in a module. Static functions may share a name: all are meant.
+Result<std::vector<LinkAddr>> addresses_of(const Probe& probe, const symbols::ModuleSymbols& symbols) {
+  if (probe.address) return std::vector{LinkAddr(*probe.address)};
+  std::vector<LinkAddr> found;
+  for (const symbols::Function* f : symbols.find(probe.symbol)) {
+    if (f->type == elf::SymbolType::kIfunc) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
+    found.push_back(f->addr + probe.offset);
+  }
+  if (found.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
+  std::ranges::sort(found);
+  auto tail = std::ranges::unique(found);
+  found.erase(tail.begin(), tail.end());
+  return found;
+}
+
+SiteReport refusal_report(const ModuleImage& image, const Request& request, pid_t pid, const patch::Refusal& refusal) {
+  SiteReport report;
+  report.pid = pid;
+  report.probe = request.probe;
+  report.location = fmt::format("{}:{}", std::filesystem::path(image.module().path).filename().string(), image.name_of(request.address));
+  report.address = request.address.value;
+  report.refused = true;
+  report.mechanism = std::string(to_string(refusal.kind));
+  report.reason = refusal.instruction.empty() ? refusal.reason
+                                              : fmt::format("{} (at {}: {})", refusal.reason, refusal.address, refusal.instruction);
+  auto bytes = image.original(request.address, 16);
+  report.before.assign(bytes.begin(), bytes.end());
+  return report;
+}
+
+/// A goroutine's stack is small and only functions that check it are sure to have some hundred bytes left at their entry:
+/// the linker keeps that much for chains of functions that do not check.
+patch::Refusal no_stack_check(const patch::SitePlan& plan) {
+  patch::Refusal refusal;
+  refusal.kind = patch::RefusalKind::kReserved;
+  refusal.address = plan.site;
+  refusal.reason = "a function of a Go program that does not check its stack: there may be no room for a probe's frame";
+  return refusal;
+}
+
+/// Memory must hold what the file holds wherever we read the file to decide: else somebody else has patched it.
+Result<void> check_memory(const target::Target& target, const ModuleImage& image, const patch::SitePlan& plan) {
+  size_t size = std::max(plan.window.size(), patch::kPatchBytes);
+  std::vector<uint8_t> now(size);
+  SPILE_TRY_VOID(target.memory().read(plan.site, now));
+  auto original = image.original(plan.site, size);
+  if (original.size() == size && std::equal(now.begin(), now.end(), original.begin())) return {};
+  const char* who = now[0] == 0xcc ? "a breakpoint of another tracer or a kernel uprobe is there" : "another tool has patched it";
+  return fail(ErrorCode::kUnsafe, "the code in memory ({}) is not that of the file ({}): {}", x86::hex(now), x86::hex(original), who);
+}
+
+class Planner {
+ public:
+  Planner(const target::Target& target, const Bundle& bundle, ModuleFinder finder)
+      : target_(target), bundle_(bundle), finder_(std::move(finder)) {}
+
+  Result<ProcessPlan> plan() {
+    SPILE_TRY_VOID(collect_requests());
+    for (auto& [image, requests] : requests_) plan_module(*image, requests);
+    std::ranges::sort(plan_.sites, {}, [](const PlannedSite& s) { return s.plan.site; });
+    return std::move(plan_);
+  }
+
+ private:
+  Result<void> collect_requests() {
+    std::map<std::string, std::vector<const target::Module*>> modules_of_path;
+    for (size_t i = 0; i < bundle_.probes.size(); i++) {
+      const Probe& probe = bundle_.probes[i];
+      if (probe.kind != ProbeKind::kUprobe) continue;
+      auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
+      if (is_new) entry->second = finder_.find(probe.path);
+      if (entry->second.empty()) {
+        return fail(ErrorCode::kNotFound, "process {} ({}) does not have {} loaded; libraries loaded later are not followed yet",
+                    target_.pid(), target_.name(), probe.path);
+      }
+      for (const target::Module* module : entry->second) {
+        SPILE_TRY(ModuleImage * image, image_of(*module));
+        SPILE_TRY(auto addresses, addresses_of(probe, image->symbols()));
+        for (LinkAddr a : addresses) requests_[image].push_back({module->bias.to_target(a), static_cast<int>(i)});
+      }
+    }
+    return {};
+  }
+
+  Result<ModuleImage*> image_of(const target::Module& module) {
+    for (const auto& image : plan_.images) {
+      if (image->module().start == module.start) return image.get();
+    }
+    SPILE_TRY(auto image, ModuleImage::load(target_, module));
+    plan_.images.push_back(std::make_unique<ModuleImage>(std::move(image)));
+    return plan_.images.back().get();
+  }
+
+  void plan_module(const ModuleImage& image, const std::vector<Request>& requests) {
+    std::vector<TargetAddr> addresses;
+    for (const Request& r : requests) addresses.push_back(r.address);
+    auto outcomes = patch::plan_sites(image.code(), addresses);
+    std::map<TargetAddr, size_t> by_site;  // several names of one function share a site
+    for (size_t i = 0; i < outcomes.size(); i++) {
+      if (!outcomes[i]) {
+        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), outcomes[i].error()));
+        continue;
+      }
+      if (image.is_go() && !outcomes[i]->go_stack_check) {
+        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), no_stack_check(*outcomes[i])));
+        continue;
+      }
+      auto [entry, is_new] = by_site.try_emplace(outcomes[i]->site, plan_.sites.size());
+      if (!is_new) {
+        plan_.sites[entry->second].probes.push_back(requests[i].probe);
+        continue;
+      }
+      if (auto checked = check_memory(target_, image, *outcomes[i]); !checked) {
+        patch::Refusal refusal;
+        refusal.kind = patch::RefusalKind::kBreakpoint;
+        refusal.address = outcomes[i]->site;
+        refusal.reason = checked.error().message;
+        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), refusal));
+        by_site.erase(entry);
+        continue;
+      }
+      plan_.sites.push_back({std::move(*outcomes[i]), &image, {requests[i].probe}});
+    }
+  }
+
+  const target::Target& target_;
+  const Bundle& bundle_;
+  ModuleFinder finder_;
+  ProcessPlan plan_;
+  std::map<ModuleImage*, std::vector<Request>> requests_;
+};
+
+}  // namespace
+
+Result<ProcessPlan> plan_process(const target::Target& target, const Bundle& bundle) {
+  SPILE_TRY(auto finder, ModuleFinder::open(target));
+  return Planner(target, bundle, std::move(finder)).plan();
+}
+
+SiteReport describe(const PlannedSite& site, pid_t pid, const Bundle& bundle) {
+  SiteReport report;
+  report.pid = pid;
+  report.probe = site.probes.front();
+  std::string function = site.image->name_of(site.plan.site);
+  report.location = fmt::format("{}:{}", std::filesystem::path(site.image->module().path).filename().string(),
+                                function.empty() ? bundle.probes.at(static_cast<size_t>(site.probes.front())).symbol : function);
+  report.address = site.plan.site.value;
+  report.mechanism = std::string(to_string(site.plan.mechanism));
+  report.reason = site.plan.reason;
+  report.before = site.plan.window;
+  return report;
+}
+
+}  // namespace spile::user_engine

@@ -1,0 +1,272 @@
+#include "user_engine/target/stopped.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <set>
+
+#include "user_engine/target/test_program.h"
+#include "user_engine/target/threads_inside.h"
+
+namespace spile::target {
+namespace {
+
+using std::chrono::milliseconds;
+
+std::string odd() { return build_program("odd.c", "cc -O1 -pthread"); }
+
+/// Stops, looks, detaches.
+Result<void> look(pid_t pid, const std::function<void(StoppedProcess&)>& work, StopOptions options = {}) {
+  return with_tracer_thread([&]() -> Result<void> {
+    SPILE_TRY(const Target target, Target::open(pid));
+    SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target, options));
+    work(process);
+    return {};
+  });
+}
+
+TEST(Stop, HoldsEveryThreadOfAProcess) {
+  Program program = Program::start({build_program("sleepers.c", "cc -O1 -pthread")});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [&](StoppedProcess& process) {
+    auto tids = os::list_threads(program.pid());
+    ASSERT_TRUE(tids);
+    EXPECT_EQ(tids->size(), 13u);
+    EXPECT_EQ(process.threads().size(), tids->size());
+    for (pid_t tid : *tids) EXPECT_EQ(os::read_stat(program.pid(), tid)->state, 't');
+    EXPECT_TRUE(process.fs_bases_usable());
+    EXPECT_EQ(process.tid_offset(), 720);
+    auto rseq = process.common_rseq();
+    ASSERT_TRUE(rseq);
+    EXPECT_EQ(rseq->signature, 0x53053053u);
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, FiftyTimesWakesNoSleeper) {
+  Program program = Program::start({build_program("sleepers.c", "cc -O1 -pthread")});
+  ASSERT_TRUE(program.ready());
+  for (int i = 0; i < 50; ++i) {
+    auto done = look(program.pid(), [](StoppedProcess&) {});
+    ASSERT_TRUE(done) << done.error().message;
+  }
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, CatchesAStormOfShortThreads) {
+  Program program = Program::start({build_program("storm.c", "cc -O1 -pthread")});
+  ASSERT_TRUE(program.ready());
+  int stopped = 0;
+  for (int i = 0; i < 20; ++i) {
+    auto done = look(program.pid(), [&](StoppedProcess& process) {
+      auto tids = os::list_threads(program.pid());
+      std::set<pid_t> held;
+      for (const StoppedThread& t : process.threads()) held.insert(t.tid);
+      for (pid_t tid : *tids) {
+        auto stat = os::read_stat(program.pid(), tid);
+        if (stat && stat->state != 'Z' && stat->state != 'X') EXPECT_TRUE(held.contains(tid)) << stat->state;
+      }
+    }, {milliseconds(3000)});
+    ASSERT_TRUE(done || done.error().code == ErrorCode::kBusy) << done.error().message;
+    stopped += done ? 1 : 0;
+    ::usleep(2000);
+  }
+  EXPECT_GE(stopped, 18);
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, LeavesAJobStoppedProcessStopped) {
+  Program program = Program::start({odd()});
+  ASSERT_TRUE(program.ready());
+  ::kill(program.pid(), SIGSTOP);
+  while (program.state() != 'T') ::usleep(100);
+  for (int i = 0; i < 3; ++i) {
+    auto done = look(program.pid(), [](StoppedProcess& process) { EXPECT_TRUE(process.threads()[0].group_stopped); });
+    ASSERT_TRUE(done) << done.error().message;
+    ::usleep(500);
+    EXPECT_EQ(program.state(), 'T');
+  }
+  ::kill(program.pid(), SIGCONT);
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, GivesUpOnAVforkParentAndNamesIt) {
+  Program program = Program::start({odd(), "vfork"});
+  ASSERT_TRUE(program.ready());
+  ::usleep(20'000);
+  auto done = look(program.pid(), [](StoppedProcess&) {}, {milliseconds(100)});
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, ErrorCode::kBusy);
+  EXPECT_NE(done.error().message.find(std::to_string(program.pid())), std::string::npos) << done.error().message;
+  EXPECT_NE(done.error().message.find("vfork"), std::string::npos) << done.error().message;
+  EXPECT_EQ(os::read_status(program.pid())->tracer, 0) << "still traced";
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, RefusesAProcessWhoseMemoryAnotherOneShares) {
+  Program program = Program::start({odd(), "clone-vm"});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [](StoppedProcess&) {});
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, ErrorCode::kUnsafe) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, WorksWhenTheLeaderHasExited) {
+  Program program = Program::start({odd(), "zombie-leader"});
+  ASSERT_TRUE(program.ready());
+  ASSERT_EQ(program.state(), 'Z');
+  auto done = look(program.pid(), [&](StoppedProcess& process) {
+    ASSERT_EQ(process.threads().size(), 1u);
+    EXPECT_NE(process.threads()[0].tid, program.pid());
+    EXPECT_TRUE(process.memory().alive());
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, LosesNoTickOfAFastTimer) {
+  Program program = Program::start({odd(), "timer"});
+  ASSERT_TRUE(program.ready());
+  for (int i = 0; i < 100; ++i) {
+    auto done = look(program.pid(), [](StoppedProcess&) {});
+    ASSERT_TRUE(done) << done.error().message;
+  }
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, NoticesAnExecInBetween) {
+  Program program = Program::start({odd(), "exec"});
+  ASSERT_TRUE(program.ready());
+  int stopped = 0;
+  for (int i = 0; i < 60; ++i) {
+    auto done = look(program.pid(), [&](StoppedProcess& process) { EXPECT_TRUE(process.memory().alive()); });
+    if (!done) EXPECT_TRUE(done.error().code == ErrorCode::kTargetGone || done.error().code == ErrorCode::kBusy)
+        << done.error().message;
+    stopped += done ? 1 : 0;
+  }
+  EXPECT_GT(stopped, 0);
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, NamesAnotherTracer) {
+  Program program = Program::start({odd()});
+  ASSERT_TRUE(program.ready());
+  const pid_t other = ::fork();
+  if (other == 0) {
+    (void)look(program.pid(), [](StoppedProcess&) { ::usleep(400'000); });
+    ::_exit(0);
+  }
+  while (os::read_status(program.pid())->tracer == 0) ::usleep(200);
+  auto done = look(program.pid(), [](StoppedProcess&) {});
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, ErrorCode::kBusy);
+  EXPECT_NE(done.error().message.find(std::to_string(other)), std::string::npos) << done.error().message;
+  ::kill(other, SIGKILL);
+  ::waitpid(other, nullptr, 0);
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Stop, IsRefusedOutsideATracerThread) {
+  Program program = Program::start({odd()});
+  ASSERT_TRUE(program.ready());
+  auto target = Target::open(program.pid());
+  ASSERT_TRUE(target);
+  auto process = StoppedProcess::stop(*target);
+  ASSERT_FALSE(process);
+  EXPECT_EQ(process.error().code, ErrorCode::kInternal);
+}
+
+TEST(TidOffset, IsFoundInMuslAndGo) {
+  const std::string musl = build_program("sleepers.c", "musl-gcc -O1 -pthread");
+  if (!musl.empty()) {
+    Program program = Program::start({musl});
+    ASSERT_TRUE(program.ready());
+    auto done = look(program.pid(), [](StoppedProcess& process) {
+      EXPECT_EQ(process.tid_offset(), 48);
+      EXPECT_FALSE(process.common_rseq());
+    });
+    ASSERT_TRUE(done) << done.error().message;
+  }
+  const std::string go = build_program("waiter.go", "go build");
+  if (go.empty()) GTEST_SKIP() << "no Go compiler";
+  Program program = Program::start({go});
+  ASSERT_TRUE(program.ready());
+  ASSERT_TRUE(look(program.pid(), [](StoppedProcess& process) {
+    ASSERT_GE(process.threads().size(), 2u);
+    if (process.fs_bases_usable()) EXPECT_TRUE(process.tid_offset());
+  }));
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Eintr, IsCuredOnlyWhereACallMayStartAgain) {
+  EXPECT_TRUE(restartable_after_eintr(232, false));    // epoll_wait
+  EXPECT_TRUE(restartable_after_eintr(45, true));      // recvfrom
+  EXPECT_FALSE(restartable_after_eintr(0, false));     // read of a file
+  EXPECT_FALSE(restartable_after_eintr(42, true));     // connect
+  EXPECT_FALSE(restartable_after_eintr(230, false));   // clock_nanosleep
+}
+
+// ---- threads inside ranges ---------------------------------------------------------------------------------------------
+
+TEST(ThreadsInside, SeesRipRestartAndStackWords) {
+  Program program = Program::start({build_program("waiter.c", "cc -O1"), "read"});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [&](StoppedProcess& process) {
+    ASSERT_TRUE(process.threads()[0].will_restart());
+    const TargetAddr rip(process.threads()[0].registers.rip);
+    const AddressRange at{rip, rip + 1}, before{rip - 2, rip}, elsewhere{rip + 64, rip + 128};
+    ASSERT_EQ(threads_at(process, {&at, 1}).size(), 1u);
+    EXPECT_EQ(threads_at(process, {&at, 1})[0].how, ThreadInside::How::kRip);
+    ASSERT_EQ(threads_at(process, {&before, 1}).size(), 1u);
+    EXPECT_EQ(threads_at(process, {&before, 1})[0].how, ThreadInside::How::kRestart);
+    EXPECT_TRUE(threads_at(process, {&elsewhere, 1}).empty());
+
+    // main() called read(): a return address into the program lies on the stack.
+    auto modules = process.target().modules();
+    ASSERT_TRUE(modules);
+    AddressRange text{};
+    for (const Module& m : *modules) {
+      for (const Segment& s : m.segments) {
+        if (m.main_program && s.exec) text = {s.start, s.end};
+      }
+    }
+    const StackScan scan = scan_stacks(process, {&text, 1});
+    EXPECT_TRUE(scan.incomplete.empty());
+    EXPECT_FALSE(scan.found.empty());
+    EXPECT_FALSE(scan_stacks(process, {&text, 1}, 16).incomplete.empty()) << "the limit is not told";
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(ThreadsInside, ClearsRestartableSequencesIntoARange) {
+  Program program = Program::start({build_program("waiter.c", "cc -O1"), "read"});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [&](StoppedProcess& process) {
+    auto state = process.rseq(0);
+    ASSERT_TRUE(state);
+    if (state->config.area == 0) GTEST_SKIP() << "this libc registers no rseq";
+    // A descriptor on the red zone's far side, with code at a made-up place.
+    struct {
+      uint32_t version, flags;
+      uint64_t start, length, abort;
+    } descriptor{0, 0, 0x10000, 16, 0x10100};
+    const TargetAddr at(((process.threads()[0].registers.rsp - 4096) & ~63ull));
+    ASSERT_TRUE(process.memory().write(at, {reinterpret_cast<uint8_t*>(&descriptor), sizeof descriptor}));
+    ASSERT_TRUE(process.memory().write(TargetAddr(state->config.area + 8), {reinterpret_cast<const uint8_t*>(&at), 8}));
+    const AddressRange other{TargetAddr(0x20000), TargetAddr(0x30000)}, code{TargetAddr(0x10000), TargetAddr(0x11000)};
+    EXPECT_EQ(*clear_rseq_into(process, {&other, 1}), 0u);
+    EXPECT_EQ(*clear_rseq_into(process, {&code, 1}), 1u);
+    EXPECT_EQ(process.rseq(0)->descriptor, 0u);
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+}  // namespace
+}  // namespace spile::target

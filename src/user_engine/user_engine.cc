@@ -1,0 +1,441 @@
+#include "user_engine/user_engine.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <thread>
+
+#include "abi/hit_frame.h"
+#include "bpf/interpreter.h"
+#include "user_engine/attachment.h"
+#include "user_engine/detach.h"
+#include "user_engine/jit/print.h"
+#include "user_engine/loader.h"
+#include "user_engine/shm/helpers.h"
+#include "user_engine/shm/maps.h"
+#include "user_engine/shm/ring_reader.h"
+#include "user_engine/target/spawn.h"
+#include "x86/format.h"
+
+namespace spile::user_engine {
+
+using bundle::Bundle;
+using bundle::Probe;
+using bundle::ProbeKind;
+using SteadyClock = std::chrono::steady_clock;
+
+namespace {
+
+/// Programs that the tracer runs itself may loop this long.
+constexpr uint64_t kTracerInsnBudget = 10'000'000;
+/// How often the rings are looked at. Nothing in the target wakes us: a hit makes no system call.
+constexpr auto kPollEvery = std::chrono::milliseconds(5);
+
+Result<std::vector<bpf::Analysis>> check_programs(const Bundle& bundle) {
+  std::vector<bpf::Analysis> analyses;
+  for (const bundle::Program& program : bundle.programs) {
+    auto analysis = bpf::check(program.code, check_env(bundle, program));
+    if (!analysis) return forward(analysis, "check {}", program.name);
+    analyses.push_back(std::move(*analysis));
+  }
+  return analyses;
+}
+
+Result<void> refuse_kernel_probes(const Bundle& bundle) {
+  for (const Probe& probe : bundle.probes) {
+    switch (probe.kind) {
+      case ProbeKind::kBegin:
+      case ProbeKind::kEnd:
+      case ProbeKind::kInterval:
+      case ProbeKind::kUprobe: break;
+      case ProbeKind::kUretprobe:
+      case ProbeKind::kUsdt:
+        return fail(ErrorCode::kUnsupported, "{}: not built yet in the user engine", probe.name);
+      default: return fail(ErrorCode::kUnsupported, "{}: only the kernel has this probe; use --engine kernel", probe.name);
+    }
+  }
+  return {};
+}
+
+bool has_uprobes(const Bundle& bundle) {
+  return std::ranges::any_of(bundle.probes, [](const Probe& p) { return p.kind == ProbeKind::kUprobe; });
+}
+
+struct Interval {
+  size_t probe;
+  SteadyClock::duration period;
+  SteadyClock::time_point next;
+};
+
+class UserTrace final : public engine::Trace {
+ public:
+  UserTrace(const Bundle& bundle, const Options& options) : bundle_(bundle), options_(options) {}
+  ~UserTrace() override {
+    if (auto detached = detach(); !detached) return;
+  }
+
+  Result<void> start(const engine::Scope& scope);
+
+  Result<size_t> poll(std::chrono::milliseconds timeout, const engine::RecordSink& sink) override;
+  bool targets_gone() override;
+  Result<std::vector<engine::MapEntry>> read_map(int map) override;
+  Result<void> clear_map(int map) override;
+  Result<void> zero_map(int map) override;
+  Result<void> run_end() override { return run_all(ProbeKind::kEnd, primary()); }
+  Result<void> detach() override;
+  Result<engine::Stats> stats() override;
+  std::vector<engine::SiteReport> sites() override;
+  pid_t child() const override { return child_; }
+  std::vector<std::string> take_warnings() override { return std::exchange(warnings_, {}); }
+  uint64_t stopped_ns() const override;
+
+ private:
+  Result<void> attach_all(const engine::Scope& scope, AttachContext& context);
+  Result<void> make_local_region();
+  Result<void> spawn_untraced(const std::vector<std::string>& command);
+  Result<void> add_ring(const shm::Region& region, pid_t pid);
+  Result<void> run_all(ProbeKind kind, const shm::Region& region);
+  Result<void> run_program(size_t probe, const shm::Region& region);
+  Result<void> run_due_intervals();
+  void start_intervals();
+  const shm::Region& primary() const { return attachments_.empty() ? local_region_ : attachments_.front()->region; }
+  std::vector<const shm::Region*> regions() const;
+  void refresh_clock();
+
+  Bundle bundle_;
+  Options options_;
+  shm::Clock clock_ = shm::Clock::start();
+  SteadyClock::time_point next_refresh_{};
+  std::vector<std::unique_ptr<Attachment>> attachments_;
+  Mapping local_memory_;
+  shm::Region local_region_;
+  shm::RingReader reader_;
+  std::vector<Interval> intervals_;
+  std::vector<std::string> warnings_;
+  bool detached_ = false;
+  bool warned_shared_key_ = false;
+  pid_t child_ = 0;
+};
+
+std::vector<const shm::Region*> UserTrace::regions() const {
+  std::vector<const shm::Region*> all;
+  for (const auto& attachment : attachments_) all.push_back(&attachment->region);
+  if (all.empty()) all.push_back(&local_region_);
+  return all;
+}
+
+// ---- start ---------------------------------------------------------------------------------------------------------
+
+Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
+  const bundle::Program& program = bundle_.programs.at(static_cast<size_t>(bundle_.probes[probe].program));
+  bpf::HelperTable helpers = shm::make_helpers(region);
+  std::vector<uint64_t> maps = shm::map_addresses(region);
+  bpf::RunEnv env;
+  env.helpers = &helpers;
+  env.maps = maps;
+  env.insn_budget = kTracerInsnBudget;
+  abi::HitFrame frame = {};
+  frame.cookie = probe;
+  auto done = bpf::run(program.code, reinterpret_cast<uint64_t>(&frame), env);
+  if (!done) return forward(done, "run {}", bundle_.probes[probe].name);
+  return {};
+}
+
+Result<void> UserTrace::run_all(ProbeKind kind, const shm::Region& region) {
+  for (size_t i = 0; i < bundle_.probes.size(); i++) {
+    if (bundle_.probes[i].kind == kind) SPILE_TRY_VOID(run_program(i, region));
+  }
+  return {};
+}
+
+/// Scripts without uprobes need no process: their maps live in our own memory.
+Result<void> UserTrace::make_local_region() {
+  SPILE_TRY(auto layout, shm::plan_region(bundle_, {}));
+  void* memory = mmap(nullptr, layout.size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return fail_errno(errno, "map {} bytes for maps and rings", layout.size_bytes);
+  local_memory_ = Mapping(memory, layout.size_bytes);
+  SPILE_TRY(local_region_, shm::Region::format(local_memory_.bytes(), std::move(layout)));
+  clock_.publish(local_region_.time_page());
+  if (bundle_.start_map >= 0) {
+    timespec now = {};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t ns = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+    uint32_t index = 0;
+    SPILE_TRY_VOID(shm::update(local_region_, static_cast<size_t>(bundle_.start_map), {reinterpret_cast<const uint8_t*>(&index), 4},
+                               {reinterpret_cast<const uint8_t*>(&ns), 8}));
+  }
+  return {};
+}
+
+Result<void> UserTrace::spawn_untraced(const std::vector<std::string>& command) {
+  return target::with_tracer_thread([&]() -> Result<void> {
+    SPILE_TRY(auto child, target::Child::spawn(command, loader_symbols));
+    { SPILE_TRY(auto stopped, child.take_stopped()); }
+    child_ = child.pid();
+    child.release();
+    return {};
+  });
+}
+
+Result<void> UserTrace::add_ring(const shm::Region& region, pid_t pid) {
+  if (bundle_.ring_map < 0) return {};
+  // Thread ids are the target's own: in another pid namespace they mean nothing here.
+  auto owner = [pid](uint32_t tid) {
+    if (tid == 0 || pid == 0) return shm::OwnerState::kUnknown;
+    auto status = os::read_status(pid);
+    if (status && status->innermost_tid != pid) return shm::OwnerState::kUnknown;
+    return kill(static_cast<pid_t>(tid), 0) < 0 && errno == ESRCH ? shm::OwnerState::kGone : shm::OwnerState::kUnknown;
+  };
+  return reader_.add(region, static_cast<size_t>(bundle_.ring_map), owner);
+}
+
+Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& context) {
+  bool began = false;
+  context.before_patch = [&](shm::Region& region) -> Result<void> {
+    if (std::exchange(began, true)) return {};
+    return run_all(ProbeKind::kBegin, region);
+  };
+  if (!scope.command.empty()) {
+    SPILE_TRY(auto attachment, attach_command(scope.command, context));
+    child_ = attachment->pid;
+    attachments_.push_back(std::move(attachment));
+  }
+  for (pid_t pid : scope.pids) {
+    SPILE_TRY(auto attachment, user_engine::attach(pid, context));
+    attachments_.push_back(std::move(attachment));
+  }
+  for (const auto& attachment : attachments_) SPILE_TRY_VOID(add_ring(attachment->region, attachment->pid));
+  return {};
+}
+
+void UserTrace::start_intervals() {
+  for (size_t i = 0; i < bundle_.probes.size(); i++) {
+    if (bundle_.probes[i].kind != ProbeKind::kInterval) continue;
+    auto period = std::chrono::nanoseconds(std::max<uint64_t>(bundle_.probes[i].interval_ns, 1000));
+    intervals_.push_back({i, period, SteadyClock::now() + period});
+  }
+}
+
+Result<void> UserTrace::start(const engine::Scope& scope) {
+  SPILE_TRY_VOID(refuse_kernel_probes(bundle_));
+  AttachContext context;
+  context.bundle = &bundle_;
+  SPILE_TRY(context.analyses, check_programs(bundle_));
+  context.clock = &clock_;
+  context.count_hits = options_.measure;
+  if (has_uprobes(bundle_)) {
+    if (scope.pids.empty() && scope.command.empty()) {
+      return fail(ErrorCode::kInvalid, "the user engine needs a process: -p PID or -c COMMAND (system-wide uprobes need --engine kernel)");
+    }
+    SPILE_TRY_VOID(attach_all(scope, context));
+  } else {
+    SPILE_TRY_VOID(make_local_region());
+    SPILE_TRY_VOID(add_ring(local_region_, 0));
+    SPILE_TRY_VOID(run_all(ProbeKind::kBegin, local_region_));
+    if (!scope.command.empty()) SPILE_TRY_VOID(spawn_untraced(scope.command));
+  }
+  start_intervals();
+  return {};
+}
+
+// ---- while it runs -------------------------------------------------------------------------------------------------
+
+void UserTrace::refresh_clock() {
+  if (SteadyClock::now() < next_refresh_) return;
+  next_refresh_ = SteadyClock::now() + shm::Clock::kRefreshEvery;
+  bool first = true;
+  for (const shm::Region* region : regions()) {
+    if (std::exchange(first, false)) clock_.refresh(region->time_page());
+    else clock_.publish(region->time_page());
+  }
+}
+
+Result<void> UserTrace::run_due_intervals() {
+  for (Interval& interval : intervals_) {
+    auto now = SteadyClock::now();
+    if (detached_ || now < interval.next) continue;
+    SPILE_TRY_VOID(run_program(interval.probe, primary()));
+    // A tracer that was held up does not fire in a burst afterwards.
+    interval.next = std::max(interval.next + interval.period, now);
+  }
+  return {};
+}
+
+Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::RecordSink& sink) {
+  auto visit = [&](uint64_t, std::span<const uint8_t> body) { sink(body); };
+  auto deadline = SteadyClock::now() + timeout;
+  while (true) {
+    refresh_clock();
+    SPILE_TRY_VOID(run_due_intervals());
+    size_t count = detached_ ? reader_.finish(visit) : reader_.poll(visit);
+    auto now = SteadyClock::now();
+    if (count > 0 || now >= deadline || detached_) return count;
+    auto wait = std::min<SteadyClock::duration>(kPollEvery, deadline - now);
+    for (const Interval& interval : intervals_) wait = std::min(wait, interval.next - now);
+    if (wait > SteadyClock::duration::zero()) {
+      auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(wait).count();
+      timespec t = {ns / 1'000'000'000, ns % 1'000'000'000};
+      if (nanosleep(&t, nullptr) < 0) return size_t{0};  // a signal: the caller wants to know
+    }
+  }
+}
+
+bool UserTrace::targets_gone() {
+  if (attachments_.empty()) return false;
+  return std::ranges::none_of(attachments_, [](const auto& a) { return a->target->alive(); });
+}
+
+/// Values of several processes are those of more CPUs, to whoever adds them up.
+Result<std::vector<engine::MapEntry>> UserTrace::read_map(int map) {
+  std::map<std::vector<uint8_t>, engine::MapEntry> merged;
+  bool adds_up = bundle_.maps.at(static_cast<size_t>(map)).role != bundle::MapRole::kValue;
+  for (const shm::Region* region : regions()) {
+    SPILE_TRY(auto entries, shm::snapshot(*region, static_cast<size_t>(map)));
+    for (shm::MapEntry& entry : entries) {
+      engine::MapEntry& out = merged[entry.key];
+      if (!out.values.empty() && !adds_up) {
+        if (!std::exchange(warned_shared_key_, true)) {
+          warnings_.push_back(fmt::format("{}: several processes have set the same key; one of their values is shown", bundle_.maps[static_cast<size_t>(map)].name));
+        }
+        continue;
+      }
+      out.key = entry.key;
+      std::ranges::move(entry.values, std::back_inserter(out.values));
+    }
+  }
+  std::vector<engine::MapEntry> entries;
+  for (auto& [key, entry] : merged) entries.push_back(std::move(entry));
+  return entries;
+}
+
+Result<void> UserTrace::clear_map(int map) {
+  for (const shm::Region* region : regions()) SPILE_TRY_VOID(shm::clear(*region, static_cast<size_t>(map)));
+  return {};
+}
+
+Result<void> UserTrace::zero_map(int map) {
+  for (const shm::Region* region : regions()) SPILE_TRY_VOID(shm::zero(*region, static_cast<size_t>(map)));
+  return {};
+}
+
+// ---- the end -------------------------------------------------------------------------------------------------------
+
+Result<void> UserTrace::detach() {
+  if (std::exchange(detached_, true)) return {};
+  std::optional<Error> first_error;
+  for (const auto& attachment : attachments_) {
+    auto report = user_engine::detach(*attachment);
+    if (report) {
+      std::ranges::move(report->notes, std::back_inserter(warnings_));
+    } else if (!first_error) {
+      first_error = std::move(report.error());
+    } else {
+      warnings_.push_back(report.error().message);
+    }
+  }
+  if (first_error) return std::unexpected(std::move(*first_error));
+  return {};
+}
+
+Result<engine::Stats> UserTrace::stats() {
+  engine::Stats stats;
+  for (const shm::Region* region : regions()) {
+    abi::CpuStats counted = region->stats_untrusted();
+    stats.hits += counted.hits;
+    stats.missed += counted.missed + counted.map_contended;
+    stats.ring_lost += counted.ring_contended;
+    if (counted.corrupt > 0 && !attachments_.empty()) {
+      warnings_.push_back("the shared memory of a target was overwritten by somebody; its figures may be wrong");
+    }
+  }
+  stats.ring_lost += reader_.stats().abandoned;
+  if (reader_.stats().corrupt_rings > 0) warnings_.push_back("a ring in shared memory was overwritten by its target and has been given up");
+  if (bundle_.counters_map < 0) return stats;
+  uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed};
+  SPILE_TRY(auto entries, read_map(bundle_.counters_map));
+  for (const engine::MapEntry& entry : entries) {
+    uint32_t index = 0;
+    if (entry.key.size() == sizeof index) std::memcpy(&index, entry.key.data(), sizeof index);
+    if (index >= std::size(sums)) continue;
+    for (const auto& value : entry.values) {
+      uint64_t one = 0;
+      std::memcpy(&one, value.data(), std::min(value.size(), sizeof one));
+      *sums[index] += one;
+    }
+  }
+  return stats;
+}
+
+std::vector<engine::SiteReport> UserTrace::sites() {
+  std::vector<engine::SiteReport> all;
+  for (const auto& attachment : attachments_) all.insert(all.end(), attachment->reports.begin(), attachment->reports.end());
+  return all;
+}
+
+uint64_t UserTrace::stopped_ns() const {
+  uint64_t longest = 0;
+  for (const auto& attachment : attachments_) longest = std::max(longest, attachment->stopped_ns);
+  return longest;
+}
+
+class UserEngine final : public engine::Engine {
+ public:
+  explicit UserEngine(const Options& options) : options_(options) {}
+  std::string_view name() const override { return "user"; }
+  Result<std::unique_ptr<engine::Trace>> attach(const Bundle& bundle, const engine::Scope& scope) override {
+    auto trace = std::make_unique<UserTrace>(bundle, options_);
+    SPILE_TRY_VOID(trace->start(scope));
+    return trace;
+  }
+
+ private:
+  Options options_;
+};
+
+}  // namespace
+
+std::unique_ptr<engine::Engine> make_engine(const Options& options) { return std::make_unique<UserEngine>(options); }
+
+Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& bundle) {
+  SPILE_TRY(auto target, target::Target::open(pid));
+  SPILE_TRY(auto plan, plan_process(target, bundle));
+  std::vector<engine::SiteReport> reports;
+  for (const PlannedSite& site : plan.sites) reports.push_back(describe(site, pid, bundle));
+  reports.insert(reports.end(), plan.refused.begin(), plan.refused.end());
+  return reports;
+}
+
+Result<std::string> dump_code(pid_t pid, const Bundle& bundle) {
+  SPILE_TRY(auto target, target::Target::open(pid));
+  SPILE_TRY(auto plan, plan_process(target, bundle));
+  SPILE_TRY(auto analyses, check_programs(bundle));
+  SPILE_TRY(auto layout, shm::plan_region(bundle, {}));
+  std::string text;
+  for (const PlannedSite& site : plan.sites) {
+    // Each as if it were alone, in a region right below its module: what is printed depends on nothing else.
+    CodeRequest request;
+    request.base = TargetAddr((site.image->module().start.value - (uint64_t{64} << 20)) & ~uint64_t{4095});
+    request.bundle = &bundle;
+    request.analyses = analyses;
+    for (size_t i = 0; i < layout.maps.size(); i++) request.maps.push_back(shm::map_descriptor(layout, i, request.base.value - layout.size_bytes));
+    request.sites = {&site};
+    request.cpu_stats = request.base - layout.size_bytes + abi::kStatsOffset;
+    request.cpu_mask = layout.cpu_slots - 1;
+    SPILE_TRY(auto image, build_code(request));
+    auto report = describe(site, pid, bundle);
+    text += fmt::format("{} at {}:\n", report.location, site.plan.site);
+    size_t start = abi::bodies_offset(bundle.maps.size());
+    size_t end = image.bytes.size();
+    while (end > start && image.bytes[end - 1] == 0xcc) end--;
+    text += x86::format_code(std::span(image.bytes).subspan(start, end - start), request.base + start);
+    text += "\n";
+  }
+  return text;
+}
+
+}  // namespace spile::user_engine

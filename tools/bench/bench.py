@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""The figures of README.md, measured in one run on one machine: ./dev bench [--quick]
+
+Each hit cost is the median time of a call with the probe less the median without it, both from the same process; the
+counts of the counting scripts are checked against the calls the program made. Ratios within a run carry over to other
+machines, absolute values do not.
+"""
+import json
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SPILE = os.environ.get("SPILE_BINARY", str(ROOT / "build/release/spile"))
+QUICK = "--quick" in sys.argv
+# tmpfs: kernel uprobes on some file systems are slow or noisy.
+WORK = pathlib.Path(tempfile.mkdtemp(prefix="spile-bench-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+
+
+def build(name, source, *flags):
+    out = WORK / name
+    subprocess.run(["cc", "-O2", "-g0", *flags, "-o", str(out), str(source)], check=True)
+    return out
+
+
+class Target:
+    """A process that runs functions when told."""
+
+    def __init__(self, path):
+        self.process = subprocess.Popen([str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "ready\n"
+        self.pid = self.process.pid
+
+    def run(self, function):
+        self.process.stdin.write(f"run {function}\n")
+        self.process.stdin.flush()
+        median, least, calls = self.process.stdout.readline().split()
+        return float(median), float(least), int(calls)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=10)
+
+
+class Spile:
+    """A spile attached to a process; the script's maps once it is stopped."""
+
+    def __init__(self, pid, script, engine):
+        self.process = subprocess.Popen(
+            [SPILE, "-f", "json", "--engine", engine, "-p", str(pid), "-e", script],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        while True:
+            line = self.process.stdout.readline()
+            if not line:
+                raise RuntimeError(self.process.stderr.read().strip())
+            if json.loads(line)["type"] == "attached_probes":
+                break
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=120)
+        if self.process.returncode != 0:
+            raise RuntimeError(err)
+        maps = {}
+        for line in out.splitlines():
+            record = json.loads(line)
+            if record["type"] in ("map", "hist"):
+                maps.update(record["data"])
+        return maps
+
+
+def row(*cells):
+    print("| " + " | ".join(str(c) for c in cells) + " |", flush=True)
+
+
+def hit_costs(path):
+    p = str(path)
+    scripts = [
+        ("counter `@ = count()`", "uprobe:%s:%s { @ = count(); }"),
+        ("sum `@ = sum(arg1)`", "uprobe:%s:%s { @ = sum(arg1); }"),
+        ("hist `@ = hist(arg1)`", "uprobe:%s:%s { @ = hist(arg1); }"),
+        ("hash `@[arg1 & 63] = count()`", "uprobe:%s:%s { @[arg1 & 63] = count(); }"),
+        ("string key `@[str(arg0)] = count()`", "uprobe:%s:%s { @[str(arg0)] = count(); }"),
+        ("event `printf(\"%%d %%d\", arg1, arg2)`", "uprobe:%s:%s { printf(\"%%d %%d\\n\", arg1, arg2); }"),
+    ]
+    print("\n## Cost of a hit\n")
+    print("ns over the bare call, median of 51 chunks. Kernel uprobes of the same script on the same function; the column "
+          "names the probed instruction.\n")
+    row("script", "bare call", "user engine", "kernel: mov (single-stepped)", "kernel: push (emulated)", "kernel: nop5", "count")
+    row(*["---"] * 7)
+    for title, script in scripts:
+        cells = [title]
+        target = Target(path)
+        bare, _, _ = target.run("hot")
+        cells.append(f"{bare:.1f}")
+        try:
+            spile = Spile(target.pid, script % (p, "hot"), "user")
+            median, _, calls = target.run("hot")
+            maps = spile.stop()
+            cells.append(f"+{median - bare:.1f}")
+            verdict = "-"
+            if script.endswith("@ = count(); }"):
+                verdict = "exact" if maps.get("@") == calls else f"{maps.get('@')} of {calls}"
+        except RuntimeError as error:
+            cells.append(f"failed: {error}")
+            verdict = ""
+        for function in ("hot", "push", "nop5"):
+            if os.geteuid() != 0 or (QUICK and function != "nop5"):
+                cells.append("-")
+                continue
+            try:
+                base, _, _ = target.run(function)
+                spile = Spile(target.pid, script % (p, function), "kernel")
+                median, _, _ = target.run(function)
+                spile.stop()
+                cells.append(f"+{median - base:.0f}")
+            except RuntimeError as error:
+                cells.append("n/a")
+        row(*cells, verdict)
+        target.close()
+
+
+def attach_costs():
+    print("\n## Attach and detach\n")
+    row("functions", "attach ms (whole, start-up included)", "target stopped ms", "detach and exit ms")
+    row(*["---"] * 4)
+    for n in (1, 1000) if QUICK else (1, 1000, 10000):
+        source = WORK / f"many{n}.c"
+        source.write_text(subprocess.run([sys.executable, str(ROOT / "tools/bench/many.py"), str(n)], check=True, capture_output=True, text=True).stdout)
+        path = build(f"many{n}", source, "-O1")
+        attach, stop, detach = [], [], []
+        for _ in range(3 if QUICK else 7):
+            target = subprocess.Popen([str(path)], stdout=subprocess.PIPE, text=True)
+            target.stdout.readline()
+            try:
+                start = time.monotonic()
+                process = subprocess.Popen([SPILE, "-v", "-f", "json", "--engine", "user", "-p", str(target.pid), "-e",
+                                            f"uprobe:{path}:fn_* {{ @ = count(); }}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                line = process.stdout.readline()
+                if '"attached_probes"' not in line:
+                    raise RuntimeError(process.communicate()[1][-300:])
+                attach.append((time.monotonic() - start) * 1e3)
+                time.sleep(0.05)
+                start = time.monotonic()
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=60)
+                detach.append((time.monotonic() - start) * 1e3)
+                found = re.search(r"stopped for ([0-9.]+) ms", err)
+                if found:
+                    stop.append(float(found.group(1)))
+            finally:
+                target.kill()
+                target.wait()
+        middle = lambda v: f"{statistics.median(v):.1f}" if v else "?"
+        row(n, middle(attach), middle(stop), middle(detach))
+
+
+def start_up():
+    print("\n## Start-up of `BEGIN { exit(); }`\n")
+    row("tool", "ms (median)", "peak memory MB")
+    row(*["---"] * 3)
+    tools = [("spile, user engine", [SPILE, "-q", "--engine", "user", "-e", "BEGIN { exit(); }"])]
+    if os.geteuid() == 0:
+        tools.append(("spile, kernel engine", [SPILE, "-q", "--engine", "kernel", "-e", "BEGIN { exit(); }"]))
+        if shutil.which("bpftrace"):
+            tools.append(("bpftrace", ["bpftrace", "-e", "BEGIN { exit(); }"]))
+    for name, command in tools:
+        times, memory = [], 0
+        for _ in range(5 if QUICK else 21):
+            start = time.monotonic()
+            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            _, status, usage = os.wait4(child.pid, 0)
+            times.append((time.monotonic() - start) * 1e3)
+            memory = max(memory, usage.ru_maxrss / 1024)
+            if status != 0:
+                times = None
+                print(name, "failed:", child.stderr.read().decode().strip())
+                break
+        if times:
+            row(name, f"{statistics.median(times):.1f}", f"{memory:.1f}")
+
+
+def sizes():
+    print("\n## Sizes\n")
+    binary = os.path.getsize(SPILE)
+    libraries = 0
+    for line in subprocess.run(["ldd", SPILE], capture_output=True, text=True).stdout.splitlines():
+        found = re.search(r"=> (/\S+)", line)
+        if found and not re.search(r"/(libc|libm|ld-linux[^/]*|libpthread|libdl)\.", found.group(1)):
+            libraries += os.path.getsize(os.path.realpath(found.group(1)))
+    row("what", "bytes")
+    row("---", "---")
+    row("spile", binary)
+    row("its libraries without glibc", libraries)
+    blob = list((pathlib.Path(SPILE).parent).rglob("rt_blob.bin"))
+    if blob:
+        row("blob in the target", blob[0].stat().st_size)
+
+
+def main():
+    print("# spile, measured", time.strftime("%Y-%m-%d"))
+    print("\nmachine:", os.uname().release, "|", next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?"),
+          "|", os.cpu_count(), "CPUs")
+    try:
+        hit_costs(build("hot", ROOT / "tools/bench/hot.c"))
+        attach_costs()
+        start_up()
+        sizes()
+    finally:
+        shutil.rmtree(WORK, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
