@@ -142,6 +142,7 @@ Result<void> CallRules::record(const CheckState& state, Call& call, int reg) {
 
 RegState CallRules::result(CheckState& state, const Call& call) {
   switch (call.helper->result) {
+    case ReturnType::kNothing: return {};
     case ReturnType::kScalar: return RegState::scalar(ScalarRange::unknown());
     case ReturnType::kErrorOrSize:
       return RegState::scalar(ScalarRange::signed_between(-4095, static_cast<int64_t>(call.max_size)));

@@ -81,7 +81,9 @@ Result<void> MemoryRules::require_inside(const RegState& base, uint32_t at, int 
   bool is_stack = base.kind == RegKind::kStack;
   int64_t begin = is_stack ? -static_cast<int64_t>(env_.limits.max_stack_bytes) : 0;
   int64_t end = is_stack ? 0 : base.size;
-  if (span.low >= begin && span.high + span.size <= end) return {};
+  // No bytes at r10 itself are outside as well, as in the kernel.
+  int64_t size = is_stack ? std::max(span.size, 1u) : span.size;
+  if (span.low >= begin && span.high + size <= end) return {};
   return fail(ErrorCode::kUnsafe, "insn {}: r{} is {}: {} bytes from offset {} on are not inside [{}, {})", at, reg,
               describe(base), span.size, span.low < begin ? span.low : span.high, begin, end);
 }

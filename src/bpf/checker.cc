@@ -27,8 +27,8 @@ constexpr size_t kMaxStates = 64;
 constexpr size_t kManyStates = 8192;
 /// After so many joins at one place numbers that still change are given up.
 constexpr int kMaxJoins = 64;
-/// How far a number that is added to a pointer may be from 0 (the kernel's BPF_MAX_VAR_OFF).
-constexpr int64_t kMaxPointerStep = int64_t{1} << 29;
+/// How far a pointer may be from its object (the kernel's BPF_MAX_VAR_OFF).
+constexpr int64_t kMaxPointerOffset = int64_t{1} << 29;
 
 struct KeptState {
   CheckState state;
@@ -283,15 +283,11 @@ Result<void> Walk::pointer_arithmetic(CheckState& state, uint32_t at, const Insn
   int pointer_reg = dst.is_pointer() ? insn.dst() : insn.src();
   if (pointer.kind == RegKind::kMap) return register_error(at, pointer_reg, pointer, "a pointer to memory");
   if (pointer.maybe_null) return register_error(at, pointer_reg, pointer, "a pointer that was compared with 0");
-  if (number.range.smin < -kMaxPointerStep || number.range.smax > kMaxPointerStep) {
-    return fail(ErrorCode::kUnsafe, "insn {}: adds {} to {}, expected a number with a bound", at, describe(number),
-                describe(pointer));
-  }
   RegState result = pointer;
   result.range = alu64(insn_op(insn), false, pointer.range, number.range);
-  if (result.range.smin < -kMaxPointerStep || result.range.smax > kMaxPointerStep) {
-    return fail(ErrorCode::kUnsafe, "insn {}: r{} becomes {}, too far from its object", at, insn.dst(),
-                describe(result));
+  if (result.range.smin < -kMaxPointerOffset || result.range.smax > kMaxPointerOffset) {
+    return fail(ErrorCode::kUnsafe, "insn {}: {} with {} added or subtracted is too far from its object", at,
+                describe(pointer), describe(number));
   }
   dst = result;
   return {};
@@ -367,14 +363,18 @@ Result<bool> Walk::branch(Point& point, bool can_jump, CheckState taken, bool ca
 Result<bool> Walk::pointer_conditional(Point& point, const Insn& insn, const RegState& right) {
   const RegState left = point.state.regs[insn.dst()];
   uint8_t op = insn_op(insn);
-  bool is_null_test = insn_class(insn) == kClassJmp && (op == kJeq || op == kJne) && left.is_pointer() &&
-                      right.is_constant(0);
+  bool is_null_test = insn_class(insn) == kClassJmp && (op == kJeq || op == kJne) && right.is_constant(0);
   if (!is_null_test) {
     return left.is_pointer() ? register_error(point.at, insn.dst(), left, "a number (or == or != with 0)")
                              : register_error(point.at, insn.src(), right, "a number");
   }
   bool jumps_if_null = op == kJeq;
-  if (!left.maybe_null) return branch(point, !jumps_if_null, point.state, jumps_if_null, point.state);
+  if (!left.maybe_null) {
+    // As in the kernel, which takes only map values for surely not null: the other side must be right as well.
+    bool may_be_taken_for_null = left.kind != RegKind::kMapValue;
+    return branch(point, !jumps_if_null || may_be_taken_for_null, point.state, jumps_if_null || may_be_taken_for_null,
+                  point.state);
+  }
   CheckState null = point.state, valid = point.state;
   learn_null(null, left.id, true);
   learn_null(valid, left.id, false);

@@ -28,8 +28,8 @@ constexpr HelperSignature kSignatures[] = {
     {Helper::kKtimeGetBootNs, "ktime_get_boot_ns", {}, ReturnType::kScalar},
     {Helper::kRingbufOutput, "ringbuf_output", {kRing, kReadMemory, kSizeOrZero, kScalar}, ReturnType::kScalar},
     {Helper::kRingbufReserve, "ringbuf_reserve", {kRing, kRecordSize, kZero}, ReturnType::kRecordOrNull},
-    {Helper::kRingbufSubmit, "ringbuf_submit", {kRecord, kScalar}, ReturnType::kScalar},
-    {Helper::kRingbufDiscard, "ringbuf_discard", {kRecord, kScalar}, ReturnType::kScalar},
+    {Helper::kRingbufSubmit, "ringbuf_submit", {kRecord, kScalar}, ReturnType::kNothing},
+    {Helper::kRingbufDiscard, "ringbuf_discard", {kRecord, kScalar}, ReturnType::kNothing},
     {Helper::kGetAttachCookie, "get_attach_cookie", {kContext}, ReturnType::kScalar},
 };
 

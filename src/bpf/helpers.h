@@ -35,6 +35,7 @@ enum class ReturnType : uint8_t {
   kErrorOrSize,        ///< -4095 ... the value of the size argument
   kMapValueOrNull,
   kRecordOrNull,
+  kNothing,            ///< r0 cannot be read
 };
 
 struct HelperSignature {

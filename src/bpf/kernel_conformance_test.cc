@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,7 @@
 #include "bpf/checker.h"
 #include "bpf/disasm.h"
 #include "bpf/encoding.h"
+#include "bpf/grown_program.h"
 #include "bpf/interpreter.h"
 #include "bpf/random_program.h"
 
@@ -84,6 +86,12 @@ bool ends_once(const Program& program) {
   return std::ranges::count_if(program, [](const Insn& insn) { return is_exit(insn); }) == 1 && is_exit(program.back());
 }
 
+/// More of them than in every run: SPILE_CONFORMANCE_PROGRAMS=20000.
+uint64_t conformance_programs(uint64_t by_default) {
+  const char* wanted = std::getenv("SPILE_CONFORMANCE_PROGRAMS");
+  return wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : by_default;
+}
+
 class KernelConformance : public testing::Test {
  protected:
   void SetUp() override {
@@ -129,7 +137,7 @@ TEST_F(KernelConformance, EveryOpcodeGivesTheSameResult) {
 
 TEST_F(KernelConformance, RandomProgramsGiveTheSameResult) {
   RandomProgramOptions options{.operations = 50, .loops = false, .cpu_v4 = has_cpu_v4_};
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < conformance_programs(400); ++seed) {
     Program program = random_program(seed, options);
     Result<RunResult> here = run(program, 0, {});
     ASSERT_TRUE(here);
@@ -140,13 +148,57 @@ TEST_F(KernelConformance, RandomProgramsGiveTheSameResult) {
 
 TEST_F(KernelConformance, RandomProgramsWithLoopsGiveTheSameResult) {
   RandomProgramOptions options{.operations = 30, .cpu_v4 = has_cpu_v4_};
-  for (uint64_t seed = 0; seed < 100; ++seed) {
+  for (uint64_t seed = 0; seed < conformance_programs(100); ++seed) {
     Program program = random_program(seed, options);
     Result<RunResult> here = run(program, 0, {});
     ASSERT_TRUE(here);
     expect_same(fmt::format("seed {}", seed), program, here->r0);
     if (HasFailure()) return;
   }
+}
+
+// ---- verifier ------------------------------------------------------------------------------------------------------
+
+Fd create_map(const MapInfo& map) {
+  constexpr uint32_t types[] = {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
+                                BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF};
+  bpf_attr attr = {};
+  attr.map_type = types[static_cast<size_t>(map.kind)];
+  attr.key_size = map.key_size;
+  attr.value_size = map.value_size;
+  attr.max_entries = map.max_entries;
+  return Fd(static_cast<int>(sys_bpf(BPF_MAP_CREATE, attr)));
+}
+
+/// Map indices become descriptors.
+Program with_descriptors(Program program, const std::vector<Fd>& maps) {
+  for (Insn& insn : program) {
+    if (!is_lddw(insn) || insn.src() != kPseudoMapIdx) continue;
+    insn.regs = static_cast<uint8_t>(insn.dst() | kPseudoMapFd << 4);
+    insn.imm = maps[static_cast<size_t>(insn.imm)].get();
+  }
+  return program;
+}
+
+/// The checker knows a little more than some verifiers, such as the value of half of a spilled constant: of programs that
+/// are made to be just barely right a few may be refused.
+TEST_F(KernelConformance, TheVerifierAcceptsWhatTheCheckerAccepts) {
+  std::vector<Fd> maps;
+  for (const MapInfo& map : kGrownMaps) {
+    maps.push_back(create_map(map));
+    if (!maps.back()) GTEST_SKIP() << "BPF_MAP_CREATE is refused here: " << std::strerror(errno);
+  }
+  uint64_t programs = conformance_programs(300), refused = 0;
+  std::string reasons;
+  for (uint64_t seed = 1; seed <= programs; ++seed) {
+    Program program = with_descriptors(ProgramGrower(seed, false).grow(60), maps);
+    Loaded loaded = load_into_kernel(program, BPF_PROG_TYPE_KPROBE, true);
+    if (loaded.fd) continue;
+    ++refused;
+    size_t end_of_log = loaded.log.size() - std::min<size_t>(loaded.log.size(), 500);
+    reasons += fmt::format("seed {}: ...{}\n", seed, loaded.log.substr(end_of_log));
+  }
+  EXPECT_LE(refused, programs / 50) << reasons;
 }
 
 }  // namespace

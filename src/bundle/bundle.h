@@ -51,7 +51,7 @@ enum class MapRole : uint8_t {
   kValue,     ///< @x = ..., one value a key
   kCount,     ///< u64 a CPU, added up
   kSum,       ///< i64 or u64 a CPU, added up
-  kMin,       ///< {i64 or u64 value, u64 is_set} a CPU
+  kMin,       ///< {u64 rank, u64 is_set} a CPU: see rank_for_max
   kMax,       ///< the same
   kAvg,       ///< {u64 count, i64 sum} a CPU
   kHist,      ///< u64 a CPU and bucket; the bucket is the last part of the key

@@ -33,7 +33,8 @@ class Collector {
     for (const auto& section : file_.sections()) {
       if (section.type != SHT_RELA || (section.flags & SHF_ALLOC) == 0) continue;
       SPILE_TRY(const auto bytes, file_.bytes(section));
-      for (uint64_t i = 0; i + sizeof(Elf64_Rela) <= bytes.size(); i += sizeof(Elf64_Rela)) add_relocation(*load_at<Elf64_Rela>(bytes, i));
+      for (uint64_t i = 0; i + sizeof(Elf64_Rela) <= bytes.size(); i += sizeof(Elf64_Rela))
+        add_relocation(*load_at<Elf64_Rela>(bytes, i));
     }
     return {};
   }
@@ -45,7 +46,8 @@ class Collector {
     if (!addr || size == 0) return {};
     SPILE_TRY(auto bytes, file_.bytes_from(LinkAddr(*addr)));
     if (size > bytes.size()) return fail(ErrorCode::kCorrupt, "the relocations of {} are truncated", file_.path());
-    for (uint64_t i = 0; i + sizeof(Elf64_Rela) <= size; i += sizeof(Elf64_Rela)) add_relocation(*load_at<Elf64_Rela>(bytes, i));
+    for (uint64_t i = 0; i + sizeof(Elf64_Rela) <= size; i += sizeof(Elf64_Rela))
+      add_relocation(*load_at<Elf64_Rela>(bytes, i));
     return {};
   }
 
@@ -61,7 +63,8 @@ class Collector {
     for (uint64_t i = 0; i + 8 <= size; i += 8) {
       const uint64_t entry = *load_at<uint64_t>(bytes, i);
       const uint64_t words = (entry & 1) == 0 ? 1 : static_cast<uint64_t>(std::popcount(entry)) - 1;
-      if (words > budget) return fail(ErrorCode::kCorrupt, "the RELR table of {} names more words than there are", file_.path());
+      if (words > budget)
+        return fail(ErrorCode::kCorrupt, "the RELR table of {} names more words than there are", file_.path());
       budget -= words;
       if ((entry & 1) == 0) {
         add_word_at(entry);

@@ -49,7 +49,8 @@ bool has_checksum(const File& file, uint32_t wanted) {
 }
 
 bool belongs_to(const File& debug, const File& file, std::optional<uint32_t> crc) {
-  if (!file.build_id().empty() || !debug.build_id().empty()) return std::ranges::equal(file.build_id(), debug.build_id());
+  if (!file.build_id().empty() || !debug.build_id().empty())
+    return std::ranges::equal(file.build_id(), debug.build_id());
   return crc && has_checksum(debug, *crc);
 }
 
@@ -76,7 +77,8 @@ Result<std::vector<uint8_t>> unpack_xz(std::span<const uint8_t> packed, const st
     xz.stream.avail_out = chunk.size();
     state = lzma_code(&xz.stream, LZMA_FINISH);
     if (state != LZMA_OK && state != LZMA_STREAM_END)
-      return fail(ErrorCode::kCorrupt, ".gnu_debugdata of {} cannot be unpacked (liblzma error {})", name, static_cast<int>(state));
+      return fail(ErrorCode::kCorrupt, ".gnu_debugdata of {} cannot be unpacked (liblzma error {})", name,
+                  static_cast<int>(state));
     const size_t got = chunk.size() - xz.stream.avail_out;
     if (out.size() + got > kMaxUnpackedBytes)
       return fail(ErrorCode::kUnsupported, ".gnu_debugdata of {} unpacks to more than 256 MiB", name);

@@ -67,7 +67,8 @@ File::~File() = default;
 Result<File> File::open(const std::string& path, OpenMode mode) {
   // Opening a device may have effects, and a FIFO would make us wait: the check comes before, O_NONBLOCK covers the race.
   struct stat st {};
-  if (::stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) return fail(ErrorCode::kInvalid, "{} is not a regular file", path);
+  if (::stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode))
+    return fail(ErrorCode::kInvalid, "{} is not a regular file", path);
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) return fail_errno(errno, "open {}", path);
   return from_fd(std::move(fd), path, mode);
@@ -235,8 +236,8 @@ std::string File::build_id_hex() const {
 }
 
 bool File::is_go() const {
-  return section(".gopclntab") != nullptr || section(".go.buildinfo") != nullptr || section(".note.go.buildid") != nullptr ||
-         section(".data.rel.ro.gopclntab") != nullptr;
+  return section(".gopclntab") != nullptr || section(".go.buildinfo") != nullptr ||
+         section(".note.go.buildid") != nullptr || section(".data.rel.ro.gopclntab") != nullptr;
 }
 
 const Section* File::section(std::string_view name) const {
@@ -284,8 +285,8 @@ std::optional<uint64_t> File::dynamic(int64_t tag) const {
 
 Result<void> File::read_into(uint64_t offset, std::span<uint8_t> out) const {
   if (!fits(offset, out.size(), size_))
-    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, out.size(), offset,
-                size_);
+    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, out.size(),
+                offset, size_);
   if (!fd_) {
     std::copy_n(owned_.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
     return {};
@@ -303,8 +304,8 @@ Result<void> File::read_into(uint64_t offset, std::span<uint8_t> out) const {
 
 Result<std::vector<uint8_t>> File::read(FileOffset offset, uint64_t size) const {
   if (!fits(offset.value, size, size_))  // before the allocation
-    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, size, offset.value,
-                size_);
+    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, size,
+                offset.value, size_);
   if (size > kMaxPartBytes) return fail(ErrorCode::kUnsupported, "{}: {} bytes at once", path_, size);
   std::vector<uint8_t> bytes(size);
   SPILE_TRY_VOID(read_into(offset.value, bytes));
@@ -322,7 +323,8 @@ Result<std::vector<uint8_t>> File::read(LinkAddr addr, uint64_t size) const {
 
 Result<std::span<const uint8_t>> File::cached(uint64_t offset, uint64_t size) const {
   if (!fits(offset, size, size_))
-    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, size, offset, size_);
+    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, size, offset,
+                size_);
   if (size > kMaxPartBytes) return fail(ErrorCode::kUnsupported, "{}: a part of {} bytes", path_, size);
   if (!fd_) return std::span<const uint8_t>(owned_).subspan(offset, size);
   auto& part = cache_[{offset, size}];

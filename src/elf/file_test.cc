@@ -91,7 +91,8 @@ TEST(File, RefusesOtherMachinesInWords) {
   const auto arm = open_changed([](Elf64_Ehdr& h) { h.e_machine = EM_AARCH64; });
   ASSERT_FALSE(arm);
   EXPECT_NE(arm.error().message.find("aarch64"), std::string::npos);
-  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_ident[EI_DATA] = ELFDATA2MSB; }).error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_ident[EI_DATA] = ELFDATA2MSB; }).error().code,
+            ErrorCode::kUnsupported);
   EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_type = ET_REL; }).error().code, ErrorCode::kUnsupported);
   EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_type = ET_CORE; }).error().code, ErrorCode::kUnsupported);
 }
@@ -155,7 +156,9 @@ TEST(File, SeesGoPrograms) {
   Scratch scratch;
   if (!has_tool("go")) GTEST_SKIP() << "no Go tool chain";
   write_file(scratch / "main.go", "package main\nfunc main() { println(1) }\n");
-  const auto build = fmt::format("cd {0} && GOCACHE=${{GOCACHE:-/tmp/spile-go-cache}} GO111MODULE=off timeout 100 go build -o go main.go", scratch.path());
+  const auto build = fmt::format(
+      "cd {0} && GOCACHE=${{GOCACHE:-/tmp/spile-go-cache}} GO111MODULE=off timeout 100 go build -o go main.go",
+      scratch.path());
   if (!succeeds(build)) GTEST_SKIP() << "go build does not work here";
   auto file = File::open(scratch / "go");
   ASSERT_TRUE(file) << file.error().message;

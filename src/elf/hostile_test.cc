@@ -65,13 +65,15 @@ TEST_F(Hostile, TruncationsAreAnErrorAndNothingWorse) {
 TEST_F(Hostile, FlippedBytesAnywhereAreSurvived) {
   for (int round = 0; round < 2000; ++round) {
     auto bytes = victim_;
-    for (int flips = 1 + static_cast<int>(random_() % 20); flips > 0; --flips) bytes[random_() % bytes.size()] ^= 1 << (random_() % 8);
+    for (int flips = 1 + static_cast<int>(random_() % 20); flips > 0; --flips)
+      bytes[random_() % bytes.size()] ^= 1 << (random_() % 8);
     ask_everything(std::move(bytes));
   }
 }
 
 TEST_F(Hostile, WildNumbersInHeadersAreSurvived) {
-  const uint64_t wild[] = {0, 1, 7, 0x7f, 0xffff, 0x7fffffff, 0xffffffff, uint64_t{1} << 40, ~uint64_t{0} >> 1, ~uint64_t{0}};
+  const uint64_t wild[] = {
+      0, 1, 7, 0x7f, 0xffff, 0x7fffffff, 0xffffffff, uint64_t{1} << 40, ~uint64_t{0} >> 1, ~uint64_t{0}};
   for (int round = 0; round < 2000; ++round) {
     auto bytes = victim_;
     uint64_t shoff;
@@ -86,13 +88,16 @@ TEST_F(Hostile, WildNumbersInHeadersAreSurvived) {
 TEST_F(Hostile, DynamicAndUnwindTablesAreSurvived) {
   auto file = File::from_bytes(victim_, "victim");
   ASSERT_TRUE(file);
-  for (const char* name : {".dynamic", ".eh_frame", ".eh_frame_hdr", ".gcc_except_table", ".dynsym", ".gnu.version_d", ".gnu.hash", ".rela.dyn"}) {
+  for (const char* name : {".dynamic", ".eh_frame", ".eh_frame_hdr", ".gcc_except_table", ".dynsym", ".gnu.version_d",
+                           ".gnu.hash", ".rela.dyn"}) {
     const auto* section = file->section(name);
     if (section == nullptr || section->size == 0) continue;
     for (int round = 0; round < 250; ++round) {
       auto bytes = victim_;
-      for (int changes = 0; changes < 3; ++changes) bytes[section->offset.value + random_() % section->size] = static_cast<uint8_t>(random_());
-      if (round % 2 == 1) std::memset(bytes.data() + 0x28, 0, 8), std::memset(bytes.data() + 0x3c, 0, 4);  // no sections
+      for (int changes = 0; changes < 3; ++changes)
+        bytes[section->offset.value + random_() % section->size] = static_cast<uint8_t>(random_());
+      if (round % 2 == 1)
+        std::memset(bytes.data() + 0x28, 0, 8), std::memset(bytes.data() + 0x3c, 0, 4);  // no sections
       ask_everything(std::move(bytes));
     }
   }
@@ -179,9 +184,17 @@ File with_shared_call_sites(uint32_t functions, uint32_t sites) {
   for (uint32_t i = 0; i < sites; ++i) h.put_bytes({1, 1, 1, 0});
   h.align();
   const auto frames = static_cast<uint32_t>(h.here());
-  h.put(uint32_t{16}).put(uint32_t{0}).put_bytes({1, 'z', 'L', 'R', 0, 1, 0x78, 16, 2, 0x03, 0x03, 0});  // CIE: 32-bit absolute
+  h.put(uint32_t{16})
+      .put(uint32_t{0})
+      .put_bytes({1, 'z', 'L', 'R', 0, 1, 0x78, 16, 2, 0x03, 0x03, 0});  // CIE: 32-bit absolute
   for (uint32_t i = 0; i < functions; ++i)
-    h.put(uint32_t{20}).put(static_cast<uint32_t>(h.here() - frames)).put(uint32_t{64 + i}).put(uint32_t{1}).put(uint8_t{4}).put(lsda).put_bytes({0, 0, 0});
+    h.put(uint32_t{20})
+        .put(static_cast<uint32_t>(h.here() - frames))
+        .put(uint32_t{64 + i})
+        .put(uint32_t{1})
+        .put(uint8_t{4})
+        .put(lsda)
+        .put_bytes({0, 0, 0});
   h.put(uint32_t{0}).align();
   const auto header = h.here();
   h.put_bytes({1, 0x03, 0xff, 0xff}).put(frames);
@@ -214,7 +227,8 @@ TEST(HostileRelr, ThatNamesWordsTwiceIsRefused) {
   const uint64_t table = h.align().here();
   for (int i = 0; i < 20'000; ++i) h.put(uint64_t{64}).put(~uint64_t{0});
   const uint64_t size = h.here() - table, dynamic = h.here();
-  for (const uint64_t word : {uint64_t{36}, table, uint64_t{35}, size, uint64_t{0}, uint64_t{0}}) h.put(word);  // DT_RELR, DT_RELRSZ
+  for (const uint64_t word : {uint64_t{36}, table, uint64_t{35}, size, uint64_t{0}, uint64_t{0}})
+    h.put(word);  // DT_RELR, DT_RELRSZ
   const auto file = h.finish(PT_DYNAMIC, dynamic);
   const auto pointers = read_code_pointers(file);
   ASSERT_FALSE(pointers);

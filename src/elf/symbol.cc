@@ -24,7 +24,8 @@ struct Table {
 // ---- versions ----------------------------------------------------------------------------------------------------
 
 /// Version numbers to names, from .gnu.version_d. Every step goes forward, so a damaged chain ends.
-std::map<uint16_t, std::string_view> read_version_names(std::span<const uint8_t> definitions, std::span<const uint8_t> strings) {
+std::map<uint16_t, std::string_view> read_version_names(std::span<const uint8_t> definitions,
+                                                        std::span<const uint8_t> strings) {
   std::map<uint16_t, std::string_view> names;
   uint64_t at = 0;
   for (uint32_t left = kVersionHidden; left > 0; --left) {
@@ -89,7 +90,8 @@ Result<void> append(const Table& table, const File& file, const File& loaded, st
   for (uint64_t i = 1; i < count; ++i) {
     const auto s = *load_at<Elf64_Sym>(table.symbols, i * sizeof(Elf64_Sym));
     const auto type = type_of(s);
-    if (!type || s.st_shndx == SHN_UNDEF || s.st_shndx == SHN_ABS || !loaded.is_executable(LinkAddr(s.st_value))) continue;
+    if (!type || s.st_shndx == SHN_UNDEF || s.st_shndx == SHN_ABS || !loaded.is_executable(LinkAddr(s.st_value)))
+      continue;
     const auto name = string_at(table.strings, s.st_name);
     if (!name) return fail(ErrorCode::kCorrupt, "symbol {} of {} has no name inside its table", i, file.path());
     if (name->size() > name_budget) return fail(ErrorCode::kCorrupt, "the symbol names of {} overlap", file.path());

@@ -116,13 +116,15 @@ TEST(Symbols, AreFoundWithoutSectionHeaders) {
 
 // ---- separate files ----------------------------------------------------------------------------------------------
 
-constexpr const char* kProgram = "static __attribute__((noinline)) int hidden(int x) { asm volatile(\"\"); return x * 3; }\n"
-                                 "int main(int c, char** v) { return hidden(c); }\n";
+constexpr const char* kProgram =
+    "static __attribute__((noinline)) int hidden(int x) { asm volatile(\"\"); return x * 3; }\n"
+    "int main(int c, char** v) { return hidden(c); }\n";
 
 class SeparateFile : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!has_tool("objcopy") || !compile(kProgram, scratch_ / "full", "-O1 -Wl,--build-id=" + id_)) GTEST_SKIP() << "no C compiler or binutils";
+    if (!has_tool("objcopy") || !compile(kProgram, scratch_ / "full", "-O1 -Wl,--build-id=" + id_))
+      GTEST_SKIP() << "no C compiler or binutils";
     run("objcopy --only-keep-debug full full.debug");
     run("strip -o stripped full");
   }

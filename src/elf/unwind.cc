@@ -12,8 +12,25 @@ namespace {
 
 // DW_EH_PE: how a pointer is written. Low four bits the format, the next three what it counts from.
 constexpr uint8_t kOmit = 0xff, kIndirect = 0x80, kFormatMask = 0x0f, kBaseMask = 0x70;
-enum Format : uint8_t { kAbsPtr = 0, kUleb = 1, kUdata2 = 2, kUdata4 = 3, kUdata8 = 4, kSleb = 9, kSdata2 = 10, kSdata4 = 11, kSdata8 = 12 };
-enum Base : uint8_t { kAbsolute = 0x00, kPcRel = 0x10, kTextRel = 0x20, kDataRel = 0x30, kFuncRel = 0x40, kAligned = 0x50 };
+enum Format : uint8_t {
+  kAbsPtr = 0,
+  kUleb = 1,
+  kUdata2 = 2,
+  kUdata4 = 3,
+  kUdata8 = 4,
+  kSleb = 9,
+  kSdata2 = 10,
+  kSdata4 = 11,
+  kSdata8 = 12
+};
+enum Base : uint8_t {
+  kAbsolute = 0x00,
+  kPcRel = 0x10,
+  kTextRel = 0x20,
+  kDataRel = 0x30,
+  kFuncRel = 0x40,
+  kAligned = 0x50
+};
 
 constexpr uint32_t kExtendedLength = 0xffffffff;
 
@@ -172,7 +189,8 @@ Result<std::optional<EhFrame>> find_eh_frame(const File& file) {
   const auto version = in.value<uint8_t>(), encoding = in.value<uint8_t>();
   in.skip(2);  // encodings of the count and the search table
   const auto addr = read_pointer(in, encoding, *header);
-  if (!in.ok() || version != 1 || !addr) return fail(ErrorCode::kCorrupt, ".eh_frame_hdr of {} is damaged", file.path());
+  if (!in.ok() || version != 1 || !addr)
+    return fail(ErrorCode::kCorrupt, ".eh_frame_hdr of {} is damaged", file.path());
   SPILE_TRY(const auto frames, file.bytes_from(LinkAddr(*addr)));
   return EhFrame{frames, LinkAddr(*addr), false};
 }
@@ -186,11 +204,13 @@ Result<std::optional<EhFrame>> find_eh_frame(const File& file) {
 ///
 /// Each table belongs to one function. `budget` bounds what is read of all of them together: a hostile file could let
 /// every function share a huge one.
-Result<void> append_landing_pads(const File& file, const FunctionRange& function, uint64_t& budget, std::vector<LinkAddr>& out) {
+Result<void> append_landing_pads(const File& file, const FunctionRange& function, uint64_t& budget,
+                                 std::vector<LinkAddr>& out) {
   SPILE_TRY(const auto bytes, file.bytes_from(*function.lsda));
   Reader in(bytes);
   const auto unknown = [&] {
-    return fail(ErrorCode::kCorrupt, "the call-site table of the function at {} in {} cannot be read", function.start, file.path());
+    return fail(ErrorCode::kCorrupt, "the call-site table of the function at {} in {} cannot be read", function.start,
+                file.path());
   };
   uint64_t base = function.start.value;
   if (const auto encoding = in.value<uint8_t>(); encoding != kOmit) {

@@ -18,7 +18,9 @@ std::string_view trim(std::string_view s) {
   return first == std::string_view::npos ? std::string_view() : s.substr(first, last - first + 1);
 }
 
-bool is_name_char(char c) { return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_name_char(char c) {
+  return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
 
 /// The value of "key:value" among the parts of a line; empty where it is missing or no number.
 std::optional<uint32_t> number_of(std::string_view line, std::string_view key) {
@@ -74,7 +76,8 @@ std::optional<EventField> parse_field(std::string_view line) {
   const auto rest = line.substr(declaration.size());
   const auto offset = number_of(rest, "offset:"), size = number_of(rest, "size:");
   EventField field;
-  if (!offset || !size || *offset > kMaxRecordBytes || *size > kMaxRecordBytes || !split_declaration(declaration, field))
+  if (!offset || !size || *offset > kMaxRecordBytes || *size > kMaxRecordBytes ||
+      !split_declaration(declaration, field))
     return std::nullopt;
   field.offset = *offset;
   field.size = *size;
@@ -85,17 +88,20 @@ std::optional<EventField> parse_field(std::string_view line) {
 
 }  // namespace
 
-Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category, std::string_view event, std::string_view text) {
+Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category, std::string_view event,
+                                                 std::string_view text) {
   constexpr std::string_view kField = "field:";
   lang::Tracepoint tracepoint{std::string(category), std::string(event), 0, {}};
   while (!text.empty()) {
     const auto line = trim(text.substr(0, text.find('\n')));
-    text.remove_prefix(std::min(text.size(), text.find('\n') == std::string_view::npos ? text.size() : text.find('\n') + 1));
+    text.remove_prefix(
+        std::min(text.size(), text.find('\n') == std::string_view::npos ? text.size() : text.find('\n') + 1));
     if (line.starts_with("print fmt:")) break;
     if (!line.starts_with(kField)) continue;
     auto field = parse_field(line.substr(kField.size()));
     if (!field || tracepoint.fields.size() >= kMaxFields)
-      return fail(ErrorCode::kCorrupt, "the format of tracepoint:{}:{} has a line that is not understood: {}", category, event, line);
+      return fail(ErrorCode::kCorrupt, "the format of tracepoint:{}:{} has a line that is not understood: {}", category,
+                  event, line);
     tracepoint.record_size = std::max(tracepoint.record_size, field->offset + field->size);
     tracepoint.fields.push_back(std::move(*field));
   }

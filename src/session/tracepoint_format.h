@@ -17,6 +17,7 @@ namespace spile::session {
 ///   print fmt: ...
 ///
 /// Errors: corrupt, naming the line.
-Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category, std::string_view event, std::string_view text);
+Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category, std::string_view event,
+                                                 std::string_view text);
 
 }  // namespace spile::session

@@ -28,7 +28,8 @@ std::string root_of(pid_t pid) {
   const auto root = fmt::format("/proc/{}/root", pid);
   struct stat theirs {}, ours {};
   if (::stat((root + "/").c_str(), &theirs) != 0 || ::stat("/", &ours) != 0) return "";
-  const auto their_space = os::read_link(fmt::format("/proc/{}/ns/mnt", pid)), our_space = os::read_link("/proc/self/ns/mnt");
+  const auto their_space = os::read_link(fmt::format("/proc/{}/ns/mnt", pid)),
+             our_space = os::read_link("/proc/self/ns/mnt");
   const bool is_same_space = their_space && our_space && *their_space == *our_space;
   const bool is_same_root = theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
   return is_same_space && is_same_root ? "" : root;
@@ -54,7 +55,9 @@ Result<Located> program_of(pid_t pid) {
 }
 
 /// How bpftrace names the file: as the search found it, links and all. Engines compare files by inode.
-const std::string& shown_path(const Located& file) { return file.host_path == file.path ? file.found_as : file.host_path; }
+const std::string& shown_path(const Located& file) {
+  return file.host_path == file.path ? file.found_as : file.host_path;
+}
 
 std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 
@@ -108,7 +111,8 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
     }
   }
   if (!found.empty()) return found;
-  const auto where = files.size() == 1 ? shown_path(files[0]) : fmt::format("{} files that {} stands for", files.size(), target);
+  const auto where =
+      files.size() == 1 ? shown_path(files[0]) : fmt::format("{} files that {} stands for", files.size(), target);
   auto only = files.size() == 1 ? this->module(files[0]) : Result<const symbols::ModuleSymbols*>(nullptr);
   const bool is_stripped = only && *only != nullptr && !(*only)->has_full_symbols();
   return fail(ErrorCode::kNotFound, "no function {} {} in {}{}", is_pattern ? "matches" : "is called", symbol, where,
@@ -152,7 +156,8 @@ Result<std::vector<Located>> MachineWorld::find_files(std::string_view target) {
   if (!is_path || target.starts_with('/')) {
     for (const pid_t pid : options_.pids) {
       const auto root = root_of(pid);
-      auto theirs = root.empty() ? std::vector<Located>() : symbols::locate(target, root, options_.search_path).value_or(std::vector<Located>());
+      auto theirs = root.empty() ? std::vector<Located>()
+                                 : symbols::locate(target, root, options_.search_path).value_or(std::vector<Located>());
       for (auto& file : theirs) add_once(found, std::move(file));
     }
   }
@@ -192,7 +197,8 @@ Result<const symbols::ModuleSymbols*> MachineWorld::module(const Located& file) 
   auto known = modules_.find(file.identity);
   if (known == modules_.end()) {
     const auto root = file.host_path.substr(0, file.host_path.size() - file.path.size());
-    known = modules_.emplace(file.identity, symbols::ModuleSymbols::load(file.host_path, {root, file.path, true})).first;
+    known =
+        modules_.emplace(file.identity, symbols::ModuleSymbols::load(file.host_path, {root, file.path, true})).first;
   }
   if (!known->second) return std::unexpected(known->second.error());
   return &*known->second;
@@ -206,7 +212,8 @@ Result<const symbols::Kallsyms*> MachineWorld::kernel() {
   return &**kernel_;
 }
 
-Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::string_view module, std::string_view symbol) {
+Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::string_view module,
+                                                                         std::string_view symbol) {
   const bool is_pattern = symbols::has_wildcard(symbol) || symbols::has_wildcard(module);
   auto kernel = this->kernel();
   // Without a list the kernel itself must judge a plain name; a pattern cannot be expanded.
@@ -240,7 +247,8 @@ Result<std::string> MachineWorld::events_folder() {
     tried += (tried.empty() ? "" : " and ") + base;
   }
   if (denied != 0) return fail(ErrorCode::kDenied, "tracefs at {} cannot be read without root", tried);
-  return fail(ErrorCode::kUnsupported, "no tracefs is mounted at {}; as root: mount -t tracefs tracefs /sys/kernel/tracing", tried);
+  return fail(ErrorCode::kUnsupported,
+              "no tracefs is mounted at {}; as root: mount -t tracefs tracefs /sys/kernel/tracing", tried);
 }
 
 Result<std::vector<std::string>> MachineWorld::tracepoint_names(std::string_view category, std::string_view event) {

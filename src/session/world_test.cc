@@ -88,7 +88,8 @@ TEST(TracepointFormat, RefusesLinesThatItDoesNotUnderstand) {
   EXPECT_EQ(parse_tracepoint_format("a", "b", "").error().code, ErrorCode::kCorrupt);
   EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int;\toffset:0;\tsize:4;\n").error().code, ErrorCode::kCorrupt);
   EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int x;\tsize:4;\n").error().code, ErrorCode::kCorrupt);
-  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int x;\toffset:99999999999;\tsize:4;\n").error().code, ErrorCode::kCorrupt);
+  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int x;\toffset:99999999999;\tsize:4;\n").error().code,
+            ErrorCode::kCorrupt);
 }
 
 TEST(TracepointFormat, SurvivesDamagedText) {
@@ -185,9 +186,11 @@ TEST_F(Machine, MeansTheFilesOfTheProcess) {
 /// A process in a root of its own: names mean the files there.
 TEST_F(Machine, MeansTheFilesOfAnotherRoot) {
   if (::geteuid() != 0) GTEST_SKIP() << "chroot needs root";
-  write("root/prog.c", "int only_here(void) { return 1; }\nint main(void) { for (;;) __builtin_ia32_pause(); return only_here(); }\n");
+  write("root/prog.c",
+        "int only_here(void) { return 1; }\nint main(void) { for (;;) __builtin_ia32_pause(); return only_here(); }\n");
   const auto prog = folder_ / "root/prog";
-  if (std::system(fmt::format("gcc -static -O1 -o {0} {0}.c 2>/dev/null", prog.string()).c_str()) != 0) GTEST_SKIP() << "no static C library";
+  if (std::system(fmt::format("gcc -static -O1 -o {0} {0}.c 2>/dev/null", prog.string()).c_str()) != 0)
+    GTEST_SKIP() << "no static C library";
   const pid_t child = ::fork();
   if (child == 0) {
     if (::chroot((folder_ / "root").c_str()) == 0 && ::chdir("/") == 0) ::execl("/prog", "prog", nullptr);

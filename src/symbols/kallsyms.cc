@@ -70,7 +70,8 @@ void Kallsyms::add_line(std::string_view line) {
   uint64_t addr = 0;
   const auto [end, error] = std::from_chars(addr_text.begin(), addr_text.end(), addr, 16);
   const bool has_module = line.size() > 2 && line.front() == '[' && line.back() == ']';
-  if (error != std::errc() || end != addr_text.end() || type.size() != 1 || name.empty() || (!line.empty() && !has_module)) {
+  if (error != std::errc() || end != addr_text.end() || type.size() != 1 || name.empty() ||
+      (!line.empty() && !has_module)) {
     ++bad_lines_;
     return;
   }

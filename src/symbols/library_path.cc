@@ -260,9 +260,10 @@ Result<std::vector<Located>> locate(std::string_view name, const std::string& ro
   if (finder.empty()) add_program(finder, name, search_path);
   if (!finder.empty()) return finder.take();
   if (is_library)
-    return fail(ErrorCode::kNotFound, "there is no library {} in {}/etc/ld.so.cache, the loader's default folders or $PATH", name,
-                root);
-  return fail(ErrorCode::kNotFound, "there is no program {} in {}", name, search_path.empty() ? kUsualPath : search_path);
+    return fail(ErrorCode::kNotFound,
+                "there is no library {} in {}/etc/ld.so.cache, the loader's default folders or $PATH", name, root);
+  return fail(ErrorCode::kNotFound, "there is no program {} in {}", name,
+              search_path.empty() ? kUsualPath : search_path);
 }
 
 }  // namespace spile::symbols

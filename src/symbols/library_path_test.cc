@@ -72,7 +72,8 @@ TEST(LibraryName, MatchesItsSonameInEveryLength) {
 TEST_F(Root, LibrariesComeFromTheLoadersCache) {
   put("opt/odd/libodd.so.3");
   put("usr/lib/libodd.so.2");
-  put("etc/ld.so.cache", make_cache({{"libodd.so.3", "/opt/odd/libodd.so.3"}, {"libodd.so.9", "/opt/i386/libodd.so.9", 0x0003}}));
+  put("etc/ld.so.cache",
+      make_cache({{"libodd.so.3", "/opt/odd/libodd.so.3"}, {"libodd.so.9", "/opt/i386/libodd.so.9", 0x0003}}));
   EXPECT_EQ(paths_of("libodd"), Paths{"/opt/odd/libodd.so.3"});
   EXPECT_EQ(paths_of("libodd.so.3"), Paths{"/opt/odd/libodd.so.3"});
 }
@@ -94,7 +95,8 @@ TEST_F(Root, MuslsFoldersAreSearched) {
 TEST_F(Root, OneFileUnderTwoFoldersCountsOnce) {
   put("usr/lib/x86_64-linux-gnu/libodd.so.3");
   link("usr/lib", "lib");
-  put("etc/ld.so.cache", make_cache({{"libodd.so.3", "/lib/x86_64-linux-gnu/libodd.so.3"}, {"libodd.so.3", "/usr/lib/x86_64-linux-gnu/libodd.so.3"}}));
+  put("etc/ld.so.cache", make_cache({{"libodd.so.3", "/lib/x86_64-linux-gnu/libodd.so.3"},
+                                     {"libodd.so.3", "/usr/lib/x86_64-linux-gnu/libodd.so.3"}}));
   EXPECT_EQ(paths_of("libodd"), Paths{"/usr/lib/x86_64-linux-gnu/libodd.so.3"});
   auto found = locate("libodd", root_.path());
   ASSERT_TRUE(found);

@@ -159,7 +159,8 @@ std::vector<const Function*> ModuleSymbols::find(std::string_view name) const {
   });
   if (!std::ranges::all_of(found, [](auto* f) { return is_label(*f); }))
     std::erase_if(found, [](auto* f) { return is_label(*f); });
-  const bool has_default = std::ranges::any_of(found, [](auto* f) { return f->is_default_version && !f->version.empty(); });
+  const bool has_default =
+      std::ranges::any_of(found, [](auto* f) { return f->is_default_version && !f->version.empty(); });
   if (has_default && wanted.version.empty()) std::erase_if(found, [](auto* f) { return !f->is_default_version; });
   return found;
 }

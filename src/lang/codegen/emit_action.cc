@@ -46,16 +46,15 @@ void Emitter::send(Action action, const std::function<void(const Place&)>& field
   FrameScope scope(frame_);
   auto size = static_cast<int32_t>(std::max<uint32_t>(action.record_size, sizeof(bundle::RecordHeader)));
   int number = draft_.add_action(std::move(action));
-  Label done = code_.new_label();
-  Label lost = later([this, done] {
-    bump(bundle::Counter::kRingLost);
-    code_.jump(done);
-  });
+  Label reserved = code_.new_label(), done = code_.new_label();
   code_.load_map(Reg::r1, draft_.ring());
   code_.mov_imm(Reg::r2, size);
   code_.mov_imm(Reg::r3, 0);
   code_.call(Helper::kRingbufReserve);
-  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, lost);
+  code_.jump_if_imm(bpf::kJne, Reg::r0, 0, reserved);
+  bump(bundle::Counter::kRingLost);
+  code_.jump(done);
+  code_.bind(reserved);
   {
     Held address = hold(Reg::r0);
     Place record{address.location(), 0};

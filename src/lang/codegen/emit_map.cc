@@ -47,27 +47,26 @@ void Emitter::lookup(int map, int key) {
   code_.call(Helper::kMapLookupElem);
 }
 
-void Emitter::lookup_or_insert(int map, int key, Label full) {
+void Emitter::lookup_or_insert(int map, int key, Label done) {
   lookup(map, key);
   const bundle::MapSpec& spec = draft_.spec(map);
   bool is_array = spec.kind == MapKind::kArray || spec.kind == MapKind::kPerCpuArray;
-  if (is_array) return code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, full);
+  if (is_array) return code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, done);  // every index is inside: only verifiers want this
   // Put zeros in unless somebody else just did, then look again: whoever comes first, nobody's addition is lost.
   FrameScope scope(frame_);
   int zeros = frame_.allocate(spec.value_size);
-  uint32_t value_size = spec.value_size;
   Label found = code_.new_label();
-  Label insert = later([this, map, key, zeros, value_size, full, found] {
-    zero({{}, zeros}, value_size);
-    map_arguments(map, key);
-    address_of({{}, zeros}, Reg::r3);
-    code_.mov_imm(Reg::r4, bpf::kUpdateNoExist);
-    code_.call(Helper::kMapUpdateElem);
-    lookup(map, key);
-    code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, full);
-    code_.jump(found);
-  });
-  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, insert);
+  code_.jump_if_imm(bpf::kJne, Reg::r0, 0, found);
+  zero({{}, zeros}, spec.value_size);
+  map_arguments(map, key);
+  address_of({{}, zeros}, Reg::r3);
+  code_.mov_imm(Reg::r4, bpf::kUpdateNoExist);
+  code_.call(Helper::kMapUpdateElem);
+  lookup(map, key);
+  code_.jump_if_imm(bpf::kJne, Reg::r0, 0, found);
+  bump(Counter::kMapFull);
+  code_.mov_imm(Reg::r0, 0);
+  code_.jump(done);
   code_.bind(found);
 }
 
@@ -89,11 +88,8 @@ void Emitter::set_map(const typed::Stmt& stmt) {
   code_.mov_imm(Reg::r4, bpf::kUpdateAny);
   code_.call(Helper::kMapUpdateElem);
   Label done = code_.new_label();
-  Label full = later([this, done] {
-    bump(Counter::kMapFull);
-    code_.jump(done);
-  });
-  code_.jump_if_imm(bpf::kJne, Reg::r0, 0, full);
+  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, done);
+  bump(Counter::kMapFull);
   code_.bind(done);
 }
 
@@ -108,17 +104,13 @@ void Emitter::aggregate(const typed::Stmt& stmt) {
 void Emitter::add_number(const typed::Stmt& stmt) {
   const typed::Map& map = script_map(stmt.map);
   Label done = code_.new_label();
-  Label full = later([this, done] {
-    bump(Counter::kMapFull);
-    code_.jump(done);
-  });
   std::optional<Held> number;
   if (stmt.expr != nullptr && !is_leaf(*stmt.expr)) {
     value(*stmt.expr);
     number.emplace(hold(Reg::r0));
   }
   int key = build_key(stmt.map, pointers(stmt.keys));
-  lookup_or_insert(stmt.map, key, full);
+  lookup_or_insert(stmt.map, key, done);
   if (stmt.expr == nullptr) {
     code_.mov_imm(Reg::r1, 1);
   } else if (number) {
@@ -157,11 +149,8 @@ void Emitter::add_extreme(const typed::Map& map) {
   code_.jump_if(bpf::kJeq, Reg::r0, Reg::r4, stored);
   code_.alu_imm(bpf::kSub, Reg::r3, 1);
   code_.jump_if_imm(bpf::kJne, Reg::r3, 0, again);
-  Label lost = later([this, done] {
-    bump(Counter::kMapFull);
-    code_.jump(done);
-  });
-  code_.jump(lost);
+  bump(Counter::kMapFull);
+  code_.jump(done);
   code_.bind(stays);
   code_.bind(stored);
   code_.store_imm(8, Reg::r2, 8, 1);
@@ -171,12 +160,7 @@ void Emitter::add_extreme(const typed::Map& map) {
 void Emitter::add_to_bucket(const typed::Stmt& stmt) {
   const typed::Map& map = script_map(stmt.map);
   Label done = code_.new_label();
-  Label full = later([this, done] {
-    bump(Counter::kMapFull);
-    code_.jump(done);
-  });
-  value(*stmt.expr);
-  code_.mov(Reg::r1, Reg::r0);
+  value_in(*stmt.expr, Reg::r1);
   if (map.role == MapRole::kHist) {
     log2_bucket();
   } else {
@@ -185,13 +169,13 @@ void Emitter::add_to_bucket(const typed::Stmt& stmt) {
   if (map.is_scalar()) {
     int key = frame_.allocate(8);
     code_.store(4, Reg::r10, key, Reg::r0);
-    lookup_or_insert(stmt.map, key, full);
+    lookup_or_insert(stmt.map, key, done);
   } else {
     Held bucket = hold(Reg::r0);
     int key = build_key(stmt.map, pointers(stmt.keys));
     get(bucket.location(), Reg::r0);
     code_.store(8, Reg::r10, key + static_cast<int>(storage_bytes(map.key)), Reg::r0);
-    lookup_or_insert(stmt.map, key, full);
+    lookup_or_insert(stmt.map, key, done);
   }
   code_.mov_imm(Reg::r1, 1);
   code_.atomic(bpf::kAtomicAdd, Reg::r0, 0, Reg::r1);
@@ -240,18 +224,13 @@ void Emitter::linear_bucket(const typed::Map& map) {
 void Emitter::modify_map(const Expr& expr, Yields yields) {
   FrameScope scope(frame_);
   Label done = code_.new_label();
-  Label full = later([this, done] {
-    bump(Counter::kMapFull);
-    code_.mov_imm(Reg::r0, 0);
-    code_.jump(done);
-  });
   std::optional<Held> operand;
   if (!is_leaf(*expr.args[0])) {
     value(*expr.args[0]);
     operand.emplace(hold(Reg::r0));
   }
   int key = build_key(expr.map, pointers(expr.args, 1));
-  lookup_or_insert(expr.map, key, full);
+  lookup_or_insert(expr.map, key, done);
   modify_in_place(expr, yields, operand ? &operand->location() : nullptr);
   code_.bind(done);
 }

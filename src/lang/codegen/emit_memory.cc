@@ -123,8 +123,7 @@ void Emitter::string_into(const Expr& expr, const Place& place, const Type& type
     clamped_length(*expr.args[1], 1, limit);
     length.emplace(hold(Reg::r0));
   }
-  value(*expr.args[0]);
-  code_.mov(Reg::r3, Reg::r0);
+  value_in(*expr.args[0], Reg::r3);
   // Linux before 6.3 wants the stack initialised where a helper writes a size that is not constant.
   bool is_padded = fill == Fill::kPadded || (length && place.is_stack());
   if (is_padded) zero(place, storage_bytes(type));
@@ -145,8 +144,7 @@ void Emitter::buffer_into(const Expr& expr, const Place& place, const Type& type
     clamped_length(*expr.args[1], 0, expr.number);
     length.emplace(hold(Reg::r0));
   }
-  value(*expr.args[0]);
-  code_.mov(Reg::r3, Reg::r0);
+  value_in(*expr.args[0], Reg::r3);
   if (fill == Fill::kPadded || (length && place.is_stack())) zero(place, storage_bytes(type));
   if (length) {
     get(length->location(), Reg::r2);
@@ -185,14 +183,7 @@ void Emitter::context_string_into(const Expr& expr, const Place& place, const Ty
   code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));
   code_.call(Helper::kProbeReadKernelStr);
   uint32_t clear = fill == Fill::kPadded ? storage_bytes(type) : 8;
-  Label go_on = code_.new_label();
-  Label failed = later([this, place, clear, go_on] {
-    zero(place, clear);
-    bump(bundle::Counter::kReadFailed);
-    code_.jump(go_on);
-  });
-  code_.jump_if_imm(bpf::kJslt, Reg::r0, 0, failed);
-  code_.bind(go_on);
+  if_read_failed([this, place, clear] { zero(place, clear); });
 }
 
 void Emitter::map_value_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
@@ -249,13 +240,14 @@ void Emitter::probe_read(Memory what, const std::function<void()>& failed) {
     code_.call(kernel);
     code_.bind(done);
   }
+  if_read_failed(failed);
+}
+
+void Emitter::if_read_failed(const std::function<void()>& failed) {
   Label go_on = code_.new_label();
-  Label unreadable = later([this, failed, go_on] {
-    failed();
-    bump(bundle::Counter::kReadFailed);
-    code_.jump(go_on);
-  });
-  code_.jump_if_imm(bpf::kJslt, Reg::r0, 0, unreadable);
+  code_.jump_if_imm(bpf::kJsge, Reg::r0, 0, go_on);
+  bump(bundle::Counter::kReadFailed);
+  failed();
   code_.bind(go_on);
 }
 

@@ -11,8 +11,7 @@ using typed::StmtKind;
 namespace {
 
 bool mentions(const typed::Expr& expr, int variable) {
-  if (expr.variable == variable) return true;
-  return std::ranges::any_of(expr.args, [&](const typed::ExprPtr& arg) { return mentions(*arg, variable); });
+  return any_expr(expr, [&](const typed::Expr& node) { return node.variable == variable; });
 }
 
 }  // namespace
@@ -21,7 +20,7 @@ void Emitter::block(const typed::Block& block) {
   FrameScope scope(frame_);
   for (int variable : block.variables) slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
   for (const typed::Stmt& stmt : block.statements) {
-    if (!code_.is_reachable()) return;  // after exit(), return, break, continue
+    if (!code_.is_reachable() || is_too_long()) return;  // after exit(), return, break, continue
     statement(stmt);
   }
 }
@@ -38,7 +37,7 @@ void Emitter::statement(const typed::Stmt& stmt) {
     case StmtKind::kWhile: return while_loop(stmt);
     case StmtKind::kForRange: return for_range(stmt);
     case StmtKind::kUnroll:
-      for (int64_t i = 0; i < stmt.first; ++i) block(stmt.body);
+      for (int64_t i = 0; i < stmt.first && !is_too_long(); ++i) block(stmt.body);
       return;
     case StmtKind::kBlock: return block(stmt.body);
     case StmtKind::kBreak: return code_.jump(loops_.back().on_break);
@@ -96,7 +95,7 @@ void Emitter::for_range(const typed::Stmt& stmt) {
     if (variable != stmt.variable) slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
   }
   for (const typed::Stmt& inner : body.statements) {
-    if (!code_.is_reachable()) break;
+    if (!code_.is_reachable() || is_too_long()) break;
     statement(inner);
   }
   loops_.pop_back();

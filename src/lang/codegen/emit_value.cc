@@ -70,6 +70,12 @@ void Emitter::value(const Expr& expr) {
   }
 }
 
+void Emitter::value_in(const Expr& expr, Reg dst) {
+  if (is_leaf(expr)) return leaf(expr, dst);
+  value(expr);
+  code_.mov(dst, Reg::r0);
+}
+
 bool Emitter::is_leaf(const Expr& expr) {
   switch (expr.kind) {
     case ExprKind::kNumber: return true;
@@ -238,8 +244,7 @@ void Emitter::conditional(const Expr& expr, const std::function<void(const Expr&
 void Emitter::load_memory(const Expr& expr) {
   FrameScope scope(frame_);
   int slot = frame_.allocate(8);
-  value(*expr.args[0]);
-  code_.mov(Reg::r3, Reg::r0);
+  value_in(*expr.args[0], Reg::r3);
   code_.store_imm(8, Reg::r10, slot, 0);
   address_of({{}, slot}, Reg::r1);
   code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));

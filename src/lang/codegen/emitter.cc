@@ -3,6 +3,21 @@
 namespace spile::lang::codegen {
 
 using bpf::Helper;
+using typed::ExprKind;
+
+namespace {
+
+/// Whether the program needs r1 as it came. Leaving r6 alone spares the user engine a register to save.
+bool uses_context(const typed::Clause& clause) {
+  if (clause.context.kind == bundle::ContextKind::kNone) return false;
+  return any_expr(clause.body, [](const typed::Expr& expr) {
+    bool is_cookie = expr.builtin == typed::Builtin::kProbe || expr.builtin == typed::Builtin::kFunc;
+    return expr.kind == ExprKind::kContext || expr.kind == ExprKind::kContextString || expr.kind == ExprKind::kContextDataLoc ||
+           (expr.kind == ExprKind::kBuiltin && is_cookie);
+  });
+}
+
+}  // namespace
 
 Emitter::Held::~Held() {
   if (emitter_ == nullptr || !location_.in_register) return;
@@ -38,12 +53,6 @@ void Emitter::put(const Location& location, Reg src) {
   }
 }
 
-Emitter::Label Emitter::later(std::function<void()> body) {
-  Label label = code_.new_label();
-  later_.emplace_back(label, std::move(body));
-  return label;
-}
-
 void Emitter::bump(bundle::Counter counter) {
   Label skip = code_.new_label();
   int map = draft_.counters();
@@ -73,7 +82,7 @@ void Emitter::prologue() {
   leave_ = code_.new_label();
   counter_key_ = frame_.allocate(8);
   slots_.assign(clause_.variables.size(), 0);
-  code_.mov(Reg::r6, Reg::r1);
+  if (uses_context(clause_)) code_.mov(Reg::r6, Reg::r1);
   filter_pids();
 }
 
@@ -83,12 +92,7 @@ Result<bpf::Program> Emitter::run() {
   code_.bind(leave_);
   code_.mov_imm(Reg::r0, 0);
   code_.exit();
-  for (size_t i = 0; i < later_.size(); ++i) {  // bodies may add more
-    auto [label, body] = later_[i];
-    if (!code_.is_used(label)) continue;
-    code_.bind(label);
-    body();
-  }
+  if (is_too_long()) return fail(ErrorCode::kUnsupported, "more than {} instructions", kMaxInsns);
   if (frame_.peak_bytes() > Frame::kLimitBytes) {
     return fail(ErrorCode::kInvalid, "{} bytes of stack are needed, eBPF has {}", frame_.peak_bytes(), Frame::kLimitBytes);
   }

@@ -4,8 +4,8 @@
 // r0 is the result of every value(); r0 to r5 survive nothing. Strings, buffers and tuples are written where they are
 // wanted (into()): a stack slot, or the record in the ring itself.
 //
-// What seldom happens (a full map, an unreadable pointer) is written behind the program's exit (later()), so that the
-// straight path has no jump.
+// Jumps go forward, except at the end of loops: a jump back while a record is reserved is refused by our checker, and
+// the user engine counts every one. So what seldom happens (a full map, an unreadable pointer) is stepped over.
 //
 // Split over emit_value.cc (numbers), emit_branch.cc (conditions), emit_memory.cc (strings, buffers, tuples),
 // emit_map.cc, emit_action.cc (records) and emit_stmt.cc.
@@ -49,8 +49,12 @@ class Emitter {
  public:
   Emitter(Draft& draft, const typed::Clause& clause) : draft_(draft), clause_(clause) {}
 
-  /// Errors: invalid   the clause needs more stack than there is; the message says how much
-  ///         internal  a jump is too far
+  /// Our checker takes no more either.
+  static constexpr size_t kMaxInsns = 32768;
+
+  /// Errors: invalid      the clause needs more stack than there is; the message says how much
+  ///         unsupported  it has more than kMaxInsns instructions
+  ///         internal     a jump is too far
   Result<bpf::Program> run();
 
  private:
@@ -83,14 +87,13 @@ class Emitter {
   Held hold(Reg from);
   void get(const Location& location, Reg dst);
   void put(const Location& location, Reg src);
-  /// Writes `body` behind the exit; a jump to the result runs it. Control goes on where body jumps to.
-  Label later(std::function<void()> body);
   void bump(bundle::Counter counter);
   void prologue();
   void filter_pids();
 
   // Numbers: emit_value.cc. Result in r0 unless said otherwise.
   void value(const Expr& expr);
+  void value_in(const Expr& expr, Reg dst);
   void builtin(typed::Builtin builtin);
   void elapsed();
   void probe_number();
@@ -137,16 +140,17 @@ class Emitter {
   /// Where the value is as `type`: its own variable, or a new slot.
   Place materialise(const Expr& expr, const Type& type);
   enum class Memory : uint8_t { kBytes, kString };
-  /// r1 = where to, r2 = size, r3 = address. `failed` runs where the read fails, before it is counted.
+  /// r1 = where to, r2 = size, r3 = address. A failure is counted, then `failed` runs.
   void probe_read(Memory what, const std::function<void()>& failed);
+  void if_read_failed(const std::function<void()>& failed);
 
   // Maps: emit_map.cc.
   int build_key(int map, const std::vector<const Expr*>& parts);
   void map_arguments(int map, int key);
   /// r0 = address of the value, or 0.
   void lookup(int map, int key);
-  /// r0 = address of the value; a new one is zero. Goes to `full` where there is no room.
-  void lookup_or_insert(int map, int key, Label full);
+  /// r0 = address of the value; a new one is zero. Where there is no room: counted, r0 = 0, on to `done`.
+  void lookup_or_insert(int map, int key, Label done);
   void map_read(const Expr& expr);
   void set_map(const typed::Stmt& stmt);
   void aggregate(const typed::Stmt& stmt);
@@ -171,6 +175,7 @@ class Emitter {
   void send(bundle::Action action, const std::function<void(const Place&)>& fields);
 
   // Statements: emit_stmt.cc.
+  bool is_too_long() const { return code_.size() > kMaxInsns; }
   void block(const typed::Block& block);
   void statement(const typed::Stmt& stmt);
   void set_variable(const typed::Stmt& stmt);
@@ -187,7 +192,6 @@ class Emitter {
   Frame frame_;
   std::array<bool, 3> taken_{};  ///< r7, r8, r9
   std::vector<int> slots_;       ///< of each variable
-  std::vector<std::pair<Label, std::function<void()>>> later_;
   std::vector<Loop> loops_;
   Label leave_{};
   int counter_key_ = 0;

@@ -79,8 +79,9 @@ class Analyzer {
       maps_.changed = false;
       Diagnostics found;
       clauses_ = lower_all(instances, found);
-      if (maps_.changed) continue;
+      if (maps_.changed || (!found.has_errors() && settle_variables(instances))) continue;
       keep(found);
+      check_known();
       return true;
     }
     diagnostics_.error(program_.clauses.front().span, "a type of this script grows without end")
@@ -98,6 +99,32 @@ class Analyzer {
     }
   }
 
+  /// `let $x;` that nothing typed was ever put into is a number. True: something changed.
+  static bool settle_variables(std::vector<Instance>& instances) {
+    bool changed = false;
+    for (Instance& instance : instances) {
+      for (typed::Variable& variable : instance.variables) {
+        if (!variable.type.is_unknown()) continue;
+        variable.type = Type::literal();
+        changed = true;
+      }
+    }
+    return changed;
+  }
+
+  static bool is_known(const Type& type) {
+    return !type.is_unknown() && (type.kind != Type::Kind::kTuple || std::ranges::all_of(type.fields, is_known));
+  }
+
+  /// `@a = @b; @b = @a;` and nothing else: no error so far, and no type either.
+  void check_known() {
+    if (diagnostics_.has_errors()) return;
+    for (const MapState& state : maps_.maps) {
+      if (!state.has_role || (is_known(state.map.value) && is_known(state.map.key))) continue;
+      diagnostics_.error(state.map.span, "the type of {} is not known: it only holds what other maps hold", state.map.name);
+    }
+  }
+
   typed::Program finish(ProbeTable table) {
     typed::Program result;
     for (MapState& state : maps_.maps) {
@@ -106,11 +133,6 @@ class Analyzer {
         state.map.value = Type::int64();
       }
       result.maps.push_back(std::move(state.map));
-    }
-    for (typed::Clause& clause : clauses_) {
-      for (typed::Variable& variable : clause.variables) {
-        if (variable.type.is_unknown()) variable.type = Type::int64();  // let $x; and nothing more
-      }
     }
     result.probes = std::move(table.probes);
     result.clauses = std::move(clauses_);

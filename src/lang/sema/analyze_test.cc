@@ -101,8 +101,8 @@ TEST(Sema, RefusesReadingAggregationsByName) {
 // ---- names ------------------------------------------------------------------------------------------------------------
 
 TEST(Sema, OffersTheNearestFunction) {
-  expect_refused("BEGIN { prinft(\"x\"); }", "unknown function 'prinft'");
-  expect_refused("BEGIN { prinft(\"x\"); }", "did you mean 'printf'?");
+  expect_refused("BEGIN { prntf(\"x\"); }", "unknown function 'prntf'");
+  expect_refused("BEGIN { prntf(\"x\"); }", "did you mean 'printf'?");
 }
 
 TEST(Sema, OffersTheNearestBuiltin) {
@@ -211,6 +211,12 @@ TEST(Sema, StopsTypesThatGrowWithoutEnd) {
   EXPECT_FALSE(outcome.program);
   outcome = analyze_script("BEGIN { @x = (@y, @y); @y = (@x, @x); @x = (1, 1); }");
   EXPECT_FALSE(outcome.program);
+}
+
+TEST(Sema, ReadsMapsThatFeedEachOther) {
+  expect_map("BEGIN { @a = @b; @b = @a + 1; }", "@a[] : value int64");
+  expect_map("BEGIN { @a = @b; @b = @a + nsecs; }", "@b[] : value uint64");
+  expect_refused("BEGIN { @a = @b; @b = @a; }", "the type of @a is not known", 2);
 }
 
 TEST(Sema, RefusesUndefinedNames) {
@@ -341,7 +347,7 @@ clause for probes 0 (registers, 168 bytes)
 TEST(Sema, AcceptsTheLanguageCore) {
   for (const char* script : {
            "BEGIN { } END { exit(); } interval:s:1 { print(@); clear(@); zero(@); @ = 1; }",
-           "BEGIN { @x++; ++@x; @x--; @x[1]++; }  ",
+           "BEGIN { @x++; ++@x; @x--; @y[1]++; }",
            "BEGIN { $x = 1; $x++; $x += 2; $x <<= 1; $x |= 4; print($x); }",
            "BEGIN { let $x : uint8 = 300; let $y; $y = 1; let $z = comm; print(($x, $y, $z)); }",
            "BEGIN { unroll(3) { @a = count(); } while (@n < 3) { @n++; break; } for ($i : 0..3) { continue; } }",

@@ -412,7 +412,7 @@ Lowering::ExprPtr Lowering::arithmetic(BinaryOp op, ExprPtr left, ExprPtr right,
   std::string what = fmt::format("'{}'", ast::to_string(op));
   bool both = expect_number(*left, what);
   if (!expect_number(*right, what) || !both || !check_operands(op, *right, span)) return unknown(span);
-  if (left->type.is_unknown() || right->type.is_unknown()) return unknown(span);
+  if (left->type.is_unknown() || right->type.is_unknown()) return number(0, Type::literal(), span);  // some number
   if (left->type.is_pointer() || right->type.is_pointer()) return pointer_arithmetic(op, std::move(left), std::move(right), span);
   Type type = arithmetic_type(op, left->type, right->type);
   if (left->kind == ExprKind::kNumber && right->kind == ExprKind::kNumber) {

@@ -21,9 +21,20 @@ std::string_view to_string(Builtin builtin) {
   return "";
 }
 
+bool any_expr(const Expr& expr, const std::function<bool(const Expr&)>& wanted) {
+  return wanted(expr) || std::ranges::any_of(expr.args, [&](const ExprPtr& arg) { return any_expr(*arg, wanted); });
+}
+
+bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted) {
+  return std::ranges::any_of(block.statements, [&](const Stmt& stmt) {
+    if (stmt.expr != nullptr && any_expr(*stmt.expr, wanted)) return true;
+    if (std::ranges::any_of(stmt.keys, [&](const ExprPtr& key) { return any_expr(*key, wanted); })) return true;
+    return any_expr(stmt.body, wanted) || any_expr(stmt.other, wanted);
+  });
+}
+
 bool has_effects(const Expr& expr) {
-  if (expr.kind >= ExprKind::kModifyVariable) return true;
-  return std::ranges::any_of(expr.args, [](const ExprPtr& arg) { return has_effects(*arg); });
+  return any_expr(expr, [](const Expr& node) { return node.kind >= ExprKind::kModifyVariable; });
 }
 
 }  // namespace spile::lang::typed

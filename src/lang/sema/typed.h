@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -117,6 +118,10 @@ struct Stmt {
   Block body, other;
   int64_t first = 0, last = 0;
 };
+
+/// True if `wanted` holds for a node of the block, whatever its depth.
+bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted);
+bool any_expr(const Expr& expr, const std::function<bool(const Expr&)>& wanted);
 
 struct Variable {
   std::string name;  ///< "$x"

@@ -69,7 +69,33 @@ struct Expr {
 };
 using ExprPtr = std::unique_ptr<Expr>;
 
-struct Stmt;
+enum class StmtKind : uint8_t {
+  kExpr,      ///< printf(...);  @x++;
+  kAssign,    ///< $x = e;  @x[k] += e;
+  kDiscard,   ///< _ = e;
+  kLet,       ///< let $x : type = e;
+  kIf,
+  kWhile,
+  kForRange,  ///< for ($i : a..b) {}
+  kForMap,    ///< for ($kv : @m) {}
+  kUnroll,
+  kBreak,
+  kContinue,
+  kReturn,
+  kImport,    ///< import "stdlib/..." inside a block
+  kBlock,     ///< { ... }
+};
+
+struct Stmt {
+  const StmtKind kind;
+  NodeId id = 0;
+  Span span;
+
+  explicit Stmt(StmtKind k) : kind(k) {}
+  virtual ~Stmt() = default;
+  Stmt(const Stmt&) = delete;
+  Stmt& operator=(const Stmt&) = delete;
+};
 using StmtPtr = std::unique_ptr<Stmt>;
 
 /// `{ statements }`. The last statement may be an expression without `;`: the block's value where one is wanted.
@@ -282,34 +308,6 @@ struct Comptime : Expr {
 };
 
 // ---- statements -----------------------------------------------------------------------------------------------------
-
-enum class StmtKind : uint8_t {
-  kExpr,      ///< printf(...);  @x++;
-  kAssign,    ///< $x = e;  @x[k] += e;
-  kDiscard,   ///< _ = e;
-  kLet,       ///< let $x : type = e;
-  kIf,
-  kWhile,
-  kForRange,  ///< for ($i : a..b) {}
-  kForMap,    ///< for ($kv : @m) {}
-  kUnroll,
-  kBreak,
-  kContinue,
-  kReturn,
-  kImport,    ///< import "stdlib/..." inside a block
-  kBlock,     ///< { ... }
-};
-
-struct Stmt {
-  const StmtKind kind;
-  NodeId id = 0;
-  Span span;
-
-  explicit Stmt(StmtKind k) : kind(k) {}
-  virtual ~Stmt() = default;
-  Stmt(const Stmt&) = delete;
-  Stmt& operator=(const Stmt&) = delete;
-};
 
 struct ExprStmt : Stmt {
   static constexpr StmtKind kKind = StmtKind::kExpr;

@@ -52,6 +52,9 @@ struct DetourSpec {
   std::function<Result<std::vector<uint8_t>>(TargetAddr)> displaced;
 };
 
+/// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program, and what is inlined.
+inline constexpr size_t kMaxDetourBytes = 448, kMaxProgramCallBytes = 32;
+
 struct Detour {
   std::vector<uint8_t> bytes;      ///< to be put at DetourSpec::at
   uint32_t displaced_offset = 0;   ///< where the displaced instructions begin: threads may be moved there

@@ -67,7 +67,7 @@ void Emitter::emit(asmjit::InstId id, const Operand* operands, size_t count) {
   }
 }
 
-/// Finds the displacement in the instruction just emitted: it is followed by an immediate of 1, 2 or 4 bytes, or nothing.
+/// Finds the displacement in the instruction just emitted: an immediate of 1, 2 or 4 bytes follows it, or nothing.
 void Emitter::note_relocation(TargetAddr target, bool has_immediate) {
   size_t end = offset();
   int64_t displacement = target - (base_ + end);

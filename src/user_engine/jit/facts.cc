@@ -19,7 +19,7 @@ Value merge(const Value& a, const Value& b) {
   return b.kind == Kind::kUnset ? a : kAnything;
 }
 
-// ---- arithmetic on constants -------------------------------------------------------------------------------------
+// ---- arithmetic on constants -----------------------------------------------------------------------------------
 
 uint64_t sign_extend(uint64_t value, int bits) {
   int unused = 64 - bits;
@@ -79,7 +79,7 @@ bool compare(uint8_t op, Unsigned a, Unsigned b) {
   }
 }
 
-// ---- one instruction ----------------------------------------------------------------------------------------------
+// ---- one instruction -------------------------------------------------------------------------------------------
 
 Value source_value(const Insn& insn, const Registers& regs) {
   if (has_source_register(insn)) return regs[insn.src()];
@@ -123,7 +123,7 @@ Decision decide(const Insn& insn, const Registers& regs) {
       compare<uint32_t, int32_t>(operation(insn), static_cast<uint32_t>(a), static_cast<uint32_t>(b)));
 }
 
-// ---- calls --------------------------------------------------------------------------------------------------------
+// ---- calls -----------------------------------------------------------------------------------------------------
 
 std::optional<uint32_t> constant_key(const bpf::CallFacts& call, const ArrayLayout& array) {
   if (!call.constant_key || call.constant_key->size() != sizeof(uint32_t)) return std::nullopt;
@@ -161,7 +161,7 @@ Value call_result(const CallFacts& call) {
   }
 }
 
-// ---- the walk -----------------------------------------------------------------------------------------------------
+// ---- the walk --------------------------------------------------------------------------------------------------
 
 class Walk {
  public:
@@ -301,7 +301,8 @@ int base_register(const Insn& insn) { return is_load(insn) ? insn.src() : insn.d
 std::optional<int32_t> Facts::constant_source(const Program& program, size_t at) const {
   const Insn& insn = program[at];
   if (is_atomic(insn) && (insn.imm & kFetch) != 0) return std::nullopt;
-  bool takes_register = insn_class(insn) == kClassStx || ((is_alu(insn) || is_branch(insn)) && has_source_register(insn));
+  bool computes = is_alu(insn) || is_branch(insn);
+  bool takes_register = insn_class(insn) == kClassStx || (computes && has_source_register(insn));
   bool is_byte_swap = is_alu(insn) && operation(insn) == kEnd;
   if (!takes_register || is_byte_swap) return std::nullopt;
   const Value& value = before[at][insn.src()];

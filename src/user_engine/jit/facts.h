@@ -1,8 +1,8 @@
 // Forward pass: what is known about registers before each instruction, without running it.
 //
-// Three kinds of knowledge pay in probe programs: constants (so that `r1 = 1; lock += r1` becomes `lock add $1`), places
-// relative to rsp (eBPF's stack and the context, which then need no register), and results of lookups that are constant
-// addresses in the target (arrays with a constant key). Everything else is kAny.
+// Three kinds of knowledge pay in probe programs: constants (`r1 = 1; lock += r1` becomes `lock add $1`), places
+// relative to rsp (eBPF's stack and the context, which then need no register), and results of lookups that are
+// constant addresses in the target (arrays with a constant key). Everything else is kAny.
 #pragma once
 
 #include <array>

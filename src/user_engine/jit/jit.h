@@ -4,8 +4,8 @@
 // knows which registers the body touches:
 //   in    the HitFrame lies at rsp + 8 (above the return address, or above a hole where the body is inlined); rsp may
 //         have any alignment; the red zone is already stepped over
-//   out   every register in Body::clobbers destroyed, arithmetic flags destroyed if Body::clobbers_flags; all else kept:
-//         the direction flag, AC, segment registers, SIMD and x87 state are never touched
+//   out   every register in Body::clobbers destroyed, arithmetic flags destroyed if Body::clobbers_flags; all else
+//         kept: the direction flag, AC, segment registers, SIMD and x87 state are never touched
 //   ret   the eBPF return value in rax if JitEnv::keep_result, else nothing
 // eBPF's r10 and the context pointer are constants relative to rsp, so they need no registers.
 // A body takes no code address from memory, jumps only inside itself and calls only the helpers it was given.
@@ -89,12 +89,14 @@ struct Body {
   SlotMask clobbers = 0;           ///< registers it destroys
   bool clobbers_flags = false;
   bool calls_helpers = false;
-  uint32_t stack_bytes = 0;        ///< below rsp at entry: own frame and the deepest helper, without the own return address
+  uint32_t stack_bytes = 0;        ///< below rsp at entry: own frame and the deepest helper
 };
 
 inline constexpr size_t kMaxProgramInsns = 65536;
 inline constexpr size_t kMaxBodyBytes = 1 << 20;
 inline constexpr uint32_t kBpfStackBytes = 512;
+/// What one eBPF instruction can become, and what every body has beside: for reserving room before compiling.
+inline constexpr size_t kMaxBytesPerInsn = 96, kMaxBodyOverheadBytes = 64;
 
 /// Compiles a checked program.
 ///

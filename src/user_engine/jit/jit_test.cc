@@ -20,7 +20,7 @@ using bpf::Insn;
 using bpf::Program;
 using bpf::Reg;
 
-// ---- the same result as the interpreter -----------------------------------------------------------------------------
+// ---- the same result as the interpreter ------------------------------------------------------------------------
 
 TEST(JitConformance, EveryOpcodeGivesItsResult) {
   for (const bpf::OpcodeCase& test : bpf::opcode_cases()) {
@@ -28,7 +28,9 @@ TEST(JitConformance, EveryOpcodeGivesItsResult) {
       World world;
       JitEnv env = world.env();
       env.optimise = optimise;
-      EXPECT_EQ(run_body(world.compile(test.program, env)), test.expected) << test.name << " optimise " << optimise;
+      Body body = world.compile(test.program, env);
+      EXPECT_EQ(run_body(body), test.expected) << test.name << " optimise " << optimise;
+      EXPECT_LE(body.bytes.size(), test.program.size() * kMaxBytesPerInsn + kMaxBodyOverheadBytes) << test.name;
     }
   }
 }
@@ -65,7 +67,7 @@ TEST(JitConformance, ShortRandomProgramsGiveWhatTheInterpreterGives) {
   compare_random_programs(1'000'000, random_programs() / 2, {.operations = 12});
 }
 
-// ---- optimisations ----------------------------------------------------------------------------------------------------
+// ---- optimisations ---------------------------------------------------------------------------------------------
 
 TEST(Jit, CounterNeedsTwoRegistersAndNoStack) {
   World world;
@@ -197,6 +199,42 @@ TEST(Jit, ContextPointerSurvivesTheStackAndHelpers) {
   }
 }
 
+TEST(Jit, AContextThatEscapesThroughTheStackFillsEverySlot) {
+  World world;
+  Builder b;
+  b.store(8, Reg::r10, -8, Reg::r1);
+  b.load(8, Reg::r3, Reg::r10, -8);
+  b.alu_imm(bpf::kAdd, Reg::r3, bpf::x86_64_regs::kDi);
+  b.mov(Reg::r1, Reg::r10);
+  b.alu_imm(bpf::kAdd, Reg::r1, -16);
+  b.mov_imm(Reg::r2, 8);
+  b.call(Helper::kProbeReadUser);
+  b.load(8, Reg::r0, Reg::r10, -16);
+  b.exit();
+  Body body = world.compile(*std::move(b).finish());
+  EXPECT_EQ(body.reads, kAllSlots);
+  abi::HitFrame frame{};
+  frame.di = 12;
+  EXPECT_EQ(run_body(body, frame), 12u);
+}
+
+/// The address of the deepest store is only known to the checker.
+TEST(Jit, StackBehindASpilledPointerBelongsToTheFrame) {
+  World world;
+  Builder b;
+  b.mov(Reg::r1, Reg::r10);
+  b.alu_imm(bpf::kAdd, Reg::r1, -8);
+  b.store(8, Reg::r10, -16, Reg::r1);
+  b.load(8, Reg::r2, Reg::r10, -16);
+  b.alu_imm(bpf::kAdd, Reg::r2, -112);
+  b.store_imm(8, Reg::r2, 0, 5);
+  b.load(8, Reg::r0, Reg::r2, 0);
+  b.exit();
+  Body body = world.compile(*std::move(b).finish());
+  EXPECT_GE(body.stack_bytes, 120u);
+  EXPECT_EQ(run_body(body), 5u);
+}
+
 TEST(Jit, ALoopToTheFirstInstructionKeepsTheContext) {
   World world;
   Builder b;
@@ -268,7 +306,7 @@ TEST(Jit, EmptyProgramHasNoCode) {
   EXPECT_EQ(body.clobbers, 0u);
 }
 
-// ---- loops and their budget -------------------------------------------------------------------------------------------
+// ---- loops and their budget ------------------------------------------------------------------------------------
 
 /// Counts in map[0] as often as the loop runs; the bound is *(u64*)(ctx + di).
 Program loop_program(int map) {
@@ -325,7 +363,7 @@ TEST(JitBudget, AllowsExactlyAsManyJumpsBack) {
   EXPECT_EQ(missed, 1u);
 }
 
-// ---- what it refuses --------------------------------------------------------------------------------------------------
+// ---- what it refuses -------------------------------------------------------------------------------------------
 
 /// A checker that says yes to everything: what is refused then is refused by the JIT alone.
 bpf::Analysis blind_faith(const Program& program) {

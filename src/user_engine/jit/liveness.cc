@@ -120,7 +120,7 @@ class Pass {
     return live;
   }
 
-  // ---- effects ------------------------------------------------------------------------------------------------------
+  // ---- effects -------------------------------------------------------------------------------------------------
 
   Effects find_effects(size_t at) const {
     const Insn& insn = program_[at];
@@ -219,7 +219,7 @@ class Pass {
     return {begin, std::min<size_t>(bytes, kBpfStackBytes - begin)};
   }
 
-  // ---- how much stack and context the kept instructions touch --------------------------------------------------------
+  // ---- how much stack and context the kept instructions touch --------------------------------------------------
 
   void note_memory(size_t at) {
     const Insn& insn = program_[at];
@@ -236,10 +236,12 @@ class Pass {
     }
   }
 
+  void need_stack(uint32_t bytes) { out_.stack_bytes = std::max(out_.stack_bytes, bytes); }
+
   /// A stack address that is used, or made for something else to use: it or anything above it.
   void note_address(const Value& value) {
     if (value.kind != Kind::kStack || value.number >= 0) return;
-    out_.stack_bytes = std::max(out_.stack_bytes, static_cast<uint32_t>(std::min<int64_t>(-value.number, kBpfStackBytes)));
+    need_stack(static_cast<uint32_t>(std::min<int64_t>(-value.number, kBpfStackBytes)));
   }
 
   void note_context(int64_t offset, int bytes) {
@@ -247,7 +249,7 @@ class Pass {
   }
 
   void note_unknown_place(Memory memory) {
-    if (memory == Memory::kStack || memory == Memory::kMixed) out_.stack_bytes = std::max(out_.stack_bytes, analysis_.stack_bytes);
+    if (memory == Memory::kStack || memory == Memory::kMixed) need_stack(analysis_.stack_bytes);
     if (memory == Memory::kContext || memory == Memory::kMixed) out_.context_reads = kAllSlots;
   }
 
@@ -265,7 +267,7 @@ class Pass {
 
   void note_pointer_argument(const Value& value) {
     note_address(value);
-    if (value.kind == Kind::kAny) out_.stack_bytes = std::max(out_.stack_bytes, analysis_.stack_bytes);
+    if (value.kind == Kind::kAny) need_stack(analysis_.stack_bytes);
     if (value.kind == Kind::kContext) out_.context_reads = kAllSlots;
   }
 

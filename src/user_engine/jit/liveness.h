@@ -1,8 +1,9 @@
 // Backward pass: which instructions matter.
 //
 // A probe program is written for the kernel's verifier: it spills keys to the stack, loads map pointers and checks for
-// null. Once a lookup is inlined most of that has no reader any more. An instruction is kept if it has an effect outside
-// (a store to a map, a call), or if something kept reads what it makes. Tracked: registers and bytes of eBPF's stack.
+// null. Once a lookup is inlined most of that has no reader any more. An instruction is kept if it has an effect
+// outside (a store to a map, a call), or if something kept reads what it makes. Tracked: registers and bytes of eBPF's
+// stack.
 #pragma once
 
 #include <bitset>

@@ -27,7 +27,7 @@ struct Shape {
   }
 };
 
-/// Errors: invalid  too long or empty, an unknown opcode or register, a jump outside or into a lddw, an end without exit
+/// Errors: invalid  too long or empty, an unknown opcode or register, a jump outside or into a lddw, no exit at the end
 Result<Shape> find_shape(const bpf::Program& program);
 
 // What an opcode is, by its bits.

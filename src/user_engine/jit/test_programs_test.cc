@@ -16,15 +16,27 @@ uint64_t lookup_calls = 0, time_calls = 0;
 
 namespace {
 
+/// Leaves rubbish in every register that a C function may destroy, as the optimiser of a real helper might.
+void scribble() {
+  asm volatile(
+      "mov $-1, %%rcx\n mov %%rcx, %%rdx\n mov %%rcx, %%rsi\n mov %%rcx, %%rdi\n mov %%rcx, %%r8\n mov %%rcx, %%r9\n"
+      "mov %%rcx, %%r10\n mov %%rcx, %%r11\n" ::
+          : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11");
+}
+
 // Compiled like any C function of a test: a body promises no stack alignment, so they make their own.
 [[gnu::force_align_arg_pointer]] uint64_t lookup(TestMap* map, const uint32_t* key) {
   __atomic_add_fetch(&lookup_calls, 1, __ATOMIC_RELAXED);
+  scribble();
   if (*key >= map->max_entries) return 0;
   uint32_t cpu = map->cpu_stride == 0 ? 0 : static_cast<uint32_t>(sched_getcpu()) & (kTestCpus - 1);
   return reinterpret_cast<uint64_t>(map->value(*key, cpu));
 }
 
-[[gnu::force_align_arg_pointer]] uint64_t time_ns() { return __atomic_add_fetch(&time_calls, 1, __ATOMIC_RELAXED); }
+[[gnu::force_align_arg_pointer]] uint64_t time_ns() {
+  scribble();
+  return __atomic_add_fetch(&time_calls, 1, __ATOMIC_RELAXED);
+}
 
 [[gnu::force_align_arg_pointer]] uint64_t read_memory(void* to, uint64_t size, const void* from) {
   std::memcpy(to, from, size);

@@ -87,7 +87,7 @@ class Translator {
   }
 
  private:
-  // ---- frame ----------------------------------------------------------------------------------------------------------
+  // ---- frame ----------------------------------------------------------------------------------------------------
 
   void lay_out_frame() {
     for (size_t at = 0; at < program_.size(); ++at) {
@@ -141,7 +141,7 @@ class Translator {
     }
   }
 
-  // ---- operands -------------------------------------------------------------------------------------------------------
+  // ---- operands ------------------------------------------------------------------------------------------------
 
   Mem relative(const Value& place) const {
     int32_t base = static_cast<int32_t>(frame_) + (place.kind == Kind::kContext ? kReturnAddressBytes : 0);
@@ -174,7 +174,7 @@ class Translator {
     return facts_.constant_source(program_, at);
   }
 
-  // ---- dispatch -------------------------------------------------------------------------------------------------------
+  // ---- dispatch ------------------------------------------------------------------------------------------------
 
   void instruction(size_t at) {
     const Insn& insn = program_[at];
@@ -189,7 +189,7 @@ class Translator {
     jump(at);
   }
 
-  // ---- arithmetic -----------------------------------------------------------------------------------------------------
+  // ---- arithmetic ----------------------------------------------------------------------------------------------
 
   void alu(size_t at, const Insn& insn) {
     switch (operation(insn)) {
@@ -254,7 +254,7 @@ class Translator {
     }
   }
 
-  // ---- shifts: x86 wants the count in cl ------------------------------------------------------------------------------
+  // ---- shifts: x86 wants the count in cl -----------------------------------------------------------------------
 
   void shift(asmjit::InstId id, size_t at, const Insn& insn) {
     int bits = width(insn) * 8;
@@ -271,7 +271,7 @@ class Translator {
     emit_.op(Inst::kIdMov, kCount, kScratch1);
   }
 
-  // ---- division: x86 wants rdx:rax; eBPF wants x / 0 = 0, x % 0 = x, min / -1 = min ------------------------------------
+  // ---- division: x86 wants rdx:rax; eBPF wants x / 0 = 0, x % 0 = x, min / -1 = min ----------------------------
 
   void divide(size_t at, const Insn& insn) {
     if (insn.off == 0 && divide_by_power_of_two(at, insn)) return;
@@ -333,7 +333,7 @@ class Translator {
     if (keep_rdx) emit_.op(Inst::kIdMov, kHigh, kAddressScratch);
   }
 
-  // ---- memory ---------------------------------------------------------------------------------------------------------
+  // ---- memory --------------------------------------------------------------------------------------------------
 
   void load(size_t at, const Insn& insn) {
     int bytes = access_bytes(insn);
@@ -359,7 +359,7 @@ class Translator {
     return imm;
   }
 
-  // ---- atomics --------------------------------------------------------------------------------------------------------
+  // ---- atomics -------------------------------------------------------------------------------------------------
 
   void atomic(size_t at, const Insn& insn) {
     int bytes = access_bytes(insn);
@@ -388,8 +388,8 @@ class Translator {
     if (bytes == 4) emit_.op(Inst::kIdMov, x86::eax, x86::eax);  // a success leaves the upper half alone
   }
 
-  /// x86 has no fetching and, or, xor: a compare-exchange loop, as in the kernel's JIT. It repeats only when another CPU
-  /// succeeded meanwhile.
+  /// x86 has no fetching and, or, xor: a compare-exchange loop, as in the kernel's JIT. It repeats only when another
+  /// CPU succeeded meanwhile.
   ///   mov %rax,%r11;  mov (m),%rax
   ///   again: mov %rax,%r10;  op src,%r10;  lock cmpxchg %r10,(m);  jne again
   ///   mov %rax,src;  mov %r11,%rax
@@ -411,7 +411,7 @@ class Translator {
     emit_.op(Inst::kIdMov, kResult, kScratch2);
   }
 
-  // ---- calls ----------------------------------------------------------------------------------------------------------
+  // ---- calls ---------------------------------------------------------------------------------------------------
 
   void call(size_t at, const Insn& insn) {
     const CallFacts& facts = facts_.calls[at];
@@ -459,7 +459,7 @@ class Translator {
     emit_.bind(done);
   }
 
-  // ---- jumps ----------------------------------------------------------------------------------------------------------
+  // ---- jumps ---------------------------------------------------------------------------------------------------
 
   void leave_program(size_t at) {
     bool falls_into_exit = !has_back_edges_ && nothing_between(at, program_.size());

@@ -151,6 +151,13 @@ void sweep_overlaps(std::span<const uint8_t> bytes, Sweep& out) {
   }
 }
 
+/// in, out, ins, outs and far transfers only fault in programs: decoding has left the code.
+bool looks_like_data(const x86::Shape& s) {
+  const bool io = s.map == 0 && ((s.opcode >= 0xe4 && s.opcode <= 0xe7) || (s.opcode >= 0xec && s.opcode <= 0xef) ||
+                                 (s.opcode >= 0x6c && s.opcode <= 0x6f));
+  return io || s.kind == x86::Kind::kFar;
+}
+
 }  // namespace
 
 Sweep sweep(const CodeMap& map, const Region& region) {
@@ -162,6 +169,7 @@ Sweep sweep(const CodeMap& map, const Region& region) {
     const auto shape = x86::decode_shape(bytes.subspan(offset));
     if (!shape) break;
     out.insns.push_back({offset, *shape});
+    out.holds_data |= looks_like_data(*shape);
     offset += shape->length;
   }
   out.complete = offset >= bytes.size();

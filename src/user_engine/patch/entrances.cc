@@ -167,8 +167,7 @@ class Confirmer {
     load_region(c.source);
     const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch : RefusalKind::kCodeReference;
     if (const auto at = certain_source(c)) return Entrance{*at, c.target, kind, true};
-    const bool trusted = !sweep_.region.is_gap && c.source < sweep_.decoded_to;
-    if (trusted) return std::nullopt;
+    if (sweep_.is_trustworthy()) return std::nullopt;
     if (const auto at = possible_source(c)) return Entrance{*at, c.target, kind, false};
     return std::nullopt;
   }

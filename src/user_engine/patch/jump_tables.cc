@@ -12,6 +12,7 @@
 // that the region takes, for as long as entries land in text. That reads too much (the tables behind, for one), never too
 // little. A jump through a register that was computed but where no table is found is reported as unresolved.
 #include <algorithm>
+#include <cstring>
 #include <set>
 
 #include "user_engine/patch/entrances.h"
@@ -23,6 +24,9 @@ using x86::Kind;
 using x86::Shape;
 
 constexpr uint64_t kMaxEntries = 1 << 16;
+/// Up to this many sites it pays to look for the parts of their functions first.
+constexpr size_t kFewSites = 1024;
+constexpr int64_t kMaxPairedRegionBytes = 1 << 18;
 constexpr size_t kMaxLookBack = 256;
 /// A table may have entries elsewhere (cold blocks), but this many different ones in a row are another table's.
 constexpr int kMaxForeignRun = 32;
@@ -145,6 +149,9 @@ class RegionTables {
   /// A jump through a register that was computed.
   std::optional<TargetAddr> computed_jump() const { return computed_jump_; }
 
+  /// Labels of a region as large as no compiler makes functions are not paired with its tables: that would take forever.
+  bool labels_ignored() const { return !bases_.empty() && !pairs_labels(); }
+
   /// Calls visit(target) for every entry of every table. Targets outside the region may be those of other tables.
   template <typename Visit>
   void for_each_target(Visit visit) const {
@@ -190,7 +197,9 @@ class RegionTables {
   void read_table(TargetAddr table, Visit visit) const {
     read_entries<int32_t>(table, table, visit);
     read_entries<int32_t>(table, TargetAddr(0), visit);
-    for (const TargetAddr base : bases_) read_entries<int32_t>(table, base, visit);
+    if (pairs_labels()) {
+      for (const TargetAddr base : bases_) read_entries<int32_t>(table, base, visit);
+    }
     read_entries<int64_t>(table, TargetAddr(0), visit);
   }
 
@@ -213,6 +222,8 @@ class RegionTables {
       visit(target);
     }
   }
+
+  bool pairs_labels() const { return code_.region.end - code_.region.start <= kMaxPairedRegionBytes; }
 
   bool may_be_head(TargetAddr target) const {
     const SweptInsn* insn = code_.covering(target);
@@ -247,7 +258,7 @@ class TableJudge {
         out_.entrances.push_back({code_.region.start, target, RefusalKind::kJumpTable, true});
       }
     }
-    if (tables_.computed_jump() && !found && !found_in_parts()) {
+    if (tables_.computed_jump() && (tables_.labels_ignored() || (!found && !found_in_parts()))) {
       out_.unresolved.push_back({*tables_.computed_jump(), code_.region.start, RefusalKind::kUnknownJump, true});
     }
   }
@@ -286,19 +297,89 @@ class TableJudge {
   TableScan& out_;
 };
 
+/// The regions whose tables may lead into the windows, without decoding the whole module: those of the windows, and
+/// every other part of their functions as TableJudge::is_part defines it.
+class PartFinder {
+ public:
+  PartFinder(const CodeMap& map, const WindowSet& windows) : map_(map) {
+    for (const TargetAddr site : windows.sites()) add(own_, site);
+  }
+
+  std::set<TargetAddr> run() {
+    parts_ = own_;
+    for (const TargetAddr start : own_) add_outgoing(start);
+    for (const Bytes& range : map_.module().text) add_incoming(range);
+    return std::move(parts_);
+  }
+
+ private:
+  void add(std::set<TargetAddr>& regions, TargetAddr at) {
+    if (map_.is_text(at)) regions.insert(map_.region_at(at).start);
+  }
+
+  void add_outgoing(TargetAddr start) {
+    const Sweep code = sweep(map_, map_.region_at(start));
+    for (const SweptInsn& insn : code.insns) {
+      const bool leaves = insn.shape.is_direct_branch() && insn.shape.kind != Kind::kCall;
+      if (leaves) add(parts_, insn.shape.branch_target(code.address(insn)));
+    }
+    if (!may_jump_indirectly(map_.text_of(code.region))) return;
+    RegionTables(map_, code).for_each_target([this](TargetAddr target) { add(parts_, target); });
+  }
+
+  /// Whatever looks like jmp rel32 or jcc rel32 into one of the regions.
+  void add_incoming(const Bytes& range) {
+    for (size_t i = 0; i + 6 <= range.bytes.size(); ++i) {
+      const uint8_t b = range.bytes[i];
+      if (b != 0xe9 && b != 0x0f) continue;
+      if (b == 0x0f && (range.bytes[i + 1] & 0xf0) != 0x80) continue;
+      const size_t field = b == 0xe9 ? i + 1 : i + 2;
+      int32_t distance;
+      std::memcpy(&distance, &range.bytes[field], sizeof distance);
+      const TargetAddr target = range.start + field + 4 + static_cast<uint64_t>(static_cast<int64_t>(distance));
+      if (is_own(target)) add(parts_, range.start + i);
+    }
+    // Short branches come from next door.
+    for (const TargetAddr start : own_) {
+      const Region region = map_.region_at(start);
+      for (uint64_t near = 1; near <= 128; near += 16) {
+        add(parts_, region.start - near);
+        add(parts_, region.end + near);
+      }
+    }
+  }
+
+  bool is_own(TargetAddr target) const {
+    if (target < *own_.begin() || !map_.is_text(target)) return false;
+    const TargetAddr candidate = *std::prev(own_.upper_bound(target));
+    return map_.region_at(candidate).contains(target);
+  }
+
+  const CodeMap& map_;
+  std::set<TargetAddr> own_, parts_;
+};
+
+void scan_region(const CodeMap& map, const WindowSet& windows, const Region& region, TableScan& out) {
+  if (!may_jump_indirectly(map.text_of(region))) return;
+  const Sweep code = sweep(map, region);
+  TableJudge(map, windows, code, out).run();
+  // What was not decoded may hold a table jump that nobody saw.
+  if (!code.complete && !region.is_gap) {
+    out.unresolved.push_back({code.decoded_to, region.start, RefusalKind::kUndecodable, true});
+  }
+}
+
 }  // namespace
 
 TableScan find_table_targets(const CodeMap& map, const WindowSet& windows) {
   TableScan out;
   if (windows.sites().empty()) return out;
-  for (const Region& region : map.regions()) {
-    if (!may_jump_indirectly(map.text_of(region))) continue;
-    const Sweep code = sweep(map, region);
-    TableJudge(map, windows, code, out).run();
-    // What was not decoded may hold a table jump that nobody saw.
-    if (!code.complete && !region.is_gap) {
-      out.unresolved.push_back({code.decoded_to, region.start, RefusalKind::kUndecodable, true});
+  if (windows.sites().size() <= kFewSites) {
+    for (const TargetAddr start : PartFinder(map, windows).run()) {
+      scan_region(map, windows, map.region_at(start), out);
     }
+  } else {
+    for (const Region& region : map.regions()) scan_region(map, windows, region, out);
   }
   return out;
 }

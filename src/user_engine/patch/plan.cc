@@ -179,6 +179,7 @@ std::string_view to_string(RefusalKind kind) {
     case RefusalKind::kOtherSite: return "another probe's window";
     case RefusalKind::kPageBoundary: return "page boundary";
     case RefusalKind::kReserved: return "reserved";
+    case RefusalKind::kKnownCode: return "code known to be special";
     case RefusalKind::kRestoreRt: return "signal trampoline";
     case RefusalKind::kBreakpoint: return "foreign breakpoint";
     case RefusalKind::kCall: return "call returns into the patch";

@@ -63,6 +63,9 @@ struct ModuleCode {
                                           ///< pointers into text, landing pads, init arrays, e_entry, dynamic symbols
   std::vector<Bytes> read_only;           ///< constant data: where jump tables are
   std::vector<Reserved> reserved;
+  /// The program's runtime turns memory faults into its own exceptions by looking at the faulting instruction's address
+  /// (Go, Java, WebAssembly engines): then nothing that may fault is moved.
+  bool handles_faults_by_address = false;
 };
 
 /// The safety rules. All on, always; a test switches one off to show the harm that it prevents.
@@ -77,6 +80,7 @@ struct PlanRules {
   bool padding_only = true;          ///< past the function's end, and after a jump or ret, only padding
   bool page_boundary = true;         ///< the five bytes lie in one page
   bool reserved = true;              ///< ModuleCode::reserved
+  bool known_code = true;            ///< not functions that are known to be copied, or compared by address, by name
   bool restore_rt = true;            ///< not the signal return trampoline
   bool breakpoints = true;           ///< no int3 of somebody else
   bool call_last = true;             ///< a call's return address is not overwritten
@@ -104,6 +108,7 @@ enum class RefusalKind : uint8_t {
   kOtherSite,
   kPageBoundary,
   kReserved,
+  kKnownCode,
   kRestoreRt,
   kBreakpoint,
   kCall,             ///< a call would return into the patch
@@ -130,6 +135,7 @@ struct SitePlan {
   std::vector<uint8_t> heads;             ///< offsets of their first bytes; [0] is 0
   bool falls_through = true;              ///< control continues at site + window.size()
   bool flags_live = true;                 ///< the detour must keep the status flags
+  bool may_fault = false;                 ///< a displaced instruction accesses memory that is neither stack nor constant
   bool go_stack_check = false;            ///< begins with Go's stack check: little stack may be left
   std::string reason;                     ///< why this mechanism: "jump over 2 instructions"
 

@@ -223,6 +223,14 @@ TEST(PlanRule, RefusesABranchBehindDataInTheCode) {
   expect_rule(m, kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);
 }
 
+TEST(PlanRule, RefusesABranchBehindDataThatDecodes) {
+  // 31 31 is an instruction at even and at odd addresses, so that decoding never falls into step by itself. From the
+  // function's start the jump at an odd address is not seen; ee (out) tells that there is data before it.
+  Module m = Module().function(kSite, kPlain).symbol(0x2000, 0x60, "g").put(0x2000, {0xc3, 0xee});
+  m.put(0x2002, Code(0x3f, 0x31)).put(0x2041, {0xe9, 0, 0, 0, 0}).rel32(0x2042, 0x2046, kSite + 1);
+  expect_rule(m, kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);
+}
+
 TEST(PlanRule, RefusesABranchHiddenInsideAnotherInstruction) {
   // je +1 skips the f0 of a locked instruction; behind it decoding differs and finds a jump
   Module m = Module().function(kSite, kPlain).function(0x2000, {0x74, 0x01, 0x05, 0xe9, 0, 0, 0, 0, 0xc3}, "g");
@@ -396,6 +404,35 @@ TEST(PlanRule, RefusesReservedRanges) {
   EXPECT_TRUE(reserved(kSite + 6, 4).plan(kSite));
 }
 
+TEST(PlanRule, RefusesFunctionsKnownToBeSpecial) {
+  for (const char* name : {"Builtins_ArrayMap", "__syscall_cp_asm", "__syscall_cancel_arch"}) {
+    expect_rule(Module().function(kSite, kPlain, name), kSite, &PlanRules::known_code, RefusalKind::kKnownCode);
+  }
+  EXPECT_TRUE(Module().function(kSite, kPlain, "__syscall_cp_asm_2").plan(kSite));
+}
+
+TEST(Plan, MovesNothingThatMayFaultWhereFaultsAreHandledByAddress) {
+  const auto plan = [](const Code& code, bool handled) {
+    const Module m = Module().function(kSite, code);
+    ModuleCode module = m.code();
+    module.handles_faults_by_address = handled;
+    return plan_entry(module, m.at(kSite));
+  };
+  const Code load = {0x48, 0x8b, 0x08, 0x90, 0x90, 0xc3};         // mov (%rax),%rcx: Go's nil check
+  const Code frame = {0x48, 0x8b, 0x44, 0x24, 0x08, 0xc3};        // mov 8(%rsp),%rax
+  const Code global = {0x48, 0x8b, 0x05, 0x10, 0, 0, 0, 0xc3};    // mov x(%rip),%rax
+  const Code lea = {0x48, 0x8d, 0x40, 0x08, 0x90, 0xc3};          // lea 8(%rax),%rax
+  const Code movs = {0xf3, 0xa4, 0x90, 0x90, 0x90, 0xc3};         // rep movsb
+  EXPECT_FALSE(plan(load, true));
+  EXPECT_FALSE(plan(movs, true));
+  ASSERT_TRUE(plan(load, false));
+  EXPECT_TRUE(plan(load, false)->may_fault);
+  for (const Code& code : {frame, global, lea, kPlain}) {
+    ASSERT_TRUE(plan(code, true)) << plan(code, true).error().reason;
+    EXPECT_FALSE(plan(code, true)->may_fault);
+  }
+}
+
 TEST(PlanRule, RefusesTheSignalTrampoline) {
   const Code restore_rt = {0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05};
   expect_rule(Module().function(kSite, restore_rt), kSite, &PlanRules::restore_rt, RefusalKind::kRestoreRt);
@@ -462,6 +499,8 @@ TEST(Plan, KnowsWhetherFlagsAreLive) {
   EXPECT_FALSE(live({0x85, 0xff, 0x74, 0x10, 0x90, 0x90, 0xc3})) << "test overwrites all";
   EXPECT_TRUE(live({0x0f, 0x92, 0xc0, 0x90, 0x90, 0xc3})) << "setb reads CF";
   EXPECT_TRUE(live({0xff, 0xc0, 0x0f, 0x92, 0xc0, 0xc3})) << "inc keeps CF";
+  EXPECT_TRUE(live({0x9c, 0x58, 0x90, 0x90, 0x90, 0xc3})) << "pushf reads all";
+  EXPECT_TRUE(live({0x9f, 0x90, 0x90, 0x90, 0x90, 0xc3})) << "lahf reads five";
   EXPECT_TRUE(live({0x48, 0x89, 0xc8, 0x90, 0x90, 0x75, 0x02, 0x90, 0x90, 0xc3})) << "jne reads ZF later";
   EXPECT_TRUE(live({0x85, 0xff, 0x0f, 0x1f, 0x44, 0, 0, 0x74, 0x01, 0x90, 0xc3}, 2)) << "test; nop5; je";
 }

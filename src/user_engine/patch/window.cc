@@ -13,6 +13,29 @@ using x86::Kind;
 
 constexpr uint64_t kPageBytes = 4096;
 
+/// Functions that look like any other but must stay as they are.
+struct KnownCode {
+  std::string_view name;
+  bool is_prefix;
+  std::string_view reason;
+};
+constexpr KnownCode kKnownCode[] = {
+    // On machines with much memory V8 copies its built-ins near its heap at start ("short builtin calls"): node crashes.
+    {"Builtins_", true, "V8 may run a copy of its built-in code, where the jump would lead astray"},
+    // Cancellation points: the signal handler compares the interrupted address with labels inside; a thread in displaced
+    // code would block for ever although it was cancelled (musl; glibc since 2.41).
+    {"__syscall_cp_asm", false, "the C library's cancellation compares addresses with labels in this function"},
+    {"__syscall_cancel_arch", false, "the C library's cancellation compares addresses with labels in this function"},
+    {"__cp_begin", false, "the C library's cancellation compares addresses with labels in this function"},
+};
+
+const KnownCode* find_known_code(std::string_view name) {
+  for (const KnownCode& k : kKnownCode) {
+    if (k.is_prefix ? name.starts_with(k.name) : name == k.name) return &k;
+  }
+  return nullptr;
+}
+
 bool starts_with(std::span<const uint8_t> bytes, std::span<const uint8_t> prefix) {
   return bytes.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), bytes.begin());
 }
@@ -67,6 +90,9 @@ class WindowChoice {
     }
     if (rules_.breakpoints && bytes_[0] == 0xcc) {
       return refusal(RefusalKind::kBreakpoint, 0, "a breakpoint of somebody else is here");
+    }
+    if (const KnownCode* known = find_known_code(function_->name); known != nullptr && rules_.known_code) {
+      return refusal(RefusalKind::kKnownCode, 0, "{}", known->reason);
     }
     return check_restore_rt();
   }
@@ -123,6 +149,13 @@ class WindowChoice {
 
   static bool is_call(const x86::Insn& insn) { return insn.kind == Kind::kCall || insn.kind == Kind::kCallIndirect; }
 
+  /// Memory of the own stack frame and of the module is there; other memory may not be. String instructions and xlat
+  /// have no ModRM operand, push and pop use the stack.
+  static bool may_fault(const x86::Insn& insn) {
+    if (insn.has_memory) return !insn.rip_relative && insn.base != x86::kRsp;
+    return insn.implicit_memory && (insn.writes & 1u << x86::kRsp) == 0 && !is_call(insn);
+  }
+
   MaybeRefusal check_instruction(const x86::Insn& insn, size_t offset) {
     if (insn.kind == Kind::kBreakpoint && rules_.breakpoints) {
       return refusal(RefusalKind::kBreakpoint, offset, "a breakpoint of somebody else is at {}", plan_.site + offset);
@@ -134,8 +167,14 @@ class WindowChoice {
     if (is_call(insn) && rules_.call_last && offset + insn.length < kPatchBytes) {
       return refusal(RefusalKind::kCall, offset, "the call at {} would return into the patch", plan_.site + offset);
     }
+    plan_.may_fault |= may_fault(insn);
+    if (plan_.may_fault && map_.module().handles_faults_by_address) {
+      return refusal(RefusalKind::kInstruction, offset,
+                     "`{}` cannot be moved: it may fault, and this program handles faults by their address",
+                     x86::format_insn(bytes_.subspan(offset), plan_.site + offset));
+    }
     if (auto ok = x86::check_relocatable(insn); !ok) {
-      return refusal(RefusalKind::kInstruction, offset, "{} cannot be moved: {}",
+      return refusal(RefusalKind::kInstruction, offset, "`{}` cannot be moved: {}",
                      x86::format_insn(bytes_.subspan(offset), plan_.site + offset), ok.error().message);
     }
     return std::nullopt;

@@ -64,9 +64,9 @@ bool tsc_is_clock() {
   return file >> name && name == "tsc";
 }
 
-Clock Clock::start() {
+Clock Clock::start(ClockSample first) {
   Clock clock;
-  clock.anchor_ = sample_clock();
+  clock.anchor_ = first;
   return clock;
 }
 
@@ -77,6 +77,10 @@ void Clock::refresh(abi::TimePage& page) {
     std::this_thread::sleep_for(std::chrono::nanoseconds(kShortestNs));
     now = sample_clock();
   }
+  refresh(page, now);
+}
+
+void Clock::refresh(abi::TimePage& page, ClockSample now) {
   double rate = ns_per_tick(anchor_, now);
   uint64_t base_ns = now.ns;
   if (line_.mult != 0) {
@@ -87,16 +91,16 @@ void Clock::refresh(abi::TimePage& page) {
       base_ns = told;
       rate *= 1 + static_cast<double>(error) / kNsPerSecond;
     } else {
-      anchor_ = now;  // The two clocks parted: the old rate says nothing.
+      anchor_ = now;  // The two clocks parted: the rate since then says nothing.
       rate = std::ldexp(static_cast<double>(line_.mult), -abi::kTimeShift);
     }
   }
-  // The kernel steers its clock: measure the rate over the last minute, not since the start.
-  constexpr uint64_t kAnchorAgeNs = 60 * kNsPerSecond;
   line_ = {.base_tsc = now.tsc, .base_ns = base_ns, .mult = scaled(rate)};
   line_.boot_offset_ns = read_clock_ns(CLOCK_BOOTTIME) - read_clock_ns(CLOCK_MONOTONIC);
-  constexpr uint64_t kValidNs = std::chrono::nanoseconds(kValidFor).count();
-  line_.valid_until_tsc = now.tsc + static_cast<uint64_t>(static_cast<double>(kValidNs) / rate);
+  constexpr double kValidNs = std::chrono::nanoseconds(kValidFor).count();
+  line_.valid_until_tsc = now.tsc + static_cast<uint64_t>(kValidNs / rate);
+  // The kernel steers its clock: measure the rate over the last minute, not since the start.
+  constexpr uint64_t kAnchorAgeNs = 60 * kNsPerSecond;
   if (now.ns - anchor_.ns > kAnchorAgeNs) anchor_ = now;
   publish_line(page, line_);
 }

@@ -17,10 +17,10 @@
 // Only memfd_create, mmap, munmap, mprotect, madvise, membarrier and close are ever injected: a call that sleeps
 // would overwrite the restart state of the interrupted one.
 //
-// Limits: under a seccomp filter the tail's own calls (close, rt_sigprocmask) would be judged by the filter once a
-// dying tracer no longer suspends it. We choose a thread without a filter; where all have one we need CAP_SYS_ADMIN,
-// and a tracer killed within those microseconds may cost the target its life if the filter kills on close or
-// rt_sigprocmask (strict mode does).
+// Limits: under a seccomp filter the stub's calls are judged by the filter once a dying tracer no longer suspends it.
+// We choose a thread without a filter; where all have one we need CAP_SYS_ADMIN, and a tracer that is killed within
+// those microseconds costs the target its life if the filter kills for the call under way, close or rt_sigprocmask.
+// A raised RLIMIT_NOFILE stays raised when the tracer dies in that moment.
 #pragma once
 
 #include <cstdint>

@@ -165,10 +165,12 @@ std::string build_id_of(const os::ProcessMemory& memory, const Headers& headers,
 /// Is the file behind `path` the one whose headers are mapped at `module.start`? Device numbers alone do not tell on
 /// btrfs and overlayfs, so the inode and the headers themselves are compared.
 bool is_same_file(const std::string& path, const Module& module, const Headers& headers, bool check_inode) {
-  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat st{};
-  if (!fd || ::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
+  // Looked at before it is opened: a stranger's device node must not be.
+  if (::stat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
   if (check_inode && st.st_ino != module.inode) return false;
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return false;
   Elf64_Ehdr file{};
   if (::pread(fd.get(), &file, sizeof file, 0) != static_cast<ssize_t>(sizeof file)) return false;
   return std::memcmp(&file, &headers.file, sizeof file) == 0;
@@ -246,6 +248,8 @@ void collect_differences(TargetAddr at, std::span<const uint8_t> file, std::span
                          std::vector<TextDifference>& found) {
   constexpr size_t kJoin = 8;
   for (size_t i = 0; i < file.size(); ++i) {
+    // Nearly every page is equal.
+    while (file.size() - i > kPage && std::memcmp(&file[i], &memory[i], kPage) == 0) i += kPage;
     if (file[i] == memory[i]) continue;
     size_t end = i + 1;
     for (size_t j = end; j < file.size() && j < end + kJoin; ++j) {
@@ -313,7 +317,8 @@ std::string explain_denied(pid_t pid) {
                        status->uid, status->gid, ::geteuid());
   }
   struct stat st{};
-  if (::stat(fmt::format("/proc/{}", pid).c_str(), &st) == 0 && st.st_uid != ::geteuid()) {
+  // The files of a process that is not dumpable belong to root.
+  if (::stat(fmt::format("/proc/{}/maps", pid).c_str(), &st) == 0 && st.st_uid != ::geteuid()) {
     return "it is not dumpable (set-user-id, a program file that we may not read, or PR_SET_DUMPABLE 0): CAP_SYS_PTRACE "
            "is needed (run as root)";
   }

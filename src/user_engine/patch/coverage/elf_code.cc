@@ -12,8 +12,6 @@
 namespace spile::patch {
 namespace {
 
-constexpr uint64_t kPieBase = 0x7f0000000000;
-
 /// DWARF pointer encodings (DW_EH_PE_*), low nibble the format, high nibble what it is relative to.
 constexpr uint8_t kOmit = 0xff, kFormatMask = 0x0f, kPcRelative = 0x10, kRelativeMask = 0x70;
 
@@ -81,7 +79,7 @@ class Reader {
 
 class ElfReader {
  public:
-  explicit ElfReader(ElfCode& out) : out_(out) {}
+  ElfReader(ElfCode& out, uint64_t base) : out_(out), bias_(base) {}
 
   Result<void> run() {
     const auto& file = out_.file;
@@ -90,7 +88,7 @@ class ElfReader {
     if (std::memcmp(header_.e_ident, ELFMAG, SELFMAG) != 0 || header_.e_machine != EM_X86_64) {
       return fail(ErrorCode::kUnsupported, "not an x86-64 ELF file");
     }
-    bias_ = header_.e_type == ET_DYN ? kPieBase : 0;
+    if (header_.e_type != ET_DYN) bias_ = 0;
     SPILE_TRY_VOID(read_sections());
     for (const auto& s : sections_) read_section(s);
     finish();
@@ -282,20 +280,20 @@ class ElfReader {
   }
 
   ElfCode& out_;
+  uint64_t bias_;
   Elf64_Ehdr header_{};
-  uint64_t bias_ = 0;
   std::vector<Elf64_Shdr> sections_, symbol_tables_, eh_frames_, data_;
   std::vector<TargetAddr> pointers_;
 };
 
 }  // namespace
 
-Result<ElfCode> read_elf_code(const std::string& path) {
+Result<ElfCode> read_elf_code(const std::string& path, uint64_t base) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return fail(ErrorCode::kNotFound, "cannot open {}", path);
   ElfCode out;
   out.file.assign(std::istreambuf_iterator<char>(in), {});
-  if (auto ok = ElfReader(out).run(); !ok) return forward(ok, "read {}", path);
+  if (auto ok = ElfReader(out, base).run(); !ok) return forward(ok, "read {}", path);
   return out;
 }
 

@@ -17,7 +17,10 @@ struct ElfCode {
   std::vector<TargetAddr> entries;  ///< those and the functions that only .eh_frame knows
 };
 
-/// Position-independent files are placed at 0x7f0000000000.
-Result<ElfCode> read_elf_code(const std::string& path);
+/// Where position-independent files are placed if nobody says otherwise.
+inline constexpr uint64_t kDefaultBase = 0x7f0000000000;
+
+/// `base` is added to the addresses of position-independent files.
+Result<ElfCode> read_elf_code(const std::string& path, uint64_t base = kDefaultBase);
 
 }  // namespace spile::patch

@@ -1,6 +1,7 @@
-// spile_coverage [--all] [--show N] FILE...: how many function entries take a probe, and why the others do not.
+// spile_coverage [--all] [--show N] [--first N] FILE...: how many function entries take a probe, and why the others do not.
 //   --all     also functions that only .eh_frame knows
 //   --show N  print N refusals of each kind
+//   --first N only the first N entries
 #include <chrono>
 #include <cstdlib>
 #include <map>
@@ -18,6 +19,7 @@ using namespace spile::patch;
 struct Options {
   bool all = false;
   size_t show = 0;
+  size_t limit = SIZE_MAX;
 };
 
 struct Tally {
@@ -59,7 +61,8 @@ int report(const std::string& path, const Options& options) {
     fmt::print(stderr, "{}\n", code.error().message);
     return 1;
   }
-  const auto& sites = options.all ? code->entries : code->symbols;
+  auto sites = options.all ? code->entries : code->symbols;
+  if (sites.size() > options.limit) sites.resize(options.limit);
   const auto begin = std::chrono::steady_clock::now();
   const auto outcomes = plan_sites(code->module, sites);
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
@@ -84,6 +87,8 @@ int main(int argc, char** argv) {
       options.all = true;
     } else if (arg == "--show" && i + 1 < argc) {
       options.show = std::strtoul(argv[++i], nullptr, 10);
+    } else if (arg == "--first" && i + 1 < argc) {
+      options.limit = std::strtoul(argv[++i], nullptr, 10);
     } else {
       status |= report(arg, options);
     }

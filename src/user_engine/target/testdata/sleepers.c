@@ -2,7 +2,6 @@
 // Says "ready" when all sleep; a byte on stdin ends those that wait for ever. Prints "exit-success".
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { kMs = 1200 };
+enum { kMs = 600, FUTEX_WAIT = 0, FUTEX_WAKE = 1 };
 static int pipe_ends[2], event, sockets[2], semaphores;
 static int word, timed_word;
 static volatile int failures;
@@ -41,8 +40,8 @@ static long futex(int op, int value, struct timespec* t) { return syscall(SYS_fu
 #define SLEEPER(name, ...) static void* name(void* unused) { (void)unused; double t = now(); __VA_ARGS__ return NULL; }
 SLEEPER(in_read, char c; check("read", read(pipe_ends[0], &c, 1), 1, t, 0);)
 SLEEPER(in_poll, check("poll", poll(NULL, 0, kMs), 0, t, 1);)
-SLEEPER(in_nanosleep, struct timespec s = {1, 200000000}; check("nanosleep", nanosleep(&s, NULL), 0, t, 1);)
-SLEEPER(in_clock_nanosleep, struct timespec s; clock_gettime(CLOCK_MONOTONIC, &s); s.tv_sec += 2;
+SLEEPER(in_nanosleep, struct timespec s = {0, 600000000}; check("nanosleep", nanosleep(&s, NULL), 0, t, 1);)
+SLEEPER(in_clock_nanosleep, struct timespec s; clock_gettime(CLOCK_MONOTONIC, &s); s.tv_sec += 1;
         check("clock_nanosleep", clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &s, NULL), 0, t, 1);)
 SLEEPER(in_epoll, int e = epoll_create1(0); struct epoll_event v = {.events = EPOLLIN};
         epoll_ctl(e, EPOLL_CTL_ADD, event, &v); check("epoll_wait", epoll_wait(e, &v, 1, -1), 1, t, 0);)
@@ -52,13 +51,13 @@ SLEEPER(in_futex, while (__atomic_load_n(&word, __ATOMIC_SEQ_CST) == 0) {
           long r = futex(FUTEX_WAIT, 0, NULL);
           if (r != 0 && errno != EAGAIN) check("futex", r, 0, t, 0);
         })
-SLEEPER(in_futex_timed, struct timespec s = {1, 200000000}; long r = syscall(SYS_futex, &timed_word, FUTEX_WAIT, 0, &s, NULL, 0);
+SLEEPER(in_futex_timed, struct timespec s = {0, 600000000}; long r = syscall(SYS_futex, &timed_word, FUTEX_WAIT, 0, &s, NULL, 0);
         check("futex timed", r < 0 ? errno : r, ETIMEDOUT, t, 1);)
-SLEEPER(in_select, struct timeval v = {1, 200000}; check("select", select(0, NULL, NULL, NULL, &v), 0, t, 1);)
+SLEEPER(in_select, struct timeval v = {0, 600000}; check("select", select(0, NULL, NULL, NULL, &v), 0, t, 1);)
 SLEEPER(in_recv, char c; check("recv with SO_RCVTIMEO", recv(sockets[0], &c, 1, 0), 1, t, 0);)
-SLEEPER(in_sigtimedwait, sigset_t s; sigemptyset(&s); sigaddset(&s, SIGUSR1); struct timespec w = {1, 200000000};
+SLEEPER(in_sigtimedwait, sigset_t s; sigemptyset(&s); sigaddset(&s, SIGUSR1); struct timespec w = {0, 600000000};
         check("sigtimedwait", sigtimedwait(&s, NULL, &w), -1, t, 1); if (errno != EAGAIN) failures = 1;)
-SLEEPER(in_semtimedop, struct sembuf b = {0, -1, 0}; struct timespec w = {1, 200000000};
+SLEEPER(in_semtimedop, struct sembuf b = {0, -1, 0}; struct timespec w = {0, 600000000};
         long r = semtimedop(semaphores, &b, 1, &w); check("semtimedop", r < 0 ? errno : r, EAGAIN, t, 1);)
 
 int main(void) {

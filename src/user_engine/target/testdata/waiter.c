@@ -22,7 +22,8 @@ static void bad(const char* what, long value) {
   printf("%s: %ld %s\n", what, value, strerror(errno));
   exit(1);
 }
-static void got(int signal) { (void)signal; }
+static volatile int caught;
+static void got(int signal) { (void)signal, ++caught; }
 
 __attribute__((noinline)) unsigned long mix(unsigned long x) {
   x ^= x >> 33, x *= 0xff51afd7ed558ccdul, x ^= x >> 33;
@@ -61,6 +62,9 @@ int main(int argc, char** argv) {
   if (!strcmp(mode, "read") || !strcmp(mode, "full")) {
     long r = read(0, &byte, 1);
     if (r != 1) bad("read", r);
+  } else if (!strcmp(mode, "count")) {  // read, with one SIGUSR1 in between
+    long r = read(0, &byte, 1);
+    if (r != 1) bad("read", r);
   } else if (!strcmp(mode, "poll")) {
     struct pollfd p = {0, POLLIN, 0};
     int r = poll(&p, 1, 20000);
@@ -87,6 +91,7 @@ int main(int argc, char** argv) {
   } else {
     spin();
   }
+  if (caught != (!strcmp(mode, "count") || !strcmp(mode, "pause"))) bad("signals caught", caught);
   sigprocmask(SIG_SETMASK, NULL, &after);
   if (memcmp(&before, &after, 8)) bad("signal mask changed", 0);
   if (open_descriptors() != descriptors) bad("descriptors", open_descriptors());

@@ -1,0 +1,37 @@
+#include "session/engine_choice.h"
+
+namespace spile::session {
+
+using bundle::ProbeKind;
+
+Result<ChosenEngine> choose_engine(const bundle::Bundle& bundle, const TargetRequest& target) {
+  bool kernel_only = false, user = false;
+  std::string kernel_probe;
+  for (const bundle::Probe& probe : bundle.probes) {
+    switch (probe.kind) {
+      case ProbeKind::kBegin:
+      case ProbeKind::kEnd:
+      case ProbeKind::kInterval: break;
+      case ProbeKind::kUprobe:
+      case ProbeKind::kUretprobe:
+      case ProbeKind::kUsdt: user = true; break;
+      default:
+        kernel_only = true;
+        kernel_probe = probe.name;
+    }
+  }
+  bool has_target = !target.pids.empty() || !target.command.empty();
+  if (target.engine == EngineChoice::kUser) {
+    if (kernel_only) return fail(ErrorCode::kInvalid, "{}: only the kernel has this probe; leave out --engine user", kernel_probe);
+    if (user && !has_target) return fail(ErrorCode::kInvalid, "the user engine needs a process: -p PID or -c COMMAND");
+    return ChosenEngine{EngineChoice::kUser, ""};
+  }
+  if (target.engine == EngineChoice::kKernel) return ChosenEngine{EngineChoice::kKernel, ""};
+  if (kernel_only) {
+    return ChosenEngine{EngineChoice::kKernel, user ? "this script has probes of the kernel and of programs: all of it runs in the kernel engine" : ""};
+  }
+  if (user && !has_target) return ChosenEngine{EngineChoice::kKernel, ""};
+  return ChosenEngine{EngineChoice::kUser, ""};
+}
+
+}  // namespace spile::session

@@ -1,0 +1,336 @@
+#include "session/trace.h"
+
+#include <errno.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <optional>
+
+#include "kernel_engine/kernel_engine.h"
+#include "os/gated_child.h"
+#include "output/output.h"
+#include "output/records.h"
+#include "session/compile.h"
+#include "session/engine_choice.h"
+#include "session/progress.h"
+#include "session/sites.h"
+#include "session/world_for.h"
+#include "user_engine/target/spawn.h"
+#include "user_engine/user_engine.h"
+
+namespace spile::session {
+
+namespace {
+
+constexpr auto kPollTime = std::chrono::milliseconds(100);
+constexpr size_t kMaxRefusalsShown = 10;
+
+volatile sig_atomic_t g_interrupted = 0;
+
+void on_signal(int) { g_interrupted = 1; }
+
+/// Ctrl-C at any moment: attaching and detaching run to their end, then the maps are printed.
+void catch_signals() {
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGHUP, &action, nullptr);
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
+}
+
+void say(const std::string& text) { fmt::print(stderr, "spile: {}\n", text); }
+
+Result<std::unique_ptr<output::Output>> open_output(const TraceRequest& request) {
+  auto buffering = request.line_buffered ? output::Buffering::kLine : output::Buffering::kFull;
+  output::Sink sink(STDOUT_FILENO, buffering);
+  if (!request.output_path.empty()) {
+    auto file = output::Sink::create(request.output_path, buffering);
+    if (!file) return std::unexpected(std::move(file.error()));
+    sink = std::move(*file);
+  }
+  if (request.format == Format::kJson) return std::make_unique<output::JsonOutput>(std::move(sink));
+  return std::make_unique<output::TextOutput>(std::move(sink));
+}
+
+/// One trace from its bundle to its last line.
+class Session {
+ public:
+  Session(const TraceRequest& request, std::unique_ptr<output::Output> out) : request_(request), output_(std::move(out)) {}
+
+  int run();
+
+ private:
+  bool compile_script();
+  bool start();
+  bool start_kernel();
+  bool start_user();
+  Result<std::vector<std::string>> command_words() const;
+  void announce();
+  void show_refusals();
+  void loop();
+  void take_records(std::chrono::milliseconds timeout);
+  bool child_has_ended();
+  void finish();
+  void report_end();
+  void tell_warnings();
+  void failed(const Error& error) { say(error.message); status_ = kFailed; }
+  int exit_status() const;
+
+  const TraceRequest& request_;
+  std::unique_ptr<output::Output> output_;
+  bundle::Bundle bundle_;
+  ChosenEngine chosen_;
+  std::optional<os::GatedChild> gated_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<engine::Trace> trace_;
+  std::optional<output::Records> records_;
+  pid_t child_ = 0;
+  std::optional<int> child_status_;  ///< as waitpid gives it
+  std::optional<int> exit_code_;     ///< of exit(n)
+  bool output_gone_ = false;
+  uint64_t corrupt_records_ = 0;
+  int status_ = kOk;
+};
+
+// ---- start -----------------------------------------------------------------------------------------------------------
+
+bool Session::compile_script() {
+  MachineWorld world = world_for(request_.target);
+  auto options = options_from_environment();
+  options.pid_filter = request_.target.pids;
+  auto compiled = compile(request_.script, world, options);
+  if (!compiled) {
+    fmt::print(stderr, "{}", compiled.error());
+    status_ = kFailed;
+    return false;
+  }
+  auto chosen = choose_engine(compiled->bundle, request_.target);
+  if (!chosen) {
+    failed(chosen.error());
+    return false;
+  }
+  chosen_ = *chosen;
+  if (chosen_.engine == EngineChoice::kKernel && !request_.target.command.empty()) {
+    // Its programs look at the child's pid, so the child comes first; it waits before its exec.
+    auto words = command_words();
+    if (!words) return failed(words.error()), false;
+    auto program = target::find_program(words->front());
+    if (!program) return failed(program.error()), false;
+    auto child = os::GatedChild::spawn(*program, *words);
+    if (!child) return failed(child.error()), false;
+    gated_.emplace(std::move(*child));
+    options.pid_filter.push_back(gated_->pid());
+    compiled = compile(request_.script, world, options);
+    if (!compiled) {
+      fmt::print(stderr, "{}", compiled.error());
+      status_ = kFailed;
+      return false;
+    }
+  }
+  if (!compiled->warnings.empty() && !request_.quiet) fmt::print(stderr, "{}", compiled->warnings);
+  bundle_ = std::move(compiled->bundle);
+  return true;
+}
+
+Result<std::vector<std::string>> Session::command_words() const {
+  SPILE_TRY(auto words, target::split_command(request_.target.command));
+  if (words.empty()) return fail(ErrorCode::kInvalid, "-c: an empty command");
+  return words;
+}
+
+bool Session::start_kernel() {
+  engine_ = kernel_engine::make_engine({.measure = request_.verbose});
+  engine::Scope scope{.pids = request_.target.pids, .command = {}};
+  if (gated_) scope.pids.push_back(gated_->pid());
+  auto trace = engine_->attach(bundle_, scope);
+  if (!trace) {
+    failed(trace.error());
+    return false;
+  }
+  trace_ = std::move(*trace);
+  if (!gated_) return true;
+  child_ = gated_->pid();
+  if (auto opened = gated_->open_gate(); !opened) {
+    failed(std::move(opened.error()).context(request_.target.command));
+    return false;
+  }
+  return true;
+}
+
+bool Session::start_user() {
+  engine_ = user_engine::make_engine({.measure = request_.verbose});
+  engine::Scope scope{.pids = request_.target.pids, .command = {}};
+  if (!request_.target.command.empty()) {
+    auto words = command_words();
+    if (!words) return failed(words.error()), false;
+    scope.command = std::move(*words);
+  }
+  auto trace = engine_->attach(bundle_, scope);
+  if (!trace) {
+    failed(trace.error());
+    return false;
+  }
+  trace_ = std::move(*trace);
+  child_ = trace_->child();
+  return true;
+}
+
+bool Session::start() {
+  if (!chosen_.note.empty() && !request_.quiet) say(chosen_.note);
+  Progress progress(fmt::format("attaching {} probe{}", bundle_.probes.size(), bundle_.probes.size() == 1 ? "" : "s"));
+  return chosen_.engine == EngineChoice::kKernel ? start_kernel() : start_user();
+}
+
+void Session::show_refusals() {
+  size_t refused = 0;
+  for (const auto& site : trace_->sites()) {
+    if (!site.refused) continue;
+    if (request_.verbose || refused < kMaxRefusalsShown) {
+      say(fmt::format("not probed: {} at {:#x}: {}", site.location, site.address, site.reason));
+    }
+    refused++;
+  }
+  if (refused > kMaxRefusalsShown && !request_.verbose) say(fmt::format("not probed: {} more (-v shows all)", refused - kMaxRefusalsShown));
+}
+
+void Session::announce() {
+  size_t count = bundle_.probes.size();
+  if (!request_.quiet) fmt::print(stderr, "Attached {} probe{}\n", count, count == 1 ? "" : "s");
+  if (auto told = output_->attached_probes(count); !told) output_gone_ = true;
+  show_refusals();
+  if (!request_.verbose) return;
+  for (const auto& site : trace_->sites()) {
+    if (!site.refused) fmt::print(stderr, "{}", format_site(site));
+  }
+  if (trace_->stopped_ns() > 0) say(fmt::format("target stopped for {:.3f} ms", static_cast<double>(trace_->stopped_ns()) / 1e6));
+}
+
+// ---- while it runs ---------------------------------------------------------------------------------------------------
+
+void Session::take_records(std::chrono::milliseconds timeout) {
+  auto count = trace_->poll(timeout, [&](std::span<const uint8_t> record) {
+    if (exit_code_ || output_gone_) return;  // what comes after exit() is not printed
+    auto handled = records_->handle(record, *trace_);
+    if (handled) {
+      if (*handled) exit_code_ = **handled;
+    } else if (handled.error().code == ErrorCode::kTargetGone) {
+      output_gone_ = true;
+    } else if (handled.error().code == ErrorCode::kCorrupt) {
+      corrupt_records_++;
+    } else {
+      say(handled.error().message);
+    }
+  });
+  if (!count) failed(count.error());
+}
+
+bool Session::child_has_ended() {
+  if (child_ <= 0 || child_status_) return child_status_.has_value();
+  int status = 0;
+  if (waitpid(child_, &status, WNOHANG) == child_) child_status_ = status;
+  return child_status_.has_value();
+}
+
+/// A script of BEGIN and END alone, without a command, has nothing to wait for.
+bool only_special_probes(const bundle::Bundle& bundle) {
+  for (const bundle::Probe& probe : bundle.probes) {
+    if (probe.kind != bundle::ProbeKind::kBegin && probe.kind != bundle::ProbeKind::kEnd) return false;
+  }
+  return true;
+}
+
+void Session::loop() {
+  bool ends_by_itself = only_special_probes(bundle_) && child_ == 0;
+  if (ends_by_itself) return take_records(std::chrono::milliseconds(0));
+  while (g_interrupted == 0 && !exit_code_ && !output_gone_ && status_ == kOk) {
+    // Asked before the rings are read: what the target wrote last is then read once more below.
+    bool gone = child_has_ended() || trace_->targets_gone();
+    take_records(gone ? std::chrono::milliseconds(0) : kPollTime);
+    if (gone) break;
+  }
+}
+
+// ---- the end ---------------------------------------------------------------------------------------------------------
+
+void Session::tell_warnings() {
+  for (const std::string& warning : trace_->take_warnings()) say(warning);
+}
+
+void Session::finish() {
+  if (auto ended = trace_->run_end(); !ended) failed(ended.error());
+  {
+    Progress progress("detaching");
+    if (auto detached = trace_->detach(); !detached) failed(detached.error());
+  }
+  exit_code_.reset();  // records that were on their way are printed, whatever ended the script
+  take_records(std::chrono::milliseconds(0));
+  if (!output_gone_) {
+    auto ended = output_->end();
+    if (ended) {
+      auto printed = records_->print_maps(*trace_);
+      if (!printed && printed.error().code != ErrorCode::kTargetGone) say(printed.error().message);
+    }
+  }
+  report_end();
+  if (auto flushed = output_->flush(); !flushed && flushed.error().code != ErrorCode::kTargetGone) failed(flushed.error());
+}
+
+/// One line where something was lost, or where figures were asked for.
+void Session::report_end() {
+  auto stats = trace_->stats();
+  tell_warnings();
+  if (!stats) return failed(stats.error());
+  uint64_t lost = stats->ring_lost + corrupt_records_;
+  if (lost > 0 && !output_gone_) {
+    if (auto told = output_->lost_events(lost); !told) output_gone_ = true;
+  }
+  bool any_loss = lost + stats->missed + stats->map_full + stats->read_failed > 0;
+  if (!request_.verbose && !any_loss) return;
+  std::string line = "end:";
+  if (stats->hits > 0) line += fmt::format(" {} hits,", stats->hits);
+  line += fmt::format(" {} records lost, {} updates of full maps, {} failed reads, {} missed hits", lost, stats->map_full, stats->read_failed, stats->missed);
+  if (stats->estimated_hit_ns > 0) line += fmt::format(", about {:.0f} ns a hit", stats->estimated_hit_ns);
+  say(line);
+}
+
+int Session::exit_status() const {
+  if (status_ != kOk) return status_;
+  return kOk;
+}
+
+int Session::run() {
+  if (!compile_script()) return status_;
+  catch_signals();
+  if (!start()) return status_;
+  records_.emplace(bundle_, *output_);
+  announce();
+  loop();
+  int script_status = exit_code_.value_or(0);
+  bool by_exit = exit_code_.has_value();
+  finish();
+  int status = exit_status();
+  if (status != kOk || by_exit) return status != kOk ? status : script_status;
+  // -c: its status is ours. A child that still runs is left alone, untraced; only a child of Ctrl-C is not waited for.
+  if (child_ > 0 && child_has_ended()) return target::ExitStatus{WIFSIGNALED(*child_status_), WIFSIGNALED(*child_status_) ? WTERMSIG(*child_status_) : WEXITSTATUS(*child_status_)}.shell_status();
+  return status;
+}
+
+}  // namespace
+
+int trace(const TraceRequest& request) {
+  auto out = open_output(request);
+  if (!out) {
+    say(out.error().message);
+    return kFailed;
+  }
+  return Session(request, std::move(*out)).run();
+}
+
+}  // namespace spile::session
