@@ -8,6 +8,7 @@
 #include "bpf/checker.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "bpf/cfg.h"
 #include "bpf/check_call.h"
@@ -259,14 +260,14 @@ Result<void> Walk::move(CheckState& state, uint32_t at, const Insn& insn) {
   if (src.kind == RegKind::kUninit) return register_error(at, insn.src(), src, "a value");
   bool is_partial = is_32bit || insn.off != 0;
   if (src.is_pointer() && is_partial) return register_error(at, insn.src(), src, "a number");
-  ScalarRange value = insn.off != 0 ? sign_extend(src.range, insn.off) : src.range;
-  if (is_32bit) value = zero_extend(value, 32);
-  if (src.is_pointer() || value == src.range) {
+  bool keeps_value = insn.off == 0 && (!is_32bit || src.range.umax <= std::numeric_limits<uint32_t>::max());
+  if (keeps_value || src.is_pointer()) {
     if (src.kind == RegKind::kScalar && src.id == 0 && !src.range.is_constant()) src.id = state.new_id();
     dst = src;
-  } else {
-    dst = RegState::scalar(value);
+    return {};
   }
+  ScalarRange value = insn.off != 0 ? sign_extend(src.range, insn.off) : src.range;
+  dst = RegState::scalar(is_32bit ? zero_extend(value, 32) : value);
   return {};
 }
 

@@ -1,5 +1,6 @@
 #include "bpf/checker.h"
 
+#include <algorithm>
 #include <functional>
 
 #include <gtest/gtest.h>
@@ -766,7 +767,8 @@ TEST_F(Checker, RefusesNumbersAsAddresses) {
          [](Builder& b) { b.mov_imm(r3, 0), b.mov_imm(r2, 0), b.atomic(8, kAtomicAdd, r3, 0, r2); });
 }
 TEST_F(Checker, RefusesMapsAsAddresses) {
-  refuse("r1 is map 1", [](Builder& b) { b.load_map(r1, kArray), b.load(8, r2, r1, 0); });
+  refuse("r1 is map 1, expected a pointer to memory",
+         [](Builder& b) { b.load_map(r1, kArray), b.load(8, r2, r1, 0); });
 }
 TEST_F(Checker, RefusesAMapThatIsNotThere) {
   refuse("no map 5", [](Builder& b) { b.load_map(r1, 5); });
@@ -961,6 +963,50 @@ TEST_F(Checker, RefusesAnIndexThatMayBeNegative) {
     b.load(8, r1, r0, 0);
     b.bind(end);
   });
+}
+/// kWide[r8], after `compare` has ended the program for large numbers; r9 is free.
+Emit index_after(const Emit& compare) {
+  return [=](Builder& b) {
+    b.mov(r6, r1);
+    lookup_valid(b, kWide);
+    b.load(8, r8, r6, 0);
+    compare(b);
+    b.alu(kAdd, r0, r8);
+    b.load(1, r1, r0, 0);
+  };
+}
+void end_if_above(Builder& b, Reg reg, int32_t limit) {
+  Builder::Label fits = b.new_label();
+  b.jump_if_imm(kJle, reg, limit, fits);
+  b.mov_imm(r0, 0);
+  b.exit();
+  b.bind(fits);
+}
+TEST_F(Checker, DoesNotTakeTheComparisonOfAnotherNumberForThisOne) {
+  accept(index_after([](Builder& b) { b.mov(r9, r8), end_if_above(b, r9, 63); }));
+  refuse("is too far", index_after([](Builder& b) {
+    b.load(8, r9, r6, 8);
+    b.mov(r5, r9);
+    end_if_above(b, r9, 63);
+  }));
+}
+TEST_F(Checker, DoesNotTakePartOfANumberForTheNumber) {
+  // r8 is a number of 32 bits, r9 its sign-extended byte or half; r9 <= 63 says nothing about r8.
+  for (bool is_32bit : {false, true}) {
+    for (int16_t off : {int16_t{8}, int16_t{16}}) {
+      Program program = built(with_exit(index_after([](Builder& b) {
+        b.load(4, r8, r6, 0);
+        b.mov(r9, r8);
+        end_if_above(b, r9, 63);
+      })));
+      auto copy = std::ranges::find(program, raw(kClassAlu64 | kMov | kSrcX, 9, 8, 0, 0));
+      ASSERT_NE(copy, program.end());
+      accept_program(program);
+      copy->code = static_cast<uint8_t>((is_32bit ? kClassAlu : kClassAlu64) | kMov | kSrcX);
+      copy->off = off;
+      refuse_program("insn", program);
+    }
+  }
 }
 TEST_F(Checker, DoesNotTakeA32BitComparisonForA64BitOne) {
   refuse("added or subtracted is too far", [](Builder& b) {

@@ -29,6 +29,8 @@ class ProgramGrower {
     env_.maps = kGrownMaps;
     emit(kClassAlu64 | kMov | kSrcX, 6, 1, 0, 0);
     emit(kClassAlu64 | kMov, 0, 0, 0, 1);
+    bool has_stack = below(2) != 0;
+    for (int slot = 1; has_stack && slot <= 6; ++slot) emit(kClassSt | kSizeDw | kModeMem, 10, 0, -8 * slot, slot);
   }
 
   Program grow(int pieces) {
@@ -84,6 +86,8 @@ class ProgramGrower {
     unsigned cls = below(3) != 0 ? kClassAlu64 : kClassAlu;
     uint8_t op = pick(kAluOps);
     if (below(2) != 0) op = below(2) != 0 ? kAdd : kMov;
+    if (below(10) == 0) return emit(kClassAlu | kEnd | (below(2) != 0 ? kSrcX : 0), scratch(), 0, 0, 16 << below(3));
+    if (below(10) == 0) return emit(cls | kMov | kSrcX, scratch(), reg(), 8 << below(cls == kClassAlu ? 2 : 3), 0);
     if (below(2) != 0) return emit(cls | op | kSrcX, scratch(), reg(), 0, 0);
     emit(cls | op, scratch(), 0, 0, small());
   }
@@ -120,6 +124,27 @@ class ProgramGrower {
     int64_t head = static_cast<int64_t>(code_.size());
     for (uint64_t n = 1 + below(4); n > 0; --n) simple();
     emit(kClassJmp | pick(kJumpOps), scratch(), 0, head - static_cast<int64_t>(code_.size()) - 1, small());
+  }
+  /// An index that was compared, itself or something made from it, and then used on whatever pointer is there.
+  void index() {
+    int x = 1 + static_cast<int>(below(5)), y = 1 + static_cast<int>(below(5));
+    emit(kClassLdx | pick(kSizes) | (below(3) == 0 ? kModeMemSx : kModeMem), x, 6, static_cast<int64_t>(below(8)) * 8, 0);
+    if (below(2) != 0) emit(kClassLdx | kSizeDw | kModeMem, y, 6, static_cast<int64_t>(below(8)) * 8, 0);
+    bool is_32bit = below(2) != 0;
+    unsigned move = (is_32bit ? kClassAlu : kClassAlu64) | kMov | kSrcX;
+    if (below(2) != 0) emit(move, y, x, below(3) != 0 ? 0 : 8 << below(is_32bit ? 2 : 3), 0);
+    if (below(4) == 0) alu();
+    size_t at = code_.size();
+    uint8_t op = below(2) != 0 ? kJgt : pick(kJumpOps);
+    emit((below(3) != 0 ? kClassJmp : kClassJmp32) | op, y, 0, 0, static_cast<int64_t>(below(40)));
+    if (below(2) != 0) emit(kClassJmp | pick(kJumpOps), y, 0, 2, static_cast<int64_t>(below(40)) - 8);
+    int base = below(3) != 0 ? 7 + static_cast<int>(below(3)) : 10;
+    emit(kClassAlu64 | kMov | kSrcX, 0, base, 0, 0);
+    emit(kClassAlu64 | kAdd | kSrcX, 0, x, 0, 0);
+    uint8_t size = below(3) != 0 ? kSizeB : pick(kSizes);
+    emit(kClassLdx | size | kModeMem, 5, 0, base == 10 ? -48 + static_cast<int64_t>(below(20)) : 0, 0);
+    code_[at].off = static_cast<int16_t>(code_.size() - at - 1);
+    emit(kClassAlu64 | kMov, 0, 0, 0, 1);
   }
   void lookup() {
     int map = static_cast<int>(below(2));
@@ -190,6 +215,8 @@ class ProgramGrower {
       case 4: return read();
       case 5: return record();
       case 6: return update();
+      case 7: return index();
+      case 8: return index();
       default: return simple();
     }
   }

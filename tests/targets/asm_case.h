@@ -8,7 +8,7 @@
 
 // How often the first instruction of the probed function is executed in one call.
 #define ENTRIES_ONE 1
-#define ENTRIES_RCX 2
+#define ENTRIES_RCX 255
 #define ENTRIES_NONE 0
 
 #define LIST_CASE(name, probed, twin, entries)                              \

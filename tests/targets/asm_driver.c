@@ -6,7 +6,7 @@
 
 #include "target.h"
 
-enum { kRegisters = 16, kRcx = 2, kRdi = 5, kR11 = 10, kFlags = 15, kBufferBytes = 256, kVectorBytes = 16384 };
+enum { kEntriesRcx = 255, kRegisters = 16, kRcx = 2, kRdi = 5, kR11 = 10, kFlags = 15, kBufferBytes = 256, kVectorBytes = 16384 };
 
 struct registers {
   uint64_t value[kRegisters];
@@ -87,7 +87,7 @@ static void fill_vectors(void) {
 static void random_input(const struct asm_case *one, struct registers *in) {
   for (int i = 0; i < kRegisters; i++) in->value[i] = target_random(&seed);
   in->value[kRcx] &= 7;
-  if (one->entries == 2 && in->value[kRcx] == 0) in->value[kRcx] = 1;
+  if (one->entries == kEntriesRcx && in->value[kRcx] == 0) in->value[kRcx] = 1;
   in->value[kR11] = (uint64_t)(uintptr_t)asm_helper;
   const uint64_t extra = &asm_extra_flags != NULL ? asm_extra_flags : 0;
   in->value[kFlags] = (in->value[kFlags] & (kArithmeticFlags | extra)) | 0x202;
@@ -127,7 +127,7 @@ static void run_case(const struct asm_case *one) {
   random_input(one, &in);
   for (int i = 0; i < kBufferBytes / 8; i++) memory[i] = target_random(&seed);
   if (asm_vector_mask != 0) fill_vectors();
-  target_count(one->entries == 2 ? in.value[kRcx] : one->entries);
+  target_count(one->entries == kEntriesRcx ? in.value[kRcx] : one->entries);
   run(one->probed, in, memory, &probed, 0);
   run(one->twin, in, memory, &twin, 1);
   compare(one, &probed, &twin);

@@ -24,6 +24,8 @@ constexpr int32_t kMaxTries = 16;
 int Emitter::build_key(int map, const std::vector<const Expr*>& parts) {
   const typed::Map& description = script_map(map);
   const bundle::MapSpec& spec = draft_.spec(map);
+  bool is_single = parts.size() == 1 && !description.is_scalar() && !is_histogram(description.role);
+  if (is_single) return materialise(*parts[0], description.key).offset;
   int key = frame_.allocate(spec.key_size);
   Place place{{}, key};
   if (description.is_scalar()) {

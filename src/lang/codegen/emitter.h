@@ -145,6 +145,7 @@ class Emitter {
   void if_read_failed(const std::function<void()>& failed);
 
   // Maps: emit_map.cc.
+  /// Returns its slot, which may be a variable's own: not to be written.
   int build_key(int map, const std::vector<const Expr*>& parts);
   void map_arguments(int map, int key);
   /// r0 = address of the value, or 0.

@@ -5,6 +5,7 @@
 
 #include "bpf/checker.h"
 #include "lang/codegen/test_compile.h"
+#include "lang/codegen/test_kernel.h"
 #include "lang/codegen/test_machine.h"
 
 namespace spile::lang {
@@ -74,6 +75,28 @@ TEST(Hostile, WhateverCompilesPassesTheChecker) {
     }
   }
   EXPECT_GT(compiled_count, 300);
+}
+
+/// Where the verifier gives up on loops is its own matter; anything else it refuses is our fault.
+bool is_about_loops(const std::string& log) {
+  for (const char* text : {"infinite loop", "too large", "too complex", "too many"}) {
+    if (log.find(text) != std::string::npos) return true;
+  }
+  return false;
+}
+
+TEST(Hostile, WhateverCompilesPassesTheVerifier) {
+  if (!why_no_kernel().empty()) GTEST_SKIP() << why_no_kernel();
+  std::mt19937 random(42);
+  for (int loaded_count = 0; loaded_count < 300;) {
+    std::string script = mutate(random);
+    Compiled compiled = compile_script(script);
+    if (!compiled.bundle) continue;
+    ++loaded_count;
+    auto loaded = KernelBundle::load(*compiled.bundle);
+    if (loaded) continue;
+    EXPECT_TRUE(is_about_loops(loaded.error().message)) << script << "\n" << loaded.error().message;
+  }
 }
 
 TEST(Hostile, DeepExpressionsEndInADiagnosticOrAProgram) {

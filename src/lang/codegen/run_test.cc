@@ -295,6 +295,15 @@ TEST(Aggregates, DeletesEveryBucketOfAKey) {
   for (const auto& [key, value] : machine.contents("@h")) EXPECT_EQ(word(key), 2u);
 }
 
+TEST(Aggregates, LoseNothingWhenAnotherCpuMakesTheKeyFirst) {
+  Machine machine(must_compile("uprobe:libc:malloc { @c[arg0] = count(); @m[arg0] += 2; @x++; }"));
+  machine.before_update = [&](int map, const Bytes& key) { machine.set(map, key, 40); };
+  feed(machine, {1});
+  EXPECT_EQ(machine.number("@c"), 41u);
+  EXPECT_EQ(machine.number("@m"), 42u);
+  EXPECT_EQ(machine.number("@x"), 41u);
+}
+
 TEST(Aggregates, CountsUpdatesThatFindTheMapFull) {
   Machine machine(must_compile("uprobe:libc:malloc { @c[arg0] = count(); @v[arg0] = 1; @m[arg0]++; @h[arg0] = hist(1); @x[arg0] = max(1); }"));
   machine.maps_are_full = true;
@@ -321,6 +330,26 @@ TEST(Memory, ReadsStringsAndPadsKeys) {
   Bytes four = {'/', 'e', 't', 'c'};
   four.resize(128);
   EXPECT_TRUE(machine.contents("@w").contains(four));
+}
+
+TEST(Memory, PadsKeysAndValuesOnAStackThatWasUsed) {
+  Machine machine(must_compile("uprobe:libc:fopen { @a[str(arg0)] = str(arg0); @b[str(arg1)] = str(arg1); @c[comm, str(arg1, 20)] = comm; @c[\"a long text in the key\", str(arg0)] = str(arg0);"
+                               "{ $s = str(arg0); $t = str(arg1); @d[$t] = $t; } @e[buf(arg1, 2)] = 1; @f[pid ? str(arg1) : str(arg0)] = 1; }"));
+  std::string longer(100, 'x'), shorter = "ab";
+  Registers regs = arguments(address(longer.data()), address(shorter.data()));
+  run_ok(machine, 0, &regs);
+  Bytes expected = {'a', 'b'};
+  expected.resize(128);
+  EXPECT_EQ(machine.contents("@b").begin()->first, expected);
+  EXPECT_EQ(machine.contents("@b").begin()->second, expected);
+  EXPECT_EQ(machine.contents("@d").begin()->first, expected);
+  EXPECT_EQ(machine.contents("@d").begin()->second, expected);
+  EXPECT_EQ(machine.contents("@f").begin()->first, expected);
+  EXPECT_EQ(machine.contents("@e").begin()->first, (Bytes{2, 0, 0, 0, 'a', 'b', 0, 0}));
+  Bytes comm_key = {'t', 'e', 's', 't', 'e', 'r'};
+  comm_key.resize(24);  // the longest text of this part has 23 bytes
+  comm_key.insert(comm_key.end(), expected.begin(), expected.end());
+  EXPECT_TRUE(machine.contents("@c").contains(comm_key));
 }
 
 TEST(Memory, AnUnreadableStringIsEmptyAndCounted) {

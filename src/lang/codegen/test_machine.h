@@ -27,6 +27,8 @@ class Machine {
   bool ring_is_full = false;
   bool maps_are_full = false;
   std::vector<Bytes> records;
+  /// Runs at the start of every update: what another CPU does at that moment.
+  std::function<void(int map, const Bytes& key)> before_update;
 
   explicit Machine(bundle::Bundle bundle) : bundle_(std::move(bundle)) {
     for (const bundle::MapSpec& spec : bundle_.maps) {
@@ -87,6 +89,9 @@ class Machine {
     std::memcpy(&value, all[bytes_of(static_cast<uint32_t>(counter))].data(), 8);
     return value;
   }
+  void set(int map, const Bytes& key, uint64_t value) {
+    std::memcpy(add(maps_.at(static_cast<size_t>(map)), key, nullptr), &value, 8);
+  }
   void set_array(int map, uint32_t index, uint64_t value) {
     std::memcpy(maps_.at(static_cast<size_t>(map)).entries[bytes_of(index)].get(), &value, 8);
   }
@@ -126,6 +131,7 @@ class Machine {
     helpers_.set(Helper::kMapUpdateElem, [this](uint64_t map, uint64_t key, uint64_t value, uint64_t flags, uint64_t) -> uint64_t {
       Map& m = map_at(map);
       Bytes k = key_at(m, key);
+      if (before_update) before_update(static_cast<int>(&m - maps_.data()), k);
       bool exists = m.entries.contains(k);
       if (exists && flags == bpf::kUpdateNoExist) return static_cast<uint64_t>(-17);
       if (!exists && (maps_are_full || m.entries.size() >= m.spec->max_entries)) return static_cast<uint64_t>(-7);

@@ -106,6 +106,27 @@ TEST(Statement, MarksABlocksValue) {
   EXPECT_FALSE(ast::as<ast::ExprStmt>(*block.block.statements[1]).has_semicolon);
 }
 
+TEST(Statement, ReadsIdiomsOfLongScripts) {
+  const std::vector<std::string> bodies = {
+      "for $j : ((uint64)0)..((uint64)$max) { continue; }",
+      "for $kv : @m { $x += $kv.1; break }",
+      "if ($path[0] != \"/\"[0]) { f(); } g()",
+      "$m = (struct mount *)(((uint64)$v) - offsetof(struct mount, mnt));",
+      "let $k = (tid, ((((uint64)$d) - $j) - 1)); delete(@p, $k);",
+      "$r = if ($x) { if ($y) { 1 } else { 2 } } else { 0 };",
+      "if (f({ $y += 1; $y }) != 10) { return 1; }",
+      "if ((a=(1, \"b\"), c=(x=1)) != $b || $b.a.0 != 1) { return 1 }",
+      "let $y: typeof(x); if true { $y = 1 } x + $y",
+      "@x = lhist(1, -10, 10, 1); @e[ONE + 1] = TWO - 1; @t = tseries(1, 1ms, 5);",
+      "if (@x % 2 != 0 || !($a != $b)) { } else if 1 { } else { }",
+      "$p = (int8*)0x32; if (!(0x32 < $p && $p > 0x32)) { _ = delete(@x); }",
+  };
+  for (const std::string& body : bodies) {
+    const Parsed parsed = parse_text("BEGIN { " + body + " }");
+    EXPECT_EQ(render(parsed.source, parsed.diagnostics), "");
+  }
+}
+
 TEST(Errors, AreReportedTogether) {
   const auto all = errors(
       "BEGIN { $x = ; @y = 1 +; f(1,; $ok = 1; }\n"

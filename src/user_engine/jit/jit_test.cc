@@ -79,6 +79,8 @@ TEST(Jit, CounterNeedsTwoRegistersAndNoStack) {
   EXPECT_EQ(body.reads, 0u);
   EXPECT_EQ(body.stack_bytes, 0u);
   EXPECT_FALSE(body.calls_helpers);
+  // The lock prefix stays: between reading the CPU's number and adding, the thread may move to another CPU.
+  EXPECT_NE(to_text(body).find("lock add"), std::string::npos) << to_text(body);
   for (int i = 0; i < 1000; ++i) run_body(body);
   EXPECT_EQ(world.map(map).sum(0), 1000u);
 }

@@ -34,6 +34,11 @@ bool starts_before(TargetAddr a, const FunctionSpan& f) { return a < f.start; }
 }  // namespace
 
 CodeMap::CodeMap(const ModuleCode& module) : module_(module), functions_(merge_aliases(module.functions)) {
+  const auto by_start = [](const auto& a, const auto& b) { return a.start < b.start; };
+  SPILE_CHECK(std::is_sorted(module.text.begin(), module.text.end(), by_start));
+  SPILE_CHECK(std::is_sorted(module.functions.begin(), module.functions.end(), by_start));
+  SPILE_CHECK(std::is_sorted(module.read_only.begin(), module.read_only.end(), by_start));
+  SPILE_CHECK(std::is_sorted(module.code_pointers.begin(), module.code_pointers.end()));
   std::erase_if(functions_, [this](const FunctionSpan& f) { return !is_text(f.start); });
   covered_to_.reserve(functions_.size());
   TargetAddr covered;

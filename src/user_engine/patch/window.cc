@@ -118,8 +118,8 @@ class WindowChoice {
     if (is_entry()) return std::nullopt;
     const Sweep code = sweep(map_, map_.region_at(plan_.site));
     const SweptInsn* insn = code.covering(plan_.site);
-    if (insn == nullptr) {
-      return refusal(RefusalKind::kUndecodable, 0, "the code before {} does not decode", plan_.site);
+    if (insn == nullptr || !code.is_trustworthy()) {
+      return refusal(RefusalKind::kUndecodable, 0, "the function around {} does not decode", plan_.site);
     }
     if (code.address(*insn) == plan_.site) return std::nullopt;
     return refusal(RefusalKind::kNotAnInstruction, 0, "{} is inside the instruction at {}", plan_.site,

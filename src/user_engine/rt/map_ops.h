@@ -87,17 +87,16 @@ inline abi::HashEntry* entry_of(const abi::RtMap& map, uint64_t index) {
 inline uint64_t* key_of(abi::HashEntry* entry) { return reinterpret_cast<uint64_t*>(entry + 1); }
 
 /// Multiply-and-fold of each word; the seed keeps chosen keys from colliding.
-inline uint64_t hash_key(const abi::RtMap& map, const uint8_t* key) {
+inline uint64_t hash_word(uint64_t hash, uint64_t word) {
   constexpr uint64_t kFactor = 0x9e37'79b9'7f4a'7c15;
+  const Wide product = multiply_wide(hash ^ word, kFactor);
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+inline uint64_t hash_key(const abi::RtMap& map, const uint8_t* key) {
   uint64_t hash = map.seed;
   uint32_t left = map.key_size;
-  while (left != 0) {
-    const uint32_t bytes = left < 8 ? left : 8;
-    const Wide product = multiply_wide(hash ^ read_unaligned(key, bytes), kFactor);
-    hash = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-    key += bytes;
-    left -= bytes;
-  }
+  for (; left >= 8; left -= 8, key += 8) hash = hash_word(hash, read_unaligned(key, 8));
+  if (left != 0) hash = hash_word(hash, read_unaligned(key, left));
   return hash ^ hash >> 32;
 }
 
@@ -246,6 +245,19 @@ inline Position find(const abi::RtConsts& consts, const abi::RtMap& map, uint64_
   return at;
 }
 
+/// The usual case in a few instructions: the first entry of the chain is the one, and nothing disturbs. -1: look properly.
+inline int64_t find_first(const abi::RtMap& map, uint64_t hash, const uint8_t* key) {
+  const uint64_t* bucket = bucket_of(map, hash);
+  const uint64_t start = load_acquire(bucket);
+  const uint64_t index = link_index(start) - 1;
+  if (index >= map.max_entries) return -1;
+  abi::HashEntry* entry = entry_of(map, index);
+  const uint64_t link = load_acquire(&entry->link);
+  if (load_acquire(&entry->hash) != hash || !key_equals(map, entry, key)) return -1;
+  if (link_marked(link) || load_acquire(bucket) != start) return -1;
+  return static_cast<int64_t>(index);
+}
+
 // ---- hash: operations ------------------------------------------------------------------------------------------------
 
 /// Fills entry `index`, which nobody else sees: the value on `cpu`, zero on the others.
@@ -264,6 +276,11 @@ inline void fill_entry(const abi::RtMap& map, uint64_t index, uint64_t hash, con
 inline int64_t hash_update(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key,
                            const uint8_t* value, uint64_t flags, uint32_t cpu) {
   const uint64_t hash = hash_key(map, key);
+  const int64_t first = flags == kFlagNoExist ? -1 : find_first(map, hash, key);
+  if (__builtin_expect(first >= 0, 1)) {
+    store_value(map, value_of(map, static_cast<uint32_t>(first), cpu), value);
+    return 0;
+  }
   int64_t ours = -1;
   int64_t result = kErrBusy;
   bool searched_again = false;
@@ -320,7 +337,10 @@ inline int64_t hash_delete(const abi::RtConsts& consts, const abi::RtMap& map, c
 }
 
 inline uint64_t* hash_lookup(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key, uint32_t cpu) {
-  const Position at = find(consts, map, hash_key(map, key), key);
+  const uint64_t hash = hash_key(map, key);
+  const int64_t first = find_first(map, hash, key);
+  if (__builtin_expect(first >= 0, 1)) return value_of(map, static_cast<uint32_t>(first), cpu);
+  const Position at = find(consts, map, hash, key);
   return at.walk == Walk::kFound ? value_of(map, static_cast<uint32_t>(at.index), cpu) : nullptr;
 }
 

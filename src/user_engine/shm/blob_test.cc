@@ -14,6 +14,7 @@
 #include <csignal>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -518,6 +519,10 @@ class Victim {
     }
     return true;
   }
+  void let_go() {
+    ptrace(PTRACE_CONT, pid_, 0, 0);
+    waitpid(pid_, nullptr, 0);
+  }
   void kill_it() {
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
@@ -623,6 +628,169 @@ TEST_F(Deaths, AThreadFrozenAtAnyInstructionHoldsNobodyUpAndGoesOnWell) {
   EXPECT_GT(steps, 300u);
   expect_all_works(reader, 0);
   EXPECT_LT(rt::head_of(r_.map())->bump, 8u) << "nothing is lost";
+}
+
+// ---- a thread asleep at every instruction, while others rearrange what it was looking at ------------------------------
+
+/// Stops a child at each instruction of an operation in turn, lets `others` work, and lets the child finish.
+class Sleepers : public testing::Test {
+ protected:
+  static constexpr uint32_t kEntries = 8;
+
+  /// Keys of one bucket, and one key of another.
+  Sleepers() {
+    TestRegion r({map_spec(MapKind::kHash, 8, 8, kEntries)});
+    for (uint64_t key = 1; same_.size() < 4 || other_ == 0; ++key) {
+      const bool first_bucket = rt::bucket_of(r.map(), rt::hash_key(r.map(), raw(key))) == rt::bucket_of(r.map(), 0);
+      if (first_bucket) same_.push_back(key);
+      else if (other_ == 0) other_ = key;
+    }
+  }
+
+  /// Each round has a map of its own. `check` gets the child's result.
+  template <typename Prepare, typename Sleeper, typename Others, typename Check>
+  void each_instruction(Prepare prepare, Sleeper sleeper, Others others, Check check) {
+    int steps = 0;
+    for (bool stopped = true; stopped && !HasFailure(); ++steps) {
+      ASSERT_LT(steps, 2000);
+      region_.emplace(std::vector{map_spec(MapKind::kHash, 8, 8, kEntries), map_spec(MapKind::kArray, 4, 8, 1)});
+      code_.emplace(*region_);
+      update_ = code_->helper(Helper::kMapUpdateElem);
+      lookup_ = code_->helper(Helper::kMapLookupElem);
+      delete_ = code_->helper(Helper::kMapDeleteElem);
+      prepare();
+      uint64_t* result = rt::value_of(region_->map(1), 0, 0);
+      Victim victim([&] { *result = sleeper(); });
+      stopped = victim.step(steps);
+      others();
+      if (stopped) victim.let_go();
+      check(*result);
+      EXPECT_FALSE(HasFailure()) << "asleep after " << steps << " instructions";
+      check_whole();
+    }
+    EXPECT_GT(steps, 30);
+  }
+
+  int64_t put(uint64_t key, uint64_t flags = 0) {
+    const uint64_t value = 100 + key;
+    return as_signed(update_(code_->map(), reinterpret_cast<uint64_t>(&key), reinterpret_cast<uint64_t>(&value), flags, 0));
+  }
+  int64_t remove(uint64_t key) { return as_signed(delete_(code_->map(), reinterpret_cast<uint64_t>(&key), 0, 0, 0)); }
+  uint64_t get(uint64_t key) {
+    const uint64_t at = lookup_(code_->map(), reinterpret_cast<uint64_t>(&key), 0, 0, 0);
+    return at == 0 ? 0 : *reinterpret_cast<uint64_t*>(at);
+  }
+  std::multiset<uint64_t> keys() {
+    std::multiset<uint64_t> all;
+    const auto entries = snapshot(region_->region(), 0);
+    EXPECT_TRUE(entries);
+    for (const MapEntry& entry : *entries) {
+      uint64_t key = 0, value = 0;
+      std::memcpy(&key, entry.key.data(), 8);
+      std::memcpy(&value, entry.values[0].data(), 8);
+      EXPECT_EQ(value, 100 + key) << "another key's value";
+      all.insert(key);
+    }
+    return all;
+  }
+  /// Fills the map to its last entry: one that is in two places, or in none, shows.
+  void check_whole() {
+    std::multiset<uint64_t> expected = keys();
+    for (uint64_t key = 5000; expected.size() < kEntries; ++key) {
+      ASSERT_EQ(put(key), 0) << "an entry is lost";
+      expected.insert(key);
+    }
+    EXPECT_EQ(put(6000), -E2BIG) << "an entry is in two places";
+    EXPECT_EQ(keys(), expected);
+  }
+
+  std::vector<uint64_t> same_;
+  uint64_t other_ = 0;
+  std::optional<TestRegion> region_;
+  std::optional<TestCode> code_;
+  TestCode::Function update_, lookup_, delete_;
+};
+
+TEST_F(Sleepers, ALookupFindsAKeyThatWasThereAllTheTime) {
+  const uint64_t sought = same_[0], before = same_[1];
+  each_instruction(
+      [&] {
+        put(sought);
+        put(before);  // In front of it.
+      },
+      [&] { return get(sought); },
+      [&] {
+        remove(before);
+        put(other_);  // Takes the same entry into another chain.
+      },
+      [&](uint64_t result) { EXPECT_EQ(result, 100 + sought); });
+}
+
+TEST_F(Sleepers, ALookupFindsAKeyBehindTwoThatAreRecycled) {
+  const uint64_t sought = same_[0];
+  each_instruction(
+      [&] {
+        for (int i = 0; i < 3; ++i) put(same_[static_cast<size_t>(i)]);
+      },
+      [&] { return get(sought); },
+      [&] {
+        remove(same_[1]);
+        remove(same_[2]);
+        put(other_);
+        put(same_[3]);
+      },
+      [&](uint64_t result) { EXPECT_EQ(result, 100 + sought); });
+}
+
+TEST_F(Sleepers, AnInsertDoesNotDoubleAKeyThatCameInMeanwhile) {
+  const uint64_t key = same_[0];
+  each_instruction([&] { put(same_[1]); }, [&] { return static_cast<uint64_t>(put(key, rt::kFlagNoExist)); },
+                   [&] {
+                     remove(same_[1]);
+                     put(key);  // The bucket's first entry has the same number as before.
+                   },
+                   [&](uint64_t) { EXPECT_EQ(keys(), (std::multiset<uint64_t>{key})); });
+}
+
+TEST_F(Sleepers, AnInsertDoesNotTakeAnEntryThatWasTakenMeanwhile) {
+  const uint64_t key = same_[0];
+  each_instruction(
+      [&] {
+        put(same_[1]);
+        put(same_[2]);
+        remove(same_[2]);
+        remove(same_[1]);  // Two free entries.
+      },
+      [&] { return static_cast<uint64_t>(put(key)); },
+      [&] {
+        put(same_[1]);
+        put(same_[2]);
+        remove(same_[1]);  // The first free entry is the same, its follower is taken.
+      },
+      [&](uint64_t result) {
+        EXPECT_EQ(result, 0u);
+        EXPECT_EQ(keys(), (std::multiset<uint64_t>{key, same_[2]}));
+      });
+}
+
+TEST_F(Sleepers, ADeleteTakesOutItsKeyAndNoOther) {
+  const uint64_t key = same_[0];
+  each_instruction(
+      [&] {
+        put(key);
+        put(same_[1]);
+      },
+      [&] { return static_cast<uint64_t>(remove(key)); },
+      [&] {
+        remove(key);
+        put(same_[2]);  // In the entry that the key had.
+        remove(same_[1]);
+        put(same_[3]);
+      },
+      [&](uint64_t result) {
+        EXPECT_TRUE(result == 0 || as_signed(result) == -ENOENT);
+        EXPECT_EQ(keys(), (std::multiset<uint64_t>{same_[2], same_[3]}));
+      });
 }
 
 }  // namespace

@@ -384,7 +384,9 @@ pid_t g_receiver;
 int g_signal;
 uint64_t g_signal_step;
 void send_a_signal(uint64_t number, const char*) {
-  if (number == g_signal_step) ::kill(g_receiver, g_signal);
+  if (number != g_signal_step) return;
+  ::kill(g_receiver, g_signal);
+  ::usleep(500);  // a thread that runs gets to its signal-delivery stop
 }
 
 /// Sends `signal` before each step in turn; `after` sees the program right after the detach.

@@ -30,6 +30,7 @@ static void* wait_and_exit(void* unused) {
 }
 static int sharer(void* unused) {
   (void)unused;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   for (;;) pause();
 }
 
