@@ -41,7 +41,7 @@ struct RtMap {
   RtMapKind kind;
   uint32_t key_size;        ///< bytes
   uint32_t value_size;      ///< bytes, of one CPU
-  uint32_t max_entries;     ///< arrays: indices; hashes: entries. Rings: 0
+  uint32_t max_entries;     ///< arrays: indices; hashes: keys. Rings: 0
   uint32_t value_stride;    ///< value_size rounded up to 8
   uint32_t cpu_mask;        ///< per-CPU maps and rings: slots - 1 (a power of two); else 0
   uint64_t values;          ///< address of value 0 of CPU 0
@@ -58,7 +58,7 @@ struct RtMap {
   uint64_t rings;        ///< address of CPU 0's RingHead
   uint64_t ring_stride;  ///< bytes from one CPU's RingHead to the next's
   uint32_t ring_size;    ///< bytes of one CPU's data, a power of two
-  uint32_t reserved;
+  uint32_t capacity;     ///< hashes: entries there is room for, max_entries + kSpareEntries; else 0
   uint64_t reserved2[4];
 };
 static_assert(sizeof(RtMap) == 128);
@@ -66,8 +66,8 @@ static_assert(sizeof(RtMap) == 128);
 /// Front of a hash map's storage. Written by target and tracer.
 struct HashHead {
   uint64_t free_head;  ///< link word: entries given back
-  uint32_t bump;       ///< entries [bump, max_entries) were never used
-  uint32_t reserved;
+  uint32_t bump;       ///< entries [bump, capacity) were never used
+  uint32_t live;       ///< keys; a killed thread may leave it one too high or too low
   uint64_t reserved2[6];
 };
 static_assert(sizeof(HashHead) == 64);
@@ -78,6 +78,10 @@ struct HashEntry {
   uint64_t hash;
 };
 static_assert(sizeof(HashEntry) == 16);
+
+/// Entries beyond max_entries, for threads that are about to insert: one that is preempted with an entry in its hands
+/// must not make the map look full to others.
+inline constexpr uint32_t kSpareEntries = 32;
 
 inline constexpr uint64_t kLinkIndexMask = 0xffff'ffff;
 inline constexpr uint64_t kLinkMark = uint64_t{1} << 32;

@@ -133,17 +133,11 @@ struct Join {
     return pointer;
   }
 
-  static bool is_value_start(const RegState& reg) {
-    return reg.kind == RegKind::kMapValue && reg.range.is_constant() && reg.range.umin == 0;
-  }
-
   RegState regs(const RegState& old, const RegState& next) {
     if (old.kind == RegKind::kScalar && next.kind == RegKind::kScalar) return scalars(old, next);
-    if (is_value_start(old) && next.is_constant(0)) return or_null(old, next_id++);
-    if (is_value_start(next) && old.is_constant(0)) return or_null(next, next_id++);
+    if (old.kind == RegKind::kMapValue && next.is_constant(0)) return or_null(old, next_id++);
+    if (next.kind == RegKind::kMapValue && old.is_constant(0)) return or_null(next, next_id++);
     if (!old.is_pointer() || !same_object(old, next)) return {};
-    bool may_be_null = old.maybe_null || next.maybe_null;
-    if (may_be_null && !(old.range == next.range)) return {};
     return pointers(old, next);
   }
 
@@ -169,22 +163,17 @@ struct Join {
     return result;
   }
 
-  /// Each record of one state must be one of the other's. Reserved at the same place, in the same order: the only way
-  /// that paths with equal reservations meet.
+  /// The records of one state are those of the other, in the order of their reservation. Where a program means another
+  /// order, its registers get ids that are not held, and it is refused at the exit.
   bool held(CheckState& result, const CheckState& old, const CheckState& next) {
     if (old.held.size() != next.held.size()) return false;
     for (size_t i = 0; i < old.held.size(); ++i) {
-      if (old.held[i].insn != next.held[i].insn) return false;
-      uint32_t id = ids.id_of({Token::kId, old.held[i].id}, {Token::kId, next.held[i].id}, next_id);
+        uint32_t id = ids.id_of({Token::kId, old.held[i].id}, {Token::kId, next.held[i].id}, next_id);
       result.held.push_back({id, old.held[i].insn});
     }
     return true;
   }
 };
-
-bool is_held(const CheckState& state, uint32_t id) {
-  return std::ranges::any_of(state.held, [&](const HeldRecord& record) { return record.id == id; });
-}
 
 }  // namespace
 
@@ -252,10 +241,6 @@ std::optional<CheckState> join(const CheckState& old, const CheckState& next, Jo
   for (size_t i = 0; i < result.regs.size(); ++i) result.regs[i] = join.regs(old.regs[i], next.regs[i]);
   result.stack.resize(std::min(old.stack.size(), next.stack.size()));
   for (size_t i = 0; i < result.stack.size(); ++i) result.stack[i] = join.slots(old.stack[i], next.stack[i]);
-  // A register whose record is another one on each path points to neither for sure.
-  result.for_each_reg([&](RegState& reg) {
-    if (reg.kind == RegKind::kRecord && !is_held(result, reg.id)) reg = {};
-  });
   result.next_id = join.next_id;
   return result;
 }

@@ -2,7 +2,7 @@
 // how two of them meet in check_state.cc; what is known about numbers in scalar_range.cc.
 //
 // Where paths meet (CfgNode::is_merge) the states that were walked from there are kept. A new one that an old one
-// contains is dropped: whatever it could do has been looked at. Up to kStatesKept are walked apart, so that what a
+// contains is dropped: whatever it could do has been looked at. Up to CheckLimits::states_kept are walked apart, so that what a
 // program learned on one path (a constant, a record it holds) stays known; the next is joined with the last, and at loop
 // heads widened, so that the number of walks from each place is bounded whatever the program does.
 #include "bpf/checker.h"
@@ -21,7 +21,6 @@ namespace spile::bpf {
 
 namespace {
 
-constexpr size_t kStatesKept = 8;
 /// Where states cannot be joined (they hold different records) more are kept, up to this.
 constexpr size_t kMaxStates = 64;
 /// Once so many states are kept in all, each place keeps only one: bounds memory to some 100 MB.
@@ -138,7 +137,7 @@ Result<bool> Walk::arrive(Point& point) {
 
 /// Keeps `state` apart, or joins it with one that is kept and goes on with the joined one.
 Result<bool> Walk::keep(uint32_t at, std::vector<KeptState>& kept, CheckState& state) {
-  size_t limit = kept_in_all_ < kManyStates ? kStatesKept : 1;
+  size_t limit = kept_in_all_ < kManyStates ? std::max(env_.limits.states_kept, 1u) : 1;
   if (kept.size() >= limit) {
     for (size_t i = kept.size(); i-- > 0;) {
       KeptState& old = kept[i];

@@ -43,6 +43,7 @@ struct CheckLimits {
   uint32_t max_stack_bytes = 512;
   uint64_t insn_budget = 1'000'000;  ///< a program without loops may not run longer than this
   uint64_t max_steps = 1'000'000;    ///< of the walk; more and the program is refused as too complex
+  uint32_t states_kept = 8;          ///< how many states are walked apart where paths meet, before they are joined
 };
 
 struct CheckEnv {

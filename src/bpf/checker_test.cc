@@ -20,6 +20,7 @@ constexpr int kArray = 1;   // 10 values of 8 bytes
 constexpr int kRing = 2;    // 4096 bytes
 constexpr int kPerCpu = 3;  // one value of 8 bytes a CPU
 constexpr int kWide = 4;    // 4 values of 64 bytes
+constexpr int kSmallKeyHash = 5;  // 4-byte keys, 8-byte values
 
 Insn raw(uint8_t code, int dst, int src, int off, int32_t imm) {
   return {code, static_cast<uint8_t>(dst | src << 4), static_cast<int16_t>(off), imm};
@@ -35,7 +36,8 @@ class Checker : public testing::Test {
                  {MapKind::kArray, 4, 8, 10},
                  {MapKind::kRing, 0, 0, 4096},
                  {MapKind::kPerCpuArray, 4, 8, 1},
-                 {MapKind::kArray, 4, 64, 4}};
+                 {MapKind::kArray, 4, 64, 4},
+                 {MapKind::kHash, 4, 8, 10}};
   }
 
   static Program built(const Emit& emit) {
@@ -57,6 +59,10 @@ class Checker : public testing::Test {
     ASSERT_FALSE(result.has_value()) << "accepted, expected: " << message << '\n' << disassemble(program);
     EXPECT_NE(result.error().message.find(message), std::string::npos)
         << "expected: " << message << "\ngot:      " << result.error().message << '\n' << disassemble(program);
+    // Joining paths early must not make anything right.
+    CheckEnv joining = env_;
+    joining.limits.states_kept = 1;
+    EXPECT_FALSE(check(program, joining)) << "accepted when paths are joined early\n" << disassemble(program);
   }
 
   static Emit with_exit(const Emit& emit) {
@@ -460,6 +466,209 @@ TEST_F(Checker, DoesNotSayNeverNullForAHash) {
   EXPECT_FALSE(a.calls[0].never_null);
 }
 
+TEST_F(Checker, DoesNotSayNeverNullForAHashWithSmallKeys) {
+  Analysis a = accept([](Builder& b) { lookup(b, kSmallKeyHash, 0); });
+  EXPECT_TRUE(a.calls[0].constant_key);
+  EXPECT_FALSE(a.calls[0].never_null);
+}
+
+/// Two paths that come to one call, the first of which is walked first.
+Emit on_two_paths(const Emit& first, const Emit& second, const Emit& then) {
+  return [=](Builder& b) {
+    b.load(8, r6, r1, 0);
+    Builder::Label other = b.new_label(), both = b.new_label();
+    b.jump_if_imm(kJeq, r6, 0, other);
+    first(b);
+    b.jump(both);
+    b.bind(other);
+    second(b);
+    b.bind(both);
+    then(b);
+  };
+}
+
+TEST_F(Checker, SaysNeverNullOnlyWhereItIsSoOnEveryPath) {
+  auto key = [](int32_t index) { return [=](Builder& b) { b.store_imm(4, r10, -4, index); }; };
+  auto call = [](Builder& b) {
+    b.mov(r2, r10);
+    b.alu_imm(kAdd, r2, -4);
+    b.load_map(r1, kArray);
+    b.call(Helper::kMapLookupElem);
+  };
+  EXPECT_TRUE(accept(on_two_paths(key(1), key(2), call)).calls[0].never_null);
+  EXPECT_FALSE(accept(on_two_paths(key(1), key(10), call)).calls[0].never_null);
+  EXPECT_FALSE(accept(on_two_paths(key(10), key(1), call)).calls[0].never_null);
+}
+
+TEST_F(Checker, ForgetsSizesThatDiffer) {
+  auto size = [](int32_t bytes) { return [=](Builder& b) { b.mov_imm(r2, bytes); }; };
+  auto call = [](Builder& b) {
+    b.mov(r1, r10);
+    b.alu_imm(kAdd, r1, -16);
+    b.call(Helper::kGetCurrentComm);
+  };
+  EXPECT_EQ(accept(on_two_paths(size(8), size(8), call)).calls[0].size, 8u);
+  EXPECT_FALSE(accept(on_two_paths(size(8), size(16), call)).calls[0].size);
+}
+
+TEST_F(Checker, CallsMemoryMixedThatDiffers) {
+  auto stack = [](Builder& b) { b.store_imm(8, r10, -16, 0), b.mov(r7, r10), b.alu_imm(kAdd, r7, -16); };
+  auto value = [](Builder& b) { lookup_valid(b), b.mov(r7, r0); };
+  Program program = built(with_exit(on_two_paths(stack, value, [](Builder& b) { b.load(8, r8, r7, 0); })));
+  auto load = std::ranges::find(program, raw(kClassLdx | kSizeDw | kModeMem, 8, 7, 0, 0)) - program.begin();
+  EXPECT_EQ(accept_program(program).insns[static_cast<size_t>(load)].memory, Memory::kMixed);
+}
+
+TEST_F(Checker, DoesNotTakeTheFirstPathForTheSecond) {
+  auto use = [](Builder& b) { b.load(8, r8, r0, 0); };
+  refuse("compared with 0", on_two_paths([](Builder& b) { lookup_valid(b); }, [](Builder& b) { lookup(b); }, use));
+  auto small = [](Builder& b) { lookup_valid(b), b.mov_imm(r7, 0); };
+  auto large = [](Builder& b) { lookup_valid(b), b.mov_imm(r7, 8); };
+  auto indexed = [](Builder& b) { b.alu(kAdd, r0, r7), b.load(1, r8, r0, 0); };
+  refuse("not inside [0, 8)", on_two_paths(small, large, indexed));
+  auto number = [](Builder& b) { b.store(8, r10, -8, r6); };
+  refuse("not initialised", on_two_paths(number, [](Builder&) {}, [](Builder& b) { b.load(8, r8, r10, -8); }));
+  auto half = [](Builder& b) { b.store(4, r10, -8, r6); };
+  auto elsewhere = [](Builder& b) { b.store(4, r10, -16, r6); };
+  refuse("not initialised", on_two_paths(half, [](Builder&) {}, [](Builder& b) { b.load(4, r8, r10, -8); }));
+  refuse("not initialised", on_two_paths(half, elsewhere, [](Builder& b) { b.load(4, r8, r10, -8); }));
+  auto null = [](Builder& b) { b.mov_imm(r0, 0); };
+  auto start = [](Builder& b) { lookup_valid(b); };
+  auto next = [](Builder& b) { lookup_valid(b), b.alu_imm(kAdd, r0, 8); };
+  refuse("r0 is the number 0", on_two_paths(start, null, use));
+  refuse("r0 is the number 0", on_two_paths(null, start, use));
+  refuse("not inside [0, 8)", on_two_paths(start, next, use));
+  auto map = [](int index) { return [=](Builder& b) { b.load_map(r1, index); }; };
+  refuse("which is a ring", on_two_paths(map(kArray), map(kRing), [](Builder& b) {
+    b.store_imm(4, r10, -4, 0);
+    b.mov(r2, r10);
+    b.alu_imm(kAdd, r2, -4);
+    b.call(Helper::kMapLookupElem);
+  }));
+  auto array = [](Builder& b) { lookup_valid(b, kArray); };
+  auto wide = [](Builder& b) { lookup_valid(b, kWide); };
+  refuse("not inside [0, 8)", on_two_paths(wide, array, [](Builder& b) { b.load(8, r8, r0, 8); }));
+  auto record = [](int32_t size) { return [=](Builder& b) { reserve_valid(b, size); }; };
+  auto submitted = [](Builder& b) { b.store_imm(8, r0, 24, 0), submit(b, r0); };
+  accept(on_two_paths(record(32), record(40), submitted));
+  refuse("not inside [0, 24)", on_two_paths(record(32), record(24), submitted));
+}
+
+TEST_F(Checker, ForgetsWhichPathHadAValueOnceTheyAreJoined) {
+  auto with = [](bool has_value) {
+    return [=](Builder& b) {
+      b.mov_imm(r0, 0);
+      if (has_value) lookup_valid(b);
+      b.mov_imm(r7, has_value ? 1 : 0);
+    };
+  };
+  auto use = [](Builder& b) {
+    Builder::Label end = b.new_label();
+    b.jump_if_imm(kJeq, r7, 0, end);
+    b.load(8, r8, r0, 0);
+    b.bind(end);
+  };
+  accept(on_two_paths(with(true), with(false), use));
+  accept(on_two_paths(with(false), with(true), use));
+  env_.limits.states_kept = 1;
+  refuse("compared with 0", on_two_paths(with(true), with(false), use));
+  refuse("compared with 0", on_two_paths(with(false), with(true), use));
+}
+
+TEST_F(Checker, DoesNotMixUpTwoRecords) {
+  auto two = [](Reg first, Reg second) {
+    return [=](Builder& b) {
+      Builder::Label leave = b.new_label(), got = b.new_label();
+      reserve_valid(b);
+      b.mov(first, r0);
+      reserve(b);
+      b.mov(second, r0);
+      b.jump_if_imm(kJne, second, 0, got);
+      submit(b, first);
+      b.jump(leave);
+      b.bind(leave);
+      b.mov_imm(r0, 0);
+      b.exit();
+      b.bind(got);
+    };
+  };
+  Emit both = [](Builder& b) { submit(b, r7), submit(b, r8); };
+  Emit twice = [](Builder& b) { submit(b, r7), submit(b, r7); };
+  accept(on_two_paths(two(r7, r8), two(r7, r8), both));
+  accept(on_two_paths(two(r7, r8), two(r8, r7), both));
+  refuse("r7 is not initialised", on_two_paths(two(r7, r8), two(r8, r7), twice));
+  refuse("is held", on_two_paths(two(r7, r8), two(r8, r7), [](Builder& b) { submit(b, r7); }));
+}
+
+TEST_F(Checker, DoesNotTakeConstantsOfTheFirstPathForTheSecond) {
+  auto key = [](int32_t index) { return [=](Builder& b) { b.store_imm(4, r10, -4, index); }; };
+  Emit use = [](Builder& b) {
+    lookup_valid(b, kWide);
+    b.mov(r1, r0);
+    b.load(4, r2, r10, -4);
+    b.alu(kAdd, r1, r2);
+    b.load(1, r3, r1, 0);
+  };
+  // lookup() writes the key at r10-4 again, so keep the number below it.
+  auto number = [](int32_t value) { return [=](Builder& b) { b.store_imm(4, r10, -8, value); }; };
+  Emit use_number = [](Builder& b) {
+    lookup_valid(b, kWide);
+    b.load(4, r2, r10, -8);
+    b.alu(kAdd, r0, r2);
+    b.load(1, r3, r0, 0);
+  };
+  accept(on_two_paths(key(1), key(2), use));
+  accept(on_two_paths(number(1), number(63), use_number));
+  refuse("not inside [0, 64)", on_two_paths(number(1), number(64), use_number));
+}
+
+/// The same with so many paths that they are joined.
+TEST_F(Checker, JoinsWithoutForgettingAnyPath) {
+  auto many = [](int32_t last, const Emit& use) {
+    return [=](Builder& b) {
+      b.load(8, r6, r1, 0);
+      Builder::Label both = b.new_label();
+      for (int i = 0; i < 30; ++i) {
+        b.store_imm(4, r10, -8, i == 29 ? last : i);
+        b.mov_imm(r7, i == 29 ? last : i);
+        b.jump_if_imm(kJeq, r6, i, both);
+      }
+      b.bind(both);
+      lookup_valid(b, kWide);
+      use(b);
+      b.alu(kAdd, r0, r7);
+      b.load(1, r3, r0, 0);
+    };
+  };
+  auto from_stack = [](Builder& b) { b.load(4, r7, r10, -8), b.alu_imm(kAnd, r7, 127); };
+  accept(many(63, [](Builder&) {}));
+  refuse("not inside [0, 64)", many(64, [](Builder&) {}));
+  refuse("not inside [0, 64)", many(64, from_stack));
+}
+
+TEST_F(Checker, JoinsPointersThatMayBeNull) {
+  auto many = [](bool last_is_checked) {
+    return [=](Builder& b) {
+      b.load(8, r6, r1, 0);
+      Builder::Label both = b.new_label();
+      for (int i = 0; i < 12; ++i) {
+        if (i < 11 || last_is_checked) {
+          lookup_valid(b);
+        } else {
+          lookup(b);
+        }
+        b.mov_imm(r7, i * i * 3);
+        b.jump_if_imm(kJeq, r6, i, both);
+      }
+      b.bind(both);
+      b.load(8, r1, r0, 0);
+      b.store(8, r10, -16, r7);
+    };
+  };
+  accept(many(true));
+  refuse("compared with 0", many(false));
+}
+
 TEST_F(Checker, ForgetsAConstantKeyThatAHelperOverwrites) {
   Analysis a = accept([](Builder& b) {
     b.store_imm(4, r10, -4, 1);
@@ -771,7 +980,7 @@ TEST_F(Checker, RefusesMapsAsAddresses) {
          [](Builder& b) { b.load_map(r1, kArray), b.load(8, r2, r1, 0); });
 }
 TEST_F(Checker, RefusesAMapThatIsNotThere) {
-  refuse("no map 5", [](Builder& b) { b.load_map(r1, 5); });
+  refuse("no map 6", [](Builder& b) { b.load_map(r1, 6); });
   refuse("no map -1", [](Builder& b) { b.load_map(r1, -1); });
 }
 TEST_F(Checker, RefusesStackOutsideItsBounds) {
@@ -1161,6 +1370,14 @@ TEST_F(Checker, RefusesARecordSizeThatIsNotConstant) {
     b.mov_imm(r3, 0);
     b.call(Helper::kRingbufReserve);
   });
+  refuse("expected a constant size", [](Builder& b) {
+    b.load(4, r2, r1, 0);
+    b.alu_imm(kAnd, r2, 7);
+    b.alu_imm(kAdd, r2, 8);
+    b.load_map(r1, kRing);
+    b.mov_imm(r3, 0);
+    b.call(Helper::kRingbufReserve);
+  });
   refuse("expected a constant size", [](Builder& b) { reserve(b, 0); });
 }
 TEST_F(Checker, RefusesARecordThatNeverFits) {
@@ -1378,6 +1595,18 @@ TEST_F(Checker, RefusesAnotherContextForTheCookie) {
   refuse("expected the context as it came", [](Builder& b) { b.mov(r1, r10), b.call(Helper::kGetAttachCookie); });
   refuse("expected the context as it came",
          [](Builder& b) { b.alu_imm(kAdd, r1, 8), b.call(Helper::kGetAttachCookie); });
+}
+TEST_F(Checker, DoesNotForgetThatAStringReadMayFail) {
+  refuse("not inside", [](Builder& b) {
+    b.load(8, r3, r1, 0);
+    b.mov(r1, r10);
+    b.alu_imm(kAdd, r1, -16);
+    b.mov_imm(r2, 16);
+    b.call(Helper::kProbeReadUserStr);
+    b.mov(r1, r10);
+    b.alu(kAdd, r1, r0);
+    b.store_imm(1, r1, -17, 0);
+  });
 }
 TEST_F(Checker, DoesNotTrustTheLengthThatAStringReadGaveTooFar) {
   auto indexed = [](int16_t off) {

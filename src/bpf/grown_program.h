@@ -24,7 +24,9 @@ inline constexpr uint32_t kGrownContextBytes = 64;
 
 class ProgramGrower {
  public:
-  explicit ProgramGrower(uint64_t seed, bool with_loops = true) : with_loops_(with_loops), random_(seed) {
+  explicit ProgramGrower(uint64_t seed, bool with_loops = true, uint32_t states_kept = 8)
+      : with_loops_(with_loops), random_(seed) {
+    env_.limits.states_kept = states_kept;
     env_.context_size = kGrownContextBytes;
     env_.maps = kGrownMaps;
     emit(kClassAlu64 | kMov | kSrcX, 6, 1, 0, 0);

@@ -123,6 +123,7 @@ class Generator {
   void atomic() {
     uint8_t size = one_in(2) ? kSizeDw : kSizeW;
     int32_t operation = pick(kAtomicOps);
+    if (operation == kCmpXchg && !options_.narrow_cmpxchg) size = kSizeDw;
     if (one_in(2)) operation |= kFetch;
     int src = (operation & kFetch) != 0 ? free_reg() : any_reg();
     emit(kClassStx | size | kModeAtomic, 10, src, stack_offset(access_size({.code = size})), operation);

@@ -1,7 +1,7 @@
 // Programs for tests of whatever runs eBPF: one per opcode with its result, and random ones from a seed.
 //
 // All of them pass check() with a default CheckEnv: they use no context, no maps and no helpers, and leave what they
-// computed in r0. The same seed always gives the same program.
+// computed in r0. The same seed gives the same program in every run of one build.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@ struct RandomProgramOptions {
   int operations = 60;      ///< roughly how many instructions between setup and exit
   bool memory = true;       ///< loads and stores of the stack
   bool atomics = true;
+  bool narrow_cmpxchg = true;  ///< cmpxchg of 32 bits
   bool forward_jumps = true;
   bool loops = true;        ///< counted, nested at most once, a few rounds
   bool cpu_v4 = true;       ///< sdiv, smod, movsx, ldsx, bswap, gotol: kernels from 6.6 on

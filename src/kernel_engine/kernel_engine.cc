@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -43,27 +44,48 @@ LoadType load_type(ProbeKind kind) {
 /// File offsets of uprobes; a file's symbols are read once.
 class SiteResolver {
  public:
-  Result<FileOffset> resolve(const Probe& probe) {
+  /// More than one where static functions share a name.
+  Result<std::vector<FileOffset>> resolve(const Probe& probe) {
     auto& module = modules_[probe.path];
     if (!module) {
       auto loaded = symbols::ModuleSymbols::load(probe.path);
       if (!loaded) return std::unexpected(std::move(loaded.error()));
       module = std::make_unique<symbols::ModuleSymbols>(std::move(*loaded));
     }
-    LinkAddr address;
+    std::vector<LinkAddr> addresses;
     if (probe.address) {
-      address = LinkAddr(*probe.address);
+      addresses.push_back(LinkAddr(*probe.address));
     } else {
-      auto found = module->find(probe.symbol);
-      if (found.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
-      address = found.front()->addr + probe.offset;
+      SPILE_TRY(addresses, addresses_of(probe, *module));
     }
-    auto offset = module->file().to_offset(address);
-    if (!offset) return fail(ErrorCode::kInvalid, "{}: {} is not in the file", probe.path, address);
-    return *offset;
+    std::vector<FileOffset> offsets;
+    for (LinkAddr address : addresses) {
+      auto offset = module->file().to_offset(address);
+      if (!offset) return fail(ErrorCode::kInvalid, "{}: {} is not in the file", probe.path, address);
+      if (std::ranges::find(offsets, *offset) == offsets.end()) offsets.push_back(*offset);
+    }
+    return offsets;
   }
 
  private:
+  /// An IFUNC's address is that of its resolver, which runs once, before main: refused, as in the user engine.
+  static Result<std::vector<LinkAddr>> addresses_of(const Probe& probe, const symbols::ModuleSymbols& module) {
+    std::vector<LinkAddr> addresses;
+    bool is_ifunc = false;
+    for (const symbols::Function* f : module.find(probe.symbol)) {
+      if (f->type == elf::SymbolType::kIfunc) is_ifunc = true;
+      else addresses.push_back(f->addr + probe.offset);
+    }
+    if (addresses.empty() && is_ifunc) {
+      return fail(ErrorCode::kUnsupported,
+                  "{} in {} is an IFUNC: its symbol is the resolver that picks an implementation for this CPU, not the function; "
+                  "probe the implementation itself",
+                  probe.symbol, probe.path);
+    }
+    if (addresses.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
+    return addresses;
+  }
+
   std::map<std::string, std::unique_ptr<symbols::ModuleSymbols>> modules_;
 };
 
@@ -98,6 +120,7 @@ class KernelTrace final : public engine::Trace {
   Result<void> attach_uprobes();
   Result<void> attach_uprobe_group(const std::string& path, int program_index, const std::vector<size_t>& probes);
   void report(size_t probe, std::string mechanism, uint64_t address = 0);
+  void refuse(size_t probe, std::string reason);
   Result<uint64_t> sum_counter(bundle::Counter counter);
 
   Bundle bundle_;
@@ -125,6 +148,15 @@ void KernelTrace::report(size_t probe, std::string mechanism, uint64_t address) 
   site.location = bundle_.probes[probe].name;
   site.address = address;
   site.mechanism = std::move(mechanism);
+  sites_.push_back(std::move(site));
+}
+
+void KernelTrace::refuse(size_t probe, std::string reason) {
+  SiteReport site;
+  site.probe = static_cast<int>(probe);
+  site.location = bundle_.probes[probe].name;
+  site.refused = true;
+  site.reason = std::move(reason);
   sites_.push_back(std::move(site));
 }
 
@@ -167,12 +199,18 @@ Result<void> KernelTrace::attach_single_uprobe(size_t index, FileOffset offset) 
 Result<void> KernelTrace::attach_uprobe_group(const std::string& path, int program_index, const std::vector<size_t>& probes) {
   std::vector<UprobeSite> sites;
   for (size_t index : probes) {
-    SPILE_TRY(FileOffset offset, resolver_.resolve(bundle_.probes[index]));
-    sites.push_back({offset, index});
+    auto offsets = resolver_.resolve(bundle_.probes[index]);
+    if (!offsets && offsets.error().code == ErrorCode::kUnsupported && probes.size() > 1) {
+      refuse(index, offsets.error().message);
+      continue;
+    }
+    if (!offsets) return std::unexpected(std::move(offsets.error()));
+    for (FileOffset offset : *offsets) sites.push_back({offset, index});
   }
+  if (sites.empty()) return fail(ErrorCode::kUnsupported, "{}: no function that could be probed", path);
   SPILE_TRY_VOID(refuse_patched_sites(path, sites));
   if (options_.force_perf_uprobes || !has_uprobe_multi(!scope_.pids.empty())) {
-    for (size_t i = 0; i < probes.size(); i++) SPILE_TRY_VOID(attach_single_uprobe(probes[i], sites[i].offset));
+    for (const UprobeSite& site : sites) SPILE_TRY_VOID(attach_single_uprobe(site.cookie, site.offset));
     return {};
   }
   SPILE_TRY(int fd, program(program_index, LoadType::kUprobeMulti));
@@ -181,7 +219,7 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path, int progr
     SPILE_TRY(Link link, attach_uprobe_multi(fd, path, sites, pid));
     links_.push_back(std::move(link));
   }
-  for (size_t i = 0; i < probes.size(); i++) report(probes[i], "uprobe (uprobe.multi)", sites[i].offset.value);
+  for (const UprobeSite& site : sites) report(site.cookie, "uprobe (uprobe.multi)", site.offset.value);
   return {};
 }
 

@@ -71,10 +71,14 @@ Result<Fd> open_read_write(const std::string& path) {
   return fd;
 }
 
-Result<void> allocate(const Fd& fd, uint64_t size_bytes) {
+Result<void> set_size(const Fd& fd, uint64_t size_bytes) {
   if (::ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0) {
     return fail_errno(errno, "set the size of a memory file to {} bytes", size_bytes);
   }
+  return {};
+}
+
+Result<void> allocate(const Fd& fd, uint64_t size_bytes) {
   while (::fallocate(fd.get(), 0, 0, static_cast<off_t>(size_bytes)) != 0) {
     if (errno != EINTR) return fail_errno(errno, "allocate {} bytes of shared memory", size_bytes);
   }
@@ -86,8 +90,9 @@ Result<void> add_seals(const Fd& fd, int seals) {
   return {};
 }
 
-Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes) {
-  void* at = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd.get(), 0);
+Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes, bool populate) {
+  const int flags = MAP_SHARED | (populate ? MAP_POPULATE : 0);
+  void* at = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, flags, fd.get(), 0);
   if (at == MAP_FAILED) return fail_errno(errno, "map {} bytes of a memory file", size_bytes);
   return Mapping(at, size_bytes);
 }

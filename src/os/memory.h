@@ -46,11 +46,13 @@ class ProcessMemory {
 
 /// Opens a memory file through another path (/proc/PID/fd/N) for reading and writing.
 Result<Fd> open_read_write(const std::string& path);
-/// Gives the file its size and all its pages, so that no later access can find the machine out of memory (SIGBUS).
+Result<void> set_size(const Fd& fd, uint64_t size_bytes);
+/// Gives the file all its pages, so that no later access can find the machine out of memory (SIGBUS).
 Result<void> allocate(const Fd& fd, uint64_t size_bytes);
 /// F_SEAL_*.
 Result<void> add_seals(const Fd& fd, int seals);
-Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes);
+/// `populate`: fill our page tables at once.
+Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes, bool populate = true);
 
 /// MFD_* flags to try in order: 6.3 and later, with every setting of vm.memfd_noexec, then older kernels.
 /// A mapping of a NOEXEC file may still be executable: the flag is about exec(2) of the file.

@@ -550,9 +550,9 @@ Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string
       // A child that could not be traced is not let loose: it ends with `child`.
       if (!done) return forward(done, "attach to {}", command.front());
     }
+    // The child runs now and may end at any moment: nothing below may need it alive.
     child.release();
-    SPILE_TRY(auto target, Target::open(child.pid()));
-    return attacher.finish(std::make_unique<Target>(std::move(target)));
+    return attacher.finish(child.take_target());
   });
 }
 

@@ -12,8 +12,12 @@ using bundle::Bundle;
 namespace {
 
 constexpr uint64_t kDetourAlignment = 16;
-/// An eBPF instruction becomes at most this many bytes, detour head and tail together this many.
-constexpr uint64_t kMaxBytesPerInsn = 64, kMaxDetourOverhead = 512;
+/// Bodies up to this size are copied into the detour: a call less a hit. With many sites the copies would cost more memory
+/// than they are worth.
+constexpr uint32_t kInlineLimitBytes = 256, kInlineLimitManyBytes = 96;
+constexpr size_t kManySites = 256;
+
+uint32_t inline_limit(size_t sites) { return sites > kManySites ? kInlineLimitManyBytes : kInlineLimitBytes; }
 
 uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
@@ -118,6 +122,7 @@ class Builder {
     }
     spec.flags_live = site.plan.flags_live;
     spec.cpu = request_.cpu;
+    spec.inline_limit_bytes = inline_limit(request_.sites.size());
     if (request_.count_hits) spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits), sizeof(abi::CpuStats), request_.cpu_mask};
     if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;
     spec.displaced = [&site, &built](TargetAddr at) -> Result<std::vector<uint8_t>> {
@@ -148,10 +153,11 @@ bpf::CheckEnv check_env(const Bundle& bundle, const bundle::Program& program) {
 uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const> sites) {
   uint64_t size = abi::bodies_offset(bundle.maps.size());
   uint64_t bodies = 0;
-  for (const bundle::Program& program : bundle.programs) bodies += program.code.size() * kMaxBytesPerInsn + kMaxDetourOverhead;
+  for (const bundle::Program& program : bundle.programs) bodies += program.code.size() * jit::kMaxBytesPerInsn + jit::kMaxBodyOverheadBytes + kDetourAlignment;
   size += bodies;
   for (const PlannedSite* site : sites) {
-    size += kMaxDetourOverhead + 64 * site->probes.size() + patch::displaced_size_bytes(site->plan).value_or(256) + kDetourAlignment;
+    size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * site->probes.size() + inline_limit(sites.size()) +
+            patch::displaced_size_bytes(site->plan).value_or(256) + kDetourAlignment;
   }
   return round_up(size, 4096);
 }

@@ -172,7 +172,8 @@ Result<bool> Undo::once(bool last) {
     if (!gone) return forward(gone, "unmap {}-{}", range.start, range.end);
   }
   SPILE_TRY_VOID(target::clean_leftover_stubs(process));
-  return true;
+  // A thread that a killed tracer left in its stub is still on its way home.
+  return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
 }
 
 Result<void> Undo::run() {
@@ -335,6 +336,13 @@ std::optional<Jump> believe(const Target& target, const Found& found, const abi:
   return jump;
 }
 
+/// The tracer had come further than its regions tell: the original bytes are back already.
+bool is_restored(const Target& target, const abi::SiteEntry& entry) {
+  if (entry.length > abi::kMaxSiteBytes) return false;
+  std::vector<uint8_t> now(entry.length);
+  return target.memory().read(TargetAddr(entry.address), now) && std::equal(now.begin(), now.end(), entry.original);
+}
+
 Job job_of(const Target& target, const Found& found, DetachReport& report) {
   Job job;
   job.code = found.code;
@@ -353,7 +361,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
       if (entry.state == abi::SiteState::kEmpty) continue;
       auto jump = believe(target, found, entry);
       if (jump) job.jumps.push_back(std::move(*jump));
-      else report.notes.push_back(fmt::format("process {}: the journal's entry for {:#x} does not hold up and is not used", target.pid(), entry.address));
+      else if (!is_restored(target, entry)) report.notes.push_back(fmt::format("process {}: the journal's entry for {:#x} does not hold up and is not used", target.pid(), entry.address));
     }
   }
   std::ranges::sort(job.jumps, {}, &Jump::address);
@@ -384,10 +392,26 @@ Result<void> refuse_unknown_jumps(const Target& target, const Found& found, cons
   return {};
 }
 
+/// Waits until no thread is in a stub of a killed tracer: such a thread may still be mapping or unmapping our regions.
+Result<void> settle_stubs(const Target& target) {
+  for (int i = 1; i <= kStops; i++) {
+    auto settled = target::with_tracer_thread([&]() -> Result<bool> {
+      SPILE_TRY(auto process, StoppedProcess::stop(target));
+      SPILE_TRY_VOID(target::clean_leftover_stubs(process));
+      return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
+    });
+    if (settled && *settled) return {};
+    if (!settled && settled.error().code != ErrorCode::kBusy) return std::unexpected(std::move(settled.error()));
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::min(i, 20)));
+  }
+  return fail(ErrorCode::kBusy, "a thread of process {} stays in the code of a killed tracer", target.pid());
+}
+
 }  // namespace
 
 Result<DetachReport> detach_leftovers(pid_t pid) {
   SPILE_TRY(auto target, Target::open(pid));
+  SPILE_TRY_VOID(settle_stubs(target));
   SPILE_TRY(auto found, find_regions(target));
   DetachReport notes;
   Job job = job_of(target, found, notes);

@@ -25,6 +25,8 @@ Result<ModuleImage> ModuleImage::load(const target::Target& target, const target
   SPILE_TRY(auto symbols, symbols::ModuleSymbols::load(module.host_path, options));
   image.symbols_ = std::make_unique<symbols::ModuleSymbols>(std::move(symbols));
   image.is_go_ = image.symbols_->file().is_go();
+  // Go turns a fault at a known address into a panic: a displaced instruction faults at an address that it does not know.
+  image.code_.handles_faults_by_address = image.is_go_ || module.path.find("/libjvm.so") != std::string::npos;
   SPILE_TRY_VOID(image.read_segments());
   SPILE_TRY_VOID(image.collect_functions());
   SPILE_TRY_VOID(image.collect_code_pointers());

@@ -72,10 +72,15 @@ struct Request {
 Result<std::vector<LinkAddr>> addresses_of(const Probe& probe, const symbols::ModuleSymbols& symbols) {
   if (probe.address) return std::vector{LinkAddr(*probe.address)};
   std::vector<LinkAddr> found;
+  bool is_ifunc = false;
   for (const symbols::Function* f : symbols.find(probe.symbol)) {
-    if (f->type == elf::SymbolType::kIfunc) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
+    if (f->type == elf::SymbolType::kIfunc) {
+      is_ifunc = true;
+      continue;
+    }
     found.push_back(f->addr + probe.offset);
   }
+  if (found.empty() && is_ifunc) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
   if (found.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
   std::ranges::sort(found);
   auto tail = std::ranges::unique(found);
@@ -145,11 +150,26 @@ class Planner {
       }
       for (const target::Module* module : entry->second) {
         SPILE_TRY(ModuleImage * image, image_of(*module));
-        SPILE_TRY(auto addresses, addresses_of(probe, image->symbols()));
-        for (LinkAddr a : addresses) requests_[image].push_back({module->bias.to_target(a), static_cast<int>(i)});
+        auto addresses = addresses_of(probe, image->symbols());
+        if (!addresses && addresses.error().code == ErrorCode::kUnsupported) {
+          refuse_symbol(*module, static_cast<int>(i), addresses.error());
+          continue;
+        }
+        if (!addresses) return std::unexpected(std::move(addresses.error()));
+        for (LinkAddr a : *addresses) requests_[image].push_back({module->bias.to_target(a), static_cast<int>(i)});
       }
     }
     return {};
+  }
+
+  void refuse_symbol(const target::Module& module, int probe, const Error& error) {
+    SiteReport report;
+    report.pid = target_.pid();
+    report.probe = probe;
+    report.location = fmt::format("{}:{}", std::filesystem::path(module.path).filename().string(), bundle_.probes[static_cast<size_t>(probe)].symbol);
+    report.refused = true;
+    report.reason = error.message;
+    plan_.refused.push_back(std::move(report));
   }
 
   Result<ModuleImage*> image_of(const target::Module& module) {

@@ -57,7 +57,8 @@ INSTANTIATE_TEST_SUITE_P(
         KindCase{"syscall", {0x0f, 0x05}, Kind::kSyscall}, KindCase{"int $0x80", {0xcd, 0x80}, Kind::kInterrupt},
         KindCase{"int3", {0xcc}, Kind::kBreakpoint}, KindCase{"int $3", {0xcd, 0x03}, Kind::kBreakpoint},
         KindCase{"ud2", {0x0f, 0x0b}, Kind::kTrap}, KindCase{"hlt", {0xf4}, Kind::kTrap},
-        KindCase{"int1", {0xf1}, Kind::kTrap}, KindCase{"rdsspq %rax", {0xf3, 0x48, 0x0f, 0x1e, 0xc8}, Kind::kShadowStack},
+        KindCase{"int1", {0xf1}, Kind::kTrap},
+        KindCase{"rdsspq %rax", {0xf3, 0x48, 0x0f, 0x1e, 0xc8}, Kind::kShadowStack},
         KindCase{"saveprevssp", {0xf3, 0x0f, 0x01, 0xea}, Kind::kShadowStack},
         KindCase{"vmovdqu64 (%rsi),%zmm31", {0x62, 0x61, 0xfe, 0x48, 0x6f, 0x3e}, Kind::kPlain},
         KindCase{"xend", {0x0f, 0x01, 0xd5}, Kind::kPlain}));

@@ -62,7 +62,8 @@ class Relocator {
 
   void add_point(size_t at, TargetAddr original, uint8_t pop_bytes) {
     const auto offset = static_cast<uint16_t>(at);
-    // An instruction that left no bytes shares its place with the next: the later moment is the right one to go back to.
+    // An instruction that left no bytes shares its place with the next: the later moment is the right one to go back
+    // to.
     if (!out_.points.empty() && out_.points.back().offset == offset) out_.points.pop_back();
     out_.points.push_back({offset, original, pop_bytes});
   }
@@ -197,7 +198,8 @@ Result<void> check_relocatable(const Insn& insn) {
   if (insn.rip_relative && insn.address32) {
     return fail(ErrorCode::kUnsupported, "an operand relative to eip");
   }
-  if (insn.rip_relative && insn.disp_bytes != 4) return fail(ErrorCode::kInternal, "a rip-relative operand without disp32");
+  if (insn.rip_relative && insn.disp_bytes != 4)
+    return fail(ErrorCode::kInternal, "a rip-relative operand without disp32");
   return {};
 }
 

@@ -1,8 +1,8 @@
 // Instructions that do at another address what they did at their own.
 //
 // Displaced code is copied byte by byte; only displacements are patched and branches rewritten. Decoding and encoding
-// again would be shorter to write, but changes the meaning of some instructions (87 c0, xchg %eax,%eax, clears the upper
-// half of rax; an encoder makes a nop of it).
+// again would be shorter to write, but changes the meaning of some instructions (87 c0, xchg %eax,%eax, clears the
+// upper half of rax; an encoder makes a nop of it).
 //
 //   rip-relative operand       displacement rebased
 //   jmp, jcc rel8/rel32        e9 rel32, 0f 8x rel32
@@ -56,8 +56,8 @@ struct RelocatedCode {
   std::vector<MovedInsn> insns;    ///< in order
   std::vector<ResumePoint> points; ///< in order of offset
 
-  /// Where a thread that was about to run the instruction at `rip` continues here. The end of the original window maps to
-  /// the end of `bytes`. nullopt: not the head of a relocated instruction.
+  /// Where a thread that was about to run the instruction at `rip` continues here. The end of the original window
+  /// maps to the end of `bytes`. nullopt: not the head of a relocated instruction.
   std::optional<TargetAddr> to_relocated(TargetAddr rip) const;
   /// The way back. nullopt: `rip` is not at an instruction boundary of `bytes`.
   std::optional<ResumePoint> to_original(TargetAddr rip) const;

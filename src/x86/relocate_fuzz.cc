@@ -21,7 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (size_t at = 0; at < code->bytes.size();) {
     const auto insn = x86::decode_shape(std::span(code->bytes).subspan(at));
     SPILE_CHECK(insn.has_value());
-    SPILE_CHECK(code->to_original(TargetAddr(to + at)).has_value() || code->bytes[at] == 0xe9 || code->bytes[at] == 0xff);
+    SPILE_CHECK(code->to_original(TargetAddr(to + at)).has_value() || code->bytes[at] == 0xe9 ||
+                code->bytes[at] == 0xff);
     at += insn->length;
   }
   for (const x86::MovedInsn& insn : code->insns) {

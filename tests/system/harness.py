@@ -16,7 +16,7 @@ import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SPILE = os.environ.get("SPILE_BINARY", os.path.join(ROOT, "build/release/spile"))
+SPILE = os.path.abspath(os.environ.get("SPILE_BINARY", os.path.join(ROOT, "build/release/spile")))
 TARGETS = os.path.realpath(os.environ.get("SPILE_TARGETS", os.path.join(ROOT, "build/release/tests/targets")))
 SLOWNESS = float(os.environ.get("SPILE_TEST_SLOWNESS", "1"))  # multiplies every time limit
 ATTACH_SECONDS = 15 * SLOWNESS
@@ -82,6 +82,8 @@ class Process:
     def __init__(self, command, env=None, **options):
         self.command = [str(word) for word in command]
         self.out, self.err = [], []
+        if os.path.isdir(TARGETS):
+            options.setdefault("cwd", TARGETS)  # profiled programs leave files where they run
         self.changed = threading.Condition()
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         text=True, errors="replace", start_new_session=True,
@@ -167,7 +169,15 @@ class Target(Process):
         command += ["--rounds", str(rounds)] if rounds is not None else []
         super().__init__(command, **options)
         if wait:
-            self.wait_for_line("ready$")
+            try:
+                self.wait_for_line("ready$")
+            except Failure:
+                # No `with` block has begun yet: what it would have ended is ended here.
+                self.__exit__()
+                skip = next((line for line in self.out if line.startswith("SKIP: ")), None)
+                if skip is not None:
+                    raise Skip(skip[6:]) from None
+                raise
 
     def calls(self):
         return calls_of(self.out, self)
@@ -196,7 +206,11 @@ class Spile(Process):
         words = [*prefix, SPILE, "-f", "json", "-o", self.output, *extra, "-e", program]
         words += ["-p", str(pid)] if pid is not None else []
         words += ["-c", command] if command is not None else []
-        super().__init__(words, **options)
+        try:
+            super().__init__(words, **options)
+        except OSError:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
 
     def __exit__(self, *details):
         super().__exit__(*details)
@@ -255,11 +269,21 @@ def count_program(probes):
 # --- what a process looks like from outside -----------------------------------------------------------------------------
 
 
+def task_with_memory(pid):
+    """`pid`, or a thread of it where the leader has exited and its own files in /proc are empty."""
+    for task in [pid, *sorted(map(int, os.listdir(f"/proc/{pid}/task")))]:
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{task}/maps", encoding="utf-8", errors="replace") as maps:
+                if maps.read(1):
+                    return task
+    return pid
+
+
 class Picture:
     """Code bytes, mappings and descriptors of a process at one moment."""
 
     def __init__(self, pid):
-        self.pid = pid
+        self.pid = pid = task_with_memory(pid)
         with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
             self.maps = [line.split(None, 5) for line in maps.read().splitlines()]
         self.text = self._read_text()

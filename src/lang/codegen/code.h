@@ -1,5 +1,6 @@
-// A Builder that knows where control can get to, so that code which nothing reaches is never written: verifiers refuse
-// unreachable instructions, and `exit(); printf(...)` is a correct script.
+// A Builder that knows where control can get to, so that code which nothing reaches is never
+// written: verifiers refuse unreachable instructions, and `exit(); printf(...)` is a correct
+// script.
 #pragma once
 
 #include <vector>
@@ -27,15 +28,31 @@ class Code {
   bool is_reachable() const { return reachable_; }
   bool is_used(Label label) const { return used_[label.id]; }
 
-  void alu(uint8_t op, Reg dst, Reg src) { if (reachable_) builder_.alu(op, dst, src); }
-  void alu_imm(uint8_t op, Reg dst, int32_t imm) { if (reachable_) builder_.alu_imm(op, dst, imm); }
-  void mov(Reg dst, Reg src) { if (reachable_ && dst != src) builder_.mov(dst, src); }
-  void mov_imm(Reg dst, int32_t imm) { if (reachable_) builder_.mov_imm(dst, imm); }
+  void alu(uint8_t op, Reg dst, Reg src) {
+    if (reachable_) builder_.alu(op, dst, src);
+  }
+  void alu_imm(uint8_t op, Reg dst, int32_t imm) {
+    if (reachable_) builder_.alu_imm(op, dst, imm);
+  }
+  void mov(Reg dst, Reg src) {
+    if (reachable_ && dst != src) builder_.mov(dst, src);
+  }
+  void mov_imm(Reg dst, int32_t imm) {
+    if (reachable_) builder_.mov_imm(dst, imm);
+  }
   /// Clears the upper half.
-  void zero_extend_32(Reg reg) { if (reachable_) builder_.alu32(bpf::kMov, reg, reg); }
-  void neg(Reg dst) { if (reachable_) builder_.neg(dst); }
-  void load_imm64(Reg dst, uint64_t imm) { if (reachable_) builder_.load_imm64(dst, imm); }
-  void load_map(Reg dst, int map) { if (reachable_) builder_.load_map(dst, map); }
+  void zero_extend_32(Reg reg) {
+    if (reachable_) builder_.alu32(bpf::kMov, reg, reg);
+  }
+  void neg(Reg dst) {
+    if (reachable_) builder_.neg(dst);
+  }
+  void load_imm64(Reg dst, uint64_t imm) {
+    if (reachable_) builder_.load_imm64(dst, imm);
+  }
+  void load_map(Reg dst, int map) {
+    if (reachable_) builder_.load_map(dst, map);
+  }
   void load(uint32_t size, Reg dst, Reg base, int off) {
     if (reachable_) builder_.load(static_cast<int>(size), dst, base, static_cast<int16_t>(off));
   }
@@ -43,7 +60,8 @@ class Code {
     if (reachable_) builder_.store(static_cast<int>(size), base, static_cast<int16_t>(off), src);
   }
   void store_imm(uint32_t size, Reg base, int off, int32_t imm) {
-    if (reachable_) builder_.store_imm(static_cast<int>(size), base, static_cast<int16_t>(off), imm);
+    if (reachable_)
+      builder_.store_imm(static_cast<int>(size), base, static_cast<int16_t>(off), imm);
   }
   void atomic(int32_t op, Reg base, int off, Reg src) {
     if (reachable_) builder_.atomic(8, op, base, static_cast<int16_t>(off), src);
@@ -69,7 +87,9 @@ class Code {
     used_[to.id] = true;
     builder_.jump32_if_imm(op, dst, imm, to);
   }
-  void call(bpf::Helper helper) { if (reachable_) builder_.call(helper); }
+  void call(bpf::Helper helper) {
+    if (reachable_) builder_.call(helper);
+  }
   void exit() {
     if (!reachable_) return;
     builder_.exit();

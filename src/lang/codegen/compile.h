@@ -1,4 +1,5 @@
-// Typed program -> Bundle: eBPF that the verifiers of Linux 6.1 and later accept, and that our own checker accepts.
+// Typed program -> Bundle: eBPF that the verifiers of Linux 6.1 and later accept, and that our own
+// checker accepts.
 #pragma once
 
 #include <expected>
@@ -10,7 +11,9 @@
 
 namespace spile::lang {
 
-/// Errors: a clause needs more stack than eBPF has, or is too long for a jump. They have the clause's span.
-std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& program, const CompileOptions& options);
+/// Errors: a clause needs more stack than eBPF has, or is too long for a jump. They have the
+/// clause's span.
+std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& program,
+                                                    const CompileOptions& options);
 
 }  // namespace spile::lang

@@ -11,12 +11,14 @@ using bundle::MapKind;
 using bundle::MapRole;
 using bundle::MapSpec;
 
-/// Scalar values sit in a hash with one key; a few entries more let concurrent updates replace it without finding the
-/// map full.
+/// Scalar values sit in a hash with one key; a few entries more let concurrent updates replace it
+/// without finding the map full.
 constexpr uint32_t kScalarEntries = 8;
 constexpr uint32_t kLog2Buckets = 65;  // negative, zero, [1] ... [2^62, 2^63)
 
-bool is_histogram(MapRole role) { return role == MapRole::kHist || role == MapRole::kLhist; }
+bool is_histogram(MapRole role) {
+  return role == MapRole::kHist || role == MapRole::kLhist;
+}
 
 uint32_t value_bytes(const typed::Map& map) {
   switch (map.role) {
@@ -53,7 +55,8 @@ MapSpec spec_of(const typed::Map& map, const CompileOptions& options) {
   spec.role = map.role;
   spec.value_size = value_bytes(map);
   spec.key = to_value_type(map.key);
-  spec.value = to_value_type(map.role == MapRole::kValue ? map.value : Type::integer(8, map.value.is_signed));
+  spec.value = to_value_type(map.role == MapRole::kValue ? map.value
+                                                         : Type::integer(8, map.value.is_signed));
   spec.lhist_min = map.lhist_min;
   spec.lhist_max = map.lhist_max;
   spec.lhist_step = map.lhist_step;
@@ -79,7 +82,8 @@ uint32_t bucket_count(const typed::Map& map) {
   return static_cast<uint32_t>((range + step - 1) / step) + 2;
 }
 
-Draft::Draft(const typed::Program& program, const CompileOptions& options) : program_(program), options_(options) {
+Draft::Draft(const typed::Program& program, const CompileOptions& options)
+    : program_(program), options_(options) {
   for (const typed::Map& map : program.maps) bundle_.maps.push_back(spec_of(map, options));
   bundle_.probes = program.probes;
 }
@@ -87,25 +91,28 @@ Draft::Draft(const typed::Program& program, const CompileOptions& options) : pro
 int Draft::ring() {
   if (bundle_.ring_map < 0) {
     uint32_t bytes = std::bit_ceil(std::clamp(options_.ring_bytes, 4096u, 1u << 30));
-    bundle_.ring_map = add_map(bundle_, {.kind = MapKind::kRing, .role = MapRole::kRing, .max_entries = bytes});
+    bundle_.ring_map =
+        add_map(bundle_, {.kind = MapKind::kRing, .role = MapRole::kRing, .max_entries = bytes});
   }
   return bundle_.ring_map;
 }
 
 int Draft::counters() {
   if (bundle_.counters_map < 0) {
-    bundle_.counters_map = add_map(bundle_, {.kind = MapKind::kPerCpuArray,
-                                             .role = MapRole::kCounters,
-                                             .key_size = 4,
-                                             .value_size = 8,
-                                             .max_entries = static_cast<uint32_t>(bundle::Counter::kCount)});
+    bundle_.counters_map =
+        add_map(bundle_, {.kind = MapKind::kPerCpuArray,
+                          .role = MapRole::kCounters,
+                          .key_size = 4,
+                          .value_size = 8,
+                          .max_entries = static_cast<uint32_t>(bundle::Counter::kCount)});
   }
   return bundle_.counters_map;
 }
 
 int Draft::start_time() {
   if (bundle_.start_map < 0) {
-    bundle_.start_map = add_map(bundle_, {.kind = MapKind::kArray, .key_size = 4, .value_size = 8, .max_entries = 1});
+    bundle_.start_map = add_map(
+        bundle_, {.kind = MapKind::kArray, .key_size = 4, .value_size = 8, .max_entries = 1});
     bundle_.uses_elapsed = true;
   }
   return bundle_.start_map;
@@ -125,7 +132,8 @@ int Draft::add_action(bundle::Action action) {
 }
 
 void Draft::add_program(bundle::Program code, const typed::Clause& clause) {
-  for (int probe : clause.probes) bundle_.probes[static_cast<size_t>(probe)].program = static_cast<int>(bundle_.programs.size());
+  for (int probe : clause.probes)
+    bundle_.probes[static_cast<size_t>(probe)].program = static_cast<int>(bundle_.programs.size());
   bundle_.programs.push_back(std::move(code));
 }
 

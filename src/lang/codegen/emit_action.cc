@@ -44,7 +44,8 @@ void Emitter::effect(const Expr& expr) {
 /// reserve, header, fields, submit. A full ring is counted.
 void Emitter::send(Action action, const std::function<void(const Place&)>& fields) {
   FrameScope scope(frame_);
-  auto size = static_cast<int32_t>(std::max<uint32_t>(action.record_size, sizeof(bundle::RecordHeader)));
+  auto size =
+      static_cast<int32_t>(std::max<uint32_t>(action.record_size, sizeof(bundle::RecordHeader)));
   int number = draft_.add_action(std::move(action));
   Label reserved = code_.new_label(), done = code_.new_label();
   code_.load_map(Reg::r1, draft_.ring());
@@ -68,7 +69,8 @@ void Emitter::send(Action action, const std::function<void(const Place&)>& field
   code_.bind(done);
 }
 
-/// printf() and print(value): arguments with effects come first, so that they happen even when the ring is full.
+/// printf() and print(value): arguments with effects come first, so that they happen even when the
+/// ring is full.
 void Emitter::printf(const Expr& expr, ActionKind kind) {
   FrameScope scope(frame_);
   Action action;
@@ -140,12 +142,14 @@ void Emitter::join(const Expr& expr) {
   send(std::move(action), [&](const Place& record) {
     Label done = code_.new_label();
     store_imm(record.at(layout.fields[0].offset), 8, 0);
-    for (uint32_t i = 0; i < kMaxJoined; ++i) join_argument(argv.location(), record, layout, i, done);
+    for (uint32_t i = 0; i < kMaxJoined; ++i)
+      join_argument(argv.location(), record, layout, i, done);
     code_.bind(done);
   });
 }
 
-void Emitter::join_argument(const Location& argv, const Place& record, const Action& action, uint32_t index, Label done) {
+void Emitter::join_argument(
+    const Location& argv, const Place& record, const Action& action, uint32_t index, Label done) {
   FrameScope scope(frame_);
   int pointer = frame_.allocate(8);
   auto clear = [this, pointer] { code_.store_imm(8, Reg::r10, pointer, 0); };

@@ -88,10 +88,14 @@ void Emitter::branch_text(const Expr& expr, bool when, Label to) {
   code_.bind(different);
 }
 
-void Emitter::branch_text_literal(const Expr& expr, const std::string& text, bool is_equal, Label to) {
+void Emitter::branch_text_literal(const Expr& expr,
+                                  const std::string& text,
+                                  bool is_equal,
+                                  Label to) {
   uint64_t wanted = text.size() + 1;  // with the NUL
   Label different = is_equal ? code_.new_label() : to;
-  bool can_match = wanted <= storage_bytes(expr.type) && (expr.kind != ExprKind::kStr || wanted <= expr.number);
+  bool can_match =
+      wanted <= storage_bytes(expr.type) && (expr.kind != ExprKind::kStr || wanted <= expr.number);
   if (!can_match) {  // a string this long does not fit
     code_.jump(different);
   } else if (expr.kind == ExprKind::kStr) {

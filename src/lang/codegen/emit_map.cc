@@ -13,7 +13,9 @@ using typed::Yields;
 
 namespace {
 
-bool is_histogram(MapRole role) { return role == MapRole::kHist || role == MapRole::kLhist; }
+bool is_histogram(MapRole role) {
+  return role == MapRole::kHist || role == MapRole::kLhist;
+}
 
 /// A min() or max() meets another hit of its CPU at most a few times in a row.
 constexpr int32_t kMaxTries = 16;
@@ -34,7 +36,8 @@ int Emitter::build_key(int map, const std::vector<const Expr*>& parts) {
     into(*parts[0], place, description.key, Fill::kPadded);
   } else {
     auto offsets = field_offsets(description.key);
-    for (size_t i = 0; i < parts.size(); ++i) into(*parts[i], place.at(offsets[i]), description.key.fields[i], Fill::kPadded);
+    for (size_t i = 0; i < parts.size(); ++i)
+      into(*parts[i], place.at(offsets[i]), description.key.fields[i], Fill::kPadded);
   }
   return key;
 }
@@ -53,8 +56,11 @@ void Emitter::lookup_or_insert(int map, int key, Label done) {
   lookup(map, key);
   const bundle::MapSpec& spec = draft_.spec(map);
   bool is_array = spec.kind == MapKind::kArray || spec.kind == MapKind::kPerCpuArray;
-  if (is_array) return code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, done);  // every index is inside: only verifiers want this
-  // Put zeros in unless somebody else just did, then look again: whoever comes first, nobody's addition is lost.
+  if (is_array)
+    return code_.jump_if_imm(bpf::kJeq, Reg::r0, 0,
+                             done);  // every index is inside: only verifiers want this
+  // Put zeros in unless somebody else just did, then look again: whoever comes first, nobody's
+  // addition is lost.
   FrameScope scope(frame_);
   int zeros = frame_.allocate(spec.value_size);
   Label found = code_.new_label();
@@ -95,7 +101,8 @@ void Emitter::set_map(const typed::Stmt& stmt) {
   code_.bind(done);
 }
 
-// ---- aggregations -------------------------------------------------------------------------------------------------------
+// ---- aggregations
+// -------------------------------------------------------------------------------------------------------
 
 void Emitter::aggregate(const typed::Stmt& stmt) {
   FrameScope scope(frame_);
@@ -135,7 +142,8 @@ void Emitter::add_number(const typed::Stmt& stmt) {
 
 /// r0: address of {rank, is_set}, r1: the number. See bundle::rank_for_max: the larger rank stays.
 void Emitter::add_extreme(const typed::Map& map) {
-  Label again = code_.new_label(), stays = code_.new_label(), stored = code_.new_label(), done = code_.new_label();
+  Label again = code_.new_label(), stays = code_.new_label(), stored = code_.new_label(),
+        done = code_.new_label();
   if (map.value.is_signed) {
     code_.load_imm64(Reg::r2, uint64_t{1} << 63);
     code_.alu(bpf::kXor, Reg::r1, Reg::r2);
@@ -184,7 +192,8 @@ void Emitter::add_to_bucket(const typed::Stmt& stmt) {
   code_.bind(done);
 }
 
-/// r0 := the bucket of r1: 0 negative, 1 zero, n holds [2^(n-2), 2^(n-1)). Halving the range six times finds the top bit.
+/// r0 := the bucket of r1: 0 negative, 1 zero, n holds [2^(n-2), 2^(n-1)). Halving the range six
+/// times finds the top bit.
 void Emitter::log2_bucket() {
   Label done = code_.new_label();
   code_.mov_imm(Reg::r0, 0);
@@ -221,7 +230,8 @@ void Emitter::linear_bucket(const typed::Map& map) {
   code_.bind(done);
 }
 
-// ---- @x op= y -----------------------------------------------------------------------------------------------------------
+// ---- @x op= y
+// -----------------------------------------------------------------------------------------------------------
 
 void Emitter::modify_map(const Expr& expr, Yields yields) {
   FrameScope scope(frame_);
@@ -237,12 +247,16 @@ void Emitter::modify_map(const Expr& expr, Yields yields) {
   code_.bind(done);
 }
 
-/// r0: address of the value; becomes what the expression yields. What eBPF has as an atomic is one; the others lose an
-/// update when two CPUs change one key at the same time, as in every implementation of the language.
+/// r0: address of the value; becomes what the expression yields. What eBPF has as an atomic is one;
+/// the others lose an update when two CPUs change one key at the same time, as in every
+/// implementation of the language.
 void Emitter::modify_in_place(const Expr& expr, Yields yields, const Location* operand) {
-  auto load_operand = [&](Reg dst) { operand != nullptr ? get(*operand, dst) : leaf(*expr.args[0], dst); };
-  bool is_atomic = expr.op == BinaryOp::kAdd || expr.op == BinaryOp::kSub || expr.op == BinaryOp::kBitAnd ||
-                   expr.op == BinaryOp::kBitOr || expr.op == BinaryOp::kBitXor;
+  auto load_operand = [&](Reg dst) {
+    operand != nullptr ? get(*operand, dst) : leaf(*expr.args[0], dst);
+  };
+  bool is_atomic = expr.op == BinaryOp::kAdd || expr.op == BinaryOp::kSub ||
+                   expr.op == BinaryOp::kBitAnd || expr.op == BinaryOp::kBitOr ||
+                   expr.op == BinaryOp::kBitXor;
   load_operand(Reg::r1);
   code_.mov(Reg::r2, Reg::r0);
   if (!is_atomic) {
@@ -266,11 +280,13 @@ void Emitter::modify_in_place(const Expr& expr, Yields yields, const Location* o
   arithmetic(expr.op, expr.type.is_signed, {});
 }
 
-// ---- delete -------------------------------------------------------------------------------------------------------------
+// ---- delete
+// -------------------------------------------------------------------------------------------------------------
 
 void Emitter::delete_key(const Expr& expr) {
   const typed::Map& map = script_map(expr.map);
-  if (map.is_scalar() && map.role != MapRole::kValue) return map_action(expr, bundle::ActionKind::kClearMap);
+  if (map.is_scalar() && map.role != MapRole::kValue)
+    return map_action(expr, bundle::ActionKind::kClearMap);
   if (is_histogram(map.role)) return delete_histogram(expr);
   FrameScope scope(frame_);
   map_arguments(expr.map, build_key(expr.map, pointers(expr.args)));

@@ -11,13 +11,14 @@ using typed::ExprKind;
 
 namespace {
 
-/// The address of user memory has a clear top bit on x86-64, that of kernel memory a set one; so kprobes and tracepoints
-/// can be given either.
+/// The address of user memory has a clear top bit on x86-64, that of kernel memory a set one; so
+/// kprobes and tracepoints can be given either.
 enum class AddressSpace : uint8_t { kUser, kEither };
 
 AddressSpace space_of(bundle::ProbeKind kind) {
-  return kind == bundle::ProbeKind::kUprobe || kind == bundle::ProbeKind::kUretprobe ? AddressSpace::kUser
-                                                                                    : AddressSpace::kEither;
+  return kind == bundle::ProbeKind::kUprobe || kind == bundle::ProbeKind::kUretprobe
+             ? AddressSpace::kUser
+             : AddressSpace::kEither;
 }
 
 }  // namespace
@@ -44,7 +45,8 @@ void Emitter::store_imm(const Place& place, uint32_t size, int32_t imm) {
 
 void Emitter::zero(const Place& place, uint32_t bytes) {
   Reg base = base_of(place, Reg::r5);
-  for (uint32_t at = 0; at < bytes; at += 8) code_.store_imm(8, base, place.offset + static_cast<int>(at), 0);
+  for (uint32_t at = 0; at < bytes; at += 8)
+    code_.store_imm(8, base, place.offset + static_cast<int>(at), 0);
 }
 
 void Emitter::into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
@@ -54,7 +56,8 @@ void Emitter::into(const Expr& expr, const Place& place, const Type& type, Fill 
 
 void Emitter::scalar_into(const Expr& expr, const Place& place) {
   auto imm = static_cast<int32_t>(expr.number);
-  bool is_immediate = expr.kind == ExprKind::kNumber && static_cast<uint64_t>(static_cast<int64_t>(imm)) == expr.number;
+  bool is_immediate = expr.kind == ExprKind::kNumber &&
+                      static_cast<uint64_t>(static_cast<int64_t>(imm)) == expr.number;
   if (is_immediate) return store_imm(place, 8, imm);
   value(expr);
   store(place, 8, Reg::r0);
@@ -64,7 +67,8 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
   switch (expr.kind) {
     case ExprKind::kText: return text_into(expr.text, place, type, fill);
     case ExprKind::kVariable:
-      return copy({{}, slots_[expr.variable]}, clause_.variables[expr.variable].type, place, type, fill);
+      return copy({{}, slots_[expr.variable]}, clause_.variables[expr.variable].type, place, type,
+                  fill);
     case ExprKind::kMapRead: return map_value_into(expr, place, type, fill);
     case ExprKind::kContextString:
     case ExprKind::kContextDataLoc: return context_string_into(expr, place, type, fill);
@@ -81,7 +85,8 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
     }
     case ExprKind::kTuple: {
       auto offsets = field_offsets(type);
-      for (size_t i = 0; i < expr.args.size(); ++i) into(*expr.args[i], place.at(offsets[i]), type.fields[i], fill);
+      for (size_t i = 0; i < expr.args.size(); ++i)
+        into(*expr.args[i], place.at(offsets[i]), type.fields[i], fill);
       return;
     }
     default: SPILE_CHECK(false);
@@ -90,7 +95,8 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
 
 void Emitter::text_into(const std::string& text, const Place& place, const Type& type, Fill fill) {
   auto wanted = static_cast<uint32_t>(text.size() + 1);
-  uint32_t bytes = fill == Fill::kPadded ? storage_bytes(type) : std::min((wanted + 7) / 8 * 8, storage_bytes(type));
+  uint32_t bytes = fill == Fill::kPadded ? storage_bytes(type)
+                                         : std::min((wanted + 7) / 8 * 8, storage_bytes(type));
   std::string padded = text;
   padded.resize(bytes);
   Reg base = base_of(place, Reg::r5);
@@ -116,7 +122,8 @@ void Emitter::clamped_length(const Expr& expr, int32_t extra, uint64_t limit) {
   if (extra != 0) code_.alu_imm(bpf::kAdd, Reg::r0, extra);
 }
 
-void Emitter::string_into(const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit) {
+void Emitter::string_into(
+    const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit) {
   FrameScope scope(frame_);
   std::optional<Held> length;
   if (expr.args.size() > 1) {
@@ -167,7 +174,10 @@ void Emitter::comm_into(const Place& place, const Type& type, Fill fill) {
 }
 
 /// A string inside the event's record, which is kernel memory.
-void Emitter::context_string_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
+void Emitter::context_string_into(const Expr& expr,
+                                  const Place& place,
+                                  const Type& type,
+                                  Fill fill) {
   auto at = static_cast<int32_t>(expr.offset);
   if (fill == Fill::kPadded) zero(place, storage_bytes(type));
   code_.mov(Reg::r3, Reg::r6);
@@ -201,11 +211,13 @@ void Emitter::map_value_into(const Expr& expr, const Place& place, const Type& t
 }
 
 /// Clobbers r0 and r5, and r3 where `from` is kept in a slot.
-void Emitter::copy(const Place& from, const Type& from_type, const Place& to, const Type& to_type, Fill fill) {
+void Emitter::copy(
+    const Place& from, const Type& from_type, const Place& to, const Type& to_type, Fill fill) {
   if (from_type.kind == Type::Kind::kTuple) {
     auto from_offsets = field_offsets(from_type), to_offsets = field_offsets(to_type);
     for (size_t i = 0; i < from_type.fields.size(); ++i) {
-      copy(from.at(from_offsets[i]), from_type.fields[i], to.at(to_offsets[i]), to_type.fields[i], fill);
+      copy(from.at(from_offsets[i]), from_type.fields[i], to.at(to_offsets[i]), to_type.fields[i],
+           fill);
     }
     return;
   }
@@ -219,7 +231,8 @@ void Emitter::copy(const Place& from, const Type& from_type, const Place& to, co
 }
 
 Place Emitter::materialise(const Expr& expr, const Type& type) {
-  if (expr.kind == ExprKind::kVariable && clause_.variables[expr.variable].type == type) return {{}, slots_[expr.variable]};
+  if (expr.kind == ExprKind::kVariable && clause_.variables[expr.variable].type == type)
+    return {{}, slots_[expr.variable]};
   Place place{{}, frame_.allocate(storage_bytes(type))};
   into(expr, place, type, Fill::kPadded);
   return place;

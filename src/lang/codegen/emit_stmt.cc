@@ -18,7 +18,8 @@ bool mentions(const typed::Expr& expr, int variable) {
 
 void Emitter::block(const typed::Block& block) {
   FrameScope scope(frame_);
-  for (int variable : block.variables) slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
+  for (int variable : block.variables)
+    slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
   for (const typed::Stmt& stmt : block.statements) {
     if (!code_.is_reachable() || is_too_long()) return;  // after exit(), return, break, continue
     statement(stmt);
@@ -29,7 +30,8 @@ void Emitter::statement(const typed::Stmt& stmt) {
   switch (stmt.kind) {
     case StmtKind::kEval: return effect(*stmt.expr);
     case StmtKind::kDeclare:
-      return zero({{}, slots_[stmt.variable]}, storage_bytes(clause_.variables[stmt.variable].type));
+      return zero({{}, slots_[stmt.variable]},
+                  storage_bytes(clause_.variables[stmt.variable].type));
     case StmtKind::kSetVariable: return set_variable(stmt);
     case StmtKind::kSetMap: return set_map(stmt);
     case StmtKind::kAggregate: return aggregate(stmt);
@@ -50,7 +52,8 @@ void Emitter::set_variable(const typed::Stmt& stmt) {
   FrameScope scope(frame_);
   const Type& type = clause_.variables[stmt.variable].type;
   Place place{{}, slots_[stmt.variable]};
-  if (type.is_scalar() || !mentions(*stmt.expr, stmt.variable)) return into(*stmt.expr, place, type, Fill::kPadded);
+  if (type.is_scalar() || !mentions(*stmt.expr, stmt.variable))
+    return into(*stmt.expr, place, type, Fill::kPadded);
   if (stmt.expr->kind == ExprKind::kVariable) return;  // $x = $x
   Place aside = materialise(*stmt.expr, type);
   copy(aside, type, place, type, Fill::kPadded);
@@ -92,7 +95,8 @@ void Emitter::for_range(const typed::Stmt& stmt) {
   loops_.push_back({next, done});
   typed::Block const& body = stmt.body;
   for (int variable : body.variables) {
-    if (variable != stmt.variable) slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
+    if (variable != stmt.variable)
+      slots_[variable] = frame_.allocate(storage_bytes(clause_.variables[variable].type));
   }
   for (const typed::Stmt& inner : body.statements) {
     if (!code_.is_reachable() || is_too_long()) break;

@@ -40,13 +40,11 @@ void Emitter::value(const Expr& expr) {
     case ExprKind::kBuiltin: return builtin(expr.builtin);
     case ExprKind::kLoad: return load_memory(expr);
     case ExprKind::kContext: return load_unaligned_field(expr);
-    case ExprKind::kNegate:
-      value(*expr.args[0]);
-      return code_.neg(Reg::r0);
-    case ExprKind::kBitNot:
-      value(*expr.args[0]);
-      return code_.alu_imm(bpf::kXor, Reg::r0, -1);
-    case ExprKind::kArithmetic: return arithmetic(expr.op, expr.type.is_int() && expr.type.is_signed, operands(*expr.args[0], *expr.args[1]));
+    case ExprKind::kNegate: value(*expr.args[0]); return code_.neg(Reg::r0);
+    case ExprKind::kBitNot: value(*expr.args[0]); return code_.alu_imm(bpf::kXor, Reg::r0, -1);
+    case ExprKind::kArithmetic:
+      return arithmetic(expr.op, expr.type.is_int() && expr.type.is_signed,
+                        operands(*expr.args[0], *expr.args[1]));
     case ExprKind::kNot:
     case ExprKind::kCompare:
     case ExprKind::kCompareText:
@@ -55,9 +53,7 @@ void Emitter::value(const Expr& expr) {
     case ExprKind::kHasKey: return truth(expr);
     case ExprKind::kConditional:
     case ExprKind::kElvis: return conditional(expr, [this](const Expr& side) { value(side); });
-    case ExprKind::kTruncate:
-      value(*expr.args[0]);
-      return truncate(Reg::r0, expr.type);
+    case ExprKind::kTruncate: value(*expr.args[0]); return truncate(Reg::r0, expr.type);
     case ExprKind::kTupleField: {
       FrameScope scope(frame_);
       const Type& tuple = expr.args[0]->type;
@@ -109,7 +105,8 @@ void Emitter::truncate(Reg reg, const Type& type) {
   code_.alu_imm(bpf::kArsh, reg, shift);
 }
 
-// ---- builtin variables ------------------------------------------------------------------------------------------------
+// ---- builtin variables
+// ------------------------------------------------------------------------------------------------
 
 void Emitter::builtin(typed::Builtin which) {
   using typed::Builtin;
@@ -120,9 +117,7 @@ void Emitter::builtin(typed::Builtin which) {
     case Builtin::kTid:
       code_.call(Helper::kGetCurrentPidTgid);
       return code_.zero_extend_32(Reg::r0);
-    case Builtin::kUid:
-      code_.call(Helper::kGetCurrentUidGid);
-      return code_.zero_extend_32(Reg::r0);
+    case Builtin::kUid: code_.call(Helper::kGetCurrentUidGid); return code_.zero_extend_32(Reg::r0);
     case Builtin::kGid:
       code_.call(Helper::kGetCurrentUidGid);
       return code_.alu_imm(bpf::kRsh, Reg::r0, 32);
@@ -162,7 +157,8 @@ void Emitter::probe_number() {
   code_.call(Helper::kGetAttachCookie);
 }
 
-// ---- calculation ------------------------------------------------------------------------------------------------------
+// ---- calculation
+// ------------------------------------------------------------------------------------------------------
 
 Emitter::Operand Emitter::operands(const Expr& left, const Expr& right) {
   if (right.kind == ExprKind::kNumber && fits_imm32(right.number)) {
@@ -190,15 +186,17 @@ Emitter::Operand Emitter::operands(const Expr& left, const Expr& right) {
 /// r0 := r0 op right. Clobbers r1 and r3 at most.
 void Emitter::arithmetic(BinaryOp op, bool is_signed, Operand right) {
   uint8_t alu = alu_op(op, is_signed);
-  if (is_signed && (op == BinaryOp::kDiv || op == BinaryOp::kMod)) return signed_division(alu, right);
+  if (is_signed && (op == BinaryOp::kDiv || op == BinaryOp::kMod))
+    return signed_division(alu, right);
   if (right.is_imm) return code_.alu_imm(alu, Reg::r0, right.imm);
   code_.alu(alu, Reg::r0, Reg::r1);
 }
 
-/// eBPF before version 4 divides unsigned only: divide magnitudes, then give the quotient the sign of both, the
-/// remainder the sign of the dividend.
+/// eBPF before version 4 divides unsigned only: divide magnitudes, then give the quotient the sign
+/// of both, the remainder the sign of the dividend.
 void Emitter::signed_division(uint8_t op, Operand right) {
-  Label left_positive = code_.new_label(), right_positive = code_.new_label(), done = code_.new_label();
+  Label left_positive = code_.new_label(), right_positive = code_.new_label(),
+        done = code_.new_label();
   if (right.is_imm) code_.mov_imm(Reg::r1, right.imm);
   code_.mov(Reg::r3, Reg::r0);
   if (op == bpf::kDiv) code_.alu(bpf::kXor, Reg::r3, Reg::r1);

@@ -7,13 +7,15 @@ using typed::ExprKind;
 
 namespace {
 
-/// Whether the program needs r1 as it came. Leaving r6 alone spares the user engine a register to save.
+/// Whether the program needs r1 as it came. Leaving r6 alone spares the user engine a register to
+/// save.
 bool uses_context(const typed::Clause& clause) {
   if (clause.context.kind == bundle::ContextKind::kNone) return false;
   return any_expr(clause.body, [](const typed::Expr& expr) {
-    bool is_cookie = expr.builtin == typed::Builtin::kProbe || expr.builtin == typed::Builtin::kFunc;
-    return expr.kind == ExprKind::kContext || expr.kind == ExprKind::kContextString || expr.kind == ExprKind::kContextDataLoc ||
-           (expr.kind == ExprKind::kBuiltin && is_cookie);
+    bool is_cookie =
+        expr.builtin == typed::Builtin::kProbe || expr.builtin == typed::Builtin::kFunc;
+    return expr.kind == ExprKind::kContext || expr.kind == ExprKind::kContextString ||
+           expr.kind == ExprKind::kContextDataLoc || (expr.kind == ExprKind::kBuiltin && is_cookie);
   });
 }
 
@@ -69,7 +71,8 @@ void Emitter::filter_pids() {
   using bundle::ProbeKind;
   const auto& pids = draft_.options().pid_filter;
   ProbeKind kind = clause_.context.probe;
-  bool is_filtered = kind == ProbeKind::kKprobe || kind == ProbeKind::kKretprobe || kind == ProbeKind::kTracepoint;
+  bool is_filtered =
+      kind == ProbeKind::kKprobe || kind == ProbeKind::kKretprobe || kind == ProbeKind::kTracepoint;
   if (pids.empty() || !is_filtered) return;
   Label go = code_.new_label();
   builtin(typed::Builtin::kPid);
@@ -94,7 +97,8 @@ Result<bpf::Program> Emitter::run() {
   code_.exit();
   if (is_too_long()) return fail(ErrorCode::kUnsupported, "more than {} instructions", kMaxInsns);
   if (frame_.peak_bytes() > Frame::kLimitBytes) {
-    return fail(ErrorCode::kInvalid, "{} bytes of stack are needed, eBPF has {}", frame_.peak_bytes(), Frame::kLimitBytes);
+    return fail(ErrorCode::kInvalid, "{} bytes of stack are needed, eBPF has {}",
+                frame_.peak_bytes(), Frame::kLimitBytes);
   }
   return std::move(code_).finish();
 }

@@ -1,14 +1,16 @@
 // One clause -> one eBPF program.
 //
-// Registers: r6 is the context. r7, r8, r9 hold values over calls (Held); when they are all taken, a stack slot does.
-// r0 is the result of every value(); r0 to r5 survive nothing. Strings, buffers and tuples are written where they are
-// wanted (into()): a stack slot, or the record in the ring itself.
+// Registers: r6 is the context. r7, r8, r9 hold values over calls (Held); when they are all taken,
+// a stack slot does. r0 is the result of every value(); r0 to r5 survive nothing. Strings, buffers
+// and tuples are written where they are wanted (into()): a stack slot, or the record in the ring
+// itself.
 //
-// Jumps go forward, except at the end of loops: a jump back while a record is reserved is refused by our checker, and
-// the user engine counts every one. So what seldom happens (a full map, an unreadable pointer) is stepped over.
+// Jumps go forward, except at the end of loops: a jump back while a record is reserved is refused
+// by our checker, and the user engine counts every one. So what seldom happens (a full map, an
+// unreadable pointer) is stepped over.
 //
-// Split over emit_value.cc (numbers), emit_branch.cc (conditions), emit_memory.cc (strings, buffers, tuples),
-// emit_map.cc, emit_action.cc (records) and emit_stmt.cc.
+// Split over emit_value.cc (numbers), emit_branch.cc (conditions), emit_memory.cc (strings,
+// buffers, tuples), emit_map.cc, emit_action.cc (records) and emit_stmt.cc.
 #pragma once
 
 #include <array>
@@ -66,7 +68,8 @@ class Emitter {
   class Held {
    public:
     Held(Emitter& emitter, Location location) : emitter_(&emitter), location_(location) {}
-    Held(Held&& other) noexcept : emitter_(std::exchange(other.emitter_, nullptr)), location_(other.location_) {}
+    Held(Held&& other) noexcept
+        : emitter_(std::exchange(other.emitter_, nullptr)), location_(other.location_) {}
     Held& operator=(Held&&) = delete;
     ~Held();
     const Location& location() const { return location_; }
@@ -124,19 +127,22 @@ class Emitter {
   void store(const Place& place, uint32_t size, Reg src);
   void store_imm(const Place& place, uint32_t size, int32_t imm);
   void zero(const Place& place, uint32_t bytes);
-  /// Writes the value of `expr` to `place` in the layout of `type`. May not read what is at `place`.
+  /// Writes the value of `expr` to `place` in the layout of `type`. May not read what is at
+  /// `place`.
   void into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   void scalar_into(const Expr& expr, const Place& place);
   void aggregate_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   void text_into(const std::string& text, const Place& place, const Type& type, Fill fill);
-  void string_into(const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit);
+  void string_into(
+      const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit);
   void buffer_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   void comm_into(const Place& place, const Type& type, Fill fill);
   void context_string_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   void map_value_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   /// r0 := min(expr + extra, limit), as unsigned.
   void clamped_length(const Expr& expr, int32_t extra, uint64_t limit);
-  void copy(const Place& from, const Type& from_type, const Place& to, const Type& to_type, Fill fill);
+  void copy(
+      const Place& from, const Type& from_type, const Place& to, const Type& to_type, Fill fill);
   /// Where the value is as `type`: its own variable, or a new slot.
   Place materialise(const Expr& expr, const Type& type);
   enum class Memory : uint8_t { kBytes, kString };
@@ -150,7 +156,8 @@ class Emitter {
   void map_arguments(int map, int key);
   /// r0 = address of the value, or 0.
   void lookup(int map, int key);
-  /// r0 = address of the value; a new one is zero. Where there is no room: counted, r0 = 0, on to `done`.
+  /// r0 = address of the value; a new one is zero. Where there is no room: counted, r0 = 0, on to
+  /// `done`.
   void lookup_or_insert(int map, int key, Label done);
   void map_read(const Expr& expr);
   void set_map(const typed::Stmt& stmt);
@@ -172,7 +179,11 @@ class Emitter {
   void exit(const Expr& expr);
   void time(const Expr& expr);
   void join(const Expr& expr);
-  void join_argument(const Location& argv, const Place& record, const bundle::Action& action, uint32_t index, Label done);
+  void join_argument(const Location& argv,
+                     const Place& record,
+                     const bundle::Action& action,
+                     uint32_t index,
+                     Label done);
   void send(bundle::Action action, const std::function<void(const Place&)>& fields);
 
   // Statements: emit_stmt.cc.
@@ -184,7 +195,9 @@ class Emitter {
   void while_loop(const typed::Stmt& stmt);
   void for_range(const typed::Stmt& stmt);
 
-  const typed::Map& script_map(int map) const { return draft_.program().maps[static_cast<size_t>(map)]; }
+  const typed::Map& script_map(int map) const {
+    return draft_.program().maps[static_cast<size_t>(map)];
+  }
   static std::vector<const Expr*> pointers(const std::vector<ExprPtr>& exprs, size_t from = 0);
 
   Draft& draft_;

@@ -1,4 +1,5 @@
-// The 512 bytes of stack of a program: slots are handed out downwards and taken back at the end of a scope.
+// The 512 bytes of stack of a program: slots are handed out downwards and taken back at the end of
+// a scope.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +11,8 @@ class Frame {
  public:
   static constexpr uint32_t kLimitBytes = 512;
 
-  /// Offset from r10 of `size_bytes` (rounded up to 8), 8-aligned. Goes on beyond the limit, so that the need can be
-  /// reported; the code is then thrown away.
+  /// Offset from r10 of `size_bytes` (rounded up to 8), 8-aligned. Goes on beyond the limit, so
+  /// that the need can be reported; the code is then thrown away.
   int allocate(uint32_t size_bytes) {
     used_ += (size_bytes + 7) / 8 * 8;
     peak_ = std::max(peak_, used_);

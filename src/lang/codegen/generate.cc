@@ -1,6 +1,6 @@
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "lang/codegen/compile.h"
 #include "lang/codegen/emitter.h"
@@ -33,15 +33,19 @@ std::string program_name(bundle::ProbeKind kind, size_t number) {
 void report(const typed::Clause& clause, const Error& error, Diagnostics& diagnostics) {
   if (error.code == ErrorCode::kInvalid) {
     diagnostics.error(clause.span, "this clause does too much at once: {}", error.message)
-        .with_hint("strings take most of it: read less with str(x, n), set BPFTRACE_MAX_STRLEN, or use fewer variables");
+        .with_hint(
+            "strings take most of it: read less with str(x, n), set BPFTRACE_MAX_STRLEN, or use "
+            "fewer variables");
   } else {
-    diagnostics.error(clause.span, "this clause is too long: {}", error.message).with_hint("split it into several clauses");
+    diagnostics.error(clause.span, "this clause is too long: {}", error.message)
+        .with_hint("split it into several clauses");
   }
 }
 
 }  // namespace
 
-std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& program, const CompileOptions& options) {
+std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& program,
+                                                    const CompileOptions& options) {
   codegen::Draft draft(program, options);
   Diagnostics diagnostics;
   for (size_t i = 0; i < program.clauses.size(); ++i) {

@@ -12,12 +12,18 @@ namespace spile::lang {
 namespace {
 
 const char* const kSeeds[] = {
-    "uprobe:libc:fopen /str(arg0) == \"abc\" && pid > 3/ { @[str(arg0), pid] = hist(arg1); printf(\"%s %d\\n\", comm, arg2 / (arg1 - 3)); }",
-    "kprobe:vfs_read, kretprobe:vfs_read { @a[probe] += 2; $x = @a[probe]++ * 2; if ($x > 4) { delete(@a[probe]); } else { exit($x); } }",
-    "BEGIN { let $s; $s = pid ? comm : \"text\"; for ($i : 0..9) { @[$s, $i] = count(); if ($i == 3) { break; } } print(@, 3, 2); }",
-    "tracepoint:sched:sched_switch { $t = (args.prev_comm, (args.next_pid, 2)); @t = $t; @[$t.1] = max($t.1.0); @c[cpu] = avg(args.prev_state); }",
-    "interval:s:1 { $n = 0; while ($n < 5) { $n++; unroll(3) { @x ^= $n << 3; } } time(); clear(@x); @b = buf($n, 8); @p = (uint8 *)$n; @v = *@p; }",
-    "END { @x = -1; @x[1] = \"s\"; @y = @z; @z = (1, @y); print($q); @w = $1 + $2; printf(\"%d %s\", 1, (1, 2)); }",
+    "uprobe:libc:fopen /str(arg0) == \"abc\" && pid > 3/ { @[str(arg0), pid] = hist(arg1); "
+    "printf(\"%s %d\\n\", comm, arg2 / (arg1 - 3)); }",
+    "kprobe:vfs_read, kretprobe:vfs_read { @a[probe] += 2; $x = @a[probe]++ * 2; if ($x > 4) { "
+    "delete(@a[probe]); } else { exit($x); } }",
+    "BEGIN { let $s; $s = pid ? comm : \"text\"; for ($i : 0..9) { @[$s, $i] = count(); if ($i == "
+    "3) { break; } } print(@, 3, 2); }",
+    "tracepoint:sched:sched_switch { $t = (args.prev_comm, (args.next_pid, 2)); @t = $t; @[$t.1] = "
+    "max($t.1.0); @c[cpu] = avg(args.prev_state); }",
+    "interval:s:1 { $n = 0; while ($n < 5) { $n++; unroll(3) { @x ^= $n << 3; } } time(); "
+    "clear(@x); @b = buf($n, 8); @p = (uint8 *)$n; @v = *@p; }",
+    "END { @x = -1; @x[1] = \"s\"; @y = @z; @z = (1, @y); print($q); @w = $1 + $2; printf(\"%d "
+    "%s\", 1, (1, 2)); }",
 };
 
 /// Replaces, drops, doubles or swaps words.
@@ -28,7 +34,9 @@ std::string mutate(std::mt19937& random) {
     for (size_t at = 0; at < text.size();) {
       size_t end = at + 1;
       if (std::isalnum(static_cast<unsigned char>(text[at]))) {
-        while (end < text.size() && (std::isalnum(static_cast<unsigned char>(text[end])) || text[end] == '_')) ++end;
+        while (end < text.size() &&
+               (std::isalnum(static_cast<unsigned char>(text[end])) || text[end] == '_'))
+          ++end;
       }
       all.push_back(text.substr(at, end - at));
       at = end;
@@ -42,11 +50,14 @@ std::string mutate(std::mt19937& random) {
     switch (any(4)) {
       case 0: script[at] = other[any(other.size())]; break;
       case 1: script.erase(script.begin() + static_cast<long>(at)); break;
-      case 2: script.insert(script.begin() + static_cast<long>(at), script[any(script.size())]); break;
+      case 2:
+        script.insert(script.begin() + static_cast<long>(at), script[any(script.size())]);
+        break;
       default: {
         size_t length = std::min(1 + any(12), other.size());
         size_t from = any(other.size() - length + 1);
-        script.insert(script.begin() + static_cast<long>(at), other.begin() + static_cast<long>(from),
+        script.insert(script.begin() + static_cast<long>(at),
+                      other.begin() + static_cast<long>(from),
                       other.begin() + static_cast<long>(from + length));
       }
     }

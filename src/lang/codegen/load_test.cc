@@ -1,4 +1,5 @@
-// Every construct of the language goes through our checker and, where permitted, the kernel's verifier.
+// Every construct of the language goes through our checker and, where permitted, the kernel's
+// verifier.
 #include <gtest/gtest.h>
 
 #include "bpf/checker.h"
@@ -27,14 +28,19 @@ const char* const kScripts[] = {
     "tracepoint:syscalls:sys_enter_* { @[probe] = count(); }",
     "tracepoint:odd:packed { @ = sum(args.unaligned); @s = args.small; @f[args.flag] = count(); }",
     "BEGIN, END, interval:s:1 { printf(\"%s\\n\", probe); }",
-    "kprobe:vfs_read, kretprobe:vfs_read, tracepoint:sched:sched_switch { @[probe, pid] = count(); }",
+    "kprobe:vfs_read, kretprobe:vfs_read, tracepoint:sched:sched_switch { @[probe, pid] = count(); "
+    "}",
     // The examples that everybody starts with.
     "uprobe:libc:fopen { printf(\"fopen: %s\\n\", str(arg0)); }",
     "kprobe:do_sys_openat2 { printf(\"hit %s %s\\n\", comm, str(arg1)); }",
-    "kprobe:vfs_read { @start[tid] = nsecs; } kretprobe:vfs_read /@start[tid]/ { @ns[comm] = hist(nsecs - @start[tid]); delete(@start[tid]); }",
+    "kprobe:vfs_read { @start[tid] = nsecs; } kretprobe:vfs_read /@start[tid]/ { @ns[comm] = "
+    "hist(nsecs - @start[tid]); delete(@start[tid]); }",
     "kprobe:vfs_read /comm == \"python3\" && arg2 > 100/ { @ = lhist(arg2, 0, 10000, 100); }",
-    "uprobe:libc:malloc { @ = hist(arg0); @m = max(arg0); @n = min(arg0); @a = avg(arg0); @s = sum(arg0); @c = count(); }",
-    "uprobe:libc:malloc { @h[comm] = hist(arg0); @m[comm] = max(arg0); @n[comm] = min(arg0); @a[comm] = avg(arg0); @s[comm] = sum(arg0); @c[comm] = count(); @l[comm] = lhist(arg0, 0, 100, 10); }",
+    "uprobe:libc:malloc { @ = hist(arg0); @m = max(arg0); @n = min(arg0); @a = avg(arg0); @s = "
+    "sum(arg0); @c = count(); }",
+    "uprobe:libc:malloc { @h[comm] = hist(arg0); @m[comm] = max(arg0); @n[comm] = min(arg0); "
+    "@a[comm] = avg(arg0); @s[comm] = sum(arg0); @c[comm] = count(); @l[comm] = lhist(arg0, 0, "
+    "100, 10); }",
     // Statements.
     "BEGIN { if (pid > 3) { @a = 1; } else if (tid < 4) { @a = 2; } else { @a = 3; } }",
     "BEGIN { if (pid == 1) { exit(3); } printf(\"no\\n\"); }",
@@ -42,7 +48,8 @@ const char* const kScripts[] = {
     "BEGIN { if (pid) { exit(); } else { return; } printf(\"never\\n\"); }",
     "BEGIN { return 1; }",
     "BEGIN { unroll(20) { printf(\"%d\\n\", pid); } }",
-    "BEGIN { for ($i : 0..100) { @[$i] = count(); if ($i == 50) { break; } if ($i == 7) { continue; } @b = $i; } }",
+    "BEGIN { for ($i : 0..100) { @[$i] = count(); if ($i == 50) { break; } if ($i == 7) { "
+    "continue; } @b = $i; } }",
     "BEGIN { for ($i : -3..3) { for ($j : 0..3) { @[$i, $j] = count(); } } }",
     "BEGIN { for ($i : 5..5) { @ = count(); } @x = 1; }",
     "BEGIN { $i = 0; while ($i < 10) { $i++; @ = count(); } }",
@@ -52,57 +59,79 @@ const char* const kScripts[] = {
     "BEGIN { pid == 1 ? printf(\"one\") : exit(); @ = 1; }",
     "BEGIN { if (0) { printf(\"x\"); } if (1) { printf(\"y\"); } }",
     // Operators.
-    "kprobe:vfs_read { $a = arg0; $b = (int64)arg1; @[0] = $a + $b; @[1] = $a - $b; @[2] = $a * $b; @[3] = $a / arg2; @[4] = $a % arg2; @[5] = $b / (int64)arg2; @[6] = $b % (int64)arg2; }",
-    "kprobe:vfs_read { $a = arg0; $b = (int64)arg1; @[0] = $a << arg2; @[1] = $a >> arg2; @[2] = $b >> arg2; @[3] = $a & $b | $a ^ $b; @[4] = ~$a; @[5] = -$b; @[6] = !$b; }",
-    "kprobe:vfs_read { @ = (uint8)arg0 + (int8)arg0 + (uint16)arg1 + (int16)arg1 + (uint32)arg2 + (int32)arg2 + (bool)arg3; }",
+    "kprobe:vfs_read { $a = arg0; $b = (int64)arg1; @[0] = $a + $b; @[1] = $a - $b; @[2] = $a * "
+    "$b; @[3] = $a / arg2; @[4] = $a % arg2; @[5] = $b / (int64)arg2; @[6] = $b % (int64)arg2; }",
+    "kprobe:vfs_read { $a = arg0; $b = (int64)arg1; @[0] = $a << arg2; @[1] = $a >> arg2; @[2] = "
+    "$b >> arg2; @[3] = $a & $b | $a ^ $b; @[4] = ~$a; @[5] = -$b; @[6] = !$b; }",
+    "kprobe:vfs_read { @ = (uint8)arg0 + (int8)arg0 + (uint16)arg1 + (int16)arg1 + (uint32)arg2 + "
+    "(int32)arg2 + (bool)arg3; }",
     "kprobe:vfs_read { @ = arg0 && arg1 || !(arg2 && arg3) ? arg4 ?: 7 : arg5; }",
-    "kprobe:vfs_read { @ = (arg0 + 1) * (arg1 + 2) - (arg2 + 3) * ((arg3 + 4) / ((arg4 + 5) * (pid + tid))); }",
-    "BEGIN { @ = 0x123456789abcdef; @b = nsecs > 0x123456789abcdef; @c = nsecs & 0xffffffff00000000; }",
-    "BEGIN { $x = 1; $x += 2; $x -= 3; $x *= 4; $x /= 5; $x %= 6; $x <<= 1; $x >>= 1; $x &= 7; $x |= 8; $x ^= 9; @ = $x++ + ++$x - $x-- - --$x; }",
-    "BEGIN { @a += 2; @a -= 3; @a *= 4; @a /= 5; @a %= 6; @a <<= 1; @a >>= 1; @a &= 7; @a |= 8; @a ^= 9; @b = @a++ + ++@a - @a-- - --@a; }",
+    "kprobe:vfs_read { @ = (arg0 + 1) * (arg1 + 2) - (arg2 + 3) * ((arg3 + 4) / ((arg4 + 5) * (pid "
+    "+ tid))); }",
+    "BEGIN { @ = 0x123456789abcdef; @b = nsecs > 0x123456789abcdef; @c = nsecs & "
+    "0xffffffff00000000; }",
+    "BEGIN { $x = 1; $x += 2; $x -= 3; $x *= 4; $x /= 5; $x %= 6; $x <<= 1; $x >>= 1; $x &= 7; $x "
+    "|= 8; $x ^= 9; @ = $x++ + ++$x - $x-- - --$x; }",
+    "BEGIN { @a += 2; @a -= 3; @a *= 4; @a /= 5; @a %= 6; @a <<= 1; @a >>= 1; @a &= 7; @a |= 8; @a "
+    "^= 9; @b = @a++ + ++@a - @a-- - --@a; }",
     "BEGIN { @a[1] += 2; @a[2] *= 4; @b = @a[1]++ + ++@a[2]; @a[3]++; }",
     // Strings.
     "BEGIN { $s = comm; $t = $s; @ = $t; @k[$s, $t] = 1; }",
     "BEGIN { @ = comm == \"bash\"; @b = comm != \"\"; @c = \"a rather long literal\" == comm; }",
     "BEGIN { $s = comm; @ = $s == comm; @m = comm; @e = @m == $s; @f = @m == \"x\"; }",
     "uprobe:libc:fopen /str(arg0) == \"/etc/services\"/ { @ = count(); }",
-    "uprobe:libc:fopen { @ = str(arg0) == str(arg1); @b[str(arg0, 16), str(arg1, 8)] = str(arg2, 32); }",
+    "uprobe:libc:fopen { @ = str(arg0) == str(arg1); @b[str(arg0, 16), str(arg1, 8)] = str(arg2, "
+    "32); }",
     "uprobe:libc:fopen { printf(\"%s %s\\n\", str(arg0, arg1), arg2 ? str(arg3) : \"none\"); }",
     "uprobe:libc:fopen { $s = arg2 ? str(arg0, 40) : comm; printf(\"%s\", $s); @[$s] = count(); }",
     "uprobe:libc:fopen { $s = str(arg0, arg1); @ = $s; }",
-    "kprobe:vfs_read { printf(\"%r %rx\\n\", buf(arg1, 16), buf(arg1, arg2)); @[buf(arg1, 8)] = count(); @b = buf(arg1, arg2); }",
+    "kprobe:vfs_read { printf(\"%r %rx\\n\", buf(arg1, 16), buf(arg1, arg2)); @[buf(arg1, 8)] = "
+    "count(); @b = buf(arg1, arg2); }",
     "BEGIN { printf(\"%s %s %d %s\\n\", \"literal\", comm, pid, str($1)); }",
     // Tuples.
-    "BEGIN { $t = (1, comm, (2, \"x\")); @ = $t; @a = $t.0; @b = $t.1; @c = $t.2.1; @k[$t.2] = 1; print($t); }",
-    "BEGIN { @t = (pid, \"a\"); @t = (1, comm); print(@t.1); $u = @t; $u = ($u.0 + 1, $u.1); print($u); }",
+    "BEGIN { $t = (1, comm, (2, \"x\")); @ = $t; @a = $t.0; @b = $t.1; @c = $t.2.1; @k[$t.2] = 1; "
+    "print($t); }",
+    "BEGIN { @t = (pid, \"a\"); @t = (1, comm); print(@t.1); $u = @t; $u = ($u.0 + 1, $u.1); "
+    "print($u); }",
     "BEGIN { @[1, \"a\"] = 1; @[(pid, comm)] = 2; print(@[1, \"a\"]); }",
     // Maps.
-    "BEGIN { @x = 1; @y[1] = 2; delete(@x); delete(@y[1]); delete(@y, 1); clear(@y); zero(@x); print(@x); print(@y, 3, 10); print(@y[1]); }",
+    "BEGIN { @x = 1; @y[1] = 2; delete(@x); delete(@y[1]); delete(@y, 1); clear(@y); zero(@x); "
+    "print(@x); print(@y, 3, 10); print(@y[1]); }",
     "BEGIN { @c = count(); @h = hist(1); delete(@c); delete(@h); clear(@h); print(@h); }",
-    "BEGIN { @h[pid] = hist(1); @l[comm] = lhist(1, 0, 1000, 1); delete(@h[pid]); delete(@l[comm]); }",
-    "BEGIN { @x[1] = 1; @c[comm] = count(); if (has_key(@x, 1) && !has_key(@c, \"sh\")) { exit(); } @h = has_key(@x, 2); }",
+    "BEGIN { @h[pid] = hist(1); @l[comm] = lhist(1, 0, 1000, 1); delete(@h[pid]); "
+    "delete(@l[comm]); }",
+    "BEGIN { @x[1] = 1; @c[comm] = count(); if (has_key(@x, 1) && !has_key(@c, \"sh\")) { exit(); "
+    "} @h = has_key(@x, 2); }",
     "BEGIN { @a = @b; @b = @a + 1; @c[@a] = @b; }",
     "BEGIN { @x[probe] = count(); @y = probe; }",
-    "uprobe:libc:fopen { @x[func, probe] = count(); @y = func; printf(\"%s %s\\n\", func, probe); }",
+    "uprobe:libc:fopen { @x[func, probe] = count(); @y = func; printf(\"%s %s\\n\", func, probe); "
+    "}",
     // Addresses.
-    "uprobe:libc:fopen { @ = *(uint32 *)arg0; @b = *(int8 *)(arg0 + 8); @c = ((int16 *)arg0)[2]; @d = **(uint64 **)arg0; }",
-    "kprobe:vfs_read { @ = *(uint64 *)(arg0 + arg1); $p = (uint8 *)arg0; @b = *($p + 3); @p = $p; printf(\"%p\", $p); }",
+    "uprobe:libc:fopen { @ = *(uint32 *)arg0; @b = *(int8 *)(arg0 + 8); @c = ((int16 *)arg0)[2]; "
+    "@d = **(uint64 **)arg0; }",
+    "kprobe:vfs_read { @ = *(uint64 *)(arg0 + arg1); $p = (uint8 *)arg0; @b = *($p + 3); @p = $p; "
+    "printf(\"%p\", $p); }",
     // Output.
     "BEGIN { printf(\"plain\\n\"); printf(\"%d %s %x %c %p\\n\", 1, \"two\", 3, 52, 5); }",
     "BEGIN { printf(\"%d %d %d %d\\n\", @x++, ++@x, $1, 4); }",
     "BEGIN { print(1); print(comm); print((1, \"a\")); print(pid + 1); time(); time(\"%H\\n\"); }",
     "tracepoint:syscalls:sys_enter_openat { join(args.filename); join(args.flags, \",\"); }",
     "BEGIN { @x = comm; printf(\"%s %s\\n\", @x, @x == \"a\" ? \"yes\" : \"no\"); }",
-    "BEGIN { printf(\"%d %d %d %d %d %d %d %d\\n\", pid, tid, uid, gid, cpu, nsecs, nsecs(boot), elapsed); }",
-    "BEGIN { printf(\"%d %s %d %s\\n\", pid > 1 && tid > 1, comm == \"a\" ? comm : \"b\", pid ?: 3, comm); }",
+    "BEGIN { printf(\"%d %d %d %d %d %d %d %d\\n\", pid, tid, uid, gid, cpu, nsecs, nsecs(boot), "
+    "elapsed); }",
+    "BEGIN { printf(\"%d %s %d %s\\n\", pid > 1 && tid > 1, comm == \"a\" ? comm : \"b\", pid ?: "
+    "3, comm); }",
     "kprobe:vfs_read { @[cpu, pid, tid, uid, gid, comm, arg0, arg5] = count(); }",
-    "kprobe:vfs_read { printf(\"%d %d\", arg0 / (arg1 + 1) * (arg2 - arg3), (arg0 + arg1) * (arg2 + (arg3 - (arg4 + (arg5 - (pid + (tid * cpu))))))); }",
-    "kprobe:vfs_read { printf(\"%s%s%s%s%s%s%s%s\", str(arg0), str(arg1), str(arg2), str(arg3), comm, str(arg0), str(arg1), str(arg2)); }",
+    "kprobe:vfs_read { printf(\"%d %d\", arg0 / (arg1 + 1) * (arg2 - arg3), (arg0 + arg1) * (arg2 "
+    "+ (arg3 - (arg4 + (arg5 - (pid + (tid * cpu))))))); }",
+    "kprobe:vfs_read { printf(\"%s%s%s%s%s%s%s%s\", str(arg0), str(arg1), str(arg2), str(arg3), "
+    "comm, str(arg0), str(arg1), str(arg2)); }",
 };
 
 std::string listing(const bundle::Bundle& bundle) {
   std::string text;
-  for (const bundle::Program& program : bundle.programs) text += program.name + ":\n" + bpf::disassemble(program.code);
+  for (const bundle::Program& program : bundle.programs)
+    text += program.name + ":\n" + bpf::disassemble(program.code);
   return text;
 }
 
@@ -112,7 +141,9 @@ TEST_P(Loads, InOurChecker) {
   Machine machine(must_compile(GetParam()));
   for (const bundle::Program& program : machine.bundle().programs) {
     auto checked = bpf::check(program.code, machine.check_env(program));
-    EXPECT_TRUE(checked.has_value()) << GetParam() << "\n" << checked.error().message << "\n" << listing(machine.bundle());
+    EXPECT_TRUE(checked.has_value()) << GetParam() << "\n"
+                                     << checked.error().message << "\n"
+                                     << listing(machine.bundle());
   }
 }
 

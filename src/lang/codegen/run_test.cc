@@ -19,14 +19,17 @@ uint64_t word(const Bytes& bytes, size_t at = 0) {
   return value;
 }
 std::string text_at(const Bytes& bytes, size_t at) {
-  return std::string(reinterpret_cast<const char*>(bytes.data()) + at, strnlen(reinterpret_cast<const char*>(bytes.data()) + at, bytes.size() - at));
+  return std::string(reinterpret_cast<const char*>(bytes.data()) + at,
+                     strnlen(reinterpret_cast<const char*>(bytes.data()) + at, bytes.size() - at));
 }
 /// The user's part of a record: a number or string field of it.
 uint64_t number_field(const Machine& machine, const Bytes& record, size_t field) {
-  return word(record, machine.bundle().actions.at(word(record) & 0xffffffff).fields.at(field).offset);
+  return word(record,
+              machine.bundle().actions.at(word(record) & 0xffffffff).fields.at(field).offset);
 }
 std::string text_field(const Machine& machine, const Bytes& record, size_t field) {
-  return text_at(record, machine.bundle().actions.at(word(record) & 0xffffffff).fields.at(field).offset);
+  return text_at(record,
+                 machine.bundle().actions.at(word(record) & 0xffffffff).fields.at(field).offset);
 }
 
 struct Registers {
@@ -40,14 +43,17 @@ Registers arguments(uint64_t a0, uint64_t a1 = 0, uint64_t a2 = 0) {
   regs.at(bpf::x86_64_regs::kDx) = a2;
   return regs;
 }
-uint64_t address(const void* p) { return reinterpret_cast<uint64_t>(p); }
+uint64_t address(const void* p) {
+  return reinterpret_cast<uint64_t>(p);
+}
 
 void run_ok(Machine& machine, size_t program = 0, const void* context = nullptr) {
   auto result = machine.run(program, context);
   ASSERT_TRUE(result.has_value()) << result.error().message;
 }
 
-// ---- numbers ----------------------------------------------------------------------------------------------------------
+// ---- numbers
+// ----------------------------------------------------------------------------------------------------------
 
 struct Calculation {
   const char* code;  ///< leaves its result in @r
@@ -98,7 +104,9 @@ const Calculation kCalculations[] = {
     {"$a = 0xff; $b = 0x0f; @r = $a & $b | 0x100 ^ 0x1;", 0x10f},
     // A deep right side needs every register and then the stack.
     {"$a = 1; @r = pid - (pid - (pid - (pid - (pid - (pid - $a)))));", 1},
-    {"@r = (pid + tid) * (pid - tid) - ((pid + 1) * (pid - (tid + cpu * (pid - tid)))) * 0 - (pid + tid) * (pid - tid);", 0},
+    {"@r = (pid + tid) * (pid - tid) - ((pid + 1) * (pid - (tid + cpu * (pid - tid)))) * 0 - (pid "
+     "+ tid) * (pid - tid);",
+     0},
     // Truth.
     {"$a = 5; $b = 0; @r = $a && $b;", 0},
     {"$a = 5; $b = 6; @r = $a && $b;", 1},
@@ -125,7 +133,9 @@ const Calculation kCalculations[] = {
     // Variables.
     {"$x = 5; @r = $x++ * 100 + $x;", 506},
     {"$x = 5; @r = ++$x * 100 + $x--;", 606},
-    {"$x = 5; $x += 2; $x *= 3; $x -= 1; $x /= 4; $x %= 3; $x <<= 4; $x >>= 1; $x |= 1; $x ^= 3; $x &= 0xfe; @r = $x;", 18},
+    {"$x = 5; $x += 2; $x *= 3; $x -= 1; $x /= 4; $x %= 3; $x <<= 4; $x >>= 1; $x |= 1; $x ^= 3; "
+     "$x &= 0xfe; @r = $x;",
+     18},
     {"let $x; @r = $x;", 0},
     {"let $x; if (pid) { $x = 3; } @r = $x;", 3},
     // Maps as numbers.
@@ -133,10 +143,13 @@ const Calculation kCalculations[] = {
     {"@a = 5; @r = @a++ * 100 + @a;", 506},
     {"@a = 5; @r = --@a * 100 + @a;", 404},
     {"@a = 6; @r = @a-- * 100 + @a;", 605},
-    {"@a += 5; @a *= 3; @a -= 1; @a /= 4; @a %= 2; @a <<= 4; @a |= 1; @a ^= 3; @a &= 0xfe; @a >>= 1; @r = @a;", 9},
+    {"@a += 5; @a *= 3; @a -= 1; @a /= 4; @a %= 2; @a <<= 4; @a |= 1; @a ^= 3; @a &= 0xfe; @a >>= "
+     "1; @r = @a;",
+     9},
     {"@a = -7; @a /= 2; @r = @a;", -3},
     {"@a[1] = 3; @a[2] = 4; @r = @a[1] * 10 + @a[2] + @a[3];", 34},
-    {"@a[\"x\", 1] = 3; @a[\"yy\", 1] = 4; @r = @a[\"x\", 1] * 10 + @a[\"yy\", 1] + @a[\"x\", 2];", 34},
+    {"@a[\"x\", 1] = 3; @a[\"yy\", 1] = 4; @r = @a[\"x\", 1] * 10 + @a[\"yy\", 1] + @a[\"x\", 2];",
+     34},
     {"@a[1] = 1; delete(@a[1]); @r = @a[1] + has_key(@a, 1) * 10;", 0},
     {"@a[1] = 1; @r = has_key(@a, 1) * 10 + has_key(@a, 2);", 10},
     {"@a = 3; delete(@a); @r = @a;", 0},
@@ -156,22 +169,30 @@ const Calculation kCalculations[] = {
     {"@r = 1; if (pid) { exit(); } @r = 2;", 1},
     {"@r = 5; pid ? exit() : print(1); @r = 2;", 5},
     // Strings.
-    {"$s = \"hello\"; @r = ($s == \"hello\") * 10 + ($s == \"hell\") + ($s == \"helloo\") + ($s != \"x\");", 11},
+    {"$s = \"hello\"; @r = ($s == \"hello\") * 10 + ($s == \"hell\") + ($s == \"helloo\") + ($s != "
+     "\"x\");",
+     11},
     {"$s = \"a string of 26 characters\"; $t = \"a string of 26 characters\"; @r = $s == $t;", 1},
     {"$s = \"a string of 26 characters\"; $t = \"a string of 26 characterz\"; @r = $s == $t;", 0},
     {"$s = \"abc\"; $t = \"abc is a longer string\"; @r = ($s == $t) * 10 + ($s != $t);", 1},
     {"@m = \"xyz\"; @r = (@m == \"xyz\") * 10 + (@n == \"\") ; @n = \"abc\";", 11},
     {"$s = pid ? \"yes\" : \"definitely not\"; @r = $s == \"yes\";", 1},
-    {"@k[\"abc\"] = 1; @k[\"a much longer key than abc\"] = 2; @r = @k[\"abc\"] * 10 + @k[\"a much longer key than abc\"];", 12},
+    {"@k[\"abc\"] = 1; @k[\"a much longer key than abc\"] = 2; @r = @k[\"abc\"] * 10 + @k[\"a much "
+     "longer key than abc\"];",
+     12},
     {"$c = comm; @k[$c] = 7; @k[\"a key that makes all keys longer\"] = 8; @r = @k[comm];", 7},
     // Tuples.
     {"$t = (1, \"two\", (3, 4)); @r = $t.0 * 100 + ($t.1 == \"two\") * 10 + $t.2.1;", 114},
     {"$t = (1, 2); $t = ($t.1, $t.0); @r = $t.0 * 10 + $t.1;", 21},
-    {"@t = (\"a\", 5); @t = (\"a much longer string\", 6); $u = @t; @r = $u.1 * 10 + ($u.0 == \"a much longer string\");", 61},
+    {"@t = (\"a\", 5); @t = (\"a much longer string\", 6); $u = @t; @r = $u.1 * 10 + ($u.0 == \"a "
+     "much longer string\");",
+     61},
     {"@k[(1, (2, 3))] = 5; @r = @k[1, (2, 3)];", 5},
 };
 
-void PrintTo(const Calculation& calculation, std::ostream* out) { *out << calculation.code; }
+void PrintTo(const Calculation& calculation, std::ostream* out) {
+  *out << calculation.code;
+}
 
 class Calculates : public testing::TestWithParam<Calculation> {
  protected:
@@ -182,7 +203,8 @@ TEST_P(Calculates, InTheInterpreter) {
   Machine machine(must_compile(script()));
   run_ok(machine);
   EXPECT_EQ(static_cast<int64_t>(machine.number("@r")), GetParam().expected) << script();
-  for (auto counter : {bundle::Counter::kRingLost, bundle::Counter::kMapFull, bundle::Counter::kReadFailed}) {
+  for (auto counter :
+       {bundle::Counter::kRingLost, bundle::Counter::kMapFull, bundle::Counter::kReadFailed}) {
     EXPECT_EQ(machine.lost(counter), 0u);
   }
 }
@@ -201,7 +223,8 @@ TEST_P(Calculates, InTheKernel) {
 
 INSTANTIATE_TEST_SUITE_P(Codes, Calculates, testing::ValuesIn(kCalculations));
 
-// ---- aggregations -------------------------------------------------------------------------------------------------------
+// ---- aggregations
+// -------------------------------------------------------------------------------------------------------
 
 /// Runs a uprobe clause once for each number as arg0.
 Machine& feed(Machine& machine, std::initializer_list<int64_t> numbers) {
@@ -213,7 +236,9 @@ Machine& feed(Machine& machine, std::initializer_list<int64_t> numbers) {
 }
 
 TEST(Aggregates, CountsAndSums) {
-  Machine machine(must_compile("uprobe:libc:malloc { @c = count(); @s = sum(arg0); @k[arg0] = count(); @a = avg(arg0); @b[1] = avg(arg0); }"));
+  Machine machine(
+      must_compile("uprobe:libc:malloc { @c = count(); @s = sum(arg0); @k[arg0] = count(); @a = "
+                   "avg(arg0); @b[1] = avg(arg0); }"));
   feed(machine, {3, 5, 3});
   EXPECT_EQ(machine.number("@c"), 3u);
   EXPECT_EQ(machine.number("@s"), 11u);
@@ -225,11 +250,19 @@ TEST(Aggregates, CountsAndSums) {
 }
 
 /// min() and max() of some numbers as the bundle says they are read.
-void expect_extremes(const char* cast, bool is_signed, std::initializer_list<int64_t> numbers, int64_t min, int64_t max) {
-  Machine machine(must_compile(fmt::format("uprobe:libc:malloc {{ @n = min({0}arg0); @x = max({0}arg0); @k[1] = max({0}arg0); }}", cast)));
-  EXPECT_EQ(machine.bundle().maps[static_cast<size_t>(machine.map_index("@n"))].value.is_signed, is_signed);
+void expect_extremes(const char* cast,
+                     bool is_signed,
+                     std::initializer_list<int64_t> numbers,
+                     int64_t min,
+                     int64_t max) {
+  Machine machine(must_compile(fmt::format(
+      "uprobe:libc:malloc {{ @n = min({0}arg0); @x = max({0}arg0); @k[1] = max({0}arg0); }}",
+      cast)));
+  EXPECT_EQ(machine.bundle().maps[static_cast<size_t>(machine.map_index("@n"))].value.is_signed,
+            is_signed);
   feed(machine, numbers);
-  Bytes n = machine.contents("@n")[Machine::bytes_of(0)], x = machine.contents("@x")[Machine::bytes_of(0)];
+  Bytes n = machine.contents("@n")[Machine::bytes_of(0)],
+        x = machine.contents("@x")[Machine::bytes_of(0)];
   using bundle::MapRole;
   EXPECT_EQ(static_cast<int64_t>(bundle::number_of_rank(MapRole::kMin, is_signed, word(n))), min);
   EXPECT_EQ(static_cast<int64_t>(bundle::number_of_rank(MapRole::kMax, is_signed, word(x))), max);
@@ -265,12 +298,14 @@ TEST(Aggregates, PutsPowersOfTwoIntoTheirBuckets) {
 }
 
 TEST(Aggregates, PutsNumbersIntoLinearBuckets) {
-  Machine machine(must_compile("uprobe:libc:malloc { @ = lhist(arg0, -10, 25, 10); @k[1] = lhist(arg0, -10, 25, 10); }"));
+  Machine machine(must_compile(
+      "uprobe:libc:malloc { @ = lhist(arg0, -10, 25, 10); @k[1] = lhist(arg0, -10, 25, 10); }"));
   EXPECT_EQ(machine.bundle().maps[0].max_entries, 6u);  // below, -10, 0, 10, 20, from 25 on
   struct {
     int64_t value;
     uint32_t bucket;
-  } const cases[] = {{-11, 0}, {INT64_MIN, 0}, {-10, 1}, {-1, 1}, {0, 2}, {9, 2}, {10, 3}, {20, 4}, {24, 4}, {25, 5}, {INT64_MAX, 5}};
+  } const cases[] = {{-11, 0}, {INT64_MIN, 0}, {-10, 1}, {-1, 1}, {0, 2},        {9, 2},
+                     {10, 3},  {20, 4},        {24, 4},  {25, 5}, {INT64_MAX, 5}};
   for (auto [value, bucket] : cases) {
     Machine one(machine.bundle());
     feed(one, {value});
@@ -280,8 +315,9 @@ TEST(Aggregates, PutsNumbersIntoLinearBuckets) {
 }
 
 TEST(Aggregates, DeletesEveryBucketOfAKey) {
-  Machine machine(must_compile("uprobe:libc:malloc { @h[arg0] = hist(arg1); @l[arg0] = lhist(arg1, 0, 10, 1); }"
-                               "uprobe:libc:fopen { delete(@h[arg0]); delete(@l[arg0]); }"));
+  Machine machine(
+      must_compile("uprobe:libc:malloc { @h[arg0] = hist(arg1); @l[arg0] = lhist(arg1, 0, 10, 1); }"
+                   "uprobe:libc:fopen { delete(@h[arg0]); delete(@l[arg0]); }"));
   for (uint64_t key : {1, 2}) {
     for (uint64_t value : {0, 1, 5, 1000}) {
       Registers regs = arguments(key, value);
@@ -305,17 +341,21 @@ TEST(Aggregates, LoseNothingWhenAnotherCpuMakesTheKeyFirst) {
 }
 
 TEST(Aggregates, CountsUpdatesThatFindTheMapFull) {
-  Machine machine(must_compile("uprobe:libc:malloc { @c[arg0] = count(); @v[arg0] = 1; @m[arg0]++; @h[arg0] = hist(1); @x[arg0] = max(1); }"));
+  Machine machine(
+      must_compile("uprobe:libc:malloc { @c[arg0] = count(); @v[arg0] = 1; @m[arg0]++; @h[arg0] = "
+                   "hist(1); @x[arg0] = max(1); }"));
   machine.maps_are_full = true;
   feed(machine, {1, 2});
   EXPECT_EQ(machine.lost(bundle::Counter::kMapFull), 10u);
   EXPECT_TRUE(machine.contents("@c").empty());
 }
 
-// ---- strings, memory ----------------------------------------------------------------------------------------------------
+// ---- strings, memory
+// ----------------------------------------------------------------------------------------------------
 
 TEST(Memory, ReadsStringsAndPadsKeys) {
-  Machine machine(must_compile("uprobe:libc:fopen { @[str(arg0)] = count(); @v = str(arg0, 3); @w[str(arg0, arg1)] = 1; }"));
+  Machine machine(must_compile(
+      "uprobe:libc:fopen { @[str(arg0)] = count(); @v = str(arg0, 3); @w[str(arg0, arg1)] = 1; }"));
   std::string path = "/etc/services";
   for (int i = 0; i < 2; ++i) {
     Registers regs = arguments(address(path.data()), 4);
@@ -333,8 +373,12 @@ TEST(Memory, ReadsStringsAndPadsKeys) {
 }
 
 TEST(Memory, PadsKeysAndValuesOnAStackThatWasUsed) {
-  Machine machine(must_compile("uprobe:libc:fopen { @a[str(arg0)] = str(arg0); @b[str(arg1)] = str(arg1); @c[comm, str(arg1, 20)] = comm; @c[\"a long text in the key\", str(arg0)] = str(arg0);"
-                               "{ $s = str(arg0); $t = str(arg1); @d[$t] = $t; } @e[buf(arg1, 2)] = 1; @f[pid ? str(arg1) : str(arg0)] = 1; }"));
+  Machine machine(must_compile(
+      "uprobe:libc:fopen { @a[str(arg0)] = str(arg0); @b[str(arg1)] = str(arg1); @c[comm, "
+      "str(arg1, 20)] = comm; @c[\"a long text in the key\", str(arg0)] = str(arg0);"
+      "{ $s = str(arg0); $t = str(arg1); @d[$t] = $t; } @e[buf(arg1, 2)] = 1; @f[pid ? str(arg1) : "
+      "str(arg0)] = 1;"
+      "@a[str(arg0)] = str(arg0); { $c = comm; @g[$c, 1] = 1; } @g[\"a text that makes all keys longer\", 2] = 1; }"));
   std::string longer(100, 'x'), shorter = "ab";
   Registers regs = arguments(address(longer.data()), address(shorter.data()));
   run_ok(machine, 0, &regs);
@@ -346,6 +390,11 @@ TEST(Memory, PadsKeysAndValuesOnAStackThatWasUsed) {
   EXPECT_EQ(machine.contents("@d").begin()->second, expected);
   EXPECT_EQ(machine.contents("@f").begin()->first, expected);
   EXPECT_EQ(machine.contents("@e").begin()->first, (Bytes{2, 0, 0, 0, 'a', 'b', 0, 0}));
+  Bytes copied = {'t', 'e', 's', 't', 'e', 'r'};
+  copied.resize(40);
+  copied.resize(48, 0);
+  copied[40] = 1;
+  EXPECT_TRUE(machine.contents("@g").contains(copied));
   Bytes comm_key = {'t', 'e', 's', 't', 'e', 'r'};
   comm_key.resize(24);  // the longest text of this part has 23 bytes
   comm_key.insert(comm_key.end(), expected.begin(), expected.end());
@@ -353,7 +402,9 @@ TEST(Memory, PadsKeysAndValuesOnAStackThatWasUsed) {
 }
 
 TEST(Memory, AnUnreadableStringIsEmptyAndCounted) {
-  Machine machine(must_compile("uprobe:libc:fopen { @[str(arg0)] = count(); printf(\"%s\", str(arg0)); @e = str(arg0) == \"\"; @b[buf(arg0, 6)] = 1; @n = *(uint32 *)arg0; }"));
+  Machine machine(
+      must_compile("uprobe:libc:fopen { @[str(arg0)] = count(); printf(\"%s\", str(arg0)); @e = "
+                   "str(arg0) == \"\"; @b[buf(arg0, 6)] = 1; @n = *(uint32 *)arg0; }"));
   Registers regs = arguments(0);
   run_ok(machine, 0, &regs);
   EXPECT_TRUE(machine.contents("@").contains(Bytes(128)));
@@ -366,11 +417,14 @@ TEST(Memory, AnUnreadableStringIsEmptyAndCounted) {
 }
 
 TEST(Memory, ComparesStringsOfTheTarget) {
-  Machine machine(must_compile("uprobe:libc:fopen { @r = (str(arg0) == \"abc\") * 8 + (str(arg0) == \"ab\") * 4 + (str(arg0) == \"abcd\") * 2 + (str(arg0, 2) == \"ab\"); @q = str(arg0) == str(arg1); }"));
+  Machine machine(must_compile(
+      "uprobe:libc:fopen { @r = (str(arg0) == \"abc\") * 8 + (str(arg0) == \"ab\") * 4 + "
+      "(str(arg0) == \"abcd\") * 2 + (str(arg0, 2) == \"ab\"); @q = str(arg0) == str(arg1); }"));
   struct {
     const char *text, *other;
     uint64_t r, q;
-  } const cases[] = {{"abc", "abc", 9, 1}, {"ab", "abc", 5, 0}, {"abcd", "abcd", 3, 1}, {"", "", 0, 1}, {"x", "", 0, 0}, {"abce", "abce", 1, 1}};
+  } const cases[] = {{"abc", "abc", 9, 1}, {"ab", "abc", 5, 0}, {"abcd", "abcd", 3, 1},
+                     {"", "", 0, 1},       {"x", "", 0, 0},     {"abce", "abce", 1, 1}};
   for (const auto& one : cases) {
     Registers regs = arguments(address(one.text), address(one.other));
     run_ok(machine, 0, &regs);
@@ -382,7 +436,9 @@ TEST(Memory, ComparesStringsOfTheTarget) {
 TEST(Memory, NoStringMatchesALiteralThatDoesNotFit) {
   CompileOptions options;
   options.max_strlen = 8;
-  Machine machine(must_compile("uprobe:libc:fopen { @r = str(arg0) == \"12345678\"; @s = str(arg0) == \"1234567\"; }", options));
+  Machine machine(must_compile(
+      "uprobe:libc:fopen { @r = str(arg0) == \"12345678\"; @s = str(arg0) == \"1234567\"; }",
+      options));
   const char* text = "12345678";
   Registers regs = arguments(address(text));
   run_ok(machine, 0, &regs);
@@ -391,7 +447,9 @@ TEST(Memory, NoStringMatchesALiteralThatDoesNotFit) {
 }
 
 TEST(Memory, LoadsNumbersThroughPointers) {
-  Machine machine(must_compile("uprobe:libc:fopen { @a = *(uint32 *)arg0; @b = *(int8 *)arg0; @c = ((int16 *)arg0)[1]; @d = **(int32 **)arg1; @e = *((uint8 *)arg0 + 3); }"));
+  Machine machine(
+      must_compile("uprobe:libc:fopen { @a = *(uint32 *)arg0; @b = *(int8 *)arg0; @c = ((int16 "
+                   "*)arg0)[1]; @d = **(int32 **)arg1; @e = *((uint8 *)arg0 + 3); }"));
   const uint32_t value = 0xfedc80ff;
   const void* pointer = &value;
   Registers regs = arguments(address(&value), address(&pointer));
@@ -404,7 +462,9 @@ TEST(Memory, LoadsNumbersThroughPointers) {
 }
 
 TEST(Memory, ReadsBuffers) {
-  Machine machine(must_compile("uprobe:libc:fopen { printf(\"%r %r\", buf(arg0, 3), buf(arg0, arg1)); @ = buf(arg0, arg1); }"));
+  Machine machine(
+      must_compile("uprobe:libc:fopen { printf(\"%r %r\", buf(arg0, 3), buf(arg0, arg1)); @ = "
+                   "buf(arg0, arg1); }"));
   std::string text = "abcdefgh";
   Registers regs = arguments(address(text.data()), 5);
   run_ok(machine, 0, &regs);
@@ -422,7 +482,8 @@ TEST(Memory, ReadsBuffers) {
 TEST(Memory, ClampsLengths) {
   CompileOptions options;
   options.max_strlen = 16;
-  Machine machine(must_compile("uprobe:libc:fopen { @b = buf(arg0, arg1); @s = str(arg0, arg1); }", options));
+  Machine machine(
+      must_compile("uprobe:libc:fopen { @b = buf(arg0, arg1); @s = str(arg0, arg1); }", options));
   std::string text(64, 'x');
   for (uint64_t length : {uint64_t{1000}, ~uint64_t{0}}) {
     Registers regs = arguments(address(text.data()), length);
@@ -432,10 +493,13 @@ TEST(Memory, ClampsLengths) {
   }
 }
 
-// ---- contexts -----------------------------------------------------------------------------------------------------------
+// ---- contexts
+// -----------------------------------------------------------------------------------------------------------
 
 TEST(Contexts, ReadFieldsOfEvents) {
-  Machine machine(must_compile("tracepoint:sched:sched_switch { @p = args.prev_pid; @s = args.prev_state; @c[args.prev_comm, args.next_comm] = 1; }"));
+  Machine machine(
+      must_compile("tracepoint:sched:sched_switch { @p = args.prev_pid; @s = args.prev_state; "
+                   "@c[args.prev_comm, args.next_comm] = 1; }"));
   struct {
     uint64_t common = 0;
     char prev_comm[16] = "one";
@@ -453,7 +517,9 @@ TEST(Contexts, ReadFieldsOfEvents) {
 }
 
 TEST(Contexts, ReadStringsThatFollowTheRecord) {
-  Machine machine(must_compile("tracepoint:sched:sched_process_exec { printf(\"%s %d\", args.filename, args.pid); @ = args.filename == \"/bin/true\"; }"));
+  Machine machine(
+      must_compile("tracepoint:sched:sched_process_exec { printf(\"%s %d\", args.filename, "
+                   "args.pid); @ = args.filename == \"/bin/true\"; }"));
   struct {
     uint64_t common = 0;
     uint32_t where = 10u << 16 | 20;
@@ -476,7 +542,8 @@ TEST(Contexts, ReadUnalignedFields) {
 }
 
 TEST(Contexts, KnowWhichProbeHit) {
-  Machine machine(must_compile("uprobe:libc:f* { @[probe, func] = count(); } interval:s:1, BEGIN { @p = probe; }"));
+  Machine machine(must_compile(
+      "uprobe:libc:f* { @[probe, func] = count(); } interval:s:1, BEGIN { @p = probe; }"));
   ASSERT_EQ(machine.bundle().programs.size(), 3u);
   Registers regs;
   machine.cookie = 1;
@@ -491,20 +558,25 @@ TEST(Contexts, KnowWhichProbeHit) {
 }
 
 TEST(Contexts, HaveTheirBuiltins) {
-  Machine machine(must_compile("BEGIN { printf(\"%d %d %d %d %d %d %d %d %s\", pid, tid, uid, gid, cpu, nsecs, nsecs(boot), elapsed, comm); }"));
+  Machine machine(
+      must_compile("BEGIN { printf(\"%d %d %d %d %d %d %d %d %s\", pid, tid, uid, gid, cpu, nsecs, "
+                   "nsecs(boot), elapsed, comm); }"));
   machine.set_array(machine.bundle().start_map, 0, 2'000'000'000);
   EXPECT_TRUE(machine.bundle().uses_elapsed);
   run_ok(machine);
   ASSERT_EQ(machine.records.size(), 1u);
-  const uint64_t expected[] = {1234, 5678, 1000, 100, 3, 5'000'000'000, 9'000'000'000, 3'000'000'000};
-  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(number_field(machine, machine.records[0], i), expected[i]) << i;
+  const uint64_t expected[] = {1234, 5678,          1000,          100,
+                               3,    5'000'000'000, 9'000'000'000, 3'000'000'000};
+  for (size_t i = 0; i < 8; ++i)
+    EXPECT_EQ(number_field(machine, machine.records[0], i), expected[i]) << i;
   EXPECT_EQ(text_field(machine, machine.records[0], 8), "tester");
 }
 
 TEST(Contexts, FilterPids) {
   CompileOptions options;
   options.pid_filter = {7, 1234};
-  Machine machine(must_compile("kprobe:vfs_read { @k = count(); } uprobe:libc:fopen { @u = count(); }", options));
+  Machine machine(must_compile(
+      "kprobe:vfs_read { @k = count(); } uprobe:libc:fopen { @u = count(); }", options));
   Registers regs;
   for (uint32_t pid : {7, 8, 1234}) {
     machine.pid = pid;
@@ -516,17 +588,21 @@ TEST(Contexts, FilterPids) {
 }
 
 TEST(Contexts, APredicateDecides) {
-  Machine machine(must_compile("uprobe:libc:malloc /arg0 > 10 && comm == \"tester\"/ { @ = count(); }"));
+  Machine machine(
+      must_compile("uprobe:libc:malloc /arg0 > 10 && comm == \"tester\"/ { @ = count(); }"));
   feed(machine, {5, 11, 12});
   machine.comm = "other";
   feed(machine, {13});
   EXPECT_EQ(machine.number("@"), 2u);
 }
 
-// ---- records ------------------------------------------------------------------------------------------------------------
+// ---- records
+// ------------------------------------------------------------------------------------------------------------
 
 TEST(Records, HoldTheArguments) {
-  Machine machine(must_compile("uprobe:libc:fopen { printf(\"%d %s %s %s %d\\n\", arg1, \"a literal\", str(arg0), arg1 > 3 ? \"big\" : \"small\", -1); }"));
+  Machine machine(
+      must_compile("uprobe:libc:fopen { printf(\"%d %s %s %s %d\\n\", arg1, \"a literal\", "
+                   "str(arg0), arg1 > 3 ? \"big\" : \"small\", -1); }"));
   const char* text = "path";
   Registers regs = arguments(address(text), 4);
   run_ok(machine, 0, &regs);
@@ -545,7 +621,8 @@ TEST(Records, HoldTheArguments) {
 }
 
 TEST(Records, AFullRingIsCountedAndEffectsStillHappen) {
-  Machine machine(must_compile("BEGIN { printf(\"%d\", @x++); print(@x); printf(\"a\"); exit(); }"));
+  Machine machine(
+      must_compile("BEGIN { printf(\"%d\", @x++); print(@x); printf(\"a\"); exit(); }"));
   machine.ring_is_full = true;
   run_ok(machine);
   EXPECT_EQ(machine.lost(bundle::Counter::kRingLost), 4u);
@@ -553,14 +630,17 @@ TEST(Records, AFullRingIsCountedAndEffectsStillHappen) {
 }
 
 TEST(Records, DescribeEveryAction) {
-  Machine machine(must_compile("BEGIN { @x[1] = 1; print(@x, 5, 2); clear(@x); zero(@x); time(\"%H\"); print((1, \"a\")); exit(3); }"));
+  Machine machine(
+      must_compile("BEGIN { @x[1] = 1; print(@x, 5, 2); clear(@x); zero(@x); time(\"%H\"); "
+                   "print((1, \"a\")); exit(3); }"));
   run_ok(machine);
   const auto& actions = machine.bundle().actions;
   ASSERT_EQ(machine.records.size(), 6u);
   using bundle::ActionKind;
-  const ActionKind kinds[] = {ActionKind::kPrintMap, ActionKind::kClearMap, ActionKind::kZeroMap,
-                              ActionKind::kTime, ActionKind::kPrintValue, ActionKind::kExit};
-  for (size_t i = 0; i < 6; ++i) EXPECT_EQ(actions[word(machine.records[i]) & 0xffffffff].kind, kinds[i]);
+  const ActionKind kinds[] = {ActionKind::kPrintMap, ActionKind::kClearMap,   ActionKind::kZeroMap,
+                              ActionKind::kTime,     ActionKind::kPrintValue, ActionKind::kExit};
+  for (size_t i = 0; i < 6; ++i)
+    EXPECT_EQ(actions[word(machine.records[i]) & 0xffffffff].kind, kinds[i]);
   EXPECT_EQ(actions[0].map, 0);
   EXPECT_EQ(actions[0].top, 5u);
   EXPECT_EQ(actions[0].div, 2u);
@@ -569,7 +649,8 @@ TEST(Records, DescribeEveryAction) {
 }
 
 TEST(Records, JoinEndsAtTheNullAddress) {
-  Machine machine(must_compile("tracepoint:syscalls:sys_enter_openat { join(args.filename, \",\"); }"));
+  Machine machine(
+      must_compile("tracepoint:syscalls:sys_enter_openat { join(args.filename, \",\"); }"));
   const char* argv[] = {"one", "two", "", "four", nullptr, "five"};
   uint64_t event[6] = {0, 0, 0, address(argv), 0, 0};
   run_ok(machine, 0, event);
@@ -580,10 +661,12 @@ TEST(Records, JoinEndsAtTheNullAddress) {
   EXPECT_EQ(machine.bundle().actions[0].format, ",");
 }
 
-// ---- the bundle -----------------------------------------------------------------------------------------------------------
+// ---- the bundle
+// -----------------------------------------------------------------------------------------------------------
 
 TEST(Bundles, ListScriptMapsByNameAndInternalOnesAfter) {
-  bundle::Bundle bundle = must_compile("BEGIN { @z = 1; @a[comm] = count(); printf(\"x\"); @m = elapsed; }");
+  bundle::Bundle bundle =
+      must_compile("BEGIN { @z = 1; @a[comm] = count(); printf(\"x\"); @m = elapsed; }");
   ASSERT_GE(bundle.maps.size(), 6u);
   EXPECT_EQ(bundle.maps[0].name, "@a");
   EXPECT_EQ(bundle.maps[1].name, "@m");
@@ -596,9 +679,11 @@ TEST(Bundles, ListScriptMapsByNameAndInternalOnesAfter) {
 }
 
 TEST(Bundles, SayHowMuchStackIsMissing) {
-  Compiled compiled = compile_script("uprobe:libc:fopen { @[str(arg0), str(arg1), str(arg2), str(arg3), str(arg4)] = count(); }");
+  Compiled compiled = compile_script(
+      "uprobe:libc:fopen { @[str(arg0), str(arg1), str(arg2), str(arg3), str(arg4)] = count(); }");
   EXPECT_FALSE(compiled.bundle.has_value());
-  EXPECT_NE(compiled.text.find("bytes of stack are needed, eBPF has 512"), std::string::npos) << compiled.text;
+  EXPECT_NE(compiled.text.find("bytes of stack are needed, eBPF has 512"), std::string::npos)
+      << compiled.text;
   EXPECT_NE(compiled.text.find("BPFTRACE_MAX_STRLEN"), std::string::npos) << compiled.text;
 }
 
@@ -609,7 +694,8 @@ TEST(Bundles, ReuseTheStackOfEarlierStatements) {
 }
 
 TEST(Bundles, AreTheSameEveryTime) {
-  const std::string script = "uprobe:libc:f* { @[probe] = hist(arg0); printf(\"%s\", str(arg1)); } END { print(@); }";
+  const std::string script =
+      "uprobe:libc:f* { @[probe] = hist(arg0); printf(\"%s\", str(arg1)); } END { print(@); }";
   bundle::Bundle a = must_compile(script), b = must_compile(script);
   ASSERT_EQ(a.programs.size(), b.programs.size());
   for (size_t i = 0; i < a.programs.size(); ++i) EXPECT_EQ(a.programs[i].code, b.programs[i].code);

@@ -41,7 +41,9 @@ class KernelBundle {
     return {};
   }
 
-  Result<std::vector<uint8_t>> lookup(int map, const std::vector<uint8_t>& key, size_t value_bytes) {
+  Result<std::vector<uint8_t>> lookup(int map,
+                                      const std::vector<uint8_t>& key,
+                                      size_t value_bytes) {
     std::vector<uint8_t> value(value_bytes);
     bpf_attr attr{};
     attr.map_fd = static_cast<uint32_t>(maps_.at(static_cast<size_t>(map)).get());
@@ -52,11 +54,14 @@ class KernelBundle {
   }
 
  private:
-  static long sys_bpf(int command, bpf_attr& attr) { return syscall(SYS_bpf, command, &attr, sizeof(attr)); }
+  static long sys_bpf(int command, bpf_attr& attr) {
+    return syscall(SYS_bpf, command, &attr, sizeof(attr));
+  }
 
   static Result<Fd> create_map(const bundle::MapSpec& spec) {
-    static constexpr uint32_t kTypes[] = {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
-                                          BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF};
+    static constexpr uint32_t kTypes[] = {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY,
+                                          BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY,
+                                          BPF_MAP_TYPE_RINGBUF};
     bpf_attr attr{};
     attr.map_type = kTypes[static_cast<int>(spec.kind)];
     attr.key_size = spec.key_size;
@@ -72,15 +77,17 @@ class KernelBundle {
   Result<Fd> load_program(const bundle::Program& program) {
     bpf::Program code = program.code;
     for (bpf::Insn& insn : code) {
-      bool is_map = insn.code == (bpf::kClassLd | bpf::kSizeDw | bpf::kModeImm) && insn.src() == bpf::kPseudoMapIdx;
+      bool is_map = insn.code == (bpf::kClassLd | bpf::kSizeDw | bpf::kModeImm) &&
+                    insn.src() == bpf::kPseudoMapIdx;
       if (!is_map) continue;
       insn.imm = maps_.at(static_cast<size_t>(insn.imm)).get();
       insn.regs = static_cast<uint8_t>(insn.dst() | bpf::kPseudoMapFd << 4);
     }
     bpf_attr attr{};
-    attr.prog_type = program.context == bundle::ContextKind::kRegs         ? BPF_PROG_TYPE_KPROBE
-                     : program.context == bundle::ContextKind::kTracepoint ? BPF_PROG_TYPE_TRACEPOINT
-                                                                           : BPF_PROG_TYPE_RAW_TRACEPOINT;
+    attr.prog_type = program.context == bundle::ContextKind::kRegs ? BPF_PROG_TYPE_KPROBE
+                     : program.context == bundle::ContextKind::kTracepoint
+                         ? BPF_PROG_TYPE_TRACEPOINT
+                         : BPF_PROG_TYPE_RAW_TRACEPOINT;
     attr.insns = reinterpret_cast<uint64_t>(code.data());
     attr.insn_cnt = static_cast<uint32_t>(code.size());
     attr.license = reinterpret_cast<uint64_t>("GPL");
@@ -95,8 +102,8 @@ class KernelBundle {
     Fd again(static_cast<int>(sys_bpf(BPF_PROG_LOAD, attr)));
     std::string text(log.data());
     if (text.size() > 6000) text = "..." + text.substr(text.size() - 6000);
-    return fail(first_error == EPERM ? ErrorCode::kDenied : ErrorCode::kInvalid, "{}: {}\n{}", program.name,
-                std::strerror(first_error), text);
+    return fail(first_error == EPERM ? ErrorCode::kDenied : ErrorCode::kInvalid, "{}: {}\n{}",
+                program.name, std::strerror(first_error), text);
   }
 
   std::vector<Fd> maps_, programs_;
@@ -108,7 +115,8 @@ inline std::string why_no_kernel() {
     bundle::Bundle empty;
     empty.programs.push_back({.name = "probe", .code = {{0xb7, 0, 0, 0}, {0x95, 0, 0, 0}}});
     auto loaded = KernelBundle::load(empty);
-    return loaded ? std::string() : "bpf(2) refuses to load programs here: " + loaded.error().message;
+    return loaded ? std::string()
+                  : "bpf(2) refuses to load programs here: " + loaded.error().message;
   }();
   return reason;
 }

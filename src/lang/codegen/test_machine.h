@@ -1,4 +1,5 @@
-// Runs a Bundle's programs in the interpreter, on maps and a ring that live in this process. For tests.
+// Runs a Bundle's programs in the interpreter, on maps and a ring that live in this process. For
+// tests.
 #pragma once
 
 #include <unistd.h>
@@ -33,8 +34,10 @@ class Machine {
   explicit Machine(bundle::Bundle bundle) : bundle_(std::move(bundle)) {
     for (const bundle::MapSpec& spec : bundle_.maps) {
       maps_.push_back({&spec, {}});
-      bool is_array = spec.kind == bundle::MapKind::kArray || spec.kind == bundle::MapKind::kPerCpuArray;
-      for (uint32_t i = 0; is_array && i < spec.max_entries; ++i) add(maps_.back(), bytes_of(i), nullptr);
+      bool is_array =
+          spec.kind == bundle::MapKind::kArray || spec.kind == bundle::MapKind::kPerCpuArray;
+      for (uint32_t i = 0; is_array && i < spec.max_entries; ++i)
+        add(maps_.back(), bytes_of(i), nullptr);
     }
     for (Map& map : maps_) handles_.push_back(reinterpret_cast<uint64_t>(&map));
     install();
@@ -49,7 +52,8 @@ class Machine {
     env.context_size = program.context_size;
     env.context_first_byte = program.context == bundle::ContextKind::kTracepoint ? 8 : 0;
     for (const bundle::MapSpec& spec : bundle_.maps) {
-      env.maps.push_back({static_cast<bpf::MapKind>(spec.kind), spec.key_size, spec.value_size, spec.max_entries});
+      env.maps.push_back(
+          {static_cast<bpf::MapKind>(spec.kind), spec.key_size, spec.value_size, spec.max_entries});
     }
     return env;
   }
@@ -71,10 +75,13 @@ class Machine {
   std::map<Bytes, Bytes> contents(int map) const {
     std::map<Bytes, Bytes> all;
     const Map& m = maps_.at(static_cast<size_t>(map));
-    for (const auto& [key, value] : m.entries) all[key] = Bytes(value.get(), value.get() + m.spec->value_size);
+    for (const auto& [key, value] : m.entries)
+      all[key] = Bytes(value.get(), value.get() + m.spec->value_size);
     return all;
   }
-  std::map<Bytes, Bytes> contents(const std::string& name) const { return contents(map_index(name)); }
+  std::map<Bytes, Bytes> contents(const std::string& name) const {
+    return contents(map_index(name));
+  }
   /// The number in a scalar map.
   uint64_t number(const std::string& name) const {
     auto all = contents(name);
@@ -96,10 +103,14 @@ class Machine {
     std::memcpy(maps_.at(static_cast<size_t>(map)).entries[bytes_of(index)].get(), &value, 8);
   }
 
-  static Bytes bytes_of(uint32_t n) { return Bytes(reinterpret_cast<uint8_t*>(&n), reinterpret_cast<uint8_t*>(&n) + 4); }
+  static Bytes bytes_of(uint32_t n) {
+    return Bytes(reinterpret_cast<uint8_t*>(&n), reinterpret_cast<uint8_t*>(&n) + 4);
+  }
   static Bytes key(std::initializer_list<uint64_t> words) {
     Bytes bytes;
-    for (uint64_t word : words) bytes.insert(bytes.end(), reinterpret_cast<uint8_t*>(&word), reinterpret_cast<uint8_t*>(&word) + 8);
+    for (uint64_t word : words)
+      bytes.insert(bytes.end(), reinterpret_cast<uint8_t*>(&word),
+                   reinterpret_cast<uint8_t*>(&word) + 8);
     return bytes;
   }
 
@@ -126,20 +137,25 @@ class Machine {
     using bpf::Helper;
     helpers_.set(Helper::kMapLookupElem, [](uint64_t map, uint64_t key, auto...) -> uint64_t {
       auto found = map_at(map).entries.find(key_at(map_at(map), key));
-      return found == map_at(map).entries.end() ? 0 : reinterpret_cast<uint64_t>(found->second.get());
+      return found == map_at(map).entries.end() ? 0
+                                                : reinterpret_cast<uint64_t>(found->second.get());
     });
-    helpers_.set(Helper::kMapUpdateElem, [this](uint64_t map, uint64_t key, uint64_t value, uint64_t flags, uint64_t) -> uint64_t {
-      Map& m = map_at(map);
-      Bytes k = key_at(m, key);
-      if (before_update) before_update(static_cast<int>(&m - maps_.data()), k);
-      bool exists = m.entries.contains(k);
-      if (exists && flags == bpf::kUpdateNoExist) return static_cast<uint64_t>(-17);
-      if (!exists && (maps_are_full || m.entries.size() >= m.spec->max_entries)) return static_cast<uint64_t>(-7);
-      add(m, k, reinterpret_cast<void*>(value));
-      return 0;
-    });
+    helpers_.set(
+        Helper::kMapUpdateElem,
+        [this](uint64_t map, uint64_t key, uint64_t value, uint64_t flags, uint64_t) -> uint64_t {
+          Map& m = map_at(map);
+          Bytes k = key_at(m, key);
+          if (before_update) before_update(static_cast<int>(&m - maps_.data()), k);
+          bool exists = m.entries.contains(k);
+          if (exists && flags == bpf::kUpdateNoExist) return static_cast<uint64_t>(-17);
+          if (!exists && (maps_are_full || m.entries.size() >= m.spec->max_entries))
+            return static_cast<uint64_t>(-7);
+          add(m, k, reinterpret_cast<void*>(value));
+          return 0;
+        });
     helpers_.set(Helper::kMapDeleteElem, [](uint64_t map, uint64_t key, auto...) -> uint64_t {
-      return map_at(map).entries.erase(key_at(map_at(map), key)) != 0 ? 0 : static_cast<uint64_t>(-2);
+      return map_at(map).entries.erase(key_at(map_at(map), key)) != 0 ? 0
+                                                                      : static_cast<uint64_t>(-2);
     });
     helpers_.set(Helper::kKtimeGetNs, [this](auto...) { return now_ns; });
     helpers_.set(Helper::kKtimeGetBootNs, [this](auto...) { return boot_ns; });
@@ -149,11 +165,14 @@ class Machine {
     helpers_.set(Helper::kGetAttachCookie, [this](auto...) { return cookie; });
     helpers_.set(Helper::kGetCurrentComm, [this](uint64_t to, uint64_t size, auto...) -> uint64_t {
       std::memset(reinterpret_cast<void*>(to), 0, size);
-      std::memcpy(reinterpret_cast<void*>(to), comm.data(), std::min<size_t>(comm.size(), size - 1));
+      std::memcpy(reinterpret_cast<void*>(to), comm.data(),
+                  std::min<size_t>(comm.size(), size - 1));
       return 0;
     });
-    for (Helper helper : {Helper::kProbeReadUser, Helper::kProbeReadKernel}) helpers_.set(helper, read_bytes);
-    for (Helper helper : {Helper::kProbeReadUserStr, Helper::kProbeReadKernelStr}) helpers_.set(helper, read_string);
+    for (Helper helper : {Helper::kProbeReadUser, Helper::kProbeReadKernel})
+      helpers_.set(helper, read_bytes);
+    for (Helper helper : {Helper::kProbeReadUserStr, Helper::kProbeReadKernelStr})
+      helpers_.set(helper, read_string);
     helpers_.set(Helper::kRingbufReserve, [this](uint64_t, uint64_t size, auto...) -> uint64_t {
       if (ring_is_full) return 0;
       reserved_ = std::make_unique<Bytes>(size, 0xee);  // whatever was there before

@@ -9,13 +9,17 @@ namespace spile::lang {
 
 namespace {
 
-/// Each round widens at least one type by at least one step, so few are needed; a script whose types grow without end
+/// Each round widens at least one type by at least one step, so few are needed; a script whose
+/// types grow without end
 /// (`@x = (1, @x)`) is stopped here.
 constexpr int kMaxRounds = 64;
 
 class Analyzer {
  public:
-  Analyzer(const ast::Program& program, World& world, const CompileOptions& options, Diagnostics& diagnostics)
+  Analyzer(const ast::Program& program,
+           World& world,
+           const CompileOptions& options,
+           Diagnostics& diagnostics)
       : program_(program), world_(world), options_(options), diagnostics_(diagnostics) {}
 
   std::optional<typed::Program> run() {
@@ -32,13 +36,17 @@ class Analyzer {
   }
 
  private:
-  void refuse(Span span, std::string_view what) { diagnostics_.error(span, "{} is not built yet", what); }
+  void refuse(Span span, std::string_view what) {
+    diagnostics_.error(span, "{} is not built yet", what);
+  }
 
   void refuse_definitions() {
     for (const ast::CDefinition& definition : program_.c_definitions) {
-      refuse(definition.span, definition.kind == ast::CDefinition::Kind::kInclude ? "#include" : "a C definition");
+      refuse(definition.span,
+             definition.kind == ast::CDefinition::Kind::kInclude ? "#include" : "a C definition");
     }
-    for (const ast::ConfigEntry& entry : program_.config) refuse(entry.key_span, fmt::format("config {}", entry.key));
+    for (const ast::ConfigEntry& entry : program_.config)
+      refuse(entry.key_span, fmt::format("config {}", entry.key));
     for (const ast::Import& import : program_.imports) refuse(import.span, "import");
     for (const ast::Routine& routine : program_.routines) {
       refuse(routine.name_span, routine.kind == ast::Routine::Kind::kMacro ? "macro" : "fn");
@@ -54,7 +62,8 @@ class Analyzer {
         continue;
       }
       if (size->value == 0 || size->value > (1u << 24)) {
-        diagnostics_.error(size->span, "a map of {} keys: 1 to {} make sense", size->value, 1u << 24);
+        diagnostics_.error(size->span, "a map of {} keys: 1 to {} make sense", size->value,
+                           1u << 24);
         continue;
       }
       int index = maps_.find_or_add(declaration.name, declaration.name_span);
@@ -64,14 +73,17 @@ class Analyzer {
 
   std::vector<typed::Clause> lower_all(std::vector<Instance>& instances, Diagnostics& diagnostics) {
     std::vector<typed::Clause> clauses;
-    for (Instance& instance : instances) clauses.push_back(Lowering(options_, maps_, instance, diagnostics).run());
+    for (Instance& instance : instances)
+      clauses.push_back(Lowering(options_, maps_, instance, diagnostics).run());
     return clauses;
   }
 
-  /// All names are known after the first round; from here on a map's number is its place in name order.
+  /// All names are known after the first round; from here on a map's number is its place in name
+  /// order.
   void sort_maps() {
     std::ranges::sort(maps_.maps, {}, [](const MapState& state) { return state.map.name; });
-    for (size_t i = 0; i < maps_.maps.size(); ++i) maps_.by_name[maps_.maps[i].map.name] = static_cast<int>(i);
+    for (size_t i = 0; i < maps_.maps.size(); ++i)
+      maps_.by_name[maps_.maps[i].map.name] = static_cast<int>(i);
   }
 
   bool infer(std::vector<Instance>& instances) {
@@ -113,7 +125,8 @@ class Analyzer {
   }
 
   static bool is_known(const Type& type) {
-    return !type.is_unknown() && (type.kind != Type::Kind::kTuple || std::ranges::all_of(type.fields, is_known));
+    return !type.is_unknown() &&
+           (type.kind != Type::Kind::kTuple || std::ranges::all_of(type.fields, is_known));
   }
 
   /// `@a = @b; @b = @a;` and nothing else: no error so far, and no type either.
@@ -121,7 +134,9 @@ class Analyzer {
     if (diagnostics_.has_errors()) return;
     for (const MapState& state : maps_.maps) {
       if (!state.has_role || (is_known(state.map.value) && is_known(state.map.key))) continue;
-      diagnostics_.error(state.map.span, "the type of {} is not known: it only holds what other maps hold", state.map.name);
+      diagnostics_.error(state.map.span,
+                         "the type of {} is not known: it only holds what other maps hold",
+                         state.map.name);
     }
   }
 
@@ -149,7 +164,9 @@ class Analyzer {
 
 }  // namespace
 
-std::optional<typed::Program> analyze(const ast::Program& program, World& world, const CompileOptions& options,
+std::optional<typed::Program> analyze(const ast::Program& program,
+                                      World& world,
+                                      const CompileOptions& options,
                                       Diagnostics& diagnostics) {
   return Analyzer(program, world, options, diagnostics).run();
 }

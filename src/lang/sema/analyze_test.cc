@@ -37,7 +37,8 @@ void expect_accepted(const std::string& script, CompileOptions options = {}) {
 void expect_refused(const std::string& script, const std::string& message, size_t errors = 1) {
   Outcome outcome = analyze_script(script);
   EXPECT_FALSE(outcome.program.has_value()) << script;
-  EXPECT_NE(outcome.text.find(message), std::string::npos) << script << "\nwanted: " << message << "\ngot: " << outcome.text;
+  EXPECT_NE(outcome.text.find(message), std::string::npos)
+      << script << "\nwanted: " << message << "\ngot: " << outcome.text;
   size_t found = 0;
   for (size_t at = 0; (at = outcome.text.find("ERROR", at)) != std::string::npos; ++at) ++found;
   EXPECT_EQ(found, errors) << script << "\n" << outcome.text;
@@ -57,10 +58,12 @@ void expect_map(const std::string& script, const std::string& line) {
 
 void expect_typed(const std::string& script, const std::string& part, CompileOptions options = {}) {
   std::string text = typed_text(script, std::move(options));
-  EXPECT_NE(text.find(part), std::string::npos) << script << "\nwanted: " << part << "\ngot:\n" << text;
+  EXPECT_NE(text.find(part), std::string::npos) << script << "\nwanted: " << part << "\ngot:\n"
+                                                << text;
 }
 
-// ---- refusals by name -------------------------------------------------------------------------------------------------
+// ---- refusals by name
+// -------------------------------------------------------------------------------------------------
 
 TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
   expect_refused("uretprobe:libc:fopen { exit(); }", "uretprobe is not built yet");
@@ -82,23 +85,31 @@ TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
 }
 
 TEST(Sema, RefusesStatementsThatAreNotBuiltByName) {
-  expect_refused("BEGIN { @x[1] = 1; for ($kv : @x) { print($kv.0); } }", "'for' over a map is not built yet");
-  expect_refused("BEGIN { $n = 3; for ($i : 0..$n) { print($i); } }", "a range that is not constant is not built yet");
-  expect_refused("config = { max_strlen = 64 } BEGIN { exit(); }", "config max_strlen is not built yet");
+  expect_refused("BEGIN { @x[1] = 1; for ($kv : @x) { print($kv.0); } }",
+                 "'for' over a map is not built yet");
+  expect_refused("BEGIN { $n = 3; for ($i : 0..$n) { print($i); } }",
+                 "a range that is not constant is not built yet");
+  expect_refused("config = { max_strlen = 64 } BEGIN { exit(); }",
+                 "config max_strlen is not built yet");
   expect_refused("#include <linux/sched.h>\nBEGIN { exit(); }", "#include is not built yet");
   expect_refused("struct x { int a; }\nBEGIN { exit(); }", "a C definition is not built yet");
   expect_refused("macro add($a) { $a + 1 } BEGIN { exit(); }", "macro is not built yet");
   expect_refused("BEGIN { print((a=1, b=2)); }", "a record is not built yet");
-  expect_refused("kprobe:vfs_read { print(((struct file *)arg0)->f_pos); }", "the type 'struct file *' is not built yet");
-  expect_refused("uprobe:libc:fopen { print(args.x); }", "args of functions (from debug information) is not built yet");
+  expect_refused("kprobe:vfs_read { print(((struct file *)arg0)->f_pos); }",
+                 "the type 'struct file *' is not built yet");
+  expect_refused("uprobe:libc:fopen { print(args.x); }",
+                 "args of functions (from debug information) is not built yet");
 }
 
 TEST(Sema, RefusesReadingAggregationsByName) {
-  expect_refused("BEGIN { @c = count(); $x = @c; }", "reading @c, a map of count(), is not built yet");
-  expect_refused("BEGIN { @c[1] = sum(2); print(@c[1]); }", "reading @c, a map of sum(), is not built yet");
+  expect_refused("BEGIN { @c = count(); $x = @c; }",
+                 "reading @c, a map of count(), is not built yet");
+  expect_refused("BEGIN { @c[1] = sum(2); print(@c[1]); }",
+                 "reading @c, a map of sum(), is not built yet");
 }
 
-// ---- names ------------------------------------------------------------------------------------------------------------
+// ---- names
+// ------------------------------------------------------------------------------------------------------------
 
 TEST(Sema, OffersTheNearestFunction) {
   expect_refused("BEGIN { prntf(\"x\"); }", "unknown function 'prntf'");
@@ -118,8 +129,10 @@ TEST(Sema, OffersTheNearestFunctionOfALibrary) {
 }
 
 TEST(Sema, OffersTheNearestField) {
-  expect_refused("tracepoint:sched:sched_switch { print(args.prev_pd); }", "has no field 'prev_pd'");
-  expect_refused("tracepoint:sched:sched_switch { print(args.prev_pd); }", "did you mean 'prev_pid'?");
+  expect_refused("tracepoint:sched:sched_switch { print(args.prev_pd); }",
+                 "has no field 'prev_pd'");
+  expect_refused("tracepoint:sched:sched_switch { print(args.prev_pd); }",
+                 "did you mean 'prev_pid'?");
 }
 
 TEST(Sema, ReportsSeveralErrorsInOneRun) {
@@ -130,25 +143,31 @@ TEST(Sema, ReportsOneFaultOfASharedClauseOnce) {
   expect_refused("BEGIN, END, interval:s:1 { foo(); }", "unknown function 'foo'");
 }
 
-// ---- contexts ---------------------------------------------------------------------------------------------------------
+// ---- contexts
+// ---------------------------------------------------------------------------------------------------------
 
 TEST(Sema, KnowsWhatEachProbeHas) {
   expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe and kprobe");
   expect_refused("tracepoint:sched:sched_switch { print(arg0); }", "use its fields: args.name");
   expect_refused("kprobe:vfs_read { print(retval); }", "retval is only there in kretprobe");
-  expect_refused("kprobe:vfs_read { print(arg6); }", "only the first six arguments are in registers");
+  expect_refused("kprobe:vfs_read { print(arg6); }",
+                 "only the first six arguments are in registers");
   expect_refused("BEGIN { print(args.x); }", "args is only there in tracepoints");
   expect_refused("BEGIN { print(func); }", "func is only there in uprobe, kprobe and kretprobe");
-  expect_refused("tracepoint:sched:sched_switch { print(args.common_pid); }", "hides the first 8 bytes");
-  expect_refused("tracepoint:odd:packed { print(args.list); }", "a field of type 'u32[2]' is not built yet");
+  expect_refused("tracepoint:sched:sched_switch { print(args.common_pid); }",
+                 "hides the first 8 bytes");
+  expect_refused("tracepoint:odd:packed { print(args.list); }",
+                 "a field of type 'u32[2]' is not built yet");
 }
 
 TEST(Sema, ChecksEveryAttachPointOfAClause) {
-  expect_refused("kprobe:vfs_read, tracepoint:sched:sched_switch { print(arg0); }", "arg0 is not there in a tracepoint");
+  expect_refused("kprobe:vfs_read, tracepoint:sched:sched_switch { print(arg0); }",
+                 "arg0 is not there in a tracepoint");
 }
 
 TEST(Sema, ExpandsGlobs) {
-  Outcome outcome = analyze_script("uprobe:libc:f* { @[func] = count(); } kprobe:vfs_* { @k = count(); }");
+  Outcome outcome =
+      analyze_script("uprobe:libc:f* { @[func] = count(); } kprobe:vfs_* { @k = count(); }");
   ASSERT_TRUE(outcome.program);
   ASSERT_EQ(outcome.program->probes.size(), 4u);
   EXPECT_EQ(outcome.program->probes[0].name, "uprobe:/usr/lib/libc.so.6:fopen");
@@ -166,15 +185,20 @@ TEST(Sema, OneProgramServesTracepointsThatKeepTheUsedFieldsAtOnePlace) {
 }
 
 TEST(Sema, TracepointsThatKeepAFieldElsewhereGetTheirOwnProgram) {
-  Outcome outcome = analyze_script("tracepoint:sched:sched_switch, tracepoint:sched:sched_process_exec { @ = count(); }");
+  Outcome outcome = analyze_script(
+      "tracepoint:sched:sched_switch, tracepoint:sched:sched_process_exec { @ = count(); }");
   ASSERT_TRUE(outcome.program);
   EXPECT_EQ(outcome.program->clauses.size(), 1u);
-  expect_refused("tracepoint:sched:* { @[args.prev_pid] = count(); }", "tracepoint:sched:sched_process_exec has no field 'prev_pid'");
-  outcome = analyze_script("tracepoint:syscalls:sys_enter_openat, tracepoint:sched:sched_process_exec { @[args.filename] = count(); }");
+  expect_refused("tracepoint:sched:* { @[args.prev_pid] = count(); }",
+                 "tracepoint:sched:sched_process_exec has no field 'prev_pid'");
+  outcome = analyze_script(
+      "tracepoint:syscalls:sys_enter_openat, tracepoint:sched:sched_process_exec { "
+      "@[args.filename] = count(); }");
   EXPECT_FALSE(outcome.program);  // an address here, a string there
 }
 
-// ---- types ------------------------------------------------------------------------------------------------------------
+// ---- types
+// ------------------------------------------------------------------------------------------------------------
 
 TEST(Sema, InfersMapsOverTheWholeScript) {
   expect_map("BEGIN { print(@x[1]); } END { @x[2] = str(0); }", "@x[int64] : value string[128]");
@@ -186,8 +210,10 @@ TEST(Sema, WidensNumbersAndStrings) {
   expect_map("BEGIN { @x = pid; @x = -1; }", "@x[] : value int64");
   expect_map("BEGIN { @x = pid; @x = 1; }", "@x[] : value uint64");
   expect_map("BEGIN { @x = \"abc\"; @x = comm; }", "@x[] : value string[16]");
-  expect_map("BEGIN { @[\"a\", 1] = 1; @[comm, pid] = 2; }", "@[(string[16],uint64)] : value int64");
-  expect_map("BEGIN { @[(\"a\", 1)] = 1; @[\"bcd\", 2] = 1; }", "@[(string[4],int64)] : value int64");
+  expect_map("BEGIN { @[\"a\", 1] = 1; @[comm, pid] = 2; }",
+             "@[(string[16],uint64)] : value int64");
+  expect_map("BEGIN { @[(\"a\", 1)] = 1; @[\"bcd\", 2] = 1; }",
+             "@[(string[4],int64)] : value int64");
 }
 
 TEST(Sema, ADifferenceIsSigned) {
@@ -196,14 +222,22 @@ TEST(Sema, ADifferenceIsSigned) {
 }
 
 TEST(Sema, RefusesMixedTypes) {
-  expect_refused("BEGIN { @x = 1; @x = \"a\"; }", "@x holds int64 elsewhere, it cannot hold string[2] as well");
-  expect_refused("BEGIN { $x = 1; $x = \"a\"; }", "$x holds int64 elsewhere, it cannot hold string[2] as well");
-  expect_refused("BEGIN { @x[1] = 1; @x[\"a\"] = 1; }", "the key of @x is string[2] here and int64 elsewhere");
-  expect_refused("BEGIN { @x[1] = 1; @x[1, 2] = 1; }", "the key of @x is (int64,int64) here and int64 elsewhere");
-  expect_refused("BEGIN { @x = 1; @x[1] = 1; }", "@x is used with a key in one place and without in another");
-  expect_refused("BEGIN { @x = 1; @x = count(); }", "@x holds a value elsewhere, it cannot hold count() as well");
-  expect_refused("BEGIN { @x = hist(1); @x = lhist(1, 0, 10, 1); }", "@x holds hist() elsewhere, it cannot hold lhist() as well");
-  expect_refused("BEGIN { print(1 ? 2 : \"a\"); }", "'?:' has int64 on one side and string[2] on the other");
+  expect_refused("BEGIN { @x = 1; @x = \"a\"; }",
+                 "@x holds int64 elsewhere, it cannot hold string[2] as well");
+  expect_refused("BEGIN { $x = 1; $x = \"a\"; }",
+                 "$x holds int64 elsewhere, it cannot hold string[2] as well");
+  expect_refused("BEGIN { @x[1] = 1; @x[\"a\"] = 1; }",
+                 "the key of @x is string[2] here and int64 elsewhere");
+  expect_refused("BEGIN { @x[1] = 1; @x[1, 2] = 1; }",
+                 "the key of @x is (int64,int64) here and int64 elsewhere");
+  expect_refused("BEGIN { @x = 1; @x[1] = 1; }",
+                 "@x is used with a key in one place and without in another");
+  expect_refused("BEGIN { @x = 1; @x = count(); }",
+                 "@x holds a value elsewhere, it cannot hold count() as well");
+  expect_refused("BEGIN { @x = hist(1); @x = lhist(1, 0, 10, 1); }",
+                 "@x holds hist() elsewhere, it cannot hold lhist() as well");
+  expect_refused("BEGIN { print(1 ? 2 : \"a\"); }",
+                 "'?:' has int64 on one side and string[2] on the other");
 }
 
 TEST(Sema, StopsTypesThatGrowWithoutEnd) {
@@ -223,7 +257,8 @@ TEST(Sema, RefusesUndefinedNames) {
   expect_refused("BEGIN { print($x); }", "undefined variable $x");
   expect_refused("BEGIN { $count = 1; print($cuont); }", "did you mean $count?");
   expect_refused("BEGIN { if (pid) { $x = 1; } print($x); }", "put 'let $x;' before that block");
-  expect_refused("BEGIN { print(@x + 1); }", "undefined map: @x is read, but nothing is ever put into it");
+  expect_refused("BEGIN { print(@x + 1); }",
+                 "undefined map: @x is read, but nothing is ever put into it");
   expect_refused("BEGIN { clear(@x); }", "undefined map: nothing is ever put into @x");
   expect_refused("BEGIN { $x = 1; if (1) { let $x = 2; } }", "$x exists already");
 }
@@ -256,39 +291,47 @@ TEST(Sema, ChecksAggregations) {
   expect_refused("BEGIN { count(); }", "count() can only be put into a map");
   expect_refused("BEGIN { $x = hist(1); }", "hist() can only be put into a map");
   expect_refused("BEGIN { @ = sum(comm); }", "sum() needs a number, not string[16]");
-  expect_refused("BEGIN { @ = lhist(1, 10, 0, 1); }", "the maximum must be larger than the minimum");
+  expect_refused("BEGIN { @ = lhist(1, 10, 0, 1); }",
+                 "the maximum must be larger than the minimum");
   expect_refused("BEGIN { @ = lhist(1, 0, 10, 0); }", "the step must be positive");
   expect_refused("BEGIN { @ = lhist(1, 0, 10000, 1); }", "10000 buckets, 1000 are the most");
   expect_refused("BEGIN { @ = lhist(1, 0, pid, 1); }", "must be a constant");
-  expect_refused("BEGIN { @ = lhist(1, 0, 10, 1); @ = lhist(1, 0, 20, 1); }", "has other bounds elsewhere");
+  expect_refused("BEGIN { @ = lhist(1, 0, 10, 1); @ = lhist(1, 0, 20, 1); }",
+                 "has other bounds elsewhere");
   expect_refused("BEGIN { @ = hist(1, 2); }", "hist() with finer buckets is not built yet");
   expect_refused("BEGIN { @ += count(); }", "count() adds by itself");
 }
 
-// ---- printf -----------------------------------------------------------------------------------------------------------
+// ---- printf
+// -----------------------------------------------------------------------------------------------------------
 
 TEST(Sema, ChecksFormatsAgainstArguments) {
   expect_refused("BEGIN { printf(\"%d\"); }", "the format takes 1 argument, 0 given");
   expect_refused("BEGIN { printf(\"%d %d\", 1); }", "the format takes 2 arguments, 1 given");
   expect_refused("BEGIN { printf(\"x\", 1); }", "the format takes 0 arguments, 1 given");
   expect_refused("BEGIN { printf(\"%s\", 1); }", "'%s' takes a string, not int64");
-  expect_refused("uprobe:libc:fopen { printf(\"%s\", arg0); }", "str(...) reads the string at an address");
+  expect_refused("uprobe:libc:fopen { printf(\"%s\", arg0); }",
+                 "str(...) reads the string at an address");
   expect_refused("BEGIN { printf(\"%5d\", comm); }", "'%5d' takes a number, not string[16]");
   expect_refused("BEGIN { printf(\"%r\", comm); }", "'%r' takes a buffer, not string[16]");
   expect_refused("BEGIN { printf(\"%y\", 1); }", "unknown conversion 'y'");
   expect_refused("BEGIN { printf(\"%\"); }", "the conversion is missing");
   expect_refused("BEGIN { printf(\"%*d\", 1, 2); }", "a width from an argument is not built yet");
   expect_refused("BEGIN { printf(\"%99999d\", 1); }", "the width is larger than");
-  expect_refused("BEGIN { $f = \"%d\"; printf($f, 1); }", "the format of printf() must be a string literal");
+  expect_refused("BEGIN { $f = \"%d\"; printf($f, 1); }",
+                 "the format of printf() must be a string literal");
 }
 
 TEST(Sema, AcceptsEveryConversion) {
   expect_accepted(
-      "uprobe:libc:fopen { printf(\"%d %i %u %o %x %X %c %p %s %ld %lld %-10s %5d %05x %lu %hhx %r %rx %rh %% %+d %#x %.3s\", 1, 2, 3, "
-      "4, 5, 6, 7, arg0, comm, 8, 9, probe, 10, 11, 12, 13, buf(arg0, 4), buf(arg0, 4), buf(arg0, 4), 14, 15, str(arg0)); }");
+      "uprobe:libc:fopen { printf(\"%d %i %u %o %x %X %c %p %s %ld %lld %-10s %5d %05x %lu %hhx %r "
+      "%rx %rh %% %+d %#x %.3s\", 1, 2, 3, "
+      "4, 5, 6, 7, arg0, comm, 8, 9, probe, 10, 11, 12, 13, buf(arg0, 4), buf(arg0, 4), buf(arg0, "
+      "4), 14, 15, str(arg0)); }");
 }
 
-// ---- positional parameters --------------------------------------------------------------------------------------------
+// ---- positional parameters
+// --------------------------------------------------------------------------------------------
 
 TEST(Sema, PositionalParametersAreWhatTheContextWants) {
   CompileOptions options;
@@ -304,7 +347,8 @@ TEST(Sema, PositionalParametersAreWhatTheContextWants) {
   expect_typed("BEGIN { print(str($9)); }", "text \"\"", options);
 }
 
-// ---- folding ----------------------------------------------------------------------------------------------------------
+// ---- folding
+// ----------------------------------------------------------------------------------------------------------
 
 TEST(Sema, FoldsConstants) {
   expect_typed("BEGIN { print(1 + 2 * 3); }", "number 7 : int64");
@@ -322,7 +366,8 @@ TEST(Sema, FoldsConstants) {
 }
 
 TEST(Sema, DumpsTheTypedProgram) {
-  EXPECT_EQ(typed_text("kprobe:vfs_read /pid == 7/ { $x = arg2 - 1; @[comm] = hist($x); printf(\"%d\\n\", $x); }"),
+  EXPECT_EQ(typed_text("kprobe:vfs_read /pid == 7/ { $x = arg2 - 1; @[comm] = hist($x); "
+                       "printf(\"%d\\n\", $x); }"),
             R"(map @[string[16]] : hist() int64
 probe 0: kprobe:vfs_read
 clause for probes 0 (registers, 168 bytes)
@@ -350,14 +395,17 @@ TEST(Sema, AcceptsTheLanguageCore) {
            "BEGIN { @x++; ++@x; @x--; @y[1]++; }",
            "BEGIN { $x = 1; $x++; $x += 2; $x <<= 1; $x |= 4; print($x); }",
            "BEGIN { let $x : uint8 = 300; let $y; $y = 1; let $z = comm; print(($x, $y, $z)); }",
-           "BEGIN { unroll(3) { @a = count(); } while (@n < 3) { @n++; break; } for ($i : 0..3) { continue; } }",
+           "BEGIN { unroll(3) { @a = count(); } while (@n < 3) { @n++; break; } for ($i : 0..3) { "
+           "continue; } }",
            "uprobe:libc:fopen { @[str(arg0), pid, func, probe] = count(); }",
            "uprobe:libc:fopen { print(*(uint32 *)arg0); print(((uint64 *)arg0)[2]); }",
            "BEGIN { $t = (1, \"a\"); print($t.1); @t = $t; print(@t.0); }",
-           "BEGIN { @x[1, \"a\"] = 1; delete(@x[1, \"a\"]); delete(@x, (1, \"a\")); if (has_key(@x, (1, \"b\"))) { exit(1); } }",
+           "BEGIN { @x[1, \"a\"] = 1; delete(@x[1, \"a\"]); delete(@x, (1, \"a\")); if "
+           "(has_key(@x, (1, \"b\"))) { exit(1); } }",
            "BEGIN { pid == 1 ? printf(\"a\") : exit(); }",
            "BEGIN { print(pid ?: 7); print(nsecs(boot)); print(elapsed()); time(); time(\"%H\"); }",
-           "tracepoint:syscalls:sys_enter_openat { join(args.filename); printf(\"%s\", str(args->filename)); }",
+           "tracepoint:syscalls:sys_enter_openat { join(args.filename); printf(\"%s\", "
+           "str(args->filename)); }",
            "let @m = hash(10); BEGIN { @m[1] = 2; }",
        }) {
     expect_accepted(script);

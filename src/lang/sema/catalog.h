@@ -1,4 +1,5 @@
-// Every name of the language, and whether it is built: so that each one is either done or refused by name.
+// Every name of the language, and whether it is built: so that each one is either done or refused
+// by name.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,24 @@
 namespace spile::lang {
 
 enum class Function : uint8_t {
-  kPrintf, kPrint, kClear, kZero, kDelete, kHasKey, kExit, kTime, kJoin, kStr, kBuf,
-  kCount, kSum, kMin, kMax, kAvg, kHist, kLhist,
+  kPrintf,
+  kPrint,
+  kClear,
+  kZero,
+  kDelete,
+  kHasKey,
+  kExit,
+  kTime,
+  kJoin,
+  kStr,
+  kBuf,
+  kCount,
+  kSum,
+  kMin,
+  kMax,
+  kAvg,
+  kHist,
+  kLhist,
   kNotBuilt,
 };
 

@@ -11,12 +11,16 @@ namespace spile::lang {
 
 class FakeWorld : public World {
  public:
-  std::vector<UserFunction> user = {{"/usr/lib/libc.so.6", "fopen"}, {"/usr/lib/libc.so.6", "fclose"},
-                                    {"/usr/lib/libc.so.6", "malloc"}, {"/usr/bin/redis-server", "main"}};
-  std::vector<KernelFunction> kernel = {{"do_sys_openat2", ""}, {"vfs_read", ""}, {"vfs_write", ""}, {"nf_hook", "nf"}};
+  std::vector<UserFunction> user = {{"/usr/lib/libc.so.6", "fopen"},
+                                    {"/usr/lib/libc.so.6", "fclose"},
+                                    {"/usr/lib/libc.so.6", "malloc"},
+                                    {"/usr/bin/redis-server", "main"}};
+  std::vector<KernelFunction> kernel = {
+      {"do_sys_openat2", ""}, {"vfs_read", ""}, {"vfs_write", ""}, {"nf_hook", "nf"}};
   std::vector<Tracepoint> events = default_events();
 
-  Result<std::vector<UserFunction>> user_functions(std::string_view target, std::string_view symbol) override {
+  Result<std::vector<UserFunction>> user_functions(std::string_view target,
+                                                   std::string_view symbol) override {
     std::vector<UserFunction> found;
     bool has_file = false;
     for (const UserFunction& function : user) {
@@ -34,15 +38,18 @@ class FakeWorld : public World {
     }
     return fail(ErrorCode::kNotFound, "no file '{}'", target);
   }
-  Result<std::vector<KernelFunction>> kernel_functions(std::string_view module, std::string_view symbol) override {
+  Result<std::vector<KernelFunction>> kernel_functions(std::string_view module,
+                                                       std::string_view symbol) override {
     std::vector<KernelFunction> found;
     for (const KernelFunction& function : kernel) {
-      if ((module.empty() || matches(module, function.module)) && matches(symbol, function.symbol)) found.push_back(function);
+      if ((module.empty() || matches(module, function.module)) && matches(symbol, function.symbol))
+        found.push_back(function);
     }
     if (found.empty()) return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", symbol);
     return found;
   }
-  Result<std::vector<Tracepoint>> tracepoints(std::string_view category, std::string_view event) override {
+  Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
+                                              std::string_view event) override {
     std::vector<Tracepoint> found;
     for (const Tracepoint& one : events) {
       if (matches(category, one.category) && matches(event, one.event)) found.push_back(one);
@@ -54,17 +61,24 @@ class FakeWorld : public World {
     return symbol == "fopne" ? std::vector<std::string>{"fopen"} : std::vector<std::string>{};
   }
   std::vector<std::string> near_kernel_functions(std::string_view symbol) override {
-    return symbol == "vfs_raed" ? std::vector<std::string>{"vfs_read", "vfs_write"} : std::vector<std::string>{};
+    return symbol == "vfs_raed" ? std::vector<std::string>{"vfs_read", "vfs_write"}
+                                : std::vector<std::string>{};
   }
-  std::vector<std::string> near_tracepoints(std::string_view, std::string_view) override { return {"sched:sched_switch"}; }
+  std::vector<std::string> near_tracepoints(std::string_view, std::string_view) override {
+    return {"sched:sched_switch"};
+  }
 
  private:
   using Shape = EventField::Shape;
 
   static std::vector<EventField> common() {
-    return {{"common_type", "unsigned short", 0, 2, false, Shape::kInt}, {"common_pid", "int", 4, 4, true, Shape::kInt}};
+    return {{"common_type", "unsigned short", 0, 2, false, Shape::kInt},
+            {"common_pid", "int", 4, 4, true, Shape::kInt}};
   }
-  static Tracepoint event(std::string category, std::string name, uint32_t size, std::vector<EventField> fields) {
+  static Tracepoint event(std::string category,
+                          std::string name,
+                          uint32_t size,
+                          std::vector<EventField> fields) {
     std::vector<EventField> all = common();
     all.insert(all.end(), fields.begin(), fields.end());
     return {std::move(category), std::move(name), size, std::move(all)};

@@ -6,7 +6,8 @@ using ast::BinaryOp;
 
 Type arithmetic_type(BinaryOp op, const Type& left, const Type& right) {
   if (op == BinaryOp::kSub) return Type::int64();
-  if (op == BinaryOp::kShl || op == BinaryOp::kShr) return left.is_signed ? Type::int64() : Type::uint64();
+  if (op == BinaryOp::kShl || op == BinaryOp::kShr)
+    return left.is_signed ? Type::int64() : Type::uint64();
   return compares_unsigned(left, right) ? Type::uint64() : Type::int64();
 }
 
@@ -18,7 +19,9 @@ bool compares_unsigned(const Type& left, const Type& right) {
 
 namespace {
 
-uint64_t magnitude(uint64_t value) { return static_cast<int64_t>(value) < 0 ? 0 - value : value; }
+uint64_t magnitude(uint64_t value) {
+  return static_cast<int64_t>(value) < 0 ? 0 - value : value;
+}
 
 uint64_t fold_division(BinaryOp op, uint64_t left, uint64_t right, bool is_signed) {
   if (right == 0) return op == BinaryOp::kDiv ? 0 : left;
@@ -40,7 +43,8 @@ uint64_t fold(BinaryOp op, uint64_t left, uint64_t right, bool is_signed) {
     case BinaryOp::kMod: return fold_division(op, left, right, is_signed);
     case BinaryOp::kShl: return left << (right & 63);
     case BinaryOp::kShr:
-      return is_signed ? static_cast<uint64_t>(static_cast<int64_t>(left) >> (right & 63)) : left >> (right & 63);
+      return is_signed ? static_cast<uint64_t>(static_cast<int64_t>(left) >> (right & 63))
+                       : left >> (right & 63);
     case BinaryOp::kBitAnd: return left & right;
     case BinaryOp::kBitXor: return left ^ right;
     case BinaryOp::kBitOr: return left | right;

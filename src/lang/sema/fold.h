@@ -8,8 +8,9 @@
 
 namespace spile::lang {
 
-/// The type of `left op right` for two integers. A difference is signed, a shift is of its left side; else unsigned
-/// when no side is signed. Literals that are not negative take the other side's sign.
+/// The type of `left op right` for two integers. A difference is signed, a shift is of its left
+/// side; else unsigned when no side is signed. Literals that are not negative take the other side's
+/// sign.
 Type arithmetic_type(ast::BinaryOp op, const Type& left, const Type& right);
 
 /// Numbers compare as unsigned when neither can be negative.

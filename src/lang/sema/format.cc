@@ -8,12 +8,15 @@ namespace {
 
 constexpr uint32_t kMaxWidth = 4096;  // wider fields are a mistake, and would fill the terminal
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 /// Reads one conversion after its '%'.
 class Reader {
  public:
-  Reader(std::string_view format, uint32_t begin, FormatScan& scan) : format_(format), begin_(begin), at_(begin + 1), scan_(scan) {}
+  Reader(std::string_view format, uint32_t begin, FormatScan& scan)
+      : format_(format), begin_(begin), at_(begin + 1), scan_(scan) {}
 
   uint32_t read() {
     while (is_any_of(peek(), "-+ #0")) ++at_;
@@ -29,7 +32,9 @@ class Reader {
 
  private:
   char peek() const { return at_ < format_.size() ? format_[at_] : '\0'; }
-  static bool is_any_of(char c, std::string_view set) { return c != '\0' && set.find(c) != set.npos; }
+  static bool is_any_of(char c, std::string_view set) {
+    return c != '\0' && set.find(c) != set.npos;
+  }
   std::string_view text() const { return format_.substr(begin_, at_ - begin_); }
   void fail(std::string fault) {
     if (scan_.fault.empty()) scan_.fault = std::move(fault);
@@ -54,7 +59,8 @@ class Reader {
 
   void read_letter() {
     char letter = peek();
-    if (letter == '\0') return fail(fmt::format("'{}' at the end of the format: the conversion is missing", text()));
+    if (letter == '\0')
+      return fail(fmt::format("'{}' at the end of the format: the conversion is missing", text()));
     ++at_;
     if (letter == '%') return;
     if (letter == 'g') {
@@ -91,7 +97,8 @@ FormatScan scan_format(std::string_view format) {
 bool accepts(char letter, const Type& type) {
   if (type.is_unknown()) return true;
   switch (letter) {
-    case 's': return type.is_string() || type.kind == Type::Kind::kProbe || type.kind == Type::Kind::kFunc;
+    case 's':
+      return type.is_string() || type.kind == Type::Kind::kProbe || type.kind == Type::Kind::kFunc;
     case 'r': return type.kind == Type::Kind::kBuffer;
     default: return type.is_number();
   }

@@ -21,7 +21,8 @@ struct FormatScan {
   std::string fault;  ///< "" or what is wrong with the format
 };
 
-/// Reads flags `- + space # 0`, width, precision, lengths h hh l ll L j z t, conversions d i u o x X c p s r rx rh %.
+/// Reads flags `- + space # 0`, width, precision, lengths h hh l ll L j z t, conversions d i u o x
+/// X c p s r rx rh %.
 FormatScan scan_format(std::string_view format);
 
 /// Whether `letter` can print such a value.

@@ -1,7 +1,8 @@
 // One clause of the AST -> its typed form, with the types found so far.
 //
-// Split over lower_expr.cc (values), lower_call.cc (functions) and lower_stmt.cc (statements, scopes). Every method
-// returns a node whatever happens: after an error it is of unknown type, from which nothing further is reported.
+// Split over lower_expr.cc (values), lower_operator.cc (operators, casts), lower_call.cc
+// (functions), lower_map.cc and lower_stmt.cc (statements, scopes). Every method returns a node
+// whatever happens: after an error it is of unknown type, from which nothing further is reported.
 #pragma once
 
 #include <map>
@@ -36,7 +37,10 @@ struct MapTable {
 
 class Lowering {
  public:
-  Lowering(const CompileOptions& options, MapTable& maps, Instance& instance, Diagnostics& diagnostics)
+  Lowering(const CompileOptions& options,
+           MapTable& maps,
+           Instance& instance,
+           Diagnostics& diagnostics)
       : options_(options), maps_(maps), instance_(instance), diagnostics_(diagnostics) {}
 
   typed::Clause run();
@@ -53,7 +57,7 @@ class Lowering {
   static ExprPtr unknown(Span span) { return number(0, Type{}, span); }
   static ExprPtr nothing(typed::ExprKind kind, Span span) { return make(kind, Type::none(), span); }
 
-  // Values: lower_expr.cc.
+  // Values: lower_expr.cc, lower_operator.cc.
   ExprPtr lower(const ast::Expr& expr, Want want = Want::kAny);
   ExprPtr lower_number(const ast::Expr& expr, std::string_view what);
   ExprPtr lower_integer(const ast::Integer& expr);
@@ -114,14 +118,17 @@ class Lowering {
   void join_value(int index, const Type& type, Span span);
   /// Refuses the use of aggregations as values. False: the map's type is not known (yet).
   bool check_readable(int index, Span span);
-  ExprPtr modify_map(const ast::Map& target, ast::BinaryOp op, ExprPtr operand, typed::Yields yields, Span span);
+  ExprPtr modify_map(
+      const ast::Map& target, ast::BinaryOp op, ExprPtr operand, typed::Yields yields, Span span);
 
   // Statements: lower_stmt.cc.
   typed::Block lower_block(const ast::Block& block);
   void lower_statements(const ast::Block& block, typed::Block& into);
   void lower_statement(const ast::Stmt& stmt, typed::Block& into);
   void lower_assign(const ast::Assign& assign, typed::Block& into);
-  void lower_assign_variable(const ast::Assign& assign, const ast::Variable& target, typed::Block& into);
+  void lower_assign_variable(const ast::Assign& assign,
+                             const ast::Variable& target,
+                             typed::Block& into);
   void lower_assign_map(const ast::Assign& assign, const ast::Map& target, typed::Block& into);
   bool lower_aggregate(const ast::Assign& assign, const ast::Map& target, typed::Block& into);
   void lower_lhist(const ast::Call& call, typed::Map& map);
@@ -132,7 +139,9 @@ class Lowering {
   void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
   void lower_jump(const ast::Stmt& stmt, typed::Block& into);
   ExprPtr lower_condition(const ast::Expr& expr);
-  void refuse(Span span, std::string_view what) { diagnostics_.error(span, "{} is not built yet", what); }
+  void refuse(Span span, std::string_view what) {
+    diagnostics_.error(span, "{} is not built yet", what);
+  }
 
   // Variables.
   int find_variable(const std::string& name) const;  ///< -1: none in scope

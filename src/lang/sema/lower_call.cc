@@ -49,7 +49,8 @@ Lowering::ExprPtr Lowering::lower_call(const ast::Call& call) {
   }
   size_t given = call.arguments.size();
   if (given < entry->min_args || given > entry->max_args) {
-    diagnostics_.error(call.span, "{}() takes {}, {} given", call.name, arguments_text(*entry), given);
+    diagnostics_.error(call.span, "{}() takes {}, {} given", call.name, arguments_text(*entry),
+                       given);
     return unknown(call.span);
   }
   return lower_function(call, entry->function);
@@ -70,7 +71,8 @@ Lowering::ExprPtr Lowering::lower_function(const ast::Call& call, Function funct
     case Function::kBuf: return lower_buf(call);
     default: break;
   }
-  diagnostics_.error(call.span, "{}() can only be put into a map", call.name).with_hint("@x = {}(...)", call.name);
+  diagnostics_.error(call.span, "{}() can only be put into a map", call.name)
+      .with_hint("@x = {}(...)", call.name);
   return unknown(call.span);
 }
 
@@ -99,11 +101,13 @@ bool Lowering::constant(const ast::Expr& expr, std::string_view what, int64_t& v
 
 const ast::Map* Lowering::map_argument(const ast::Call& call, size_t index) {
   const auto* map = ast::try_as<ast::Map>(call.arguments[index].get());
-  if (map == nullptr) diagnostics_.error(call.arguments[index]->span, "{}() takes a map", call.name);
+  if (map == nullptr)
+    diagnostics_.error(call.arguments[index]->span, "{}() takes a map", call.name);
   return map;
 }
 
-// ---- output -----------------------------------------------------------------------------------------------------------
+// ---- output
+// -----------------------------------------------------------------------------------------------------------
 
 Lowering::ExprPtr Lowering::lower_printf(const ast::Call& call) {
   ExprPtr value = nothing(ExprKind::kPrintf, call.span);
@@ -113,7 +117,8 @@ Lowering::ExprPtr Lowering::lower_printf(const ast::Call& call) {
   if (!scan.fault.empty()) {
     diagnostics_.error(call.arguments[0]->span, "printf: {}", scan.fault);
   } else if (has_format && wanted != given) {
-    diagnostics_.error(call.span, "printf: the format takes {} argument{}, {} given", wanted, wanted == 1 ? "" : "s", given);
+    diagnostics_.error(call.span, "printf: the format takes {} argument{}, {} given", wanted,
+                       wanted == 1 ? "" : "s", given);
   }
   for (size_t i = 0; i < given; ++i) {
     const ast::Expr& argument = *call.arguments[i + 1];
@@ -126,8 +131,10 @@ Lowering::ExprPtr Lowering::lower_printf(const ast::Call& call) {
     } else if (has_conversion && !accepts(letter, type)) {
       const Conversion& c = scan.conversions[i];
       Diagnostic& diagnostic = diagnostics_.error(argument.span, "printf: '{}' takes {}, not {}",
-                                                  value->text.substr(c.begin, c.end - c.begin), wanted_by(letter), to_string(type));
-      if (letter == 's' && type.is_number()) diagnostic.with_hint("str(...) reads the string at an address");
+                                                  value->text.substr(c.begin, c.end - c.begin),
+                                                  wanted_by(letter), to_string(type));
+      if (letter == 's' && type.is_number())
+        diagnostic.with_hint("str(...) reads the string at an address");
     }
   }
   return value;
@@ -137,12 +144,14 @@ Lowering::ExprPtr Lowering::lower_print(const ast::Call& call) {
   const auto* map = ast::try_as<ast::Map>(call.arguments[0].get());
   if (map != nullptr && map->keys.empty()) return lower_print_map(call, *map);
   if (call.arguments.size() > 1) {
-    diagnostics_.error(call.span, "print() takes top and div only for a whole map: print(@x, 5, 1000)");
+    diagnostics_.error(call.span,
+                       "print() takes top and div only for a whole map: print(@x, 5, 1000)");
     return unknown(call.span);
   }
   ExprPtr value = nothing(ExprKind::kPrintValue, call.span);
   value->args.push_back(lower(*call.arguments[0]));
-  if (value->args[0]->type.is_none()) diagnostics_.error(call.arguments[0]->span, "print: this has no value");
+  if (value->args[0]->type.is_none())
+    diagnostics_.error(call.arguments[0]->span, "print: this has no value");
   return value;
 }
 
@@ -153,10 +162,12 @@ Lowering::ExprPtr Lowering::lower_print_map(const ast::Call& call, const ast::Ma
     diagnostics_.error(map.span, "undefined map: nothing is ever put into {}", map.name);
   }
   int64_t top = 0, div = 0;
-  if (call.arguments.size() > 1 && constant(*call.arguments[1], "the second argument of print()", top) && top < 0) {
+  if (call.arguments.size() > 1 &&
+      constant(*call.arguments[1], "the second argument of print()", top) && top < 0) {
     diagnostics_.error(call.arguments[1]->span, "print: how many to print cannot be negative");
   }
-  if (call.arguments.size() > 2 && constant(*call.arguments[2], "the third argument of print()", div) && div <= 0) {
+  if (call.arguments.size() > 2 &&
+      constant(*call.arguments[2], "the third argument of print()", div) && div <= 0) {
     diagnostics_.error(call.arguments[2]->span, "print: the divisor must be positive");
   }
   value->top = static_cast<uint64_t>(top);
@@ -182,7 +193,8 @@ Lowering::ExprPtr Lowering::lower_whole_map(const ast::Call& call, ExprKind kind
 Lowering::ExprPtr Lowering::lower_time(const ast::Call& call) {
   ExprPtr value = nothing(ExprKind::kTime, call.span);
   value->text = "%H:%M:%S\n";
-  if (!call.arguments.empty()) literal_text(*call.arguments[0], "the format of time()", value->text);
+  if (!call.arguments.empty())
+    literal_text(*call.arguments[0], "the format of time()", value->text);
   return value;
 }
 
@@ -190,7 +202,8 @@ Lowering::ExprPtr Lowering::lower_join(const ast::Call& call) {
   ExprPtr value = nothing(ExprKind::kJoin, call.span);
   value->text = " ";
   value->args.push_back(lower_number(*call.arguments[0], "join()"));
-  if (call.arguments.size() > 1) literal_text(*call.arguments[1], "the separator of join()", value->text);
+  if (call.arguments.size() > 1)
+    literal_text(*call.arguments[1], "the separator of join()", value->text);
   return value;
 }
 
@@ -200,7 +213,8 @@ Lowering::ExprPtr Lowering::lower_exit(const ast::Call& call) {
   return value;
 }
 
-// ---- maps -------------------------------------------------------------------------------------------------------------
+// ---- maps
+// -------------------------------------------------------------------------------------------------------------
 
 /// delete(@x), delete(@x[k]), delete(@x, k).
 Lowering::ExprPtr Lowering::lower_delete(const ast::Call& call) {
@@ -228,7 +242,8 @@ Lowering::ExprPtr Lowering::lower_has_key(const ast::Call& call) {
   const ast::Map* map = map_argument(call, 0);
   if (map == nullptr) return unknown(call.span);
   if (!map->keys.empty()) {
-    diagnostics_.error(map->span, "has_key() takes a whole map and a key: has_key({}, key)", map->name);
+    diagnostics_.error(map->span, "has_key() takes a whole map and a key: has_key({}, key)",
+                       map->name);
     return unknown(call.span);
   }
   ExprPtr value = make(ExprKind::kHasKey, Type::int64(), call.span);
@@ -239,20 +254,23 @@ Lowering::ExprPtr Lowering::lower_has_key(const ast::Call& call) {
   const MapState& state = maps_.maps[value->map];
   if (!state.has_role) {
     diagnostics_.error(map->span, "undefined map: nothing is ever put into {}", map->name);
-  } else if (state.map.role == bundle::MapRole::kHist || state.map.role == bundle::MapRole::kLhist) {
+  } else if (state.map.role == bundle::MapRole::kHist ||
+             state.map.role == bundle::MapRole::kLhist) {
     refuse(call.span, fmt::format("has_key() of a map of {}", describe(state.map.role)));
   }
   return value;
 }
 
-// ---- memory -----------------------------------------------------------------------------------------------------------
+// ---- memory
+// -----------------------------------------------------------------------------------------------------------
 
 /// str($1), str($1 + 2): the text of a parameter. str(address[, length]).
 Lowering::ExprPtr Lowering::lower_str(const ast::Call& call) {
   const ast::Expr* source = call.arguments[0].get();
   int64_t skip = 0;
   if (const auto* sum = ast::try_as<ast::Binary>(source);
-      sum != nullptr && sum->op == ast::BinaryOp::kAdd && sum->left->kind == ast::ExprKind::kPositional) {
+      sum != nullptr && sum->op == ast::BinaryOp::kAdd &&
+      sum->left->kind == ast::ExprKind::kPositional) {
     if (!constant(*sum->right, "the offset into a parameter", skip)) return unknown(call.span);
     source = sum->left.get();
   }
@@ -262,8 +280,11 @@ Lowering::ExprPtr Lowering::lower_str(const ast::Call& call) {
   if (address->kind == ExprKind::kText && is_parameter) {
     size_t from = std::min(static_cast<size_t>(std::max<int64_t>(skip, 0)), address->text.size());
     int64_t length = max;
-    if (call.arguments.size() > 1 && !constant(*call.arguments[1], "the length of a parameter", length)) return unknown(call.span);
-    return text(address->text.substr(from, static_cast<size_t>(std::max<int64_t>(length, 0))), call.span);
+    if (call.arguments.size() > 1 &&
+        !constant(*call.arguments[1], "the length of a parameter", length))
+      return unknown(call.span);
+    return text(address->text.substr(from, static_cast<size_t>(std::max<int64_t>(length, 0))),
+                call.span);
   }
   if (address->type.is_string()) {
     diagnostics_.error(source->span, "str() takes an address, and this is a string already");
@@ -300,12 +321,14 @@ Lowering::ExprPtr Lowering::lower_buf(const ast::Call& call) {
   if (address->type.is_unknown() || length->type.is_unknown()) return unknown(call.span);
   uint64_t max = effective_strlen(options_);
   bool is_constant = length->kind == ExprKind::kNumber;
-  if (is_constant && (length->number == 0 || (static_cast<int64_t>(length->number) < 0 && length->type.is_signed))) {
+  if (is_constant && (length->number == 0 ||
+                      (static_cast<int64_t>(length->number) < 0 && length->type.is_signed))) {
     diagnostics_.error(length->span, "buf: the length must be positive");
     return unknown(call.span);
   }
   if (is_constant && length->number > max) {
-    diagnostics_.warning(length->span, "buf: only the first {} bytes are read", max).with_hint("raise BPFTRACE_MAX_STRLEN");
+    diagnostics_.warning(length->span, "buf: only the first {} bytes are read", max)
+        .with_hint("raise BPFTRACE_MAX_STRLEN");
   }
   ExprPtr value = make(ExprKind::kBuf, Type{}, call.span);
   value->number = is_constant ? std::min(length->number, max) : max;

@@ -18,7 +18,9 @@ int MapTable::find_or_add(const std::string& name, Span span) {
   return found->second;
 }
 
-int Lowering::map_named(const ast::Map& map) { return maps_.find_or_add(map.name, map.name_span); }
+int Lowering::map_named(const ast::Map& map) {
+  return maps_.find_or_add(map.name, map.name_span);
+}
 
 bool Lowering::join_key(int index, const Type& key, Span span) {
   typed::Map& map = maps_.maps[index].map;
@@ -32,12 +34,16 @@ bool Lowering::join_key(int index, const Type& key, Span span) {
   if (key.is_none() || before.is_none()) {
     diagnostics_.error(span, "{} is used with a key in one place and without in another", map.name);
   } else {
-    diagnostics_.error(span, "the key of {} is {} here and {} elsewhere", map.name, to_string(key), to_string(before));
+    diagnostics_.error(span, "the key of {} is {} here and {} elsewhere", map.name, to_string(key),
+                       to_string(before));
   }
   return false;
 }
 
-bool Lowering::add_key(int index, std::vector<ExprPtr> given, Span span, std::vector<ExprPtr>& parts) {
+bool Lowering::add_key(int index,
+                       std::vector<ExprPtr> given,
+                       Span span,
+                       std::vector<ExprPtr>& parts) {
   if (given.size() == 1 && given[0]->kind == ExprKind::kTuple) {  // @x[(1, 2)] is @x[1, 2]
     std::vector<ExprPtr> elements = std::move(given[0]->args);
     given = std::move(elements);
@@ -70,8 +76,8 @@ bool Lowering::set_role(int index, MapRole role, Span span) {
     maps_.changed = true;
   }
   if (state.map.role == role) return true;
-  diagnostics_.error(span, "{} holds {} elsewhere, it cannot hold {} as well", state.map.name, describe(state.map.role),
-                     describe(role));
+  diagnostics_.error(span, "{} holds {} elsewhere, it cannot hold {} as well", state.map.name,
+                     describe(state.map.role), describe(role));
   return false;
 }
 
@@ -84,13 +90,15 @@ void Lowering::join_value(int index, const Type& type, Span span) {
     case Join::kMismatch: break;
   }
   map.value = before;
-  diagnostics_.error(span, "{} holds {} elsewhere, it cannot hold {} as well", map.name, to_string(before), to_string(type));
+  diagnostics_.error(span, "{} holds {} elsewhere, it cannot hold {} as well", map.name,
+                     to_string(before), to_string(type));
 }
 
 bool Lowering::check_readable(int index, Span span) {
   const MapState& state = maps_.maps[index];
   if (!state.has_role) {
-    diagnostics_.error(span, "undefined map: {} is read, but nothing is ever put into it", state.map.name);
+    diagnostics_.error(span, "undefined map: {} is read, but nothing is ever put into it",
+                       state.map.name);
     return false;
   }
   if (state.map.role != MapRole::kValue) {
@@ -111,8 +119,8 @@ Lowering::ExprPtr Lowering::lower_map_read(const ast::Map& expr) {
   return value;
 }
 
-Lowering::ExprPtr Lowering::modify_map(const ast::Map& target, ast::BinaryOp op, ExprPtr operand, typed::Yields yields,
-                                       Span span) {
+Lowering::ExprPtr Lowering::modify_map(
+    const ast::Map& target, ast::BinaryOp op, ExprPtr operand, typed::Yields yields, Span span) {
   int index = map_named(target);
   std::vector<ExprPtr> parts;
   bool has_key = lower_key(target, index, parts);
@@ -120,7 +128,8 @@ Lowering::ExprPtr Lowering::modify_map(const ast::Map& target, ast::BinaryOp op,
   if (!check_operands(op, *operand, span)) return unknown(span);
   if (operand->type.is_unknown()) return unknown(span);
   if (op == ast::BinaryOp::kShl || op == ast::BinaryOp::kShr) {
-    join_value(index, Type::literal(), span);  // the count does not change the sign of what is shifted
+    join_value(index, Type::literal(),
+               span);  // the count does not change the sign of what is shifted
   } else {
     join_value(index, operand->type, span);
   }

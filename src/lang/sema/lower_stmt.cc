@@ -70,10 +70,12 @@ void Lowering::lower_statements(const ast::Block& block, typed::Block& into) {
 void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
   switch (stmt.kind) {
     case ast::StmtKind::kExpr:
-      return into.statements.push_back(evaluate(lower(*ast::as<ast::ExprStmt>(stmt).expr), stmt.span));
+      return into.statements.push_back(
+          evaluate(lower(*ast::as<ast::ExprStmt>(stmt).expr), stmt.span));
     case ast::StmtKind::kAssign: return lower_assign(ast::as<ast::Assign>(stmt), into);
     case ast::StmtKind::kDiscard:
-      return into.statements.push_back(evaluate(lower(*ast::as<ast::Discard>(stmt).value), stmt.span));
+      return into.statements.push_back(
+          evaluate(lower(*ast::as<ast::Discard>(stmt).value), stmt.span));
     case ast::StmtKind::kLet: return lower_let(ast::as<ast::Let>(stmt), into);
     case ast::StmtKind::kIf: return lower_if(ast::as<ast::If>(stmt), into);
     case ast::StmtKind::kWhile: return lower_while(ast::as<ast::While>(stmt), into);
@@ -92,9 +94,12 @@ void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
   }
 }
 
-// ---- control flow -------------------------------------------------------------------------------------------------------
+// ---- control flow
+// -------------------------------------------------------------------------------------------------------
 
-Lowering::ExprPtr Lowering::lower_condition(const ast::Expr& expr) { return lower_number(expr, "a condition"); }
+Lowering::ExprPtr Lowering::lower_condition(const ast::Expr& expr) {
+  return lower_number(expr, "a condition");
+}
 
 void Lowering::lower_if(const ast::If& stmt, typed::Block& into) {
   if (stmt.is_comptime) return refuse(stmt.span, "comptime");
@@ -123,9 +128,11 @@ void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
   }
   result.first = static_cast<int64_t>(first->number);
   result.last = static_cast<int64_t>(last->number);
-  if (first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber && result.last > result.first &&
+  if (first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber &&
+      result.last > result.first &&
       last->number - first->number > static_cast<uint64_t>(kMaxRounds)) {
-    diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number, kMaxRounds);
+    diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number,
+                       kMaxRounds);
   }
   scopes_.emplace_back();
   typed::Block* outer = std::exchange(declaring_, &result.body);
@@ -141,7 +148,8 @@ void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
 
 void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
   typed::Stmt result = statement(StmtKind::kUnroll, stmt.span);
-  if (constant(*stmt.count, "the count of unroll", result.first) && (result.first < 1 || result.first > 100)) {
+  if (constant(*stmt.count, "the count of unroll", result.first) &&
+      (result.first < 1 || result.first > 100)) {
     diagnostics_.error(stmt.count->span, "unroll takes 1 to 100 rounds, not {}", result.first);
     result.first = 1;
   }
@@ -151,7 +159,8 @@ void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
 
 void Lowering::lower_jump(const ast::Stmt& stmt, typed::Block& into) {
   if (const auto* leave = ast::try_as<ast::Return>(&stmt)) {
-    if (leave->value != nullptr) into.statements.push_back(evaluate(lower(*leave->value), stmt.span));
+    if (leave->value != nullptr)
+      into.statements.push_back(evaluate(lower(*leave->value), stmt.span));
     return into.statements.push_back(statement(StmtKind::kReturn, stmt.span));
   }
   bool is_break = stmt.kind == ast::StmtKind::kBreak;
@@ -159,10 +168,12 @@ void Lowering::lower_jump(const ast::Stmt& stmt, typed::Block& into) {
     diagnostics_.error(stmt.span, "'{}' outside of a loop", is_break ? "break" : "continue");
     return;
   }
-  into.statements.push_back(statement(is_break ? StmtKind::kBreak : StmtKind::kContinue, stmt.span));
+  into.statements.push_back(
+      statement(is_break ? StmtKind::kBreak : StmtKind::kContinue, stmt.span));
 }
 
-// ---- variables ----------------------------------------------------------------------------------------------------------
+// ---- variables
+// ----------------------------------------------------------------------------------------------------------
 
 int Lowering::find_variable(const std::string& name) const {
   for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
@@ -187,7 +198,8 @@ int Lowering::declare_variable(const std::string& name, typed::Block& block) {
 void Lowering::report_undefined(const std::string& name, Span span) {
   Diagnostic& diagnostic = diagnostics_.error(span, "undefined variable {}", name);
   if (seen_variables_.contains(name)) {
-    diagnostic.with_hint("it ends with the block that it is first used in; put 'let {};' before that block", name);
+    diagnostic.with_hint(
+        "it ends with the block that it is first used in; put 'let {};' before that block", name);
     return;
   }
   std::vector<std::string_view> names;
@@ -207,7 +219,8 @@ void Lowering::join_variable(int variable, const Type& type, Span span) {
     case Join::kMismatch: break;
   }
   known.type = before;
-  diagnostics_.error(span, "{} holds {} elsewhere, it cannot hold {} as well", known.name, to_string(before), to_string(type));
+  diagnostics_.error(span, "{} holds {} elsewhere, it cannot hold {} as well", known.name,
+                     to_string(before), to_string(type));
 }
 
 void Lowering::assign_variable(int variable, ExprPtr value, Span span, typed::Block& into) {
@@ -218,8 +231,8 @@ void Lowering::assign_variable(int variable, ExprPtr value, Span span, typed::Bl
   if (instance_.is_declared[variable] && !value->type.is_unknown()) {
     const typed::Variable& declared = instance_.variables[variable];
     if (!value->type.is_number()) {
-      diagnostics_.error(span, "{} is declared as {}, it cannot hold {}", declared.name, to_string(declared.type),
-                         to_string(value->type));
+      diagnostics_.error(span, "{} is declared as {}, it cannot hold {}", declared.name,
+                         to_string(declared.type), to_string(value->type));
       return;
     }
     value = truncate(std::move(value), declared.type, span);
@@ -237,7 +250,8 @@ void Lowering::lower_let(const ast::Let& let, typed::Block& into) {
   bool has_type = let.type && resolve_type(*let.type, type);
   ExprPtr value = let.value == nullptr ? nullptr : lower(*let.value);  // before the name exists
   if (find_variable(let.name) >= 0) {
-    diagnostics_.error(let.name_span, "{} exists already; a variable cannot hide another", let.name);
+    diagnostics_.error(let.name_span, "{} exists already; a variable cannot hide another",
+                       let.name);
   }
   int variable = declare_variable(let.name, into);
   if (has_type) {
@@ -250,32 +264,41 @@ void Lowering::lower_let(const ast::Let& let, typed::Block& into) {
   into.statements.push_back(std::move(stmt));
 }
 
-// ---- assignments --------------------------------------------------------------------------------------------------------
+// ---- assignments
+// --------------------------------------------------------------------------------------------------------
 
 void Lowering::lower_assign(const ast::Assign& assign, typed::Block& into) {
-  if (const auto* map = ast::try_as<ast::Map>(assign.target.get())) return lower_assign_map(assign, *map, into);
+  if (const auto* map = ast::try_as<ast::Map>(assign.target.get()))
+    return lower_assign_map(assign, *map, into);
   lower_assign_variable(assign, ast::as<ast::Variable>(*assign.target), into);
 }
 
-void Lowering::lower_assign_variable(const ast::Assign& assign, const ast::Variable& target, typed::Block& into) {
+void Lowering::lower_assign_variable(const ast::Assign& assign,
+                                     const ast::Variable& target,
+                                     typed::Block& into) {
   ExprPtr value = lower(*assign.value);
   if (assign.op) {
     ExprPtr old = lower_variable(target);
     if (old->type.is_unknown()) return;
     int variable = old->variable;
-    return assign_variable(variable, arithmetic(*assign.op, std::move(old), std::move(value), assign.span), assign.span, into);
+    return assign_variable(variable,
+                           arithmetic(*assign.op, std::move(old), std::move(value), assign.span),
+                           assign.span, into);
   }
   int variable = find_variable(target.name);
   if (variable < 0) variable = declare_variable(target.name, into);
   assign_variable(variable, std::move(value), assign.span, into);
 }
 
-void Lowering::lower_assign_map(const ast::Assign& assign, const ast::Map& target, typed::Block& into) {
+void Lowering::lower_assign_map(const ast::Assign& assign,
+                                const ast::Map& target,
+                                typed::Block& into) {
   if (lower_aggregate(assign, target, into)) return;
   if (assign.op) {
     ExprPtr operand = lower_number(*assign.value, fmt::format("'{}='", ast::to_string(*assign.op)));
-    return into.statements.push_back(
-        evaluate(modify_map(target, *assign.op, std::move(operand), typed::Yields::kNothing, assign.span), assign.span));
+    return into.statements.push_back(evaluate(
+        modify_map(target, *assign.op, std::move(operand), typed::Yields::kNothing, assign.span),
+        assign.span));
   }
   typed::Stmt stmt = statement(StmtKind::kSetMap, assign.span);
   stmt.expr = lower(*assign.value);
@@ -291,7 +314,9 @@ void Lowering::lower_assign_map(const ast::Assign& assign, const ast::Map& targe
 }
 
 /// @x = count() and the like. False: the value is something else.
-bool Lowering::lower_aggregate(const ast::Assign& assign, const ast::Map& target, typed::Block& into) {
+bool Lowering::lower_aggregate(const ast::Assign& assign,
+                               const ast::Map& target,
+                               typed::Block& into) {
   const auto* call = ast::try_as<ast::Call>(assign.value.get());
   const FunctionEntry* entry = call == nullptr ? nullptr : find_function(call->name);
   if (entry == nullptr || !is_aggregation(entry->function)) return false;
@@ -304,7 +329,8 @@ bool Lowering::lower_aggregate(const ast::Assign& assign, const ast::Map& target
     return true;
   }
   if (assign.op) {
-    diagnostics_.error(assign.span, "{}() adds by itself: write '=' instead of '{}='", call->name, ast::to_string(*assign.op));
+    diagnostics_.error(assign.span, "{}() adds by itself: write '=' instead of '{}='", call->name,
+                       ast::to_string(*assign.op));
     return true;
   }
   if (!set_role(stmt.map, role_of(entry->function), assign.span)) return true;
@@ -318,8 +344,8 @@ bool Lowering::lower_aggregate(const ast::Assign& assign, const ast::Map& target
     join_value(stmt.map, Type::uint64(), assign.span);
   }
   int64_t bits = 0;
-  if (entry->function == Function::kHist && given > 1 && constant(*call->arguments[1], "the second argument of hist()", bits) &&
-      bits != 0) {
+  if (entry->function == Function::kHist && given > 1 &&
+      constant(*call->arguments[1], "the second argument of hist()", bits) && bits != 0) {
     refuse(call->span, "hist() with finer buckets");
   }
   if (entry->function == Function::kLhist) lower_lhist(*call, maps_.maps[stmt.map].map);
@@ -343,14 +369,16 @@ void Lowering::lower_lhist(const ast::Call& call, typed::Map& map) {
   }
   uint64_t range = static_cast<uint64_t>(max) - static_cast<uint64_t>(min);
   if (range / static_cast<uint64_t>(step) > 1000) {
-    diagnostics_.error(call.span, "lhist: {} buckets, 1000 are the most", range / static_cast<uint64_t>(step))
+    diagnostics_
+        .error(call.span, "lhist: {} buckets, 1000 are the most",
+               range / static_cast<uint64_t>(step))
         .with_hint("a larger step");
     return;
   }
   bool is_first = map.lhist_max == map.lhist_min;
   if (!is_first && (map.lhist_min != min || map.lhist_max != max || map.lhist_step != step)) {
-    diagnostics_.error(call.span, "lhist: {} has other bounds elsewhere ({}, {}, {})", map.name, map.lhist_min, map.lhist_max,
-                       map.lhist_step);
+    diagnostics_.error(call.span, "lhist: {} has other bounds elsewhere ({}, {}, {})", map.name,
+                       map.lhist_min, map.lhist_max, map.lhist_step);
     return;
   }
   map.lhist_min = min;

@@ -10,16 +10,18 @@
 namespace spile::lang {
 
 struct CompileOptions {
-  /// Bytes of a string, its NUL included, where the script says nothing shorter (BPFTRACE_MAX_STRLEN). Rounded up to 8.
+  /// Bytes of a string, its NUL included, where the script says nothing shorter
+  /// (BPFTRACE_MAX_STRLEN). Rounded up to 8.
   uint32_t max_strlen = 128;
-  /// Keys a map can hold (BPFTRACE_MAX_MAP_KEYS). Maps of histograms hold four times as many buckets.
+  /// Keys a map can hold (BPFTRACE_MAX_MAP_KEYS). Maps of histograms hold four times as many
+  /// buckets.
   uint32_t max_map_keys = 4096;
   /// Size of the ring for records; rounded up to a power of two of at least a page.
   uint32_t ring_bytes = 1u << 20;
   /// $1, $2, ...
   std::vector<std::string> positional;
-  /// When not empty, programs of kprobe, kretprobe and tracepoint probes end at once in any other process. Uprobes are
-  /// attached to processes instead.
+  /// When not empty, programs of kprobe, kretprobe and tracepoint probes end at once in any other
+  /// process. Uprobes are attached to processes instead.
   std::vector<pid_t> pid_filter;
 
   static constexpr uint32_t kMinStrlen = 8, kMaxStrlen = 4096;

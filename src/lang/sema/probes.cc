@@ -1,10 +1,10 @@
 #include "lang/sema/probes.h"
 
-#include <algorithm>
-#include <map>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
 
 #include "lang/sema/catalog.h"
 
@@ -87,7 +87,8 @@ class Resolver {
 
   void resolve_interval(const ast::AttachPoint& point) {
     if (point.period_ns == 0) {
-      diagnostics_.error(point.span, "an interval needs a time longer than 0").with_hint("interval:s:1 or interval:500ms");
+      diagnostics_.error(point.span, "an interval needs a time longer than 0")
+          .with_hint("interval:s:1 or interval:500ms");
       return;
     }
     add_alone(point, ProbeKind::kInterval).interval_ns = point.period_ns;
@@ -99,13 +100,16 @@ class Resolver {
     if (point.address) return resolve_uprobe_address(point);
     auto functions = world_.user_functions(point.target, point.function);
     if (!functions || functions->empty()) {
-      std::string what = functions ? fmt::format("no function matches '{}'", point.function) : functions.error().message;
-      report_missing(point, what, world_.near_user_functions(point.target, point.function), point.target + ":");
+      std::string what = functions ? fmt::format("no function matches '{}'", point.function)
+                                   : functions.error().message;
+      report_missing(point, what, world_.near_user_functions(point.target, point.function),
+                     point.target + ":");
       return;
     }
     for (const UserFunction& function : *functions) {
       add_shared({.kind = ProbeKind::kUprobe,
-                  .name = fmt::format("uprobe:{}:{}{}", function.path, function.symbol, offset_text(point)),
+                  .name = fmt::format("uprobe:{}:{}{}", function.path, function.symbol,
+                                      offset_text(point)),
                   .function = function.symbol,
                   .path = function.path,
                   .symbol = function.symbol,
@@ -129,7 +133,8 @@ class Resolver {
   void resolve_kprobe(const ast::AttachPoint& point, ProbeKind kind) {
     std::string_view type = kind == ProbeKind::kKprobe ? "kprobe" : "kretprobe";
     if (kind == ProbeKind::kKretprobe && (point.offset != 0 || point.address)) {
-      diagnostics_.error(point.span, "a kretprobe takes a function, without an offset or an address");
+      diagnostics_.error(point.span,
+                         "a kretprobe takes a function, without an offset or an address");
       return;
     }
     if (point.address) {
@@ -141,35 +146,39 @@ class Resolver {
     }
     auto functions = world_.kernel_functions(point.target, point.function);
     if (!functions || functions->empty()) {
-      std::string what = functions ? fmt::format("no kernel function matches '{}'", point.function) : functions.error().message;
+      std::string what = functions ? fmt::format("no kernel function matches '{}'", point.function)
+                                   : functions.error().message;
       report_missing(point, what, world_.near_kernel_functions(point.function), "");
       return;
     }
     for (const KernelFunction& function : *functions) {
       std::string module = point.target.empty() ? "" : function.module + ":";
-      add_shared({.kind = kind,
-                  .name = fmt::format("{}:{}{}{}", type, module, function.symbol, offset_text(point)),
-                  .function = function.symbol,
-                  .symbol = function.symbol,
-                  .module = function.module,
-                  .offset = point.offset});
+      add_shared(
+          {.kind = kind,
+           .name = fmt::format("{}:{}{}{}", type, module, function.symbol, offset_text(point)),
+           .function = function.symbol,
+           .symbol = function.symbol,
+           .module = function.module,
+           .offset = point.offset});
     }
   }
 
   void resolve_tracepoint(const ast::AttachPoint& point) {
     auto events = world_.tracepoints(point.target, point.function);
     if (!events || events->empty()) {
-      std::string what = events ? fmt::format("no tracepoint matches '{}:{}'", point.target, point.function)
-                                : events.error().message;
+      std::string what =
+          events ? fmt::format("no tracepoint matches '{}:{}'", point.target, point.function)
+                 : events.error().message;
       report_missing(point, what, world_.near_tracepoints(point.target, point.function), "");
       return;
     }
     for (Tracepoint& event : *events) {
-      Instance& instance = add_shared({.kind = ProbeKind::kTracepoint,
-                                       .name = fmt::format("tracepoint:{}:{}", event.category, event.event),
-                                       .function = event.event,
-                                       .symbol = event.event,
-                                       .module = event.category});
+      Instance& instance =
+          add_shared({.kind = ProbeKind::kTracepoint,
+                      .name = fmt::format("tracepoint:{}:{}", event.category, event.event),
+                      .function = event.event,
+                      .symbol = event.event,
+                      .module = event.category});
       instance.events.push_back(std::move(event));
     }
   }
@@ -182,7 +191,9 @@ class Resolver {
     diagnostics_.error(point.span, "{} is not built yet", what);
   }
 
-  void report_missing(const ast::AttachPoint& point, const std::string& what, const std::vector<std::string>& near,
+  void report_missing(const ast::AttachPoint& point,
+                      const std::string& what,
+                      const std::vector<std::string>& near,
                       const std::string& prefix) {
     Diagnostic& diagnostic = diagnostics_.error(point.span, "{}", what);
     if (near.empty()) return;
@@ -206,7 +217,8 @@ std::string layout_of(const Instance& instance, const Tracepoint& event) {
     if (field == event.fields.end()) {
       layout += "-;";
     } else {
-      layout += fmt::format("{},{},{},{};", field->offset, field->size, field->is_signed, static_cast<int>(field->shape));
+      layout += fmt::format("{},{},{},{};", field->offset, field->size, field->is_signed,
+                            static_cast<int>(field->shape));
     }
   }
   return layout;

@@ -1,4 +1,5 @@
-// Attach points as written -> attach points as they are on this machine, grouped by the program they can share.
+// Attach points as written -> attach points as they are on this machine, grouped by the program
+// they can share.
 #pragma once
 
 #include <set>
@@ -16,11 +17,12 @@ namespace spile::lang {
 struct Instance {
   const ast::Clause* clause = nullptr;
   typed::Context context;
-  std::vector<int> probes;             ///< indices into ProbeTable::probes
-  std::vector<Tracepoint> events;      ///< of each probe; empty where these are no tracepoints
-  std::set<std::string> used_fields;   ///< of args, found by lowering
-  std::vector<typed::Variable> variables;  ///< types found so far; the n-th declaration of the clause is n
-  std::vector<bool> is_declared;       ///< variables: `let $x : type`
+  std::vector<int> probes;            ///< indices into ProbeTable::probes
+  std::vector<Tracepoint> events;     ///< of each probe; empty where these are no tracepoints
+  std::set<std::string> used_fields;  ///< of args, found by lowering
+  std::vector<typed::Variable>
+      variables;                  ///< types found so far; the n-th declaration of the clause is n
+  std::vector<bool> is_declared;  ///< variables: `let $x : type`
 };
 
 struct ProbeTable {

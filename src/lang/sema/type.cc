@@ -1,14 +1,16 @@
 #include "lang/sema/type.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 namespace spile::lang {
 
 namespace {
 
-uint32_t round_up_8(uint32_t n) { return (n + 7) / 8 * 8; }
+uint32_t round_up_8(uint32_t n) {
+  return (n + 7) / 8 * 8;
+}
 
 Join join_numbers(Type& into, const Type& from) {
   Type before = into;
@@ -102,7 +104,8 @@ std::string to_string(const Type& type) {
     case Type::Kind::kInt: return fmt::format("{}int{}", type.is_signed ? "" : "u", type.size * 8);
     case Type::Kind::kString: return fmt::format("string[{}]", type.size);
     case Type::Kind::kBuffer: return fmt::format("buffer[{}]", type.size);
-    case Type::Kind::kPointer: return (type.fields.empty() ? "void" : to_string(type.fields[0])) + " *";
+    case Type::Kind::kPointer:
+      return (type.fields.empty() ? "void" : to_string(type.fields[0])) + " *";
     case Type::Kind::kProbe: return "probe";
     case Type::Kind::kFunc: return "func";
     case Type::Kind::kTuple: {

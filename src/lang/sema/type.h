@@ -1,8 +1,9 @@
 // The types of the script language, and how two of them become one.
 //
-// A value is either a number, which lives in a register as 64 bits, correctly extended from its type's size, or an
-// aggregate (string, buffer, tuple), which lives in memory. In memory every number takes 8 bytes and everything is a
-// multiple of 8: keys then have no holes, and a uint32 and an int64 in one place need no conversion.
+// A value is either a number, which lives in a register as 64 bits, correctly extended from its
+// type's size, or an aggregate (string, buffer, tuple), which lives in memory. In memory every
+// number takes 8 bytes and everything is a multiple of 8: keys then have no holes, and a uint32 and
+// an int64 in one place need no conversion.
 #pragma once
 
 #include <cstdint>
@@ -26,23 +27,31 @@ struct Type {
     kTuple,
   };
   Kind kind = Kind::kUnknown;
-  uint32_t size = 0;         ///< kInt: 1, 2, 4, 8. kString: with the NUL. kBuffer: of the data, its u32 length not included
-  bool is_signed = true;     ///< kInt
-  bool is_flexible = false;  ///< kInt: made of literals that are not negative: takes the sign of what it meets
+  uint32_t size = 0;  ///< kInt: 1, 2, 4, 8. kString: with the NUL. kBuffer: of the data, its u32
+                      ///< length not included
+  bool is_signed = true;  ///< kInt
+  bool is_flexible =
+      false;  ///< kInt: made of literals that are not negative: takes the sign of what it meets
   std::vector<Type> fields;  ///< kTuple: elements. kPointer: what it points to; empty for void
 
   static Type none() { return {Kind::kNone, 0, false, false, {}}; }
-  static Type integer(uint32_t size_bytes, bool is_signed) { return {Kind::kInt, size_bytes, is_signed, false, {}}; }
+  static Type integer(uint32_t size_bytes, bool is_signed) {
+    return {Kind::kInt, size_bytes, is_signed, false, {}};
+  }
   static Type int64() { return integer(8, true); }
   static Type uint64() { return integer(8, false); }
   static Type literal() { return {Kind::kInt, 8, true, true, {}}; }
   static Type string(uint32_t size_bytes) { return {Kind::kString, size_bytes, false, false, {}}; }
   static Type buffer(uint32_t data_bytes) { return {Kind::kBuffer, data_bytes, false, false, {}}; }
-  static Type pointer_to(Type pointee) { return {Kind::kPointer, 8, false, false, {std::move(pointee)}}; }
+  static Type pointer_to(Type pointee) {
+    return {Kind::kPointer, 8, false, false, {std::move(pointee)}};
+  }
   static Type void_pointer() { return {Kind::kPointer, 8, false, false, {}}; }
   static Type probe() { return {Kind::kProbe, 8, false, false, {}}; }
   static Type func() { return {Kind::kFunc, 8, false, false, {}}; }
-  static Type tuple(std::vector<Type> fields) { return {Kind::kTuple, 0, false, false, std::move(fields)}; }
+  static Type tuple(std::vector<Type> fields) {
+    return {Kind::kTuple, 0, false, false, std::move(fields)};
+  }
 
   bool is_unknown() const { return kind == Kind::kUnknown; }
   bool is_none() const { return kind == Kind::kNone; }
@@ -50,7 +59,9 @@ struct Type {
   bool is_string() const { return kind == Kind::kString; }
   bool is_pointer() const { return kind == Kind::kPointer; }
   /// A register holds it.
-  bool is_scalar() const { return is_int() || is_pointer() || kind == Kind::kProbe || kind == Kind::kFunc; }
+  bool is_scalar() const {
+    return is_int() || is_pointer() || kind == Kind::kProbe || kind == Kind::kFunc;
+  }
   /// Can be calculated with and compared as a number.
   bool is_number() const { return is_int() || is_pointer(); }
   /// Compared, divided and shifted as unsigned.
@@ -68,11 +79,13 @@ bundle::ValueType to_value_type(const Type& type);
 /// "int64", "string[16]", "(int64,string[128])", "uint8 *".
 std::string to_string(const Type& type);
 
-/// A place that is only ever read or written as 64-bit numbers: variables and maps without a declared type.
+/// A place that is only ever read or written as 64-bit numbers: variables and maps without a
+/// declared type.
 Type widened(const Type& type);
 
 enum class Join : uint8_t { kSame, kWidened, kMismatch };
-/// Makes `into` the type that holds both: the longer string, the signed number, element by element in tuples.
+/// Makes `into` the type that holds both: the longer string, the signed number, element by element
+/// in tuples.
 Join join(Type& into, const Type& from);
 
 }  // namespace spile::lang

@@ -22,13 +22,15 @@ std::string_view to_string(Builtin builtin) {
 }
 
 bool any_expr(const Expr& expr, const std::function<bool(const Expr&)>& wanted) {
-  return wanted(expr) || std::ranges::any_of(expr.args, [&](const ExprPtr& arg) { return any_expr(*arg, wanted); });
+  return wanted(expr) ||
+         std::ranges::any_of(expr.args, [&](const ExprPtr& arg) { return any_expr(*arg, wanted); });
 }
 
 bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted) {
   return std::ranges::any_of(block.statements, [&](const Stmt& stmt) {
     if (stmt.expr != nullptr && any_expr(*stmt.expr, wanted)) return true;
-    if (std::ranges::any_of(stmt.keys, [&](const ExprPtr& key) { return any_expr(*key, wanted); })) return true;
+    if (std::ranges::any_of(stmt.keys, [&](const ExprPtr& key) { return any_expr(*key, wanted); }))
+      return true;
     return any_expr(stmt.body, wanted) || any_expr(stmt.other, wanted);
   });
 }

@@ -1,8 +1,9 @@
-// The typed program: what a script means, with every name resolved and every sugar gone. Codegen reads nothing else.
+// The typed program: what a script means, with every name resolved and every sugar gone. Codegen
+// reads nothing else.
 //
-// Compound assignments, predicates, positional parameters, alternative spellings and constant expressions have been
-// rewritten; each node says exactly what to do. One struct a category with a kind, since the tree is only ever walked
-// by a switch.
+// Compound assignments, predicates, positional parameters, alternative spellings and constant
+// expressions have been rewritten; each node says exactly what to do. One struct a category with a
+// kind, since the tree is only ever walked by a switch.
 #pragma once
 
 #include <cstdint>
@@ -35,30 +36,46 @@ enum class ExprKind : uint8_t {
   kTuple,           ///< args: elements
   kTupleField,      ///< args: a tuple; number: which element
   // Calculations on numbers; the result has 64 bits.
-  kNegate, kBitNot, kNot,  ///< args: one
-  kArithmetic,      ///< op; args: two. type.is_signed: signed division and right shift
-  kCompare,         ///< op; args: two numbers; is_unsigned
-  kCompareText,     ///< op kEq or kNe; args: two strings
-  kAnd, kOr,        ///< args: two; the second only where it matters
-  kConditional,     ///< args: condition, value if true, value if not
-  kElvis,           ///< args: condition and value, value if that is 0
-  kTruncate,        ///< args: one; to type.size and type.is_signed
-  kHasKey,          ///< map; args: key
+  kNegate,
+  kBitNot,
+  kNot,          ///< args: one
+  kArithmetic,   ///< op; args: two. type.is_signed: signed division and right shift
+  kCompare,      ///< op; args: two numbers; is_unsigned
+  kCompareText,  ///< op kEq or kNe; args: two strings
+  kAnd,
+  kOr,           ///< args: two; the second only where it matters
+  kConditional,  ///< args: condition, value if true, value if not
+  kElvis,        ///< args: condition and value, value if that is 0
+  kTruncate,     ///< args: one; to type.size and type.is_signed
+  kHasKey,       ///< map; args: key
   // With an effect and, where `yields` says so, a value.
   kModifyVariable,  ///< variable op= args[0]
   kModifyMap,       ///< map[args[1..]] op= args[0]; a missing key starts at 0
   // With an effect, no value.
-  kPrintf,          ///< text: the format; args
-  kPrintMap,        ///< map, top, div
-  kPrintValue,      ///< args: one
-  kClear, kZero,    ///< map
-  kDelete,          ///< map; args: key, none: the scalar
-  kExit,            ///< args: none or the code; the clause ends here
-  kTime,            ///< text: the format
-  kJoin,            ///< text: the separator; args: address of an array of addresses of strings
+  kPrintf,      ///< text: the format; args
+  kPrintMap,    ///< map, top, div
+  kPrintValue,  ///< args: one
+  kClear,
+  kZero,    ///< map
+  kDelete,  ///< map; args: key, none: the scalar
+  kExit,    ///< args: none or the code; the clause ends here
+  kTime,    ///< text: the format
+  kJoin,    ///< text: the separator; args: address of an array of addresses of strings
 };
 
-enum class Builtin : uint8_t { kPid, kTid, kUid, kGid, kNsecs, kBootNsecs, kElapsed, kCpu, kComm, kProbe, kFunc };
+enum class Builtin : uint8_t {
+  kPid,
+  kTid,
+  kUid,
+  kGid,
+  kNsecs,
+  kBootNsecs,
+  kElapsed,
+  kCpu,
+  kComm,
+  kProbe,
+  kFunc
+};
 std::string_view to_string(Builtin builtin);
 
 enum class Yields : uint8_t { kNothing, kOld, kNew };
@@ -92,13 +109,16 @@ enum class StmtKind : uint8_t {
   kDeclare,      ///< variable becomes 0 or ""
   kSetVariable,  ///< variable = expr
   kSetMap,       ///< map[keys] = expr
-  kAggregate,    ///< map[keys] = count(), sum(expr), ...: the map's role says which; expr is null for count
-  kIf,           ///< expr, body, other
-  kWhile,        ///< expr, body
-  kForRange,     ///< variable from first up to last - 1, body
-  kUnroll,       ///< body, `first` times
-  kBlock,        ///< body
-  kBreak, kContinue, kReturn,
+  kAggregate,  ///< map[keys] = count(), sum(expr), ...: the map's role says which; expr is null for
+               ///< count
+  kIf,         ///< expr, body, other
+  kWhile,      ///< expr, body
+  kForRange,   ///< variable from first up to last - 1, body
+  kUnroll,     ///< body, `first` times
+  kBlock,      ///< body
+  kBreak,
+  kContinue,
+  kReturn,
 };
 
 struct Stmt;

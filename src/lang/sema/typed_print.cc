@@ -80,7 +80,8 @@ class Printer {
 
   std::string run() {
     for (const typed::Map& map : program_.maps) print_map(map);
-    for (size_t i = 0; i < program_.probes.size(); ++i) line(0, "probe {}: {}", i, program_.probes[i].name);
+    for (size_t i = 0; i < program_.probes.size(); ++i)
+      line(0, "probe {}: {}", i, program_.probes[i].name);
     for (const typed::Clause& clause : program_.clauses) print_clause(clause);
     return std::move(out_);
   }
@@ -106,13 +107,15 @@ class Printer {
     std::string probes;
     for (int probe : clause.probes) probes += fmt::format(" {}", probe);
     static constexpr std::string_view kContexts[] = {"no context", "registers", "event"};
-    line(0, "clause for probes{} ({}, {} bytes)", probes, kContexts[static_cast<int>(clause.context.kind)], clause.context.size_bytes);
+    line(0, "clause for probes{} ({}, {} bytes)", probes,
+         kContexts[static_cast<int>(clause.context.kind)], clause.context.size_bytes);
     print_block(clause.body, 1);
   }
 
   void print_block(const typed::Block& block, int depth) {
     for (int variable : block.variables) {
-      line(depth, "let {} : {}", clause_->variables[variable].name, to_string(clause_->variables[variable].type));
+      line(depth, "let {} : {}", clause_->variables[variable].name,
+           to_string(clause_->variables[variable].type));
     }
     for (const Stmt& stmt : block.statements) print_statement(stmt, depth);
   }
@@ -120,13 +123,15 @@ class Printer {
   void print_statement(const Stmt& stmt, int depth) {
     switch (stmt.kind) {
       case StmtKind::kEval: return print_expr(*stmt.expr, depth);
-      case StmtKind::kDeclare: return line(depth, "declare {}", clause_->variables[stmt.variable].name);
+      case StmtKind::kDeclare:
+        return line(depth, "declare {}", clause_->variables[stmt.variable].name);
       case StmtKind::kSetVariable:
         line(depth, "set {}", clause_->variables[stmt.variable].name);
         return print_expr(*stmt.expr, depth + 1);
       case StmtKind::kSetMap:
       case StmtKind::kAggregate:
-        line(depth, "{} {}", stmt.kind == StmtKind::kSetMap ? "set" : "aggregate", program_.maps[stmt.map].name);
+        line(depth, "{} {}", stmt.kind == StmtKind::kSetMap ? "set" : "aggregate",
+             program_.maps[stmt.map].name);
         for (const typed::ExprPtr& key : stmt.keys) print_expr(*key, depth + 1, "key ");
         if (stmt.expr != nullptr) print_expr(*stmt.expr, depth + 1);
         return;
@@ -143,9 +148,12 @@ class Printer {
         line(depth, "do");
         return print_block(stmt.body, depth + 1);
       case StmtKind::kForRange:
-        line(depth, "for {} in {}..{}", clause_->variables[stmt.variable].name, stmt.first, stmt.last);
+        line(depth, "for {} in {}..{}", clause_->variables[stmt.variable].name, stmt.first,
+             stmt.last);
         return print_block(stmt.body, depth + 1);
-      case StmtKind::kUnroll: line(depth, "unroll {}", stmt.first); return print_block(stmt.body, depth + 1);
+      case StmtKind::kUnroll:
+        line(depth, "unroll {}", stmt.first);
+        return print_block(stmt.body, depth + 1);
       case StmtKind::kBlock: line(depth, "block"); return print_block(stmt.body, depth + 1);
       case StmtKind::kBreak: return line(depth, "break");
       case StmtKind::kContinue: return line(depth, "continue");
@@ -156,22 +164,26 @@ class Printer {
   std::string details(const Expr& expr) const {
     switch (expr.kind) {
       case ExprKind::kNumber:
-        return expr.type.is_unsigned_number() ? fmt::format(" {}", expr.number)
-                                              : fmt::format(" {}", static_cast<int64_t>(expr.number));
+        return expr.type.is_unsigned_number()
+                   ? fmt::format(" {}", expr.number)
+                   : fmt::format(" {}", static_cast<int64_t>(expr.number));
       case ExprKind::kText:
       case ExprKind::kPrintf:
       case ExprKind::kTime:
       case ExprKind::kJoin: return " " + quoted(expr.text);
       case ExprKind::kVariable: return " " + clause_->variables[expr.variable].name;
       case ExprKind::kModifyVariable:
-        return fmt::format(" {} {}=", clause_->variables[expr.variable].name, ast::to_string(expr.op));
-      case ExprKind::kModifyMap: return fmt::format(" {} {}=", program_.maps[expr.map].name, ast::to_string(expr.op));
+        return fmt::format(" {} {}=", clause_->variables[expr.variable].name,
+                           ast::to_string(expr.op));
+      case ExprKind::kModifyMap:
+        return fmt::format(" {} {}=", program_.maps[expr.map].name, ast::to_string(expr.op));
       case ExprKind::kMapRead:
       case ExprKind::kHasKey:
       case ExprKind::kClear:
       case ExprKind::kZero:
       case ExprKind::kDelete: return " " + program_.maps[expr.map].name;
-      case ExprKind::kPrintMap: return fmt::format(" {} top {} div {}", program_.maps[expr.map].name, expr.top, expr.div);
+      case ExprKind::kPrintMap:
+        return fmt::format(" {} top {} div {}", program_.maps[expr.map].name, expr.top, expr.div);
       case ExprKind::kContext:
       case ExprKind::kContextString:
       case ExprKind::kContextDataLoc: return fmt::format(" at {}", expr.offset);
@@ -179,7 +191,8 @@ class Printer {
       case ExprKind::kStr:
       case ExprKind::kBuf: return fmt::format(" at most {}", expr.number);
       case ExprKind::kTupleField: return fmt::format(" .{}", expr.number);
-      case ExprKind::kCompare: return fmt::format(" {}{}", ast::to_string(expr.op), expr.is_unsigned ? " unsigned" : "");
+      case ExprKind::kCompare:
+        return fmt::format(" {}{}", ast::to_string(expr.op), expr.is_unsigned ? " unsigned" : "");
       case ExprKind::kArithmetic:
       case ExprKind::kCompareText: return fmt::format(" {}", ast::to_string(expr.op));
       default: return "";
@@ -199,6 +212,8 @@ class Printer {
 
 }  // namespace
 
-std::string print_typed(const typed::Program& program) { return Printer(program).run(); }
+std::string print_typed(const typed::Program& program) {
+  return Printer(program).run();
+}
 
 }  // namespace spile::lang

@@ -1,7 +1,7 @@
 // What sema asks of the machine. Tests fake it; session/world.cc is the real one.
 //
-// Every answer is about names only: nothing is attached, no process is stopped. Answers may be cached: within one
-// World the same question has the same answer.
+// Every answer is about names only: nothing is attached, no process is stopped. Answers may be
+// cached: within one World the same question has the same answer.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ namespace spile::lang {
 
 /// One function that a uprobe pattern names.
 struct UserFunction {
-  std::string path;    ///< the file as resolved ("/usr/lib/x86_64-linux-gnu/libc.so.6"), seen from our mount namespace
+  std::string path;    ///< the file as resolved ("/usr/lib/x86_64-linux-gnu/libc.so.6"), seen from
+                       ///< our mount namespace
   std::string symbol;  ///< as in the symbol table, without a version ("fopen")
 };
 
@@ -28,17 +29,19 @@ struct KernelFunction {
 /// One field of a tracepoint's record, from its format file.
 struct EventField {
   enum class Shape : uint8_t {
-    kInt,          ///< an integer of 1, 2, 4 or 8 bytes, enum or bool
-    kPointer,      ///< 8 bytes: `const char * filename`, `struct file *`
-    kCharArray,    ///< char name[N], size bytes: read as a string
-    kIntArray,     ///< any other array of fixed size
-    kDataLocStr,   ///< __data_loc char[]: u32 at offset, low 16 bits say where the string is in the record, high its size
-    kRelLocStr,    ///< __rel_loc char[]: the same, counted from the end of this u32
-    kDataLoc,      ///< __data_loc of anything else
-    kOther,        ///< a struct, ...
+    kInt,         ///< an integer of 1, 2, 4 or 8 bytes, enum or bool
+    kPointer,     ///< 8 bytes: `const char * filename`, `struct file *`
+    kCharArray,   ///< char name[N], size bytes: read as a string
+    kIntArray,    ///< any other array of fixed size
+    kDataLocStr,  ///< __data_loc char[]: u32 at offset, low 16 bits say where the string is in the
+                  ///< record, high its size
+    kRelLocStr,   ///< __rel_loc char[]: the same, counted from the end of this u32
+    kDataLoc,     ///< __data_loc of anything else
+    kOther,       ///< a struct, ...
   };
   std::string name;
-  std::string type;  ///< as the format file spells it, for -lv: "unsigned int", "char[16]", "__data_loc char[]"
+  std::string type;     ///< as the format file spells it, for -lv: "unsigned int", "char[16]",
+                        ///< "__data_loc char[]"
   uint32_t offset = 0;  ///< bytes from the start of the record
   uint32_t size = 0;    ///< bytes in the record
   bool is_signed = false;
@@ -49,7 +52,8 @@ struct EventField {
 struct Tracepoint {
   std::string category;  ///< "sched"
   std::string event;     ///< "sched_switch"
-  uint32_t record_size = 0;        ///< bytes up to the end of the last fixed field, common fields (8 bytes) included
+  uint32_t record_size =
+      0;  ///< bytes up to the end of the last fixed field, common fields (8 bytes) included
   std::vector<EventField> fields;  ///< common_* fields included
 };
 
@@ -57,37 +61,46 @@ class World {
  public:
   virtual ~World() = default;
 
-  /// The functions that `uprobe:target:symbol` names, in address order without duplicates. `target` is a path, a
-  /// soname with or without ".so.N" ("libc", "libssl.so.3"), or a program name looked up in $PATH; with -p or -c it may
-  /// be empty: the program itself. Only `*` is a wildcard, in both.
-  /// Two paths of one file (usrmerge) count once.
+  /// The functions that `uprobe:target:symbol` names, in address order without duplicates. `target`
+  /// is a path, a soname with or without ".so.N" ("libc", "libssl.so.3"), or a program name looked
+  /// up in $PATH; with -p or -c it may be empty: the program itself. Only `*` is a wildcard, in
+  /// both. Two paths of one file (usrmerge) count once.
   ///
-  /// Errors:  not found    no such file, or no function matches; the message names which. Nothing else needs adding.
+  /// Errors:  not found    no such file, or no function matches; the message names which. Nothing
+  /// else needs adding.
   ///          denied       the file cannot be read
   ///          corrupt, unsupported   not an x86-64 ELF file
-  virtual Result<std::vector<UserFunction>> user_functions(std::string_view target, std::string_view symbol) = 0;
+  virtual Result<std::vector<UserFunction>> user_functions(std::string_view target,
+                                                           std::string_view symbol) = 0;
 
   /// The file that `uprobe:target:0x1234` names. Errors: as user_functions.
   virtual Result<std::string> user_file(std::string_view target) = 0;
 
-  /// The functions that `kprobe:[module:]symbol` names. `module` may be empty: any. Only `*` is a wildcard.
-  /// A name without a wildcard that the symbol list does not show is an error only if the list can be read.
+  /// The functions that `kprobe:[module:]symbol` names. `module` may be empty: any. Only `*` is a
+  /// wildcard. A name without a wildcard that the symbol list does not show is an error only if the
+  /// list can be read.
   ///
   /// Errors:  not found    no function matches
   ///          denied       the kernel's list of functions cannot be read
-  virtual Result<std::vector<KernelFunction>> kernel_functions(std::string_view module, std::string_view symbol) = 0;
+  virtual Result<std::vector<KernelFunction>> kernel_functions(std::string_view module,
+                                                               std::string_view symbol) = 0;
 
-  /// The events that `tracepoint:category:event` names, with their fields. Only `*` is a wildcard, in both.
+  /// The events that `tracepoint:category:event` names, with their fields. Only `*` is a wildcard,
+  /// in both.
   ///
   /// Errors:  not found    no event matches
   ///          denied       tracefs cannot be read: needs root
   ///          unsupported  no tracefs is mounted; the message says where it was looked for
-  virtual Result<std::vector<Tracepoint>> tracepoints(std::string_view category, std::string_view event) = 0;
+  virtual Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
+                                                      std::string_view event) = 0;
 
-  // Names near a wrong one, nearest first, at most three, for "did you mean". Empty when there is nothing near.
-  virtual std::vector<std::string> near_user_functions(std::string_view target, std::string_view symbol) = 0;
+  // Names near a wrong one, nearest first, at most three, for "did you mean". Empty when there is
+  // nothing near.
+  virtual std::vector<std::string> near_user_functions(std::string_view target,
+                                                       std::string_view symbol) = 0;
   virtual std::vector<std::string> near_kernel_functions(std::string_view symbol) = 0;
-  virtual std::vector<std::string> near_tracepoints(std::string_view category, std::string_view event) = 0;  ///< "cat:event"
+  virtual std::vector<std::string> near_tracepoints(std::string_view category,
+                                                    std::string_view event) = 0;  ///< "cat:event"
 };
 
 }  // namespace spile::lang

@@ -261,6 +261,7 @@ class Pass {
     auto types = argument_types(insn);
     for (int i = 0; i < 5; ++i) {
       if (is_pointer_argument(types[i])) note_pointer_argument(facts_.before[at][i + 1]);
+      if (types[i] == ArgType::kContext) out_.context_reads = kAllSlots;
     }
     if (analysis_.context_escapes) out_.context_reads = kAllSlots;
   }

@@ -80,7 +80,7 @@ struct Sweep {
   std::vector<SweptInsn> insns;       ///< in order of address
   std::vector<SweptInsn> overlapped;  ///< reached by a branch into the middle of one of `insns`
   bool complete = false;              ///< no byte was undecodable
-  bool holds_data = false;            ///< instructions that programs do not have (in, out, far jumps): some bytes are data
+  bool holds_data = false;  ///< instructions that programs do not have (in, out, far jumps): some bytes are data
   TargetAddr decoded_to;              ///< end, or the first undecodable byte
 
   /// What is not in `insns` is no instruction: nothing speaks against it.

@@ -320,7 +320,8 @@ class Generator {
     }
     if (insn.implicit_memory || (insn.writes & 1 << x86::kRsp)) return is_push_or_pop(insn);
     if (!insn.has_memory) return true;
-    if (insn.map == 1 && (insn.opcode & 0xe7) == 0xa3) return false;  // bt*: the register reaches far beyond the operand
+    if (insn.map == 1 && (insn.opcode & 0xe7) == 0xa3)
+      return false;  // bt*: the register reaches far beyond the operand
     const bool by_role = insn.base == x86::kRbx || insn.base == x86::kRsi;
     return insn.memory_bytes <= 64 && insn.index == x86::kNoReg &&
            ((by_role && insn.disp_bytes < 4) || insn.rip_relative);
@@ -462,7 +463,9 @@ class Differential : public testing::Test {
     arena.write(kDetour, copy->bytes);
     arena.write(kFunction, *patch_bytes(*plan, arena.code_at(kDetour)));
     Ending patched = arena.run(in);
-    ++endings[bare.signal != 0 ? fmt::format("signal {}", bare.signal) : bare.exit_id == 1 ? "fell through" : "branched"];
+    ++endings[bare.signal != 0    ? fmt::format("signal {}", bare.signal)
+              : bare.exit_id == 1 ? "fell through"
+                                  : "branched"];
     check_fault_address(*copy, bare, patched);
     const std::string wrong = difference(bare, patched);
     EXPECT_EQ(wrong, "") << x86::format_code(code, arena.code_at(kFunction)) << "displaced:\n"

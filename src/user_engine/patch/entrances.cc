@@ -104,8 +104,8 @@ class PatternScan {
     if (windows_.is_inside(target)) out_.push_back({start_ + i, target, Candidate::Form::kBranch});
   }
 
-  /// An immediate of 0, 1, 2 or 4 bytes may follow the displacement. Naming a site itself is harmless in a lea (it takes
-  /// the function's address), reading it is not.
+  /// An immediate of 0, 1, 2 or 4 bytes may follow the displacement. Naming a site itself is harmless in a lea (it
+  /// takes the function's address), reading it is not.
   void rip_relative(size_t i) {
     if (!rules_.code_references || i + 5 > bytes_.size()) return;
     const TargetAddr base = start_ + i + 5 + disp32(i + 1);

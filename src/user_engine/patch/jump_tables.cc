@@ -9,8 +9,8 @@
 //
 // Absolute entries are pointers in data, which ModuleCode::code_pointers has. For relative ones, every constant that a
 // region with an indirect jump takes the address of is read as a table, against itself and against every code address
-// that the region takes, for as long as entries land in text. That reads too much (the tables behind, for one), never too
-// little. A jump through a register that was computed but where no table is found is reported as unresolved.
+// that the region takes, for as long as entries land in text. That reads too much (the tables behind, for one), never
+// too little. A jump through a register that was computed but where no table is found is reported as unresolved.
 #include <algorithm>
 #include <cstring>
 #include <set>
@@ -56,8 +56,8 @@ std::optional<unsigned> moved_from(const x86::Insn& insn) {
 
 bool is_cmov(const x86::Insn& insn) { return insn.map == 1 && (insn.opcode & 0xf0) == 0x40; }
 
-/// An instruction that makes a jump target out of a table's entry. Loads of 64 bits, pops, xor (glibc's pointer guard), a
-/// lea of code and the like make pointers.
+/// An instruction that makes a jump target out of a table's entry. Loads of 64 bits, pops, xor (glibc's pointer
+/// guard), a lea of code and the like make pointers.
 bool computes_target(const CodeMap& map, const x86::Insn& insn, TargetAddr at) {
   if (is_lea(insn) && insn.rip_relative) return !map.is_text(insn.rip_target(at));
   const bool half_load = insn.map == 0 && insn.opcode == 0x8b && (insn.rex & 8) == 0;
@@ -149,7 +149,8 @@ class RegionTables {
   /// A jump through a register that was computed.
   std::optional<TargetAddr> computed_jump() const { return computed_jump_; }
 
-  /// Labels of a region as large as no compiler makes functions are not paired with its tables: that would take forever.
+  /// Labels of a region as large as no compiler makes functions are not paired with its tables: that would take
+  /// forever.
   bool labels_ignored() const { return !bases_.empty() && !pairs_labels(); }
 
   /// Calls visit(target) for every entry of every table. Targets outside the region may be those of other tables.

@@ -135,7 +135,8 @@ class Planner {
       case RefusalKind::kCodeReference:
         return fmt::format("{} at {} {} the window's bytes at {}", text(e.source), source,
                            e.certain ? "uses" : "may use", target);
-      case RefusalKind::kJumpTable: return fmt::format("a jump table of {} leads into the window, to {}", source, target);
+      case RefusalKind::kJumpTable:
+        return fmt::format("a jump table of {} leads into the window, to {}", source, target);
       case RefusalKind::kUnknownJump:
         return fmt::format("{} at {} may go anywhere in the function: its table was not found", text(e.source), source);
       case RefusalKind::kCodePointer: return fmt::format("data holds a pointer into the window, to {}", target);

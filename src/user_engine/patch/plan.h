@@ -59,8 +59,9 @@ struct Reserved {
 struct ModuleCode {
   std::vector<Bytes> text;                ///< executable segments (or sections); the more complete, the safer
   std::vector<Function> functions;        ///< symbols and .eh_frame entries; aliases and nesting allowed
-  std::vector<TargetAddr> code_pointers;  ///< every address that data may hold: relocation addends, words that look like
-                                          ///< pointers into text, landing pads, init arrays, e_entry, dynamic symbols
+  /// Every address that data may hold: relocation addends, words that look like pointers into text, landing pads, init
+  /// arrays, e_entry, dynamic symbols.
+  std::vector<TargetAddr> code_pointers;
   std::vector<Bytes> read_only;           ///< constant data: where jump tables are
   std::vector<Reserved> reserved;
   /// The program's runtime turns memory faults into its own exceptions by looking at the faulting instruction's address
@@ -135,7 +136,7 @@ struct SitePlan {
   std::vector<uint8_t> heads;             ///< offsets of their first bytes; [0] is 0
   bool falls_through = true;              ///< control continues at site + window.size()
   bool flags_live = true;                 ///< the detour must keep the status flags
-  bool may_fault = false;                 ///< a displaced instruction accesses memory that is neither stack nor constant
+  bool may_fault = false;                 ///< a displaced instruction accesses memory other than stack and constants
   bool go_stack_check = false;            ///< begins with Go's stack check: little stack may be left
   std::string reason;                     ///< why this mechanism: "jump over 2 instructions"
 
@@ -144,8 +145,9 @@ struct SitePlan {
 
 using Outcome = std::expected<SitePlan, Refusal>;
 
-/// Plans probes at many places of a module at once; outcome i belongs to sites[i]. A site at a function's start is moved
-/// behind its endbr64. The same site twice gives the same plan twice; of overlapping windows the first in `sites` wins.
+/// Plans probes at many places of a module at once; outcome i belongs to sites[i]. A site at a function's start is
+/// moved behind its endbr64. The same site twice gives the same plan twice; of overlapping windows the first in
+/// `sites` wins.
 /// Cost: about one pass over the text (1 to 2 ns a byte) and some microseconds a site.
 std::vector<Outcome> plan_sites(const ModuleCode& module, std::span<const TargetAddr> sites,
                                 const PlanRules& rules = {});

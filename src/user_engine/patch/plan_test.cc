@@ -136,7 +136,8 @@ TEST(Plan, UsesThePaddingOfShortFunctions) {
 
 TEST(Plan, UsesPaddingOfInt3AndLongNops) {
   EXPECT_TRUE(Module().function(kSite, {0xc3}).put(kSite + 1, {0xcc, 0xcc, 0xcc, 0xcc}).plan(kSite));
-  EXPECT_TRUE(Module().function(kSite, {0xc3}).put(kSite + 1, {0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0}).plan(kSite));
+  EXPECT_TRUE(
+      Module().function(kSite, {0xc3}).put(kSite + 1, {0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0}).plan(kSite));
 }
 
 TEST(Plan, DisplacesPaddingThatControlFallsInto) {
@@ -289,7 +290,8 @@ TEST(PlanRule, RefusesATableRelativeToCode) {
 
 TEST(PlanRule, RefusesATableOfAColdPart) {
   // The switch lies in f.cold, which jumps back into f; one case is f+1.
-  const Code cold = {0x48, 0x8d, 0x15, 0, 0, 0, 0, 0x48, 0x63, 0x04, 0x82, 0x48, 0x01, 0xd0, 0xff, 0xe0, 0xe9, 0, 0, 0, 0};
+  const Code cold = {0x48, 0x8d, 0x15, 0,    0,    0,    0, 0x48, 0x63, 0x04, 0x82,
+                     0x48, 0x01, 0xd0, 0xff, 0xe0, 0xe9, 0, 0,    0,    0};
   Module m = Module().function(kSite, kPlain).function(0x2000, cold, "");
   m.rel32(0x2003, 0x2007, Module::kRodata - Module::kText).rel32(0x2011, 0x2015, kSite + 8);
   table_entry(m, 0, 0x2010);
@@ -348,9 +350,12 @@ TEST(PlanRule, RefusesAnAbsoluteAddressOfTheInside) {
   std::copy(kPlain.begin(), kPlain.end(), text.begin() + kSite);
   const Code taken = {0xb8, 0x01, 0x10, 0x40, 0x00, 0xc3};  // mov $0x401001,%eax
   std::copy(taken.begin(), taken.end(), text.begin() + 0x2000);
-  const ModuleCode m{{{TargetAddr(0x400000), text}},
-                     {{TargetAddr(0x401000), TargetAddr(0x40100a), "f"}, {TargetAddr(0x402000), TargetAddr(0x402006), "g"}},
-                     {}, {}, {}};
+  const ModuleCode m{
+      {{TargetAddr(0x400000), text}},
+      {{TargetAddr(0x401000), TargetAddr(0x40100a), "f"}, {TargetAddr(0x402000), TargetAddr(0x402006), "g"}},
+      {},
+      {},
+      {}};
   const auto plan = plan_entry(m, TargetAddr(0x401000));
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().kind, RefusalKind::kCodeReference);
@@ -360,8 +365,8 @@ TEST(PlanRule, RefusesAnAbsoluteAddressOfTheInside) {
 }
 
 TEST(PlanRule, RefusesAnEndbrInsideTheWindow) {
-  expect_rule(Module().function(kSite, {0x90, 0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0x5d, 0xc3}), kSite, &PlanRules::endbr_inside,
-              RefusalKind::kEndbrInside);
+  expect_rule(Module().function(kSite, {0x90, 0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0x5d, 0xc3}), kSite,
+              &PlanRules::endbr_inside, RefusalKind::kEndbrInside);
 }
 
 TEST(PlanRule, RefusesASymbolThatBeginsInside) {
@@ -371,7 +376,10 @@ TEST(PlanRule, RefusesASymbolThatBeginsInside) {
 
 TEST(PlanRule, RefusesAShortFunctionWithoutPadding) {
   // ret, then the type hash of the next function (KCFI): mov $hash,%eax
-  const Module m = Module().function(kSite, {0xc3}).put(kSite + 1, {0x90, 0x90, 0xb8, 1, 2, 3, 4}).function(kSite + 8, kPlain, "g");
+  const Module m = Module()
+                       .function(kSite, {0xc3})
+                       .put(kSite + 1, {0x90, 0x90, 0xb8, 1, 2, 3, 4})
+                       .function(kSite + 8, kPlain, "g");
   expect_rule(m, kSite, &PlanRules::padding_only, RefusalKind::kTooShort);
 }
 
@@ -522,7 +530,8 @@ TEST(Threads, InsideTheWindowContinueInTheCopy) {
 
 TEST(Threads, InASystemCallOfTheWindowRestartItInTheCopy) {
   // mov %edi,%edi... ; syscall ends the window
-  const auto plan = Module().function(kSite, {0x49, 0x89, 0xca, 0x0f, 0x05, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0xc3}).plan(kSite);
+  const auto plan =
+      Module().function(kSite, {0x49, 0x89, 0xca, 0x0f, 0x05, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0xc3}).plan(kSite);
   ASSERT_TRUE(plan);
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   const TargetAddr behind = Module::at(kSite + 5);

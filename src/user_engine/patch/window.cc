@@ -20,10 +20,11 @@ struct KnownCode {
   std::string_view reason;
 };
 constexpr KnownCode kKnownCode[] = {
-    // On machines with much memory V8 copies its built-ins near its heap at start ("short builtin calls"): node crashes.
+    // On machines with much memory V8 copies its built-ins near its heap at start ("short builtin calls"): node
+    // crashes.
     {"Builtins_", true, "V8 may run a copy of its built-in code, where the jump would lead astray"},
-    // Cancellation points: the signal handler compares the interrupted address with labels inside; a thread in displaced
-    // code would block for ever although it was cancelled (musl; glibc since 2.41).
+    // Cancellation points: the signal handler compares the interrupted address with labels inside; a thread in
+    // displaced code would block for ever although it was cancelled (musl; glibc since 2.41).
     {"__syscall_cp_asm", false, "the C library's cancellation compares addresses with labels in this function"},
     {"__syscall_cancel_arch", false, "the C library's cancellation compares addresses with labels in this function"},
     {"__cp_begin", false, "the C library's cancellation compares addresses with labels in this function"},

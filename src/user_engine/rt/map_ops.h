@@ -1,9 +1,9 @@
 // Map operations, the same code in the target's blob and in the tracer.
 //
 // Invariants
-//   * No lock, no waiting: an operation that others keep disturbing gives up after a stated number of steps, says -EBUSY
-//     and counts it. Any step may be the last of a killed thread, or be interrupted by a handler that does the same
-//     operation: what it leaves is a map that works. The worst case is one entry lost per killed thread.
+//   * No lock, no waiting: an operation that others keep disturbing gives up after a stated number of steps, says
+//     -EBUSY and counts it. Any step may be the last of a killed thread, or be interrupted by a handler that does the
+//     same operation: what it leaves is a map that works. The worst case is one entry lost per killed thread.
 //   * Whatever the shared memory holds, accesses stay in the map's storage: entry numbers are checked against the
 //     descriptor, loops are bounded.
 //   * A key occurs once: entries come in at the bucket word only, by compare-and-swap from the very word from which the
@@ -11,8 +11,8 @@
 //
 // How a walk knows that the entry in its hands still belongs to its chain: after reading the entry it reads the link
 // that led there again. A link word never comes back to an earlier value while its owner lives (bucket words carry a
-// version; what follows an entry in its chain is always older than the entry), so an unchanged link means that the entry
-// was in the chain all the time in between, and its key was not being rewritten.
+// version; what follows an entry in its chain is always older than the entry), so an unchanged link means that the
+// entry was in the chain all the time in between, and its key was not being rewritten.
 //
 // As in the kernel's preallocated hash maps, a value pointer stays valid memory for ever, but if another thread deletes
 // the key meanwhile and inserts a new one, the pointer may have become the new key's value. Values of up to 8 bytes are
@@ -46,9 +46,9 @@ inline bool is_array(const abi::RtMap& map) {
   return map.kind == abi::RtMapKind::kArray || map.kind == abi::RtMapKind::kPerCpuArray;
 }
 
-// ---- values ----------------------------------------------------------------------------------------------------------
+// ---- values -------------------------------------------------------------------------------------------------------
 
-/// Value `index` (below max_entries) of one CPU slot; cpu_mask keeps it inside.
+/// Value `index` (below max_entries, or capacity in a hash) of one CPU slot; cpu_mask keeps it inside.
 inline uint64_t* value_of(const abi::RtMap& map, uint32_t index, uint32_t cpu) {
   return reinterpret_cast<uint64_t*>(map.values + (cpu & map.cpu_mask) * map.per_cpu_stride +
                                      uint64_t{index} * map.value_stride);
@@ -80,7 +80,7 @@ inline uint64_t* bucket_of(const abi::RtMap& map, uint64_t hash) {
   auto* buckets = reinterpret_cast<uint64_t*>(map.heads + sizeof(abi::HashHead));
   return buckets + (static_cast<uint32_t>(hash) & map.bucket_mask);
 }
-/// `index` counts from 0 and is below max_entries.
+/// `index` counts from 0 and is below capacity.
 inline abi::HashEntry* entry_of(const abi::RtMap& map, uint64_t index) {
   return reinterpret_cast<abi::HashEntry*>(map.entries + index * map.entry_stride);
 }
@@ -117,7 +117,7 @@ inline void store_key(const abi::RtMap& map, abi::HashEntry* entry, const uint8_
   if (left != 0) store_relaxed(to, read_unaligned(key, left));
 }
 
-// ---- hash: free entries ----------------------------------------------------------------------------------------------
+// ---- hash: free entries -------------------------------------------------------------------------------------------
 
 /// Gives an entry that is in no chain back. If others keep disturbing, the entry stays unused.
 ///
@@ -139,7 +139,7 @@ inline int64_t take_freed_entry(const abi::RtMap& map) {
   uint64_t* free_head = &head_of(map)->free_head;
   for (uint32_t i = 0; i < kMaxTries; ++i) {
     const uint64_t head = load_acquire(free_head);
-    if (link_index(head) == 0 || link_index(head) > map.max_entries) return -1;
+    if (link_index(head) == 0 || link_index(head) > map.capacity) return -1;
     const uint64_t index = link_index(head) - 1;
     const uint64_t next = link_index(load_acquire(&entry_of(map, index)->link));
     if (compare_swap(free_head, head, link_to(next_generation(head), next))) return static_cast<int64_t>(index);
@@ -152,19 +152,23 @@ inline int64_t take_fresh_entry(const abi::RtMap& map) {
   uint32_t* bump = &head_of(map)->bump;
   for (uint32_t i = 0; i < kMaxTries; ++i) {
     const uint32_t index = load_acquire(bump);
-    if (index >= map.max_entries) return -1;
+    if (index >= map.capacity) return -1;
     if (compare_swap(bump, index, index + 1)) return index;
   }
   return -1;
 }
 
-/// An entry of our own, in no chain. -1: the map is full.
+/// An entry of our own, in no chain. -1: the map is full. Threads that ask at the same moment may together bring in a
+/// few keys more than max_entries, never fewer.
 inline int64_t take_entry(const abi::RtMap& map) {
+  // Below zero for the moment between another's insert and its count, or for ever if it died there.
+  const auto live = static_cast<int32_t>(load_relaxed(&head_of(map)->live));
+  if (live >= static_cast<int32_t>(map.max_entries)) return -1;
   const int64_t index = take_freed_entry(map);
   return index >= 0 ? index : take_fresh_entry(map);
 }
 
-// ---- hash: search ----------------------------------------------------------------------------------------------------
+// ---- hash: search -------------------------------------------------------------------------------------------------
 
 enum class Walk { kFound, kAbsent, kDisturbed, kCorrupt };
 
@@ -190,7 +194,7 @@ inline Position walk_chain(const abi::RtMap& map, uint64_t* bucket, uint32_t* st
     if (*steps == 0) return at;
     --*steps;
     at.index = link_index(from_link) - 1;
-    if (at.index >= map.max_entries) {
+    if (at.index >= map.capacity) {
       at.walk = Walk::kCorrupt;
       return at;
     }
@@ -245,12 +249,13 @@ inline Position find(const abi::RtConsts& consts, const abi::RtMap& map, uint64_
   return at;
 }
 
-/// The usual case in a few instructions: the first entry of the chain is the one, and nothing disturbs. -1: look properly.
+/// The usual case in a few instructions: the first entry of the chain is the one, and nothing disturbs.
+/// -1: look properly.
 inline int64_t find_first(const abi::RtMap& map, uint64_t hash, const uint8_t* key) {
   const uint64_t* bucket = bucket_of(map, hash);
   const uint64_t start = load_acquire(bucket);
   const uint64_t index = link_index(start) - 1;
-  if (index >= map.max_entries) return -1;
+  if (index >= map.capacity) return -1;
   abi::HashEntry* entry = entry_of(map, index);
   const uint64_t link = load_acquire(&entry->link);
   if (load_acquire(&entry->hash) != hash || !key_equals(map, entry, key)) return -1;
@@ -258,7 +263,7 @@ inline int64_t find_first(const abi::RtMap& map, uint64_t hash, const uint8_t* k
   return static_cast<int64_t>(index);
 }
 
-// ---- hash: operations ------------------------------------------------------------------------------------------------
+// ---- hash: operations ---------------------------------------------------------------------------------------------
 
 /// Fills entry `index`, which nobody else sees: the value on `cpu`, zero on the others.
 inline void fill_entry(const abi::RtMap& map, uint64_t index, uint64_t hash, const uint8_t* key, const uint8_t* value,
@@ -313,7 +318,10 @@ inline int64_t hash_update(const abi::RtConsts& consts, const abi::RtMap& map, c
     abi::HashEntry* entry = entry_of(map, static_cast<uint64_t>(ours));
     store_release(&entry->link, link_to(load_relaxed(&entry->link), link_index(at.start)));
     const uint64_t published = link_to(next_generation(at.start), static_cast<uint64_t>(ours) + 1);
-    if (compare_swap(bucket_of(map, hash), at.start, published)) return 0;
+    if (compare_swap(bucket_of(map, hash), at.start, published)) {
+      __atomic_fetch_add(&head_of(map)->live, 1, __ATOMIC_RELAXED);
+      return 0;
+    }
   }
   if (ours >= 0) free_entry(map, static_cast<uint64_t>(ours));
   if (tries == kMaxTries) count_map_contended(consts);
@@ -328,6 +336,7 @@ inline int64_t hash_delete(const abi::RtConsts& consts, const abi::RtMap& map, c
     if (at.walk != Walk::kFound) return kErrBusy;
     // The mark is the deletion; from here on whoever walks past takes the entry out. We walk past.
     if (compare_swap(&entry_of(map, at.index)->link, at.link, at.link | abi::kLinkMark)) {
+      __atomic_fetch_sub(&head_of(map)->live, 1, __ATOMIC_RELAXED);
       find(consts, map, hash, key);
       return 0;
     }
@@ -344,7 +353,7 @@ inline uint64_t* hash_lookup(const abi::RtConsts& consts, const abi::RtMap& map,
   return at.walk == Walk::kFound ? value_of(map, static_cast<uint32_t>(at.index), cpu) : nullptr;
 }
 
-// ---- arrays ----------------------------------------------------------------------------------------------------------
+// ---- arrays -------------------------------------------------------------------------------------------------------
 
 inline uint32_t array_index(const uint8_t* key) {
   uint32_t index;
@@ -366,7 +375,7 @@ inline int64_t array_update(const abi::RtMap& map, const uint8_t* key, const uin
   return 0;
 }
 
-// ---- any map: what programs call -------------------------------------------------------------------------------------
+// ---- any map: what programs call ----------------------------------------------------------------------------------
 
 /// The value of this CPU, or null. `cpu` is a slot or any number (it is masked).
 inline uint64_t* map_lookup(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key, uint32_t cpu) {

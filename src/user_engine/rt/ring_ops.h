@@ -35,7 +35,9 @@ inline Ring ring_of(const abi::RtMap& map, uint32_t cpu) {
 }
 
 /// Bytes that a record with this body takes.
-inline uint64_t record_bytes(uint64_t body_bytes) { return abi::kRecordPrefixBytes + ((body_bytes + 7) & ~uint64_t{7}); }
+inline uint64_t record_bytes(uint64_t body_bytes) {
+  return abi::kRecordPrefixBytes + ((body_bytes + 7) & ~uint64_t{7});
+}
 
 enum class Claim { kClaimed, kAgain, kFull };
 

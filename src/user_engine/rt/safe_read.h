@@ -2,8 +2,8 @@
 //
 // No handler is installed and a fault would kill the target, so memory is loaded plainly only where it cannot go away
 // (ranges the tracer proved at attach, our own stack page, the shared memory); elsewhere a hardware transaction aborts
-// instead of faulting, or the kernel copies (process_vm_readv on oneself: a bad page is an error). Asking first and then
-// loading is not done: another thread may unmap in between (it did, 13,700 times in 5 million reads of a prototype).
+// instead of faulting, or the kernel copies (process_vm_readv on oneself: a bad page is an error). Asking first and
+// then loading is not done: another thread may unmap in between (it did, 13,700 times in 5 million reads).
 //
 // Known limit: where userfaultfd serves a missing page, the kernel's copy waits for it as the program's own load would.
 #pragma once

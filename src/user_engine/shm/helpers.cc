@@ -41,7 +41,8 @@ void bind_maps(Binder& binder) {
 }
 
 void bind_identity(Binder& binder) {
-  binder.set(bpf::Helper::kKtimeGetNs, [](const Consts& c, U, U, U, U) { return rt::clock_ns(c, rt::Clock::kMonotonic); });
+  binder.set(bpf::Helper::kKtimeGetNs,
+             [](const Consts& c, U, U, U, U) { return rt::clock_ns(c, rt::Clock::kMonotonic); });
   binder.set(bpf::Helper::kKtimeGetBootNs,
              [](const Consts& c, U, U, U, U) { return rt::clock_ns(c, rt::Clock::kBoottime); });
   binder.set(bpf::Helper::kGetSmpProcessorId, [](const Consts& c, U, U, U, U) { return rt::current_cpu(c); });

@@ -47,7 +47,7 @@ MapEntry array_entry(const abi::RtMap& map, uint32_t index) {
 /// Copies every chain; one that was disturbed is copied anew.
 class ChainWalker {
  public:
-  explicit ChainWalker(const abi::RtMap& map) : map_(map), budget_(uint64_t{8} * map.max_entries + 65536) {}
+  explicit ChainWalker(const abi::RtMap& map) : map_(map), budget_(uint64_t{8} * map.capacity + 65536) {}
 
   Result<std::vector<MapEntry>> run() {
     for (uint64_t bucket = 0; bucket <= map_.bucket_mask; ++bucket) {
@@ -94,7 +94,7 @@ void for_each_value(const abi::RtMap& map, const std::function<void(uint32_t ind
     for (uint32_t i = 0; i < map.max_entries; ++i) visit(i);
     return;
   }
-  uint64_t budget = uint64_t{8} * map.max_entries + 65536;
+  uint64_t budget = uint64_t{8} * map.capacity + 65536;
   for (uint64_t bucket = 0; bucket <= map.bucket_mask; ++bucket) {
     for (uint32_t i = 0; i < rt::kMaxTries && budget != 0; ++i) {
       uint32_t steps = static_cast<uint32_t>(std::min<uint64_t>(budget, rt::kMaxSteps));

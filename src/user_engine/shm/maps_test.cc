@@ -43,22 +43,6 @@ std::map<uint64_t, uint64_t> sums_by_key(const Region& region, size_t map) {
   return sums;
 }
 
-/// Entries in chains plus entries on the free list: everything that was ever taken must be in one of the two.
-uint64_t entries_accounted_for(const abi::RtMap& map) {
-  uint64_t count = 0;
-  for (uint64_t b = 0; b <= map.bucket_mask; ++b) {
-    for (uint64_t link = *rt::bucket_of(map, b); rt::link_index(link) != 0;) {
-      ++count;
-      link = rt::entry_of(map, rt::link_index(link) - 1)->link;
-    }
-  }
-  for (uint64_t link = rt::head_of(map)->free_head; rt::link_index(link) != 0;) {
-    ++count;
-    link = rt::entry_of(map, rt::link_index(link) - 1)->link;
-  }
-  return count;
-}
-
 TEST(Maps, ArrayHoldsItsIndicesAndNoOthers) {
   TestRegion r({map_spec(MapKind::kArray, 4, 8, 3)});
   const uint64_t seven = 7;
@@ -191,7 +175,7 @@ TEST(Maps, RefusesWrongSizesAndRings) {
   EXPECT_EQ(rt::map_lookup(r.consts(), r.map(1), raw(word), 0), nullptr);
 }
 
-// ---- threads ---------------------------------------------------------------------------------------------------------
+// ---- threads ------------------------------------------------------------------------------------------------------
 
 constexpr int kThreads = 8;
 
@@ -281,7 +265,7 @@ TEST(Maps, ContendedKeysOccurOnce) {
   EXPECT_EQ(entries_accounted_for(r.map()), rt::head_of(r.map())->bump);
 }
 
-// ---- signals ---------------------------------------------------------------------------------------------------------
+// ---- signals ------------------------------------------------------------------------------------------------------
 
 TestRegion* storm_region;
 std::atomic<uint64_t> storm_hits;
@@ -320,7 +304,7 @@ TEST(Maps, HandlersThatInterruptAnOperationDoTheSameAndNothingIsLost) {
   EXPECT_EQ(entries_accounted_for(r.map(1)), rt::head_of(r.map(1))->bump);
 }
 
-// ---- hostile memory ----------------------------------------------------------------------------------------------------
+// ---- hostile memory -----------------------------------------------------------------------------------------------
 
 TEST(Maps, ScribbledMemoryNeitherCrashesNorHangs) {
   TestRegion r({map_spec(MapKind::kHash, 8, 8, 200), map_spec(MapKind::kPerCpuHash, 16, 24, 50)});

@@ -83,10 +83,11 @@ class Cursor {
 
 void place_hash(abi::RtMap& map, Cursor& cursor) {
   const uint64_t buckets = std::bit_ceil(uint64_t{map.max_entries});
+  map.capacity = map.max_entries + abi::kSpareEntries;
   map.bucket_mask = static_cast<uint32_t>(buckets - 1);
   map.entry_stride = static_cast<uint32_t>(sizeof(abi::HashEntry) + round_up(map.key_size, 8));
   map.heads = cursor.take(sizeof(abi::HashHead) + 8 * buckets, 64);
-  map.entries = cursor.take(uint64_t{map.entry_stride} * map.max_entries, 64);
+  map.entries = cursor.take(uint64_t{map.entry_stride} * map.capacity, 64);
 }
 
 abi::RtMap place_map(const bundle::MapSpec& spec, uint32_t cpu_slots, uint64_t seed, Cursor& cursor) {
@@ -98,7 +99,8 @@ abi::RtMap place_map(const bundle::MapSpec& spec, uint32_t cpu_slots, uint64_t s
   map.value_stride = static_cast<uint32_t>(round_up(spec.value_size, 8));
   map.seed = seed;
   if (is_hash(map.kind)) place_hash(map, cursor);
-  const uint64_t one_cpu = round_up(uint64_t{map.value_stride} * map.max_entries, 64);
+  const uint64_t values = is_hash(map.kind) ? map.capacity : map.max_entries;
+  const uint64_t one_cpu = round_up(uint64_t{map.value_stride} * values, 64);
   const uint32_t slots = is_per_cpu(map.kind) ? cpu_slots : 1;
   map.cpu_mask = slots - 1;
   map.per_cpu_stride = slots > 1 ? one_cpu : 0;
@@ -210,7 +212,7 @@ Result<uint64_t> write_code_prefix(std::span<uint8_t> code, const RegionLayout& 
   return end;
 }
 
-// ---- Region ----------------------------------------------------------------------------------------------------------
+// ---- Region -------------------------------------------------------------------------------------------------------
 
 Result<Region> Region::view(std::span<uint8_t> memory, RegionLayout layout) {
   if (memory.size() < layout.size_bytes) {

@@ -39,8 +39,8 @@ struct RegionLayout {
   std::vector<abi::RtMap> maps;  ///< addresses count from the start of the region
 };
 
-/// Where everything goes. Errors: invalid for a map that nobody could have (key or value too large, a ring whose size is
-/// no power of two), unsupported for a region larger than options.max_bytes; the map is named.
+/// Where everything goes. Errors: invalid for a map that nobody could have (key or value too large, a ring whose size
+/// is no power of two), unsupported for a region larger than options.max_bytes; the map is named.
 Result<RegionLayout> plan_region(const bundle::Bundle& bundle, const RegionOptions& options);
 
 /// Descriptor of map `index` for an address space that has the region at `data_base`.
@@ -59,7 +59,8 @@ class Region {
  public:
   Region() = default;
 
-  /// Takes fresh (zeroed) shared memory of layout.size_bytes and writes what must not be zero. `memory` must outlive it.
+  /// Takes fresh (zeroed) shared memory of layout.size_bytes and writes what must not be zero. `memory` must
+  /// outlive it.
   static Result<Region> format(std::span<uint8_t> memory, RegionLayout layout);
   /// The same without writing: memory that format() was called on before, by us, with this layout.
   static Result<Region> view(std::span<uint8_t> memory, RegionLayout layout);

@@ -50,6 +50,22 @@ class TestRegion {
   Region region_;
 };
 
+/// Entries in chains plus entries on the free list: everything that was ever taken must be in one of the two.
+inline uint64_t entries_accounted_for(const abi::RtMap& map) {
+  uint64_t count = 0;
+  for (uint64_t b = 0; b <= map.bucket_mask; ++b) {
+    for (uint64_t link = *rt::bucket_of(map, b); rt::link_index(link) != 0;) {
+      ++count;
+      link = rt::entry_of(map, rt::link_index(link) - 1)->link;
+    }
+  }
+  for (uint64_t link = rt::head_of(map)->free_head; rt::link_index(link) != 0;) {
+    ++count;
+    link = rt::entry_of(map, rt::link_index(link) - 1)->link;
+  }
+  return count;
+}
+
 template <typename T>
 const uint8_t* raw(const T& value) { return reinterpret_cast<const uint8_t*>(&value); }
 

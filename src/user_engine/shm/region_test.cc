@@ -32,8 +32,9 @@ ErrorCode code_of(const Result<RegionLayout>& layout) {
 }
 
 TEST(Region, MapsDoNotOverlap) {
-  const auto layout = plan({map_spec(MapKind::kHash, 5, 12, 100), ring_spec(65536), map_spec(MapKind::kPerCpuHash, 8, 8, 3),
-                            map_spec(MapKind::kArray, 4, 1, 7), map_spec(MapKind::kPerCpuArray, 4, 24, 9)},
+  const auto layout = plan({map_spec(MapKind::kHash, 5, 12, 100), ring_spec(65536),
+                            map_spec(MapKind::kPerCpuHash, 8, 8, 3), map_spec(MapKind::kArray, 4, 1, 7),
+                            map_spec(MapKind::kPerCpuArray, 4, 24, 9)},
                            {.cpus = 3, .site_capacity = 1000});
   ASSERT_TRUE(layout);
   EXPECT_EQ(layout->cpu_slots, 4u);
@@ -45,10 +46,11 @@ TEST(Region, MapsDoNotOverlap) {
       add(map.rings, map.ring_stride * 4);
       continue;
     }
-    add(map.values, std::max<uint64_t>(map.per_cpu_stride * (map.cpu_mask + 1), map.value_stride * map.max_entries));
+    const uint64_t values = std::max(map.max_entries, map.capacity);
+    add(map.values, std::max(map.per_cpu_stride * (map.cpu_mask + 1), map.value_stride * values));
     if (map.heads == 0) continue;
     add(map.heads, sizeof(abi::HashHead) + 8 * (uint64_t{map.bucket_mask} + 1));
-    add(map.entries, uint64_t{map.entry_stride} * map.max_entries);
+    add(map.entries, uint64_t{map.entry_stride} * map.capacity);
   }
   std::ranges::sort(ranges);
   for (size_t i = 1; i < ranges.size(); ++i) EXPECT_LE(ranges[i - 1].second, ranges[i].first);

@@ -4,8 +4,8 @@
 // will carry a later time than the horizon, so what is older can be handed out in order; the rest waits for the next
 // pass. A record that is still being written holds back what is later than itself, for order_wait at most.
 //
-// The shared memory is hostile: positions are private, every length is checked, bodies are copied before they are looked
-// at, and one pass over a ring ends after one lap. A ring that makes no sense is given up and counted.
+// The shared memory is hostile: positions are private, every length is checked, bodies are copied before they are
+// looked at, and one pass over a ring ends after one lap. A ring that makes no sense is given up and counted.
 #pragma once
 
 #include <chrono>

@@ -279,7 +279,7 @@ TEST_F(Rings, AProducerThatSleptForALapCannotClaim) {
   EXPECT_EQ(ring.head->producer_pos, at);
 }
 
-// ---- threads and signals -----------------------------------------------------------------------------------------------
+// ---- threads and signals ------------------------------------------------------------------------------------------
 
 TEST_F(Rings, EightThreadsLoseNothingUncounted) {
   open({}, OwnerState::kMayFinish);
@@ -386,7 +386,7 @@ TEST_F(Rings, AHandlerThatJumpsOutOfAHitLosesOneRecordAndBlocksNothing) {
   EXPECT_EQ(reader_.stats().corrupt_rings, 0u);
 }
 
-// ---- hostile memory ----------------------------------------------------------------------------------------------------
+// ---- hostile memory -----------------------------------------------------------------------------------------------
 
 TEST_F(Rings, ScribbledMemoryNeitherCrashesNorHangs) {
   std::atomic<bool> stop = false;

@@ -281,6 +281,7 @@ namespace {
 Result<void> check_spec(const RegionSpec& spec) {
   const bool file = spec.kind != RegionSpec::Kind::kPrivate;
   if (spec.size_bytes == 0 || spec.size_bytes % kPage != 0 || spec.address.value % kPage != 0 ||
+      (spec.allocate_later && spec.populate) ||
       (file && (spec.name.size() >= stub_layout().name_bytes || !spec.name.starts_with(kRegionPrefix)))) {
     return fail(ErrorCode::kInvalid, "region \"{}\" at {}, {} bytes", spec.name, spec.address, spec.size_bytes);
   }
@@ -348,13 +349,14 @@ Result<void> create_file(Injection& injection, pid_t pid, const RegionSpec& spec
 }
 
 /// Size, pages, our view, seals. After this the target cannot resize it, and cannot map code writable.
-Result<Mapping> prepare_file(const Injection& injection, const RegionSpec& spec) {
-  SPILE_TRY(const Fd file, os::open_read_write(fmt::format("/proc/{}/fd/{}", injection.tid(), injection.descriptor())));
-  SPILE_TRY_VOID(os::allocate(file, spec.size_bytes));
-  SPILE_TRY(Mapping local, os::map_read_write(file, spec.size_bytes));
+Result<RemoteMemory> prepare_file(const Injection& injection, const RegionSpec& spec) {
+  SPILE_TRY(Fd file, os::open_read_write(fmt::format("/proc/{}/fd/{}", injection.tid(), injection.descriptor())));
+  SPILE_TRY_VOID(os::set_size(file, spec.size_bytes));
+  if (!spec.allocate_later) SPILE_TRY_VOID(os::allocate(file, spec.size_bytes));
+  SPILE_TRY(Mapping local, os::map_read_write(file, spec.size_bytes, !spec.allocate_later));
   const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
   SPILE_TRY_VOID(os::add_seals(file, spec.kind == RegionSpec::Kind::kCode ? seals | F_SEAL_FUTURE_WRITE : seals));
-  return local;
+  return RemoteMemory{spec, std::move(local), spec.allocate_later ? std::move(file) : Fd()};
 }
 
 Result<void> map_in_target(Injection& injection, const RegionSpec& spec) {
@@ -374,10 +376,10 @@ Result<void> map_in_target(Injection& injection, const RegionSpec& spec) {
 
 Result<RemoteMemory> map_file(Injection& injection, pid_t pid, const RegionSpec& spec) {
   SPILE_TRY_VOID(create_file(injection, pid, spec));
-  SPILE_TRY(Mapping local, prepare_file(injection, spec));
+  SPILE_TRY(RemoteMemory region, prepare_file(injection, spec));
   SPILE_TRY_VOID(map_in_target(injection, spec));
   SPILE_TRY_VOID(injection.close_descriptor());
-  return RemoteMemory{spec, std::move(local)};
+  return region;
 }
 
 Result<RemoteMemory> map_private(Injection& injection, const RegionSpec& spec) {
@@ -388,7 +390,7 @@ Result<RemoteMemory> map_private(Injection& injection, const RegionSpec& spec) {
     (void)injection.call(SYS_munmap, {spec.address.value, spec.size_bytes});
     return call_failed(value, "have memory wiped in forked children");
   }
-  return RemoteMemory{spec, Mapping()};
+  return RemoteMemory{spec, Mapping(), Fd()};
 }
 
 void unmap_all(Injection& injection, std::span<const RemoteMemory> regions) {
@@ -415,6 +417,13 @@ Result<std::vector<RemoteMemory>> map_shared(StoppedProcess& process, std::span<
   }
   SPILE_TRY_VOID(injection.end());
   return regions;
+}
+
+Result<void> allocate_pages(RemoteMemory& region) {
+  if (!region.file) return {};
+  SPILE_TRY_VOID(os::allocate(region.file, region.spec.size_bytes));
+  region.file.reset();
+  return {};
 }
 
 Result<void> unmap(StoppedProcess& process, std::span<const AddressRange> ranges) {

@@ -48,12 +48,20 @@ struct RegionSpec {
   TargetAddr address;     ///< page aligned, from find_gap()
   uint64_t size_bytes = 0;  ///< whole pages
   bool populate = true;   ///< let the target's page tables be filled now, not at the first hit
+  /// For large regions (0.5 ms a MiB): pages are not allocated while the target stands still. Nothing may touch the
+  /// region before allocate_pages() has succeeded; goes with populate = false.
+  bool allocate_later = false;
 };
 
 struct RemoteMemory {
   RegionSpec spec;
   Mapping local;  ///< our RW view, zeroed; none for kPrivate
+  Fd file;        ///< with allocate_later: the memory file, until allocate_pages()
 };
+
+/// The pages of a region with `allocate_later`; the target may run meanwhile.
+/// Errors:  internal   no memory: unmap the region again
+Result<void> allocate_pages(RemoteMemory& region);
 
 /// Maps all regions or none.
 ///

@@ -232,6 +232,34 @@ TEST(MapShared, SealsTheFiles) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
+TEST(MapShared, AllocatesLargeRegionsWhileTheTargetRuns) {
+  Program program = Program::start({waiter(), "spin"});
+  ASSERT_TRUE(program.ready());
+  std::chrono::nanoseconds stopped{};
+  auto regions = with_tracer_thread([&]() -> Result<std::vector<RemoteMemory>> {
+    SPILE_TRY(const Target target, Target::open(program.pid()));
+    SPILE_TRY(const auto maps, target.maps());
+    SPILE_TRY(const TargetAddr at, find_gap(maps, {}, {}, 64 << 20));
+    const RegionSpec specs[] = {
+        {RegionSpec::Kind::kCode, "spile-code", at, 8 << 20, false, true},
+        {RegionSpec::Kind::kData, "spile-data", at + (8 << 20), 24 << 20, false, true}};
+    SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
+    SPILE_TRY(auto mapped, map_shared(process, specs));
+    stopped = process.stopped_for();
+    return mapped;
+  });
+  ASSERT_TRUE(regions) << describe(regions.error());
+  EXPECT_LT(stopped, std::chrono::milliseconds(200)) << "generous: the machine may be busy";
+  for (RemoteMemory& region : *regions) {
+    ASSERT_TRUE(allocate_pages(region));
+    std::memset(region.local.data(), 0x5a, region.local.size());
+    auto byte = os::ProcessMemory::open(program.pid())->read_value<uint8_t>(region.spec.address + region.spec.size_bytes - 1);
+    ASSERT_TRUE(byte);
+    EXPECT_EQ(*byte, 0x5a);
+  }
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
 TEST(MapShared, RefusesAnAddressThatIsTakenAndLeavesNothing) {
   Program program = Program::start({waiter(), "read"});
   ASSERT_TRUE(program.ready());
@@ -320,11 +348,11 @@ void survive_every_step(const std::vector<std::string>& command, uint64_t stride
 }
 
 TEST(TracerDies, AtAnyStepATargetInReadSurvives) { survive_every_step({waiter(), "read"}); }
-TEST(TracerDies, AtAnyStepATargetInPollSurvives) { survive_every_step({waiter(), "poll"}); }
+TEST(TracerDies, AtAnyStepATargetInPollSurvives) { survive_every_step({waiter(), "poll"}, 2); }
 TEST(TracerDies, AtAnyStepATargetInPpollSurvives) { survive_every_step({waiter(), "ppoll"}, 2); }
 // Between INTERRUPT and the cured registers (steps 2 to 5) epoll_wait returns EINTR, as after any SIGSTOP and SIGCONT.
 TEST(TracerDies, AfterTheCureATargetInEpollWaitSurvives) { survive_every_step({waiter(), "epoll"}, 2, 6); }
-TEST(TracerDies, AtAnyStepATargetThatComputesSurvives) { survive_every_step({waiter(), "spin"}); }
+TEST(TracerDies, AtAnyStepATargetThatComputesSurvives) { survive_every_step({waiter(), "spin"}, 3); }
 TEST(TracerDies, AtAnyStepAStaticMuslTargetSurvives) {
   REQUIRE_PROGRAM(program, "waiter.c", "musl-gcc -O1 -static");
   survive_every_step({program, "poll"}, 3);
@@ -332,6 +360,15 @@ TEST(TracerDies, AtAnyStepAStaticMuslTargetSurvives) {
 TEST(TracerDies, AtAnyStepAGoTargetSurvives) {
   REQUIRE_PROGRAM(program, "waiter.go", "go build");
   survive_every_step({program}, 5);
+}
+
+TEST(TracerDies, WithoutPrivilegeTooTheTargetSurvives) {
+  if (::geteuid() != 0) GTEST_SKIP() << "changing the user needs root";
+  const std::string program = waiter();
+  EXPECT_TRUE(as_nobody([&] {
+    survive_every_step({program, "poll"}, 3);
+    return !testing::Test::HasFailure();
+  }));
 }
 
 TEST(TracerDies, WhileAJobStoppedTargetStaysStopped) {

@@ -68,6 +68,8 @@ class Child {
   pid_t pid() const { return pid_; }
   SpawnStop stop() const { return stop_; }
   const Target& target() const { return *target_; }
+  /// The same, for whoever goes on with the child after this object; after release().
+  std::unique_ptr<Target> take_target() { return std::move(target_); }
 
   /// The child as a stopped process; on the same tracer thread, once. EXITKILL is off afterwards.
   Result<StoppedProcess> take_stopped();

@@ -1,4 +1,5 @@
-// spile_coverage [--all] [--show N] [--first N] FILE...: how many function entries take a probe, and why the others do not.
+// spile_coverage [--all] [--show N] [--first N] FILE...: how many function entries take a probe, and why the others
+// do not.
 //   --all     also functions that only .eh_frame knows
 //   --show N  print N refusals of each kind
 //   --first N only the first N entries
@@ -44,7 +45,8 @@ Tally tally(const std::vector<Outcome>& outcomes) {
 
 void print(const Tally& t, size_t total, const Options& options) {
   const auto percent = [&](size_t n) { return 100.0 * static_cast<double>(n) / static_cast<double>(total); };
-  for (const auto& [mechanism, n] : t.mechanisms) fmt::print("  {:32} {:8} {:7.3f} %\n", to_string(mechanism), n, percent(n));
+  for (const auto& [mechanism, n] : t.mechanisms)
+    fmt::print("  {:32} {:8} {:7.3f} %\n", to_string(mechanism), n, percent(n));
   fmt::print("  {:32} {:8} {:7.3f} %\n", "(flags live)", t.flags_live, percent(t.flags_live));
   for (const auto& [kind, reasons] : t.refusals) {
     fmt::print("  refused: {:23} {:8} {:7.3f} %\n", to_string(kind), reasons.size(), percent(reasons.size()));

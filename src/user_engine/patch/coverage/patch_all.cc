@@ -1,6 +1,7 @@
-// Preloaded into a program: before main, patches every function of the modules that SPILE_PATCH_ALL names (parts of their
-// paths, separated by commas). A detour is only the displaced code; where flags are said to be dead, it destroys them.
-// If the program still works, windows, relocation and flag liveness were right. SPILE_PATCH_ALL_VERBOSE=1 tells counts.
+// Preloaded into a program: before main, patches every function of the modules that SPILE_PATCH_ALL names (parts of
+// their paths, separated by commas). A detour is only the displaced code; where flags are said to be dead, it
+// destroys them. If the program still works, windows, relocation and flag liveness were right.
+// SPILE_PATCH_ALL_VERBOSE=1 tells counts.
 #include <link.h>
 #include <sys/mman.h>
 #include <unistd.h>
