@@ -86,7 +86,9 @@ Result<void> check_targets(const Program& program, Cfg& cfg) {
       return fail(ErrorCode::kUnsafe, "insn {}: jumps out of the program, to {}", at, *target);
     }
     auto to = static_cast<size_t>(*target);
-    if (!cfg.nodes[to].is_insn) return fail(ErrorCode::kUnsafe, "insn {}: jumps into the middle of insn {}", at, to - 1);
+    if (!cfg.nodes[to].is_insn) {
+      return fail(ErrorCode::kUnsafe, "insn {}: jumps into the middle of insn {}", at, to - 1);
+    }
     cfg.nodes[to].is_jump_target = true;
     if (to > at) continue;
     cfg.nodes[to].is_loop_head = true;

@@ -11,10 +11,11 @@
 //   - each write is inside the stack, a map value or a record; the context stays as it was;
 //   - no address is stored outside the stack, none is computed out of its object and then used;
 //   - helpers get what their signature asks for (helpers.h);
-//   - each reserved record is submitted or discarded exactly once, and never held across a jump backwards, so that a run
-//     may be ended there;
+//   - each reserved record is submitted or discarded exactly once, and never held across a jump backwards, so that a
+//     run may be ended there;
 //   - r0 is a number at the exit.
-// What is not proved: that loops end. Each jump backwards is in Analysis::back_edges; who runs the program counts there.
+// What is not proved: that loops end. Each jump backwards is in Analysis::back_edges; who runs the program counts
+// there.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +60,7 @@ struct CheckEnv {
 enum class Memory : uint8_t { kNone, kContext, kStack, kMapValue, kRecord, kMixed };
 
 struct InsnFacts {
-  bool reached = false;       ///< false: no run gets here (its condition is decided); also false for the second half of lddw
+  bool reached = false;       ///< false: no run gets here (its condition is decided), or second half of lddw
   bool jump_target = false;
   Memory memory = Memory::kNone;
   uint16_t live_in = 0;       ///< bit n: the value of rn before this instruction is still needed

@@ -148,7 +148,8 @@ void expect_sound(uint32_t states_kept) {
       EXPECT_EQ(a.ended, b.ended);
       EXPECT_EQ(a.r0, b.r0) << "the result depends on registers or stack that were not initialised";
       EXPECT_TRUE(a.array == b.array);
-      ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed << ", input " << input << '\n' << disassemble(program);
+      ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed << ", input " << input << '\n'
+                                                << disassemble(program);
     }
   }
   EXPECT_GT(insns, count * 20) << "the programs are too small to show anything";

@@ -1,8 +1,8 @@
 // Test support: random programs that use everything (context, maps, records, loops, pointer arithmetic) and that the
 // checker accepts, just barely.
 //
-// A program grows piece by piece; a piece that makes the checker refuse is dropped again, so that most pieces are at the
-// edge of what is allowed.
+// A program grows piece by piece; a piece that makes the checker refuse is dropped again, so that most pieces are at
+// the edge of what is allowed.
 #pragma once
 
 #include <cstdint>
@@ -130,7 +130,8 @@ class ProgramGrower {
   /// An index that was compared, itself or something made from it, and then used on whatever pointer is there.
   void index() {
     int x = 1 + static_cast<int>(below(5)), y = 1 + static_cast<int>(below(5));
-    emit(kClassLdx | pick(kSizes) | (below(3) == 0 ? kModeMemSx : kModeMem), x, 6, static_cast<int64_t>(below(8)) * 8, 0);
+    unsigned mode = below(3) == 0 ? kModeMemSx : kModeMem;
+    emit(kClassLdx | pick(kSizes) | mode, x, 6, static_cast<int64_t>(below(8)) * 8, 0);
     if (below(2) != 0) emit(kClassLdx | kSizeDw | kModeMem, y, 6, static_cast<int64_t>(below(8)) * 8, 0);
     bool is_32bit = below(2) != 0;
     unsigned move = (is_32bit ? kClassAlu : kClassAlu64) | kMov | kSrcX;
@@ -150,7 +151,8 @@ class ProgramGrower {
   }
   void lookup() {
     int map = static_cast<int>(below(2));
-    if (below(2) != 0) emit(kClassSt | (map == 0 ? kSizeDw : kSizeW) | kModeMem, 10, 0, -8, static_cast<int64_t>(below(5)));
+    uint8_t key_size = map == 0 ? kSizeDw : kSizeW;
+    if (below(2) != 0) emit(kClassSt | key_size | kModeMem, 10, 0, -8, static_cast<int64_t>(below(5)));
     if (below(2) != 0) emit(kClassStx | kSizeDw | kModeMem, 10, scratch(), -8, 0);
     emit(kClassAlu64 | kMov | kSrcX, 2, 10, 0, 0);
     emit(kClassAlu64 | kAdd, 2, 0, 0, -8);

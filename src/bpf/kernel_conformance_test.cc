@@ -135,8 +135,8 @@ TEST_F(KernelConformance, EveryOpcodeGivesTheSameResult) {
   if (skipped > 0) GTEST_SKIP() << skipped << " cpu v4 cases skipped: this kernel has cpu v3";
 }
 
-// Without cmpxchg of 32 bits: where it succeeds, r0 must be zero-extended, but Linux 6.18 on x86-64 sometimes leaves the
-// upper half (one program in 3000; the smallest found is a cmpxchg on constants, a conditional jump and an exit). The
+// Without cmpxchg of 32 bits: where it succeeds, r0 must be zero-extended, but Linux 6.18 on x86-64 sometimes leaves
+// the upper half (one program in 3000; the smallest found is a cmpxchg on constants, a conditional jump and an exit). The
 // verifier adds the extension only where a path that it walked reads all of r0, and it prunes paths.
 TEST_F(KernelConformance, RandomProgramsGiveTheSameResult) {
   RandomProgramOptions options{.operations = 50, .narrow_cmpxchg = false, .loops = false, .cpu_v4 = has_cpu_v4_};
@@ -183,8 +183,8 @@ Program with_descriptors(Program program, const std::vector<Fd>& maps) {
   return program;
 }
 
-/// The checker knows a little more than some verifiers, such as the value of half of a spilled constant: of programs that
-/// are made to be just barely right a few may be refused.
+/// The checker knows a little more than some verifiers, such as the value of half of a spilled constant: of programs
+/// that are made to be just barely right a few may be refused.
 TEST_F(KernelConformance, TheVerifierAcceptsWhatTheCheckerAccepts) {
   std::vector<Fd> maps;
   for (const MapInfo& map : kGrownMaps) {

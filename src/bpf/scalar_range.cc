@@ -196,7 +196,9 @@ ShiftCount shift_count(const ScalarRange& count, int size_bits) {
     int n = static_cast<int>(count.umin & static_cast<uint64_t>(size_bits - 1));
     return {n, n};
   }
-  if (count.umax < static_cast<uint64_t>(size_bits)) return {static_cast<int>(count.umin), static_cast<int>(count.umax)};
+  if (count.umax < static_cast<uint64_t>(size_bits)) {
+    return {static_cast<int>(count.umin), static_cast<int>(count.umax)};
+  }
   return {0, size_bits - 1};
 }
 

@@ -47,13 +47,51 @@ struct Neighbourhood {
   CodeImage code;
 };
 
+/// A page or two at the one place (or one of the few) where a punned jump can lead; on it a jump to the detour.
+struct SteppingStone {
+  TargetAddr at;            ///< where the punned jump leads
+  TargetAddr base;          ///< page
+  uint64_t size_bytes = 0;
+};
+
 /// Everything that the stop needs, made while the target runs.
 struct Prepared {
   shm::RegionLayout layout;
   std::vector<Neighbourhood> neighbourhoods;
+  std::map<const PlannedSite*, SteppingStone> stones;
   TargetAddr data_base, private_base;
   std::vector<abi::SafeRange> safe_ranges;
 };
+
+/// Each costs a mapping in the target: a last resort for single functions, not for thousands.
+constexpr size_t kMaxSteppingStones = 64;
+constexpr uint64_t kGuardBytes = 64 << 10, kBrkRoomBytes = uint64_t{1} << 30;
+constexpr uint64_t kLowestAddress = 64 << 10, kHighestAddress = uint64_t{0x7fff} << 32;
+
+/// Is [start, end) free, and not needed by the target later: not above its break, not below its main stack?
+bool is_free(const std::vector<os::MapEntry>& maps, const target::GapRules& rules, uint64_t start, uint64_t end) {
+  if (start < kLowestAddress || end > kHighestAddress) return false;
+  if (rules.start_brk != 0 && end > rules.start_brk && start < rules.start_brk + kBrkRoomBytes) return false;
+  for (const os::MapEntry& m : maps) {
+    bool is_stack = m.path == "[stack]";
+    uint64_t low = m.start.value - std::min(m.start.value, is_stack ? rules.stack_limit_bytes + kGuardBytes : 0);
+    if (start < m.end.value && end > low) return false;
+  }
+  return true;
+}
+
+/// The first free place among those that a punned jump can reach.
+std::optional<SteppingStone> find_stepping_stone(const std::vector<os::MapEntry>& maps, const target::GapRules& rules, const patch::SitePlan& plan) {
+  auto reach = patch::pun_targets(plan);
+  for (uint64_t at = reach.first.value;;) {
+    uint64_t base = at & ~(kPageBytes - 1), end = (at + kSteppingStoneBytes + kPageBytes - 1) & ~(kPageBytes - 1);
+    if (is_free(maps, rules, base, end)) return SteppingStone{TargetAddr(at), TargetAddr(base), end - base};
+    // The next page's first byte; a place that ends on the next page was tried with it.
+    uint64_t next = base + kPageBytes;
+    if (next > reach.last.value || next < at) return std::nullopt;
+    at = next;
+  }
+}
 
 /// Keeps a place that was just chosen from being chosen again.
 void occupy(std::vector<os::MapEntry>& maps, TargetAddr start, uint64_t size_bytes) {
@@ -103,6 +141,7 @@ class Attacher {
   std::vector<const PlannedSite*> active_sites() const;
   void make_neighbourhoods();
   Result<void> choose_addresses();
+  Result<void> choose_stepping_stones(std::vector<os::MapEntry>& maps, const target::GapRules& rules);
   Result<void> build_code();
   Result<void> find_blocked_sites(const StoppedProcess& process);
   bool is_signal_frame_rip(TargetAddr location) const;
@@ -173,6 +212,26 @@ void Attacher::make_neighbourhoods() {
   }
 }
 
+Result<void> Attacher::choose_stepping_stones(std::vector<os::MapEntry>& maps, const target::GapRules& rules) {
+  for (const PlannedSite* site : active_sites()) {
+    if (site->plan.mechanism != patch::Mechanism::kPunned) continue;
+    if (prepared_.stones.size() == kMaxSteppingStones) {
+      refuse(*site, fmt::format("only a punned jump fits here, and {} others are in use already", kMaxSteppingStones));
+      continue;
+    }
+    auto stone = find_stepping_stone(maps, rules, site->plan);
+    if (!stone) {
+      refuse(*site, "only a punned jump fits here, and the addresses that it could lead to are taken");
+      continue;
+    }
+    occupy(maps, stone->base, stone->size_bytes);
+    prepared_.stones.emplace(site, *stone);
+  }
+  for (Neighbourhood& n : prepared_.neighbourhoods) std::erase_if(n.sites, [&](const PlannedSite* s) { return dropped_.contains(s); });
+  std::erase_if(prepared_.neighbourhoods, [](const Neighbourhood& n) { return n.sites.empty(); });
+  return {};
+}
+
 Result<void> Attacher::choose_addresses() {
   SPILE_TRY(auto maps, target_.maps());
   SPILE_TRY(auto rules, target::gap_rules(target_));
@@ -185,6 +244,7 @@ Result<void> Attacher::choose_addresses() {
     occupy(maps, n.base, size);
     if (near_code.empty()) near_code.push_back({n.base, n.base + size});
   }
+  SPILE_TRY_VOID(choose_stepping_stones(maps, rules));
   // The per-thread page lies right below the data region: that is how an adopter recognises it.
   SPILE_TRY(TargetAddr data, target::find_gap(maps, rules, near_code, prepared_.layout.size_bytes + kPageBytes));
   prepared_.private_base = data;
@@ -202,6 +262,7 @@ Result<void> Attacher::build_code() {
       request.maps.push_back(shm::map_descriptor(prepared_.layout, i, prepared_.data_base.value));
     }
     request.sites = n.sites;
+    for (const auto& [site, stone] : prepared_.stones) request.stepping_stones.emplace(site, stone.at);
     bool has_rdpid = (shm::consts_for(prepared_.layout, prepared_.data_base.value, n.base.value).flags & abi::kHasRdpid) != 0;
     request.cpu = has_rdpid ? jit::CpuNumber::kRdpid : jit::CpuNumber::kLsl;
     request.cpu_stats = prepared_.data_base + abi::kStatsOffset;
@@ -279,6 +340,9 @@ Result<void> Attacher::map_regions(StoppedProcess& process) {
   for (const Neighbourhood& n : prepared_.neighbourhoods) {
     specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), n.base, n.code.bytes.size(), true});
   }
+  for (const auto& [site, stone] : prepared_.stones) {
+    specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), stone.base, stone.size_bytes, true});
+  }
   specs.push_back({target::RegionSpec::Kind::kData, std::string(kDataName), prepared_.data_base, prepared_.layout.size_bytes, false});
   specs.push_back({target::RegionSpec::Kind::kPrivate, {}, prepared_.private_base, kPageBytes, true});
   SPILE_TRY(auto memories, target::map_shared(process, specs));
@@ -330,6 +394,18 @@ Result<void> Attacher::fill_code(const StoppedProcess& process) {
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
     // Our writable view goes: from here on nobody can change this code.
     code_[i].reset();
+  }
+  size_t next = prepared_.neighbourhoods.size();
+  for (const auto& [site, stone] : prepared_.stones) {
+    Mapping& page = code_[next++];
+    std::memset(page.data(), 0xcc, page.size());
+    auto built = std::ranges::find(built_, site, &BuiltSite::site);
+    // Refused meanwhile (its detour would need too much stack): nothing will jump there.
+    if (built != built_.end()) {
+      auto code = stepping_stone((*built)->detour);
+      std::memcpy(page.data() + (stone.at - stone.base), code.data(), code.size());
+    }
+    page.reset();
   }
   return {};
 }
@@ -459,6 +535,9 @@ std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
   }
   for (const Neighbourhood& n : prepared_.neighbourhoods) {
     attachment->ranges.push_back({abi::RegionKind::kCode, {n.base, n.base + n.code.bytes.size()}});
+  }
+  for (const auto& [site, stone] : prepared_.stones) {
+    attachment->ranges.push_back({abi::RegionKind::kCode, {stone.base, stone.base + stone.size_bytes}});
   }
   attachment->ranges.push_back({abi::RegionKind::kPerThread, {prepared_.private_base, prepared_.private_base + kPageBytes}});
   // Last: as long as anything of ours is there, the journal is too.

@@ -1,6 +1,7 @@
 #include "user_engine/code_image.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "abi/data_region.h"
 #include "user_engine/rt/blob.h"
@@ -106,7 +107,8 @@ class Builder {
     }
     if (!detour) return forward(detour, "make the detour of {}", site.plan.site);
     built.stack_bytes = detour->stack_bytes;
-    SPILE_TRY(built.patched, patch::patch_bytes(site.plan, built.detour));
+    auto stone = request_.stepping_stones.find(&site);
+    SPILE_TRY(built.patched, patch::patch_bytes(site.plan, stone == request_.stepping_stones.end() ? built.detour : stone->second));
     image_.bytes.insert(image_.bytes.end(), detour->bytes.begin(), detour->bytes.end());
     image_.sites.push_back(std::move(built));
     return {};
@@ -160,6 +162,14 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
             patch::displaced_size_bytes(site->plan).value_or(256) + kDetourAlignment;
   }
   return round_up(size, 4096);
+}
+
+std::array<uint8_t, kSteppingStoneBytes> stepping_stone(TargetAddr to) {
+  // ff 25 00000000   jmp *0(%rip)
+  // <address>
+  std::array<uint8_t, kSteppingStoneBytes> code = {0xff, 0x25};
+  std::memcpy(code.data() + 6, &to.value, sizeof to.value);
+  return code;
 }
 
 Result<CodeImage> build_code(const CodeRequest& request) { return Builder(request).build(); }

@@ -2,6 +2,8 @@
 // bodies, then one detour a site. Pure: addresses in, bytes out.
 #pragma once
 
+#include <array>
+#include <map>
 #include <span>
 #include <vector>
 
@@ -28,6 +30,8 @@ struct CodeRequest {
   std::span<const bpf::Analysis> analyses;  ///< one a program
   std::vector<abi::RtMap> maps;             ///< descriptors with addresses of the target
   std::vector<const PlannedSite*> sites;
+  /// Punned sites: where their jump leads, to a stepping stone that goes on to the detour.
+  std::map<const PlannedSite*, TargetAddr> stepping_stones;
   jit::CpuNumber cpu = jit::CpuNumber::kRdpid;
   TargetAddr cpu_stats;                     ///< of CPU slot 0
   uint32_t cpu_mask = 0;
@@ -48,6 +52,10 @@ struct CodeImage {
   std::vector<BuiltSite> sites;
   std::vector<std::pair<const PlannedSite*, std::string>> refused;  ///< a hit would need more stack than there is
 };
+
+/// jmp *0(%rip); the address: reaches everything, touches no register.
+inline constexpr size_t kSteppingStoneBytes = 14;
+std::array<uint8_t, kSteppingStoneBytes> stepping_stone(TargetAddr to);
 
 /// An upper bound of the size, known before the address.
 uint64_t max_code_bytes(const bundle::Bundle& bundle, std::span<const PlannedSite* const> sites);

@@ -36,6 +36,9 @@ enum class Kind : uint8_t {
 };
 std::string_view to_string(Kind kind);
 
+/// Enters the kernel, which may restart it: then a thread behind it is moved back by two bytes.
+constexpr bool is_system_call(Kind kind) { return kind == Kind::kSyscall || kind == Kind::kInterrupt; }
+
 /// General registers as bits in encoding order: rax 0, rcx 1, rdx 2, rbx 3, rsp 4, ... r15 15.
 using RegMask = uint16_t;
 inline constexpr int kRax = 0, kRcx = 1, kRdx = 2, kRbx = 3, kRsp = 4, kRbp = 5, kRsi = 6, kRdi = 7;

@@ -63,9 +63,22 @@ class Relocator {
   void add_point(size_t at, TargetAddr original, uint8_t pop_bytes) {
     const auto offset = static_cast<uint16_t>(at);
     // An instruction that left no bytes shares its place with the next: the later moment is the right one to go back
-    // to.
-    if (!out_.points.empty() && out_.points.back().offset == offset) out_.points.pop_back();
+    // to. Not behind a system call: a thread that waits in it must go back right behind the original one, because the
+    // kernel restarts it by stepping two bytes back from wherever the thread stands.
+    if (!out_.points.empty() && out_.points.back().offset == offset) {
+      if (behind_system_call()) return;
+      out_.points.pop_back();
+    }
     out_.points.push_back({offset, original, pop_bytes});
+  }
+
+  /// Is the last instruction that left bytes a system call?
+  bool behind_system_call() const {
+    for (size_t i = out_.insns.size(); i > 0; --i) {
+      const MovedInsn& insn = out_.insns[i - 1];
+      if (insn.new_offset < out_.bytes.size()) return is_system_call(insn.kind);
+    }
+    return false;
   }
 
   Result<Insn> next(size_t at) {

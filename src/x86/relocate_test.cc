@@ -150,6 +150,19 @@ TEST(Relocate, MapsTheInsideOfALoopStub) {
   EXPECT_EQ(code->to_original(kTo + 10)->original, kFrom + 3);
 }
 
+// The kernel restarts a call by stepping two bytes back: from anywhere else than right behind it, it is skipped.
+TEST(Relocate, GoesBackRightBehindASystemCallAlsoWhenNopsFollow) {
+  const auto go_back = [](const Code& bytes, uint16_t offset) {
+    auto code = relocate(bytes, kFrom, kTo);
+    EXPECT_TRUE(code && append_jump_back(*code));
+    return code->to_original(kTo + offset)->original;
+  };
+  EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x90, 0x90}, 2), kFrom + 2);
+  EXPECT_EQ(go_back({0x90, 0x0f, 0x05, 0x90, 0x66, 0x90, 0x50}, 2), kFrom + 3);
+  EXPECT_EQ(go_back({0xcd, 0x80, 0x0f, 0x1f, 0x00}, 2), kFrom + 2) << "int $0x80";
+  EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x50, 0x90}, 3), kFrom + 5) << "a nop that follows something else";
+}
+
 TEST(Relocate, JumpsBackBehindTheWindow) {
   auto code = relocate(Code{0x55, 0x48, 0x89, 0xe5, 0x41, 0x54}, kFrom, kTo);
   ASSERT_TRUE(code && append_jump_back(*code));

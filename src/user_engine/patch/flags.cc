@@ -10,7 +10,7 @@ using x86::Kind;
 /// Follows all paths from a site until every flag has been overwritten or one is read.
 class FlagWalk {
  public:
-  FlagWalk(const CodeMap& map, bool is_entry) : map_(map), is_entry_(is_entry) {}
+  explicit FlagWalk(const CodeMap& map) : map_(map) {}
 
   bool live_from(TargetAddr site) {
     paths_.push_back({site, x86::kStatusFlags});
@@ -44,7 +44,7 @@ class FlagWalk {
       case Kind::kCall:
       case Kind::kCallIndirect:
       case Kind::kRet:
-      case Kind::kJmpIndirect: return !is_entry_;  // the ABI says dead; inside hand-written code, do not rely on it
+      case Kind::kJmpIndirect: return true;  // dead by the ABI, but hand-written code need not follow it
       case Kind::kTrap: return false;
       case Kind::kFar:
       case Kind::kBreakpoint: return true;
@@ -59,14 +59,13 @@ class FlagWalk {
   }
 
   const CodeMap& map_;
-  bool is_entry_;
   std::vector<Path> paths_;
 };
 
 }  // namespace
 
-bool flags_live_at(const CodeMap& map, TargetAddr site, bool is_entry) {
-  return FlagWalk(map, is_entry).live_from(site);
+bool flags_live_at(const CodeMap& map, TargetAddr site) {
+  return FlagWalk(map).live_from(site);
 }
 
 }  // namespace spile::patch

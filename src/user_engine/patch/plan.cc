@@ -23,6 +23,7 @@ class Planner {
     choose_windows(sites);
     refuse_code_pointers();
     refuse_entrances();
+    try_puns();
     refuse_overlaps();
     std::vector<Outcome> out;
     out.reserve(sites.size());
@@ -35,7 +36,7 @@ class Planner {
   std::vector<TargetAddr> accepted() const {
     std::vector<TargetAddr> sites;
     for (const auto& [address, outcome] : outcomes_) {
-      if (outcome) sites.push_back(TargetAddr(address));
+      if (outcome && (!only_puns_ || outcome->mechanism == Mechanism::kPunned)) sites.push_back(TargetAddr(address));
     }
     return sites;
   }
@@ -49,13 +50,61 @@ class Planner {
     }
   }
 
+  /// Places where five bytes are too many, but where the first instruction alone may be replaced: its own bytes change, the
+  /// rest of the jump's distance is made of the bytes that follow. Nothing can enter an instruction but at its start, so
+  /// loops, jump tables, landing pads and returns into the bytes behind it all stay right.
+  void try_puns() {
+    for (const TargetAddr site : order_) {
+      Outcome& outcome = outcomes_.at(site.value);
+      if (outcome || !may_be_punned(outcome.error().kind)) continue;
+      auto pun = choose_pun(map_, site, rules_);
+      if (!pun) continue;
+      refused_before_.emplace(site.value, std::move(outcome.error()));
+      outcome = std::move(pun);
+    }
+    if (refused_before_.empty()) return;
+    only_puns_ = true;
+    refuse_code_pointers();
+    refuse_entrances();
+    only_puns_ = false;
+    // The first reason says more than that of the last resort.
+    for (auto& [address, refusal] : refused_before_) {
+      if (Outcome& outcome = outcomes_.at(address); !outcome) outcome = std::unexpected(std::move(refusal));
+    }
+  }
+
+  static bool may_be_punned(RefusalKind kind) {
+    switch (kind) {
+      case RefusalKind::kTooShort:
+      case RefusalKind::kDirectBranch:
+      case RefusalKind::kJumpTable:
+      case RefusalKind::kUnknownJump:
+      case RefusalKind::kCodePointer:
+      case RefusalKind::kCodeReference:
+      case RefusalKind::kEndbrInside:
+      case RefusalKind::kOtherFunction:
+      case RefusalKind::kPageBoundary:
+      case RefusalKind::kReserved:
+      case RefusalKind::kCall:
+      case RefusalKind::kInstruction:
+      case RefusalKind::kUndecodable: return true;
+      default: return false;
+    }
+  }
+
+  /// End of the bytes at `site` that change.
+  TargetAddr end_of_change(TargetAddr site) const {
+    const Outcome& outcome = outcomes_.at(site.value);
+    return site + (outcome ? outcome->written : kPatchBytes);
+  }
+
   void refuse_code_pointers() {
     if (!rules_.code_pointers) return;
     const auto& pointers = map_.module().code_pointers;
     for (auto& [address, outcome] : outcomes_) {
       const TargetAddr site(address);
       const auto it = std::lower_bound(pointers.begin(), pointers.end(), site + 1);
-      if (!outcome || it == pointers.end() || *it >= site + kPatchBytes) continue;
+      if (!outcome || it == pointers.end() || *it >= end_of_change(site)) continue;
       refuse(outcome, {*it, *it, RefusalKind::kCodePointer, true});
     }
   }
@@ -66,12 +115,15 @@ class Planner {
     if (!rules_.jump_tables) return;
     const TableScan tables = find_table_targets(map_, windows);
     refuse_all(windows, tables.entrances);
-    refuse_unresolved(tables.unresolved);
+    // An unknown table leads to some instruction: never inside one.
+    if (!only_puns_) refuse_unresolved(tables.unresolved);
   }
 
   void refuse_all(const WindowSet& windows, const std::vector<Entrance>& entrances) {
     for (const Entrance& e : entrances) {
-      for (const TargetAddr site : windows.sites_around(e.target)) refuse(outcomes_.at(site.value), e);
+      for (const TargetAddr site : windows.sites_around(e.target)) {
+        if (e.target < end_of_change(site)) refuse(outcomes_.at(site.value), e);
+      }
       if (windows.is_site(e.target) && e.kind == RefusalKind::kCodeReference) refuse(outcomes_.at(e.target.value), e);
     }
   }
@@ -151,6 +203,8 @@ class Planner {
   PlanRules rules_;
   std::vector<TargetAddr> order_;
   std::unordered_map<uint64_t, Outcome> outcomes_;
+  std::unordered_map<uint64_t, Refusal> refused_before_;  ///< why a punned site takes no ordinary jump
+  bool only_puns_ = false;
 };
 
 }  // namespace
@@ -160,6 +214,7 @@ std::string_view to_string(Mechanism mechanism) {
     case Mechanism::kEntryNops: return "entry nops";
     case Mechanism::kJump: return "jump";
     case Mechanism::kPadding: return "jump into padding";
+    case Mechanism::kPunned: return "punned jump";
   }
   return "?";
 }
@@ -209,7 +264,27 @@ Result<size_t> displaced_size_bytes(const SitePlan& plan) {
   return code.bytes.size();
 }
 
-Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour) { return x86::encode_jmp(plan.site, detour); }
+PunTargets pun_targets(const SitePlan& plan) {
+  // e9, then the distance, low byte first: those beyond the written bytes are fixed.
+  const unsigned own = plan.written - 1u;
+  uint32_t least = 0;
+  for (unsigned i = own; i < 4; ++i) least |= uint32_t{plan.before[1 + i]} << (8 * i);
+  const uint32_t most = own == 0 ? least : least | static_cast<uint32_t>((uint64_t{1} << (8 * own)) - 1);
+  const auto at = [&](uint32_t distance) {
+    return plan.site + kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(distance)));
+  };
+  return {at(least), at(most)};
+}
+
+Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour) {
+  SPILE_TRY(const PatchBytes patch, x86::encode_jmp(plan.site, detour));
+  for (size_t i = plan.written; i < kPatchBytes; ++i) {
+    if (patch[i] != plan.before[i]) {
+      return fail(ErrorCode::kUnsupported, "a punned jump at {} cannot reach {}", plan.site, detour);
+    }
+  }
+  return patch;
+}
 
 Result<TargetAddr> rip_after_attach(const SitePlan& plan, const x86::RelocatedCode& displaced, TargetAddr rip,
                                     bool in_syscall) {
@@ -219,7 +294,7 @@ Result<TargetAddr> rip_after_attach(const SitePlan& plan, const x86::RelocatedCo
       return displaced.address + insn.new_offset + insn.old_bytes;
     }
   }
-  if (rip <= plan.site || rip >= plan.site + kPatchBytes) return rip;
+  if (rip <= plan.site || rip >= plan.site + plan.written) return rip;
   if (const auto moved = displaced.to_relocated(rip)) return *moved;
   return fail(ErrorCode::kUnsafe, "a thread is at {}, inside the bytes to patch", rip);
 }

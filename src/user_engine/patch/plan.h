@@ -91,6 +91,7 @@ enum class Mechanism : uint8_t {
   kEntryNops,  ///< nops that a compiler left at the entry
   kJump,       ///< over one or several instructions
   kPadding,    ///< over a short function and the padding behind it
+  kPunned,     ///< only the first instruction's bytes change; the bytes behind it stay and are part of the jump's distance
 };
 std::string_view to_string(Mechanism mechanism);
 
@@ -132,6 +133,7 @@ struct SitePlan {
   TargetAddr function;                    ///< start of the function
   Mechanism mechanism = Mechanism::kJump;
   PatchBytes before{};                    ///< what the jump overwrites
+  uint8_t written = kPatchBytes;          ///< bytes from `site` on that change: kPunned has 1 to 4
   std::vector<uint8_t> window;            ///< the displaced instructions: 1..19 bytes, may be fewer than five (padding)
   std::vector<uint8_t> heads;             ///< offsets of their first bytes; [0] is 0
   bool falls_through = true;              ///< control continues at site + window.size()
@@ -161,7 +163,15 @@ Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr addre
 /// The size of displaced_code, which is the same wherever it goes.
 Result<size_t> displaced_size_bytes(const SitePlan& plan);
 
-/// What to write at plan.site so that it continues at `detour`.
+/// Where the jump of a punned site can lead: the bytes that stay fix the upper part of its distance. One address for an
+/// instruction of one byte, 2^8 for two, 2^16 for three, 2^24 for four.
+struct PunTargets {
+  TargetAddr first, last;  ///< inclusive
+};
+PunTargets pun_targets(const SitePlan& plan);
+
+/// What to write at plan.site so that it continues at `detour`. Errors: unsupported, out of reach (kPunned: not one of
+/// pun_targets).
 Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour);
 
 /// Where a thread that is stopped at `rip` must continue once the site is patched: mostly at `rip`, else in the copy.

@@ -49,6 +49,30 @@ class WindowChoice {
     plan_.site = site;
   }
 
+  Outcome run_pun() {
+    function_ = map_.function_at(plan_.site);
+    if (function_ == nullptr) return refuse(RefusalKind::kNoFunction, 0, "no function is known at {}", plan_.site);
+    plan_.function = function_->start;
+    const auto insn = x86::decode(bytes_);
+    if (!insn || bytes_.size() < kPatchBytes || insn->length >= kPatchBytes) {
+      return refuse(RefusalKind::kTooShort, 0, "no short instruction at {}", plan_.site);
+    }
+    plan_.written = insn->length;
+    for (const auto check : {&WindowChoice::check_place, &WindowChoice::check_is_head}) {
+      if (auto refusal = (this->*check)()) return std::unexpected(std::move(*refusal));
+    }
+    if (auto refusal = check_instruction(*insn, 0)) return std::unexpected(std::move(*refusal));
+    plan_.heads.push_back(0);
+    plan_.falls_through = !insn->ends_flow() && !is_call(*insn);
+    plan_.window.assign(bytes_.begin(), bytes_.begin() + insn->length);
+    if (auto refusal = check_reserved()) return std::unexpected(std::move(*refusal));
+    finish();
+    plan_.mechanism = Mechanism::kPunned;
+    plan_.reason = fmt::format("punned jump: only the {} byte{} of the first instruction change", plan_.window.size(),
+                               plan_.window.size() == 1 ? "" : "s");
+    return std::move(plan_);
+  }
+
   Outcome run() {
     function_ = map_.function_at(plan_.site);
     if (function_ == nullptr) return refuse(RefusalKind::kNoFunction, 0, "no function is known at {}", plan_.site);
@@ -85,7 +109,7 @@ class WindowChoice {
     if (bytes_.size() < kPatchBytes) {
       return refusal(RefusalKind::kTooShort, 0, "fewer than {} bytes before the end of the code", kPatchBytes);
     }
-    const uint64_t first = plan_.site.value / kPageBytes, last = (plan_.site.value + kPatchBytes - 1) / kPageBytes;
+    const uint64_t first = plan_.site.value / kPageBytes, last = (plan_.site.value + plan_.written - 1) / kPageBytes;
     if (rules_.page_boundary && first != last) {
       return refusal(RefusalKind::kPageBoundary, 0, "the jump would cross a page boundary");
     }
@@ -165,7 +189,7 @@ class WindowChoice {
       return refusal(RefusalKind::kEndbrInside, offset, "indirect branches may enter at the endbr64 at {}",
                      plan_.site + offset);
     }
-    if (is_call(insn) && rules_.call_last && offset + insn.length < kPatchBytes) {
+    if (is_call(insn) && rules_.call_last && offset + insn.length < plan_.written) {
       return refusal(RefusalKind::kCall, offset, "the call at {} would return into the patch", plan_.site + offset);
     }
     plan_.may_fault |= may_fault(insn);
@@ -200,7 +224,7 @@ class WindowChoice {
 
   MaybeRefusal check_reserved() {
     if (!rules_.reserved) return std::nullopt;
-    const TargetAddr end = std::max(plan_.window_end(), plan_.site + kPatchBytes);
+    const TargetAddr end = std::max(plan_.window_end(), plan_.site + plan_.written);
     for (const Reserved& r : map_.module().reserved) {
       if (r.start < end && plan_.site < r.end) {
         return refusal(RefusalKind::kReserved, 0, "{}", r.reason);
@@ -211,7 +235,7 @@ class WindowChoice {
 
   void finish() {
     std::copy_n(bytes_.begin(), kPatchBytes, plan_.before.begin());
-    plan_.flags_live = flags_live_at(map_, plan_.site, is_entry());
+    plan_.flags_live = flags_live_at(map_, plan_.site);
     plan_.go_stack_check = is_entry() && is_go_stack_checked(bytes_);
     const size_t count = plan_.heads.size();
     if (uses_padding_) {
@@ -245,6 +269,10 @@ TargetAddr skip_endbr(const CodeMap& map, TargetAddr site) {
 
 Outcome choose_window(const CodeMap& map, TargetAddr site, const PlanRules& rules) {
   return WindowChoice(map, site, rules).run();
+}
+
+Outcome choose_pun(const CodeMap& map, TargetAddr site, const PlanRules& rules) {
+  return WindowChoice(map, site, rules).run_pun();
 }
 
 }  // namespace spile::patch
