@@ -2,8 +2,8 @@
 // how two of them meet in check_state.cc; what is known about numbers in scalar_range.cc.
 //
 // Where paths meet (CfgNode::is_merge) the states that were walked from there are kept. A new one that an old one
-// contains is dropped: whatever it could do has been looked at. Up to CheckLimits::states_kept are walked apart, so that
-// what a program learned on one path (a constant, a record it holds) stays known; the next is joined with the last, and
+// contains is dropped: whatever it could do has been looked at. Up to CheckLimits::states_kept are walked apart, so
+// that what a program learned on one path (a constant, a record it holds) stays known; the next is joined with the last, and
 // at loop heads widened, so that the number of walks from each place is bounded whatever the program does.
 #include "bpf/checker.h"
 

@@ -136,8 +136,8 @@ TEST_F(KernelConformance, EveryOpcodeGivesTheSameResult) {
 }
 
 // Without cmpxchg of 32 bits: where it succeeds, r0 must be zero-extended, but Linux 6.18 on x86-64 sometimes leaves
-// the upper half (one program in 3000; the smallest found is a cmpxchg on constants, a conditional jump and an exit). The
-// verifier adds the extension only where a path that it walked reads all of r0, and it prunes paths.
+// the upper half (one program in 3000; the smallest found is a cmpxchg on constants, a conditional jump and an exit).
+// The verifier adds the extension only where a path that it walked reads all of r0, and it prunes paths.
 TEST_F(KernelConformance, RandomProgramsGiveTheSameResult) {
   RandomProgramOptions options{.operations = 50, .narrow_cmpxchg = false, .loops = false, .cpu_v4 = has_cpu_v4_};
   for (uint64_t seed = 0; seed < conformance_programs(400); ++seed) {

@@ -1,8 +1,8 @@
 // What the checker knows about a number: a set of 64-bit values that contains it.
 //
 // Three descriptions are kept at once, each knowing what the others cannot: an unsigned interval, a signed interval,
-// and the bits that are known (the kernel calls this a tnum). tighten() lets each learn from the others. Every operation
-// here is sound: where a is in A and b in B, a op b is in op(A, B). scalar_range_test.cc tries it.
+// and the bits that are known (the kernel calls this a tnum). tighten() lets each learn from the others. Every
+// operation here is sound: where a is in A and b in B, a op b is in op(A, B). scalar_range_test.cc tries it.
 //
 // Source: kernel/bpf/verifier.c, kernel/bpf/tnum.c; H. Vishwanathan et al., "Sound, Precise, and Fast Abstract
 // Interpretation with Tristate Numbers" (CGO 2022), for the known bits of sums and differences.

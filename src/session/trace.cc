@@ -225,7 +225,7 @@ void Session::take_records(std::chrono::milliseconds timeout) {
     } else if (handled.error().code == ErrorCode::kCorrupt) {
       corrupt_records_++;
     } else {
-      say(handled.error().message);
+      failed(handled.error());
     }
   });
   if (!count) failed(count.error());

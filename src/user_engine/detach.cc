@@ -43,6 +43,7 @@ struct Job {
   std::vector<AddressRange> code;       ///< where a thread may be
   std::vector<AddressRange> unmap;      ///< in this order: the journal's own region last
   std::optional<TargetAddr> journal;    ///< its address in the target
+  uint64_t tracer_start_time = 0;       ///< clock ticks since boot; 0: not known
 };
 
 uint64_t page_of(TargetAddr a) { return a.value / kPageBytes; }
@@ -194,8 +195,9 @@ std::set<uint64_t> our_inodes(const std::vector<os::MapEntry>& maps) {
   return inodes;
 }
 
-/// Other processes that share one of these memory files: children forked while the target was traced.
-std::vector<pid_t> sharers(const std::set<uint64_t>& inodes, const std::set<pid_t>& known) {
+/// Other processes that share one of these memory files: children forked while the target was traced, so none that is
+/// older than the tracer. `not_before` is in clock ticks since boot.
+std::vector<pid_t> sharers(const std::set<uint64_t>& inodes, const std::set<pid_t>& known, uint64_t not_before) {
   std::vector<pid_t> found;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
@@ -203,6 +205,8 @@ std::vector<pid_t> sharers(const std::set<uint64_t>& inodes, const std::set<pid_
     pid_t pid = 0;
     auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (bad != std::errc() || end != name.data() + name.size() || known.contains(pid)) continue;
+    auto stat = os::read_stat(pid, pid);
+    if (!stat || stat->kernel_thread() || stat->start_time < not_before) continue;
     auto maps = os::read_maps(pid);
     if (!maps) continue;
     auto theirs = our_inodes(*maps);
@@ -222,7 +226,7 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
     report.processes++;
   }
   for (int pass = 0; pass < 20 && !inodes.empty(); pass++) {
-    auto children = sharers(inodes, known);
+    auto children = sharers(inodes, known, job.tracer_start_time);
     if (children.empty()) break;
     for (pid_t pid : children) {
       known.insert(pid);
@@ -257,6 +261,7 @@ Result<DetachReport> detach(Attachment& attachment) {
     if (region.kind == abi::RegionKind::kData) job.journal = region.range.start;
     job.unmap.push_back(region.range);
   }
+  if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
   return undo_everywhere(*attachment.target, job);
 }
 
@@ -357,6 +362,8 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
     job.unmap.push_back(data);
     if (!adopted) continue;
     job.journal = data.start;
+    // The target may write here, so it may hide its own children from the clean-up; nobody else's.
+    job.tracer_start_time = adopted->journal.tracer_start_time;
     for (const abi::SiteEntry& entry : adopted->sites) {
       if (entry.state == abi::SiteState::kEmpty) continue;
       auto jump = believe(target, found, entry);

@@ -119,6 +119,7 @@ class UserTrace final : public engine::Trace {
   std::vector<std::string> warnings_;
   bool detached_ = false;
   bool warned_shared_key_ = false;
+  bool gave_up_ring_ = false;
   pid_t child_ = 0;
 };
 
@@ -273,6 +274,10 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     refresh_clock();
     SPILE_TRY_VOID(run_due_intervals());
     size_t count = detached_ ? reader_.finish(visit) : reader_.poll(visit);
+    if (reader_.stats().corrupt_rings > 0 && !std::exchange(gave_up_ring_, true)) {
+      // Even exit() of our own programs goes through it, so there is nothing to wait for any more.
+      return fail(ErrorCode::kCorrupt, "the target has overwritten a ring in the shared memory: the trace ends here");
+    }
     auto now = SteadyClock::now();
     if (count > 0 || now >= deadline || detached_) return count;
     auto wait = std::min<SteadyClock::duration>(kPollEvery, deadline - now);
@@ -354,7 +359,6 @@ Result<engine::Stats> UserTrace::stats() {
     }
   }
   stats.ring_lost += reader_.stats().abandoned;
-  if (reader_.stats().corrupt_rings > 0) warnings_.push_back("a ring in shared memory was overwritten by its target and has been given up");
   if (bundle_.counters_map < 0) return stats;
   uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed};
   SPILE_TRY(auto entries, read_map(bundle_.counters_map));

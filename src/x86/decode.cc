@@ -176,7 +176,9 @@ void add_flags(const ZydisDecodedInstruction& in, Insn& out) {
   const auto& f = *in.cpu_flags;
   out.flags_read = static_cast<FlagMask>(f.tested & kStatusFlags);
   out.flags_written = static_cast<FlagMask>((f.modified | f.set_0 | f.set_1 | f.undefined) & kStatusFlags);
-  out.flags_overwritten = may_keep_flags(in) ? 0 : out.flags_written;
+  // "Undefined" may mean unchanged: AMD's imul leaves PF as it was. And, or, xor and test clear AF everywhere.
+  const auto kept = in.meta.category == ZYDIS_CATEGORY_LOGICAL ? 0u : f.undefined;
+  out.flags_overwritten = may_keep_flags(in) ? 0 : static_cast<FlagMask>(out.flags_written & ~kept);
 }
 
 }  // namespace

@@ -91,7 +91,7 @@ struct Insn : Shape {
   RegMask overwrites = 0;   ///< written wholly and always
   FlagMask flags_read = 0;
   FlagMask flags_written = 0;      ///< may change or become undefined
-  FlagMask flags_overwritten = 0;  ///< always change or become undefined (not: shifts by a count that may be 0)
+  FlagMask flags_overwritten = 0;  ///< always get a new value (not: shifts by a count that may be 0, imul's PF)
   bool has_memory = false;         ///< reads or writes memory through its ModRM operand (lea and nop do not)
   bool implicit_memory = false;    ///< touches memory that no ModRM operand names: push, pop, movs, xlat
   bool privileged = false;

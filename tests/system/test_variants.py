@@ -28,14 +28,14 @@ def traced_while_it_runs(command, probes, pid_of=lambda target: target.pid, same
 
 
 def check_calls(spile, calls, restarted=0.0):
-    """Exact; less the calls of the one function that is a single byte (ret) without padding, where spile says so."""
+    """Exact; less the calls of a function that spile says it left out: a lone `ret` beside the next function (case 4)."""
     counted = int(spile.maps()["@calls"])
     refused = re.findall(r"not probed: .*:(\w+) at 0x[0-9a-f]+: (.*)", "\n".join(spile.err))
-    check("refusal-in-words", all(name == "probe_me_nothing" and "byte" in reason for name, reason in refused),
-          str(refused))
+    beside = {"probe_me_nothing": "byte", "probe_me_array": "overlaps that of another probe"}
+    allowed = len(refused) <= 1 and all(beside.get(name, "never") in reason for name, reason in refused)
+    check("refusal-in-words", allowed, str(refused))
     calls -= len(refused) * ROUNDS
-    check("exact-count", calls <= counted <= calls * (1 + restarted),
-          f"spile counted {counted}, must be {calls}\n{spile.report()}")
+    check("exact-count", calls <= counted <= calls * (1 + restarted), f"{counted}, must be {calls}\n{spile.report()}")
     check_no_loss(spile)
 
 

@@ -109,7 +109,7 @@ class WindowChoice {
     if (bytes_.size() < kPatchBytes) {
       return refusal(RefusalKind::kTooShort, 0, "fewer than {} bytes before the end of the code", kPatchBytes);
     }
-    const uint64_t first = plan_.site.value / kPageBytes, last = (plan_.site.value + plan_.written - 1) / kPageBytes;
+    const uint64_t first = plan_.site.value / kPageBytes, last = (plan_.site.value + kPatchBytes - 1) / kPageBytes;
     if (rules_.page_boundary && first != last) {
       return refusal(RefusalKind::kPageBoundary, 0, "the jump would cross a page boundary");
     }
