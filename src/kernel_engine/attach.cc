@@ -10,6 +10,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -199,10 +200,14 @@ Result<void> refuse_patched_sites(const std::string& path, std::span<const Uprob
     for (const UprobeSite& site : sites) {
       for (const FileMapping& m : mappings) {
         if (site.offset.value < m.file_offset || site.offset.value - m.file_offset >= m.end - m.start) continue;
-        uint8_t original[5] = {}, now[5] = {};
-        auto address = static_cast<off_t>(m.start + site.offset.value - m.file_offset);
-        if (pread(file_fd.get(), original, 5, static_cast<off_t>(site.offset.value)) != 5) continue;
-        if (pread(memory.get(), now, 5, address) == 5 && std::memcmp(original, now, 5) == 0) continue;
+        // A jump that begins up to four bytes earlier reaches into the probed instruction: the bytes of a punned one are
+        // the instruction's own, so what changed is only seen there.
+        uint64_t first = std::max(m.file_offset, site.offset.value - std::min<uint64_t>(site.offset.value, 4));
+        size_t size = std::min(site.offset.value + 5 - first, m.file_offset + (m.end - m.start) - first);
+        uint8_t original[9] = {}, now[9] = {};
+        auto address = static_cast<off_t>(m.start + first - m.file_offset);
+        if (pread(file_fd.get(), original, size, static_cast<off_t>(first)) != static_cast<ssize_t>(size)) continue;
+        if (pread(memory.get(), now, size, address) == static_cast<ssize_t>(size) && std::memcmp(original, now, size) == 0) continue;
         return fail(ErrorCode::kUnsafe,
                     "{}+{}: process {} is traced there by the user engine; a kernel probe on the same instruction would kill it. "
                     "Detach first: spile detach -p {}",

@@ -264,12 +264,14 @@ void Session::tell_warnings() {
 }
 
 void Session::finish() {
-  if (auto ended = trace_->run_end(); !ended) failed(ended.error());
   {
     Progress progress("detaching");
     if (auto detached = trace_->detach(); !detached) failed(detached.error());
   }
-  exit_code_.reset();  // records that were on their way are printed, whatever ended the script
+  // What was on its way is printed, but nothing that came after exit(). Then END, which prints in any case.
+  take_records(std::chrono::milliseconds(0));
+  exit_code_.reset();
+  if (auto ended = trace_->run_end(); !ended) failed(ended.error());
   take_records(std::chrono::milliseconds(0));
   if (!output_gone_) {
     auto ended = output_->end();

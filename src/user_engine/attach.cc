@@ -127,14 +127,16 @@ class Attacher {
 
   /// Chooses addresses and makes all code. The target runs.
   Result<void> prepare();
-  /// Patches the stopped process. On error nothing has changed in it.
+  /// Patches the stopped process. On error roll_back() puts back what has changed in it.
   Result<void> commit(StoppedProcess& process);
+  /// After a failed commit, in the same stop. Only what this attacher has made is taken out: another spile may hold the
+  /// process by now, at the very addresses that were meant for us.
+  void roll_back(StoppedProcess& process);
   /// Leaves out sites that threads stand in the way of, for good.
   void give_up_blocked_sites();
 
   std::unique_ptr<Attachment> finish(std::unique_ptr<Target> target);
 
-  const std::set<const PlannedSite*>& blocked() const { return blocked_; }
   bool has_sites() const { return !active_sites().empty(); }
 
  private:
@@ -143,9 +145,10 @@ class Attacher {
   Result<void> choose_addresses();
   Result<void> choose_stepping_stones(std::vector<os::MapEntry>& maps, const target::GapRules& rules);
   Result<void> build_code();
+  Result<void> check_unchanged(const StoppedProcess& process) const;
   Result<void> find_blocked_sites(const StoppedProcess& process);
   bool is_signal_frame_rip(TargetAddr location) const;
-  const BuiltSite* site_around(TargetAddr rip) const;
+  const BuiltSite* site_around(const target::StoppedThread& thread) const;
   Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;
   Result<void> map_regions(StoppedProcess& process);
   Result<void> fill_data();
@@ -156,6 +159,8 @@ class Attacher {
   Result<void> write_jumps(const StoppedProcess& process);
   void set_state(abi::JournalState state);
   void refuse(const PlannedSite& site, const std::string& reason);
+  std::vector<PatchedSite> patched_sites() const;
+  std::vector<RegionRange> ranges() const;
 
   const Target& target_;
   const AttachContext& context_;
@@ -169,6 +174,8 @@ class Attacher {
   std::vector<SiteReport> refused_;
   std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;
+  bool mapped_ = false, journaled_ = false;
+  std::vector<os::MapEntry> mappings_;
 };
 
 std::vector<const PlannedSite*> Attacher::active_sites() const {
@@ -297,8 +304,31 @@ bool Attacher::is_signal_frame_rip(TargetAddr location) const {
   return selectors && (*selectors & 0xffff) == 0x33;
 }
 
-/// The site whose window may hold `rip`, or the syscall instruction right before it.
-const BuiltSite* Attacher::site_around(TargetAddr rip) const {
+/// The plan was made while the target ran: since then a library may have gone, or another tool may have come.
+Result<void> Attacher::check_unchanged(const StoppedProcess& process) const {
+  std::vector<uint8_t> page;
+  for (size_t first = 0; first < built_.size();) {
+    TargetAddr start = built_[first]->site->plan.site;
+    page.resize(2 * kPageBytes);
+    page.resize(process.memory().read_some(start, page));
+    size_t i = first;
+    for (; i < built_.size() && page_of(built_[i]->site->plan.site) == page_of(start); i++) {
+      const patch::SitePlan& plan = built_[i]->site->plan;
+      auto offset = static_cast<size_t>(plan.site - start);
+      bool same = page.size() >= offset + std::max(plan.window.size(), plan.before.size()) &&
+                  std::equal(plan.before.begin(), plan.before.end(), page.begin() + static_cast<ptrdiff_t>(offset)) &&
+                  std::equal(plan.window.begin(), plan.window.end(), page.begin() + static_cast<ptrdiff_t>(offset));
+      if (!same) return fail(ErrorCode::kUnsafe, "the code at {} has changed since it was looked at: unloaded, or patched by another tool", plan.site);
+    }
+    first = i;
+  }
+  return {};
+}
+
+/// The site whose window may hold the thread's rip, or the system call instruction right before it: that one decides
+/// where the call is restarted, also when another window begins at rip.
+const BuiltSite* Attacher::site_around(const target::StoppedThread& thread) const {
+  TargetAddr rip(thread.registers.rip - (thread.in_user_code() ? 0 : 1));
   auto after = std::ranges::upper_bound(built_, rip, {}, [](const BuiltSite* s) { return s->site->plan.site; });
   if (after == built_.begin()) return nullptr;
   const BuiltSite* site = *std::prev(after);
@@ -315,7 +345,7 @@ Result<TargetAddr> Attacher::rip_after(const BuiltSite& site, const target::Stop
 /// back there when their signal handler returns.
 Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
   for (const target::StoppedThread& thread : process.threads()) {
-    const BuiltSite* site = site_around(TargetAddr(thread.registers.rip));
+    const BuiltSite* site = site_around(thread);
     if (site != nullptr && !rip_after(*site, thread)) blocked_.insert(site->site);
   }
   std::map<TargetAddr, const PlannedSite*> heads;
@@ -346,11 +376,15 @@ Result<void> Attacher::map_regions(StoppedProcess& process) {
   specs.push_back({target::RegionSpec::Kind::kData, std::string(kDataName), prepared_.data_base, prepared_.layout.size_bytes, false});
   specs.push_back({target::RegionSpec::Kind::kPrivate, {}, prepared_.private_base, kPageBytes, true});
   SPILE_TRY(auto memories, target::map_shared(process, specs));
+  mapped_ = true;
   code_.clear();
   for (target::RemoteMemory& memory : memories) {
     if (memory.spec.kind == target::RegionSpec::Kind::kCode) code_.push_back(std::move(memory.local));
     if (memory.spec.kind == target::RegionSpec::Kind::kData) data_ = std::move(memory.local);
   }
+  // Now, while nothing can change: later the target may be gone, and its children still have them.
+  SPILE_TRY(auto maps, target_.maps());
+  mappings_ = target::our_mappings(maps);
   return {};
 }
 
@@ -432,6 +466,7 @@ void Attacher::write_journal_ahead() {
   journal.regions[journal.region_count++] = {prepared_.data_base.value, prepared_.layout.size_bytes, 0, abi::RegionKind::kData, 0};
   journal.regions[journal.region_count++] = {prepared_.private_base.value, kPageBytes, 0, abi::RegionKind::kPerThread, 0};
   set_state(abi::JournalState::kMapped);
+  journaled_ = true;
 
   auto entries = region_.sites_untrusted();
   for (size_t i = 0; i < built_.size(); i++) {
@@ -456,7 +491,7 @@ void Attacher::write_journal_ahead() {
 Result<void> Attacher::move_threads(StoppedProcess& process) {
   for (size_t i = 0; i < process.threads().size(); i++) {
     const target::StoppedThread& thread = process.threads()[i];
-    const BuiltSite* site = site_around(TargetAddr(thread.registers.rip));
+    const BuiltSite* site = site_around(thread);
     if (site == nullptr) continue;
     SPILE_TRY(TargetAddr moved, rip_after(*site, thread));
     if (moved.value == thread.registers.rip) continue;
@@ -496,6 +531,7 @@ Result<void> Attacher::commit(StoppedProcess& process) {
   }
   std::ranges::sort(built_, {}, [](const BuiltSite* s) { return s->site->plan.site; });
 
+  SPILE_TRY_VOID(check_unchanged(process));
   SPILE_TRY_VOID(find_blocked_sites(process));
   SPILE_TRY_VOID(map_regions(process));
   // Beyond this point the target has mappings of ours, and nothing in it uses them.
@@ -511,6 +547,17 @@ Result<void> Attacher::commit(StoppedProcess& process) {
   return {};
 }
 
+void Attacher::roll_back(StoppedProcess& process) {
+  if (!std::exchange(mapped_, false)) return;
+  bool undone = undo_in_stop(process, patched_sites(), ranges()).has_value();
+  // Where that failed, whoever comes next may take it out: nobody lives who needs it.
+  if (!undone && journaled_) __atomic_store_n(&region_.journal_untrusted().tracer_pid, 0, __ATOMIC_RELEASE);
+  journaled_ = false;
+  region_ = {};
+  data_.reset();
+  code_.clear();
+}
+
 void Attacher::give_up_blocked_sites() {
   for (const PlannedSite* site : blocked_) {
     refuse(*site, "a thread has been interrupted by a signal inside the instructions to be replaced, and stays there");
@@ -518,12 +565,30 @@ void Attacher::give_up_blocked_sites() {
   blocked_.clear();
 }
 
+std::vector<PatchedSite> Attacher::patched_sites() const {
+  std::vector<PatchedSite> sites;
+  for (const BuiltSite* b : built_) sites.push_back({*b->site, b->detour, b->displaced, b->patched, b->stack_bytes});
+  return sites;
+}
+
+/// In the order in which they are taken out: the data region last, for as long as anything is there the journal is too.
+std::vector<RegionRange> Attacher::ranges() const {
+  std::vector<RegionRange> ranges;
+  for (const Neighbourhood& n : prepared_.neighbourhoods) ranges.push_back({abi::RegionKind::kCode, {n.base, n.base + n.code.bytes.size()}});
+  for (const auto& [site, stone] : prepared_.stones) {
+    ranges.push_back({abi::RegionKind::kCode, {stone.base, stone.base + stone.size_bytes}});
+  }
+  ranges.push_back({abi::RegionKind::kPerThread, {prepared_.private_base, prepared_.private_base + kPageBytes}});
+  ranges.push_back({abi::RegionKind::kData, {prepared_.data_base, prepared_.data_base + prepared_.layout.size_bytes}});
+  return ranges;
+}
+
 std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
   auto attachment = std::make_unique<Attachment>();
   attachment->pid = target_.pid();
   attachment->target = std::move(target);
+  attachment->sites = patched_sites();
   for (const BuiltSite* b : built_) {
-    attachment->sites.push_back({*b->site, b->detour, b->displaced, b->patched, b->stack_bytes});
     SiteReport report = describe(*b->site, attachment->pid, *context_.bundle);
     report.after = report.before;
     report.after.resize(std::max(report.after.size(), patch::kPatchBytes));
@@ -533,15 +598,8 @@ std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
   for (auto* list : {&plan_->refused, &refused_}) {
     attachment->reports.insert(attachment->reports.end(), list->begin(), list->end());
   }
-  for (const Neighbourhood& n : prepared_.neighbourhoods) {
-    attachment->ranges.push_back({abi::RegionKind::kCode, {n.base, n.base + n.code.bytes.size()}});
-  }
-  for (const auto& [site, stone] : prepared_.stones) {
-    attachment->ranges.push_back({abi::RegionKind::kCode, {stone.base, stone.base + stone.size_bytes}});
-  }
-  attachment->ranges.push_back({abi::RegionKind::kPerThread, {prepared_.private_base, prepared_.private_base + kPageBytes}});
-  // Last: as long as anything of ours is there, the journal is too.
-  attachment->ranges.push_back({abi::RegionKind::kData, {prepared_.data_base, prepared_.data_base + prepared_.layout.size_bytes}});
+  attachment->ranges = ranges();
+  attachment->mappings = std::move(mappings_);
   attachment->data = std::move(data_);
   attachment->region = std::move(region_);
   attachment->stopped_ns = stopped_ns_;
@@ -567,13 +625,24 @@ Error all_refused(const ProcessPlan& plan, const std::vector<SiteReport>& more) 
 Result<void> make_way(const Target& target) {
   SPILE_TRY(auto maps, target.maps());
   if (target::our_mappings(maps).empty()) return {};
-  SPILE_TRY(auto owner, live_owner(target));
-  if (owner) {
-    return fail(ErrorCode::kBusy, "process {} ({}) is already traced by spile process {}", target.pid(), target.name(), *owner);
-  }
+  SPILE_TRY_VOID(refuse_live_owner(target));
   auto report = detach_leftovers(target.pid());
   if (!report) return forward(report, "take out what an earlier spile left in process {}", target.pid());
   return {};
+}
+
+/// In the stop: nobody came between make_way() and us. Who did is found by the next make_way().
+Result<void> expect_nobody(const Target& target) {
+  SPILE_TRY(auto maps, target.maps());
+  if (target::our_mappings(maps).empty()) return {};
+  return fail(ErrorCode::kBusy, "another spile has come first");
+}
+
+/// A site that another spile has just patched, a process that it holds at the moment: its name says more than these.
+std::unexpected<Error> name_owner(const Target& target, Error error) {
+  auto alone = refuse_live_owner(target);
+  if (!alone && alone.error().code == ErrorCode::kBusy) return std::unexpected(std::move(alone.error()));
+  return std::unexpected(std::move(error));
 }
 
 }  // namespace
@@ -588,7 +657,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
   SPILE_TRY(auto planned, plan_process(*target, *context.bundle));
   auto plan = std::make_shared<ProcessPlan>(std::move(planned));
   Attacher attacher(*target, context, plan);
-  if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, {}));
+  if (!attacher.has_sites()) return name_owner(*target, all_refused(*plan, {}));
 
   for (int attempt = 1;; attempt++) {
     // Addresses are chosen, programs compiled and detours made for exactly these addresses.
@@ -598,14 +667,18 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     // The stop: map, fill, journal, move threads, write jumps, go.
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, StoppedProcess::stop(*target));
-      return attacher.commit(process);
+      SPILE_TRY_VOID(expect_nobody(*target));
+      auto committed = attacher.commit(process);
+      if (!committed) attacher.roll_back(process);
+      return committed;
     });
     if (done) break;
-    // Before any code byte changed: a thread stood in the way, or the place was taken. After it: undone by the journal.
+    // A thread stood in the way, the place was taken, or somebody holds the process. What roll_back() had to leave is taken
+    // out like that of a dead tracer; what a living one holds is not.
     bool again = done.error().code == ErrorCode::kBusy && attempt < kMaxAttempts;
-    auto undone = detach_leftovers(pid);
-    if (!again) return forward(done, "attach to process {} ({})", pid, target->name());
-    if (!undone) return forward(undone, "undo a failed attach to process {}", pid);
+    auto free = make_way(*target);
+    if (!again) return name_owner(*target, std::move(done.error()).context(fmt::format("attach to process {} ({})", pid, target->name())));
+    SPILE_TRY_VOID(std::move(free));
     if (attempt >= kMaxAttempts / 2) attacher.give_up_blocked_sites();
     if (!attacher.has_sites()) return forward(done, "attach to process {} ({})", pid, target->name());
     std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));

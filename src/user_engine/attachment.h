@@ -39,6 +39,7 @@ struct Attachment {
   ProcessPlan plan;                     ///< owns the images that sites point to
   std::vector<PatchedSite> sites;       ///< by address
   std::vector<RegionRange> ranges;
+  std::vector<os::MapEntry> mappings;   ///< the same as the kernel lists them, memory files only: children have them too
   Mapping data;                         ///< our view of the data region
   shm::Region region;                   ///< over `data`
   std::vector<engine::SiteReport> reports;

@@ -44,6 +44,9 @@ struct Job {
   std::vector<AddressRange> unmap;      ///< in this order: the journal's own region last
   std::optional<TargetAddr> journal;    ///< its address in the target
   uint64_t tracer_start_time = 0;       ///< clock ticks since boot; 0: not known
+  bool adopted = false;                 ///< left by another tracer
+  std::set<uint64_t> inodes;            ///< of an adopted job's memory files
+  std::vector<os::MapEntry> mappings;   ///< our memory files in the process: a forked child has exactly these
 };
 
 uint64_t page_of(TargetAddr a) { return a.value / kPageBytes; }
@@ -58,9 +61,14 @@ class Undo {
   Undo(const Target& target, const Job& job, DetachReport& report) : target_(target), job_(job), report_(report) {}
 
   Result<void> run();
+  /// For a process in which no thread has run since it was patched.
+  Result<void> in_stop(StoppedProcess& process);
 
  private:
   Result<bool> once(bool last);
+  Result<std::vector<AddressRange>> ranges_to_unmap();
+  Result<void> restore();
+  Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
   Result<void> set_state(abi::JournalState state);
   Result<void> restore_bytes();
   Result<void> move_threads(StoppedProcess& process);
@@ -71,6 +79,7 @@ class Undo {
   const Job& job_;
   DetachReport& report_;
   bool restored_ = false;
+  bool refused_ = false;  ///< a living tracer holds the process: asking again will not help
 };
 
 Result<void> Undo::set_state(abi::JournalState state) {
@@ -149,17 +158,59 @@ std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) const {
   return {inside.begin(), inside.end()};
 }
 
+/// An adopter comes back stop after stop. Between two stops another may have finished the job, the target may have mapped
+/// something of its own there, and a new tracer may have attached, even at the same addresses.
+Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
+  if (!job_.adopted) return job_.unmap;
+  auto free = refuse_live_owner(target_);
+  if (!free) {
+    refused_ = true;
+    return std::unexpected(std::move(free.error()));
+  }
+  SPILE_TRY(auto maps, target_.maps());
+  std::vector<AddressRange> ranges;
+  for (const AddressRange& range : job_.unmap) {
+    bool is_there = std::ranges::any_of(target::our_mappings(maps), [&](const os::MapEntry& m) {
+      // A per-thread page is known by the data region behind it.
+      return job_.inodes.contains(m.inode) && (m.contains(range.start) || (range.size() == kPageBytes && m.start == range.end));
+    });
+    if (is_there) ranges.push_back(range);
+  }
+  return ranges;
+}
+
+Result<void> Undo::restore() {
+  if (restored_) return {};
+  SPILE_TRY_VOID(set_state(abi::JournalState::kDetaching));
+  SPILE_TRY_VOID(restore_bytes());
+  SPILE_TRY_VOID(set_state(abi::JournalState::kDetached));
+  restored_ = true;
+  return {};
+}
+
+Result<void> Undo::unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges) {
+  for (const AddressRange& range : ranges) {
+    auto gone = target::unmap(process, std::span(&range, 1));
+    if (!gone) return forward(gone, "unmap {}-{}", range.start, range.end);
+  }
+  return {};
+}
+
+Result<void> Undo::in_stop(StoppedProcess& process) {
+  SPILE_TRY_VOID(restore());
+  SPILE_TRY_VOID(move_threads(process));
+  return unmap(process, job_.unmap);
+}
+
 /// True when nothing of ours is left.
 Result<bool> Undo::once(bool last) {
   SPILE_TRY(auto process, StoppedProcess::stop(target_));
-  if (!restored_) {
-    SPILE_TRY_VOID(set_state(abi::JournalState::kDetaching));
-    SPILE_TRY_VOID(restore_bytes());
-    SPILE_TRY_VOID(set_state(abi::JournalState::kDetached));
-    restored_ = true;
+  SPILE_TRY(auto ranges, ranges_to_unmap());
+  if (!ranges.empty()) {
+    SPILE_TRY_VOID(restore());
+    SPILE_TRY_VOID(move_threads(process));
   }
-  SPILE_TRY_VOID(move_threads(process));
-  auto inside = threads_inside(process);
+  auto inside = ranges.empty() ? std::vector<pid_t>() : threads_inside(process);
   if (!inside.empty()) {
     if (last) {
       report_.notes.push_back(fmt::format("process {}: thread {} may still return into our code (a signal handler that has not come back?); "
@@ -168,10 +219,7 @@ Result<bool> Undo::once(bool last) {
     }
     return false;
   }
-  for (const AddressRange& range : job_.unmap) {
-    auto gone = target::unmap(process, std::span(&range, 1));
-    if (!gone) return forward(gone, "unmap {}-{}", range.start, range.end);
-  }
+  SPILE_TRY_VOID(unmap(process, ranges));
   SPILE_TRY_VOID(target::clean_leftover_stubs(process));
   // A thread that a killed tracer left in its stub is still on its way home.
   return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
@@ -181,7 +229,7 @@ Result<void> Undo::run() {
   for (int i = 1; i <= kStops; i++) {
     auto done = target::with_tracer_thread([&] { return once(i == kStops); });
     if (!done && done.error().code == ErrorCode::kTargetGone) return {};
-    if (!done && (done.error().code != ErrorCode::kBusy || i == kStops)) return forward(done, "detach from process {}", target_.pid());
+    if (!done && (done.error().code != ErrorCode::kBusy || refused_ || i == kStops)) return forward(done, "detach from process {}", target_.pid());
     if (done && *done) return {};
     std::this_thread::sleep_for(std::chrono::milliseconds(std::min(i, 20)));
   }
@@ -195,9 +243,21 @@ std::set<uint64_t> our_inodes(const std::vector<os::MapEntry>& maps) {
   return inodes;
 }
 
+/// A child that was forked while its parent was traced has the same files at the same addresses. Anything else that
+/// happens to map one of them is none of our business: what a hostile process says of itself must not reach another.
+bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEntry>& wanted) {
+  bool has_code = false;
+  for (const os::MapEntry& w : wanted) {
+    auto same = std::ranges::find_if(maps, [&](const os::MapEntry& m) { return m.start == w.start && m.end == w.end; });
+    if (same == maps.end() || same->inode != w.inode || same->device != w.device || same->exec != w.exec || same->offset != w.offset) return false;
+    has_code |= w.exec;
+  }
+  return has_code;
+}
+
 /// Other processes that share one of these memory files: children forked while the target was traced, so none that is
-/// older than the tracer. `not_before` is in clock ticks since boot.
-std::vector<pid_t> sharers(const std::set<uint64_t>& inodes, const std::set<pid_t>& known, uint64_t not_before) {
+/// older than the tracer.
+std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known) {
   std::vector<pid_t> found;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
@@ -206,11 +266,9 @@ std::vector<pid_t> sharers(const std::set<uint64_t>& inodes, const std::set<pid_
     auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (bad != std::errc() || end != name.data() + name.size() || known.contains(pid)) continue;
     auto stat = os::read_stat(pid, pid);
-    if (!stat || stat->kernel_thread() || stat->start_time < not_before) continue;
+    if (!stat || stat->kernel_thread() || stat->start_time < job.tracer_start_time) continue;
     auto maps = os::read_maps(pid);
-    if (!maps) continue;
-    auto theirs = our_inodes(*maps);
-    if (std::ranges::any_of(theirs, [&](uint64_t inode) { return inodes.contains(inode); })) found.push_back(pid);
+    if (maps && has_all(*maps, job.mappings)) found.push_back(pid);
   }
   return found;
 }
@@ -218,19 +276,20 @@ std::vector<pid_t> sharers(const std::set<uint64_t>& inodes, const std::set<pid_
 /// Undoes the job in a process and in every process that it forked meanwhile, until no new one turns up.
 Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
   DetachReport report;
-  std::set<uint64_t> inodes;
-  if (auto maps = target.maps(); maps && target.alive()) inodes = our_inodes(*maps);
   std::set<pid_t> known{target.pid(), getpid()};
   if (target.alive()) {
     SPILE_TRY_VOID(Undo(target, job, report).run());
     report.processes++;
   }
-  for (int pass = 0; pass < 20 && !inodes.empty(); pass++) {
-    auto children = sharers(inodes, known, job.tracer_start_time);
+  for (int pass = 0; pass < 20 && !job.mappings.empty(); pass++) {
+    auto children = forked_children(job, known);
     if (children.empty()) break;
     for (pid_t pid : children) {
       known.insert(pid);
       auto child = Target::open(pid);
+      // Looked at again through the opened process: the number may be another's by now, or it has called exec.
+      auto maps = child ? child->maps() : Result<std::vector<os::MapEntry>>();
+      if (child && (!maps || !has_all(*maps, job.mappings))) continue;
       if (!child && child.error().code == ErrorCode::kTargetGone) continue;
       if (!child) {
         report.notes.push_back(fmt::format("process {}, forked while traced, keeps its probes: {}", pid, child.error().message));
@@ -244,11 +303,9 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
   return report;
 }
 
-}  // namespace
-
-Result<DetachReport> detach(Attachment& attachment) {
+Job job_of(const std::vector<PatchedSite>& sites, const std::vector<RegionRange>& ranges) {
   Job job;
-  for (const PatchedSite& site : attachment.sites) {
+  for (const PatchedSite& site : sites) {
     Jump jump;
     jump.address = site.planned.plan.site;
     jump.original.assign(site.planned.plan.before.begin(), site.planned.plan.before.end());
@@ -256,13 +313,27 @@ Result<DetachReport> detach(Attachment& attachment) {
     jump.displaced = &site.displaced;
     job.jumps.push_back(std::move(jump));
   }
-  for (const RegionRange& region : attachment.ranges) {
+  for (const RegionRange& region : ranges) {
     if (region.kind == abi::RegionKind::kCode) job.code.push_back(region.range);
     if (region.kind == abi::RegionKind::kData) job.journal = region.range.start;
     job.unmap.push_back(region.range);
   }
+  return job;
+}
+
+}  // namespace
+
+Result<DetachReport> detach(Attachment& attachment) {
+  Job job = job_of(attachment.sites, attachment.ranges);
+  job.mappings = attachment.mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
   return undo_everywhere(*attachment.target, job);
+}
+
+Result<void> undo_in_stop(StoppedProcess& process, const std::vector<PatchedSite>& sites, const std::vector<RegionRange>& ranges) {
+  Job job = job_of(sites, ranges);
+  DetachReport report;
+  return Undo(process.target(), job, report).in_stop(process);
 }
 
 // ---- what others left ----------------------------------------------------------------------------------------------
@@ -350,8 +421,11 @@ bool is_restored(const Target& target, const abi::SiteEntry& entry) {
 
 Job job_of(const Target& target, const Found& found, DetachReport& report) {
   Job job;
+  job.adopted = true;
+  job.inodes = our_inodes(found.maps);
   job.code = found.code;
   job.unmap = found.code;
+  job.mappings = target::our_mappings(found.maps);
   for (const AddressRange& data : found.data) {
     auto adopted = read_journal(target, data);
     // The page below a data region is its per-thread page.
@@ -440,6 +514,12 @@ Result<std::optional<pid_t>> live_owner(const Target& target) {
     if (stat && stat->start_time == adopted->journal.tracer_start_time && stat->state != 'Z') return std::optional(pid);
   }
   return std::optional<pid_t>();
+}
+
+Result<void> refuse_live_owner(const Target& target) {
+  SPILE_TRY(auto owner, live_owner(target));
+  if (!owner) return {};
+  return fail(ErrorCode::kBusy, "process {} ({}) is already traced by spile process {}", target.pid(), target.name(), *owner);
 }
 
 Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "user_engine/attachment.h"
+#include "user_engine/target/stopped.h"
 
 namespace spile::user_engine {
 
@@ -26,12 +27,20 @@ struct DetachReport {
 /// Takes our probes out. A process that has ended, or called exec, has none: that is a success.
 Result<DetachReport> detach(Attachment& attachment);
 
+/// Takes out an attach that failed halfway, in the same stop: no thread has run since the mappings were made.
+Result<void> undo_in_stop(target::StoppedProcess& process, const std::vector<PatchedSite>& sites, const std::vector<RegionRange>& ranges);
+
 /// Takes out what the journal in the process says, and stray mappings and stub bytes. A process without any: restored 0.
-/// Errors: corrupt  there are jumps into our code but no journal to undo them by; nothing was unmapped
+/// What belongs to a spile that lives is never touched: that is looked at again in every stop.
+/// Errors: busy     a living spile holds the process (named)
+///         corrupt  there are jumps into our code but no journal to undo them by; nothing was unmapped
 Result<DetachReport> detach_leftovers(pid_t pid);
 
-/// The pid of the spile that traces the process and still lives.
+/// The pid of the spile that traces the process and still lives. Between make and journal of a region a tracer holds the
+/// process stopped: asked in a stop of one's own the answer is certain.
 Result<std::optional<pid_t>> live_owner(const target::Target& target);
+/// Errors: busy, naming the spile that traces the process
+Result<void> refuse_live_owner(const target::Target& target);
 
 /// The sites that the journal in a process lists, as `spile sites -p PID` shows them.
 Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid);

@@ -19,6 +19,7 @@
 
 #include "bpf/builder.h"
 #include "os/process.h"
+#include "user_engine/code_image.h"
 #include "user_engine/detach.h"
 #include "user_engine/target/process.h"
 
@@ -301,6 +302,115 @@ TEST(UserEngine, RefusesASecondTracerAndNamesTheFirst) {
   EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos) << second.error().message;
   worker.run(100);
   EXPECT_EQ(total(*trace), 100u);
+}
+
+TEST(UserEngine, LeavesWhatALivingTracerHoldsToIt) {
+  Worker worker;
+  auto trace = attach_or_fail(counting_bundle(), {.pids = {worker.pid()}});
+  ASSERT_TRUE(trace);
+  Snapshot during = Snapshot::of(worker.pid());
+  auto taken = detach_leftovers(worker.pid());
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(taken.error().code, ErrorCode::kBusy);
+  EXPECT_NE(taken.error().message.find(std::to_string(getpid())), std::string::npos) << taken.error().message;
+  expect_same(during, Snapshot::of(worker.pid()));
+  worker.run(100);
+  EXPECT_EQ(total(*trace), 100u);
+  EXPECT_TRUE(trace->detach());
+}
+
+/// Attaches, lets the other side have a go, and detaches: 0 attached, 1 refused because of the other tracer, 2 anything else.
+int attach_once(pid_t pid, pid_t other) {
+  auto trace = make_engine({})->attach(counting_bundle(), {.pids = {pid}});
+  if (!trace) {
+    bool named = trace.error().code == ErrorCode::kBusy && trace.error().message.find(std::to_string(other)) != std::string::npos;
+    if (!named) fmt::print(stderr, "attach: {}\n", trace.error().message);
+    return named ? 1 : 2;
+  }
+  usleep(3000);
+  auto detached = (*trace)->detach();
+  auto warnings = (*trace)->take_warnings();
+  if (!detached) fmt::print(stderr, "detach: {}\n", detached.error().message);
+  for (const auto& warning : warnings) fmt::print(stderr, "detach: {}\n", warning);
+  return detached && warnings.empty() ? 0 : 2;
+}
+
+TEST(UserEngine, OfTwoTracersThatStartTogetherTheSecondIsRefusedOrComesLater) {
+  Worker worker;
+  worker.run(1);
+  Snapshot before = Snapshot::of(worker.pid());
+  worker.start(200'000'000);
+  for (int round = 0; round < 40; round++) {
+    pid_t tracers[2] = {};
+    int go[2][2];
+    for (int i = 0; i < 2; i++) {
+      ASSERT_EQ(pipe2(go[i], O_CLOEXEC), 0);
+      tracers[i] = fork();
+      if (tracers[i] != 0) continue;
+      pid_t other = 0;
+      _exit(read(go[i][0], &other, sizeof other) == sizeof other ? attach_once(worker.pid(), other) : 3);
+    }
+    for (int i = 0; i < 2; i++) EXPECT_EQ(write(go[i][1], &tracers[1 - i], sizeof(pid_t)), static_cast<ssize_t>(sizeof(pid_t)));
+    int statuses[2] = {};
+    for (int i = 0; i < 2; i++) EXPECT_EQ(waitpid(tracers[i], &statuses[i], 0), tracers[i]);
+    for (int status : statuses) EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) <= 1) << "round " << round << ", status " << status;
+    for (auto& ends : go) close(ends[0]), close(ends[1]);
+  }
+  worker.join();
+  expect_same(before, Snapshot::of(worker.pid()));
+}
+
+TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
+  Bundle bundle = counting_bundle();
+  shm::Clock clock = shm::Clock::start();
+  AttachContext context{.bundle = &bundle, .analyses = {*bpf::check(bundle.programs[0].code, check_env(bundle, bundle.programs[0]))}, .clock = &clock};
+  Worker worker(2);
+  worker.run(1);
+  Snapshot before = Snapshot::of(worker.pid());
+  worker.start(20'000'000);
+  int calls = 0;
+  context.before_patch = [&](shm::Region&) -> Result<void> {
+    calls++;
+    return fail(ErrorCode::kInternal, "on purpose");
+  };
+  auto attached = user_engine::attach(worker.pid(), context);
+  ASSERT_FALSE(attached);
+  EXPECT_NE(attached.error().message.find("on purpose"), std::string::npos) << attached.error().message;
+  EXPECT_EQ(calls, 1);
+  auto target = target::Target::open(worker.pid());
+  ASSERT_TRUE(target);
+  EXPECT_TRUE(target::our_mappings(*target->maps()).empty()) << "taken out in the same stop";
+  // Busy: the same again, and in the end it works.
+  context.before_patch = [&](shm::Region&) -> Result<void> {
+    if (calls++ < 3) return fail(ErrorCode::kBusy, "on purpose");
+    return {};
+  };
+  auto later = user_engine::attach(worker.pid(), context);
+  ASSERT_TRUE(later) << later.error().message;
+  EXPECT_EQ(calls, 4);
+  ASSERT_TRUE(detach(**later));
+  worker.join();
+  Snapshot after = Snapshot::of(worker.pid());
+  EXPECT_TRUE(before.code == after.code);
+  EXPECT_EQ(before.descriptors, after.descriptors);
+}
+
+TEST(UserEngine, UndoneInOneStopAnAttachLeavesNothing) {
+  Bundle bundle = counting_bundle();
+  shm::Clock clock = shm::Clock::start();
+  AttachContext context{.bundle = &bundle, .analyses = {*bpf::check(bundle.programs[0].code, check_env(bundle, bundle.programs[0]))}, .clock = &clock};
+  Worker worker;
+  worker.run(1);
+  Snapshot before = Snapshot::of(worker.pid());
+  auto attached = user_engine::attach(worker.pid(), context);
+  ASSERT_TRUE(attached) << attached.error().message;
+  auto undone = target::with_tracer_thread([&]() -> Result<void> {
+    SPILE_TRY(auto process, target::StoppedProcess::stop(*(*attached)->target));
+    return undo_in_stop(process, (*attached)->sites, (*attached)->ranges);
+  });
+  EXPECT_TRUE(undone) << undone.error().message;
+  expect_same(before, Snapshot::of(worker.pid()));
+  worker.run(100);
 }
 
 TEST(UserEngine, NeedsAProcess) {

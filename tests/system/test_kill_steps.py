@@ -11,8 +11,8 @@ from tracing import (KILLED, SOAK, alive, check_process_as_before, check_status,
                      traced_by,
                      wait_until)
 
-DENSE_STEPS = 60   # every one of these, then every k-th
-SPARSE_STEPS = 25
+DENSE_STEPS = 140  # every one of these, then so many of the rest
+SPARSE_STEPS = 20
 BATCH = 12         # kills that one target lives through
 LOOP_SECONDS = 1.0
 
@@ -123,7 +123,7 @@ def one_busy_thread():
 
 
 def several_busy_threads():
-    every_step("case_42_spinning_threads", ["--mode", "2"], ["probe_me"], 0)
+    every_step("case_42_spinning_threads", ["--mode", "2"], ["probe_me"], DENSE_STEPS // 4)
 
 
 def a_run_that_is_not_killed_says_so():

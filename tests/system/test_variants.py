@@ -6,7 +6,7 @@ import shutil
 import signal
 
 from harness import (SPILE, Picture, Process, Spile, Target, check, check_exit_success, check_left_as_before,
-                     check_no_loss, count_program, calls_of, need_root, need_tool, target_path)
+                     check_no_loss, check_text_unchanged, count_program, calls_of, need_root, need_tool, target_path)
 from tracing import NOBODY, check_status, main, public_copy, run, scalar, temporary_directory, wait_until
 
 ROUNDS = 5000  # of variants.c, each calls each function at least once
@@ -22,7 +22,12 @@ def traced_while_it_runs(command, probes, pid_of=lambda target: target.pid, same
             target.send_line()
             target.wait_for_line("done$")
             spile.stop()
-            check_left_as_before(before, Picture(pid), strict=same_mappings)
+            # Go leaves old signal frames on its signal stacks: where one held an address in our code, the code has to stay.
+            stays = not same_mappings and re.search(rf"stays mapped.*spile detach -p {pid}", "\n".join(spile.err))
+            if stays:
+                check_text_unchanged(before, Picture(pid))
+            else:
+                check_left_as_before(before, Picture(pid), strict=same_mappings)
             target.finish_well()
             check_calls(spile, target.calls(), restarted)
 

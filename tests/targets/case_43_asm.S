@@ -7,6 +7,20 @@
 READ_AT(probe_me_read_2, )
 READ_AT(probe_me_read_3, nop)
 READ_AT(probe_me_read_4, xor %r8d, %r8d)
+// Its window ends where that of the next function begins, into which it runs: behind the system call stands another probe.
+        .p2align 4
+FUNCTION(probe_me_read_then_next)
+        xor     %r8d, %r8d
+        syscall
+END(probe_me_read_then_next)
+FUNCTION(probe_me_next)
+        nop
+        nop
+        nop
+        nop
+        nop
+        ret
+END(probe_me_next)
 // Runs under the trap flag; the handler of SIGTRAP parks it at each of its interior instructions.
         .p2align 4
 FUNCTION(probe_me_steps)

@@ -12,14 +12,15 @@
 
 #include "target.h"
 
-enum { kTrapFlag = 0x100, kSteps = 4 };
+enum { kTrapFlag = 0x100, kSteps = 4, kReads = 4, kReadThenNext = 3 };
 typedef long (*reader)(int, void *, long);
 long probe_me_read_2(int, void *, long), probe_me_read_3(int, void *, long), probe_me_read_4(int, void *, long);
+long probe_me_read_then_next(int, void *, long);
 int probe_me_steps(int);
 long call_read(reader fn, int fd, void *buffer);
 long call_with_trap_flag(int (*fn)(int), int value);
 
-static const reader kReaders[] = {probe_me_read_2, probe_me_read_3, probe_me_read_4};
+static const reader kReaders[kReads] = {probe_me_read_2, probe_me_read_3, probe_me_read_4, probe_me_read_then_next};
 static const int kStepOffsets[kSteps] = {1, 2, 4, 6};
 static int release_pipe[2];
 static sem_t parked;
@@ -56,10 +57,10 @@ static void work_once(void) {
   int data[2];
   char c = 'y';
   TARGET_CHECK(pipe(data) == 0);
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < kReads; i++) {
     TARGET_CHECK(write(data[1], &c, 1) == 1);
     char got = 0;
-    target_count(1);
+    target_count(i == kReadThenNext ? 2 : 1);
     TARGET_CHECK(call_read(kReaders[i], data[0], &got) == 1 && got == 'y');
   }
   close(data[0]);
@@ -72,7 +73,7 @@ int main(int argc, char **argv) {
   pthread_t threads[kSteps];
   target_begin(argc, argv, 200, "syscall");
   const bool frame = target_mode_is("frame");
-  const int n = frame ? kSteps : 3;
+  const int n = frame ? kSteps : kReads;
   const struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
   TARGET_CHECK(pipe(release_pipe) == 0 && sem_init(&parked, 0, 0) == 0 && sigaction(SIGTRAP, &action, NULL) == 0);
   for (long i = 0; i < n; i++)
@@ -83,6 +84,7 @@ int main(int argc, char **argv) {
   // Under a tracer that starts the program itself the parked calls were probed; here they came before it.
   if (!target.wait) target_count((uint64_t)n);
   for (long round = 0; target_more(round); round++) work_once();
+  if (!frame) target_count(1);  // probe_me_next, when its thread is let go
   for (int i = 0; i < n; i++) TARGET_CHECK(write(release_pipe[1], "x", 1) == 1);
   for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
   return target_end();

@@ -1,12 +1,14 @@
 // What the benchmark traces: functions whose entry instruction is known, called in a loop that times itself.
 //
-// Reads commands from stdin, one a line: `run FUNCTION`. Answers with one line: median and minimum ns a call over the
+// Reads commands from stdin, one a line: `run FUNCTION`, or `pace FUNCTION` for short chunks with pauses between them.
+// Answers with one line: median and minimum ns a call over the
 // chunks, and the number of calls. FUNCTION: hot (mov first), nop5 (a five-byte nop first), push (push first).
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 // mov %rdi,%rax; imul; ret: a kernel uprobe on the first instruction is single-stepped.
 __asm__(".text\n.p2align 5\n.globl hot\n.type hot,@function\nhot:\n mov %rdi,%rax\n imul %rsi,%rax\n lea 1(%rax,%rdx),%rax\n ret\n.size hot,.-hot\n");
@@ -43,7 +45,7 @@ static double chunk(function* f, const char* text, long count) {
   return (now_ns() - start) / (double)count;
 }
 
-static void run(function* f) {
+static void run(function* f, int paced) {
   static const char text[] = "sixteen bytes...";
   double ns[kChunks];
   calls = 0;
@@ -51,7 +53,11 @@ static void run(function* f) {
   double guess = chunk(f, text, 2000);
   long count = (long)(5e6 / (guess > 0.5 ? guess : 0.5));
   if (count < 20) count = 20;
-  for (int i = 0; i < kChunks; i++) ns[i] = chunk(f, text, count);
+  if (paced) count = 1000;
+  for (int i = 0; i < kChunks; i++) {
+    if (paced) usleep(20000);
+    ns[i] = chunk(f, text, count);
+  }
   qsort(ns, kChunks, sizeof ns[0], by_value);
   printf("%.3f %.3f %ld\n", ns[kChunks / 2], ns[0], calls);
   fflush(stdout);
@@ -62,9 +68,11 @@ int main(void) {
   printf("ready\n");
   fflush(stdout);
   while (fgets(line, sizeof line, stdin) != NULL) {
-    if (strncmp(line, "run hot", 7) == 0) run(hot);
-    else if (strncmp(line, "run nop5", 8) == 0) run(nop5);
-    else if (strncmp(line, "run push", 8) == 0) run(push);
+    int paced = strncmp(line, "pace ", 5) == 0;
+    const char* name = line + (paced ? 5 : 4);
+    if (strcmp(name, "hot\n") == 0) run(hot, paced);
+    else if (strcmp(name, "nop5\n") == 0) run(nop5, paced);
+    else if (strcmp(name, "push\n") == 0) run(push, paced);
     else return 1;
   }
   return 0;

@@ -54,6 +54,7 @@ class Planner {
   /// rest of the jump's distance is made of the bytes that follow. Nothing can enter an instruction but at its start, so
   /// loops, jump tables, landing pads and returns into the bytes behind it all stay right.
   void try_puns() {
+    if (!rules_.puns) return;
     for (const TargetAddr site : order_) {
       Outcome& outcome = outcomes_.at(site.value);
       if (outcome || !may_be_punned(outcome.error().kind)) continue;
@@ -290,7 +291,7 @@ Result<TargetAddr> rip_after_attach(const SitePlan& plan, const x86::RelocatedCo
                                     bool in_syscall) {
   for (const x86::MovedInsn& insn : displaced.insns) {
     const bool behind = rip == plan.site + insn.old_offset + insn.old_bytes;
-    if (in_syscall && behind && insn.kind == x86::Kind::kSyscall) {
+    if (in_syscall && behind && x86::is_system_call(insn.kind)) {
       return displaced.address + insn.new_offset + insn.old_bytes;
     }
   }

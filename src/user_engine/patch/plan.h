@@ -85,6 +85,8 @@ struct PlanRules {
   bool restore_rt = true;            ///< not the signal return trampoline
   bool breakpoints = true;           ///< no int3 of somebody else
   bool call_last = true;             ///< a call's return address is not overwritten
+  // Not a safety rule: off for whoever wants to see what the first choice would have been.
+  bool puns = true;                  ///< a punned jump where five bytes are refused
 };
 
 enum class Mechanism : uint8_t {

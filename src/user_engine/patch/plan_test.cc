@@ -10,6 +10,13 @@
 namespace spile::patch {
 namespace {
 
+/// The rules without the last resort: what is refused then says why five bytes are too many.
+PlanRules no_puns() {
+  PlanRules rules;
+  rules.puns = false;
+  return rules;
+}
+
 using x86::Code;
 
 /// A module made of bytes, with a function wherever one is named.
@@ -61,7 +68,7 @@ class Module {
     std::sort(m.code_pointers.begin(), m.code_pointers.end());
     return m;
   }
-  Outcome plan(uint64_t offset, const PlanRules& rules = {}) const {
+  Outcome plan(uint64_t offset, const PlanRules& rules = no_puns()) const {
     const ModuleCode m = code();
     return plan_entry(m, at(offset), rules);
   }
@@ -83,7 +90,7 @@ void expect_rule(const Module& m, uint64_t site, bool PlanRules::*rule, RefusalK
   ASSERT_FALSE(with) << "accepted: " << with->reason;
   EXPECT_EQ(with.error().kind, kind) << with.error().reason;
   EXPECT_FALSE(with.error().reason.empty());
-  PlanRules off;
+  PlanRules off = no_puns();
   off.*rule = false;
   const Outcome without = m.plan(site, off);
   EXPECT_TRUE(without) << "another rule refuses it too, so this test shows nothing: " << without.error().reason;
@@ -176,7 +183,7 @@ TEST(Plan, BoundsFunctionsOfUnknownSizeByTheNext) {
 TEST(Plan, GivesAliasesTheSamePlan) {
   const Module m = Module().function(kSite, kPlain).symbol(kSite, kPlain.size(), "alias");
   const ModuleCode code = m.code();
-  const auto plans = plan_sites(code, std::vector{m.at(kSite), m.at(kSite)});
+  const auto plans = plan_sites(code, std::vector{m.at(kSite), m.at(kSite)}, no_puns());
   ASSERT_TRUE(plans[0] && plans[1]);
   EXPECT_EQ(plans[0]->site, plans[1]->site);
 }
@@ -356,10 +363,10 @@ TEST(PlanRule, RefusesAnAbsoluteAddressOfTheInside) {
       {},
       {},
       {}};
-  const auto plan = plan_entry(m, TargetAddr(0x401000));
+  const auto plan = plan_entry(m, TargetAddr(0x401000), no_puns());
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().kind, RefusalKind::kCodeReference);
-  PlanRules off;
+  PlanRules off = no_puns();
   off.code_references = false;
   EXPECT_TRUE(plan_entry(m, TargetAddr(0x401000), off));
 }
@@ -454,7 +461,7 @@ TEST(PlanRule, RefusesForeignBreakpoints) {
   EXPECT_EQ(first.plan(kSite).error().kind, RefusalKind::kBreakpoint);
   const Module second = Module().function(kSite, {0x55, 0xcc, 0x89, 0xe5, 0x5d, 0xc3});
   EXPECT_EQ(second.plan(kSite).error().kind, RefusalKind::kBreakpoint);
-  PlanRules off;
+  PlanRules off = no_puns();
   off.breakpoints = false;  // the relocator is the second line of defence
   EXPECT_EQ(first.plan(kSite, off).error().kind, RefusalKind::kInstruction);
 }
@@ -462,7 +469,7 @@ TEST(PlanRule, RefusesForeignBreakpoints) {
 TEST(PlanRule, RefusesACallThatReturnsIntoThePatch) {
   const Module m = Module().function(kSite, {0x53, 0xff, 0xd0, 0x5b, 0xc3});
   EXPECT_EQ(m.plan(kSite).error().kind, RefusalKind::kCall);
-  PlanRules off;
+  PlanRules off = no_puns();
   off.call_last = false;
   off.padding_only = false;
   const auto harmful = m.plan(kSite, off);
@@ -475,12 +482,12 @@ TEST(PlanRule, RefusesOverlappingWindows) {
   const Module m = Module().function(kSite, kPlain);
   const ModuleCode code = m.code();
   const std::vector sites = {m.at(kSite + 1), m.at(kSite), m.at(kSite + 6)};
-  auto plans = plan_sites(code, sites);
+  auto plans = plan_sites(code, sites, no_puns());
   EXPECT_TRUE(plans[0]) << "the first in the list wins";
   ASSERT_FALSE(plans[1]);
   EXPECT_EQ(plans[1].error().kind, RefusalKind::kOtherSite);
   EXPECT_TRUE(plans[2]) << "side by side is not overlapping: " << plans[2].error().reason;
-  PlanRules off;
+  PlanRules off = no_puns();
   off.other_sites = false;
   plans = plan_sites(code, sites, off);
   ASSERT_TRUE(plans[0] && plans[1]);
@@ -503,7 +510,10 @@ TEST(Plan, KnowsWhetherFlagsAreLive) {
   const auto live = [](Code code, uint64_t offset = 0) {
     return Module().function(kSite, code).plan(kSite + offset)->flags_live;
   };
-  EXPECT_FALSE(live(kPlain)) << "at an entry the ABI leaves flags undefined";
+  EXPECT_TRUE(live(kPlain)) << "a caller written by hand may look at flags after the return";
+  EXPECT_FALSE(live({0x55, 0x48, 0x83, 0xec, 0x10, 0x90, 0xc3})) << "push; sub: all are overwritten";
+  EXPECT_TRUE(live({0x0f, 0xaf, 0xc7, 0x90, 0x90, 0x90, 0xc3})) << "imul may leave PF as it was";
+  EXPECT_FALSE(live({0x31, 0xc0, 0x90, 0x90, 0x90, 0x90, 0xc3})) << "xor clears AF too";
   EXPECT_FALSE(live({0x85, 0xff, 0x74, 0x10, 0x90, 0x90, 0xc3})) << "test overwrites all";
   EXPECT_TRUE(live({0x0f, 0x92, 0xc0, 0x90, 0x90, 0xc3})) << "setb reads CF";
   EXPECT_TRUE(live({0xff, 0xc0, 0x0f, 0x92, 0xc0, 0xc3})) << "inc keeps CF";
@@ -542,6 +552,25 @@ TEST(Threads, InASystemCallOfTheWindowRestartItInTheCopy) {
   EXPECT_EQ(copy->bytes[4], 0x05);
 }
 
+TEST(Threads, InASystemCallThatNopsFollowComeBackRightBehindIt) {
+  // The nops are left out of the copy; nop; syscall; nop; nop; ret
+  const auto plan = Module().function(kSite, {0x90, 0x0f, 0x05, 0x90, 0x90, 0xc3}).plan(kSite);
+  ASSERT_TRUE(plan) << plan.error().reason;
+  const auto copy = displaced_code(*plan, Module::at(0x100000));
+  const TargetAddr behind = Module::at(kSite + 3);
+  const auto moved = rip_after_attach(*plan, *copy, behind, true);
+  ASSERT_TRUE(moved);
+  EXPECT_EQ(*moved, Module::at(0x100002));
+  EXPECT_EQ(rip_after_detach(*copy, *moved)->original, behind) << "the kernel steps two bytes back from here";
+}
+
+TEST(Threads, InAnInterruptOfTheWindowRestartItInTheCopy) {
+  const auto plan = Module().function(kSite, {0x49, 0x89, 0xca, 0xcd, 0x80, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0xc3}).plan(kSite);
+  ASSERT_TRUE(plan) << plan.error().reason;
+  const auto copy = displaced_code(*plan, Module::at(0x100000));
+  EXPECT_EQ(*rip_after_attach(*plan, *copy, Module::at(kSite + 5), true), Module::at(0x100005));
+}
+
 TEST(Plan, SizesAndPatchesAgree) {
   const auto plan = Module().function(kSite, {0x53, 0xe8, 0, 0, 0, 0, 0x5b, 0xc3}).plan(kSite);
   ASSERT_TRUE(plan);
@@ -562,6 +591,80 @@ TEST(GoPrologue, IsRecognised) {
   const auto plan = Module().function(kSite, {0x49, 0x3b, 0x66, 0x10, 0x76, 0x02, 0x5d, 0xc3, 0xc3}).plan(kSite);
   ASSERT_TRUE(plan) << plan.error().reason;
   EXPECT_TRUE(plan->go_stack_check);
+}
+
+// ---- punned jumps ------------------------------------------------------------------------------------------------
+
+/// push %rbx; then a loop back to site+1: five bytes are too many.
+const Code kLoopToSecond = {0x53, 0x48, 0xff, 0xcf, 0x75, 0xfb, 0x5b, 0xc3};
+
+TEST(Pun, ReplacesOnlyTheFirstInstruction) {
+  const auto plan = Module().function(kSite, kLoopToSecond).plan(kSite, {});
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_EQ(plan->mechanism, Mechanism::kPunned);
+  EXPECT_EQ(plan->written, 1);
+  EXPECT_EQ(plan->window, Code{0x53});
+  EXPECT_TRUE(plan->falls_through);
+  // e9, then the four bytes that stay: 48 ff cf 75.
+  const auto reach = pun_targets(*plan);
+  EXPECT_EQ(reach.first, reach.last);
+  EXPECT_EQ(reach.first, Module::at(kSite) + 5 + 0x75cfff48);
+  const auto patch = patch_bytes(*plan, reach.first);
+  ASSERT_TRUE(patch);
+  EXPECT_EQ(Code(patch->begin(), patch->end()), (Code{0xe9, 0x48, 0xff, 0xcf, 0x75}));
+  EXPECT_FALSE(patch_bytes(*plan, reach.first + 1)) << "another distance would change bytes that are not ours";
+}
+
+TEST(Pun, HasMoreTargetsTheLongerTheInstructionIs) {
+  // mov %rdi,%rax (three bytes), a loop back behind it.
+  const auto plan = Module().function(kSite, {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfc, 0xc3}).plan(kSite, {});
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_EQ(plan->written, 3);
+  const auto reach = pun_targets(*plan);
+  EXPECT_EQ(reach.last - reach.first, 0xffff);
+  EXPECT_EQ(reach.first.value, (Module::at(kSite) + 5 - (uint64_t{1} << 32) + 0xcfff0000u).value) << "negative distances too";
+  EXPECT_TRUE(patch_bytes(*plan, reach.first + 0x1234));
+}
+
+TEST(Pun, LetsACallReturnBehindItself) {
+  const auto plan = Module().function(kSite, {0xff, 0xd0, 0x90, 0x58, 0x58, 0x58, 0xc3}).plan(kSite, {});
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_EQ(plan->written, 2);
+  EXPECT_FALSE(plan->falls_through);
+}
+
+TEST(Pun, IsRefusedWhereSomethingEntersTheInstructionItself) {
+  // mov %rdi,%rax; jne into the middle of it.
+  const Code code = {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfa, 0xc3};
+  const auto plan = Module().function(kSite, code).plan(kSite, {});
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().kind, RefusalKind::kDirectBranch);
+  EXPECT_FALSE(Module().function(kSite, kLoopToSecond).symbol(kSite + 3, 4, "g").pointer(kSite).plan(kSite + 1, {}))
+      << "a loop may enter at the site, but not where a symbol begins inside";
+}
+
+TEST(Pun, IsRefusedAcrossAPage) {
+  // The page behind may be unmapped while the instruction stays.
+  const uint64_t last = 0x2000 - 1;
+  const auto plan = Module().function(last, {0xc3, 0x90, 0x90, 0x90, 0x90, 0x90}).plan(last, {});
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().kind, RefusalKind::kPageBoundary);
+}
+
+TEST(Pun, IsRefusedForAnInstructionThatCannotMove) {
+  const auto plan = Module().function(kSite, {0xcb, 0x58, 0x58, 0x58, 0x58, 0xc3}).plan(kSite, {});
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
+}
+
+TEST(Pun, LeavesThreadsBehindTheInstructionWhereTheyAre) {
+  const auto plan = Module().function(kSite, kLoopToSecond).plan(kSite, {});
+  ASSERT_TRUE(plan);
+  const auto copy = displaced_code(*plan, Module::at(0x100000));
+  ASSERT_TRUE(copy);
+  for (uint64_t offset : {1, 4, 5}) {
+    EXPECT_EQ(*rip_after_attach(*plan, *copy, Module::at(kSite + offset), false), Module::at(kSite + offset));
+  }
 }
 
 }  // namespace

@@ -65,7 +65,9 @@ class WindowChoice {
     plan_.heads.push_back(0);
     plan_.falls_through = !insn->ends_flow() && !is_call(*insn);
     plan_.window.assign(bytes_.begin(), bytes_.begin() + insn->length);
-    if (auto refusal = check_reserved()) return std::unexpected(std::move(*refusal));
+    for (const auto check : {&WindowChoice::check_starts, &WindowChoice::check_reserved}) {
+      if (auto refusal = (this->*check)()) return std::unexpected(std::move(*refusal));
+    }
     finish();
     plan_.mechanism = Mechanism::kPunned;
     plan_.reason = fmt::format("punned jump: only the {} byte{} of the first instruction change", plan_.window.size(),
@@ -216,7 +218,7 @@ class WindowChoice {
 
   MaybeRefusal check_starts() {
     if (!rules_.other_functions) return std::nullopt;
-    const auto start = map_.first_start_in(plan_.site + 1, plan_.site + kPatchBytes);
+    const auto start = map_.first_start_in(plan_.site + 1, plan_.site + plan_.written);
     if (!start) return std::nullopt;
     return refusal(RefusalKind::kOtherFunction, static_cast<size_t>(*start - plan_.site),
                    "{} begins inside the window", map_.describe(*start));
