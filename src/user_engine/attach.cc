@@ -132,7 +132,7 @@ class Attacher {
   /// After a failed commit, in the same stop. Only what this attacher has made is taken out: another spile may hold the
   /// process by now, at the very addresses that were meant for us.
   void roll_back(StoppedProcess& process);
-  /// Leaves out sites that threads stand in the way of, for good.
+  /// Sites that threads stand in the way of, and stay: a punned jump where that fits, else left out for good.
   void give_up_blocked_sites();
 
   std::unique_ptr<Attachment> finish(std::unique_ptr<Target> target);
@@ -559,8 +559,14 @@ void Attacher::roll_back(StoppedProcess& process) {
 }
 
 void Attacher::give_up_blocked_sites() {
-  for (const PlannedSite* site : blocked_) {
-    refuse(*site, "a thread has been interrupted by a signal inside the instructions to be replaced, and stays there");
+  for (PlannedSite& site : plan_->sites) {
+    if (!blocked_.contains(&site)) continue;
+    auto pun = patch::plan_pun(site.image->code(), site.plan.site);
+    if (pun && site.plan.mechanism != patch::Mechanism::kPunned) {
+      site.plan = std::move(*pun);
+    } else {
+      refuse(site, "a thread has been interrupted by a signal inside the instructions to be replaced, and stays there");
+    }
   }
   blocked_.clear();
 }

@@ -31,6 +31,16 @@ class Planner {
     return out;
   }
 
+  Outcome run_pun(TargetAddr site) {
+    const TargetAddr place = skip_endbr(map_, site);
+    order_.push_back(place);
+    outcomes_.emplace(place.value, choose_pun(map_, place, rules_));
+    only_puns_ = true;
+    refuse_code_pointers();
+    refuse_entrances();
+    return std::move(outcomes_.at(place.value));
+  }
+
  private:
   /// Each rule looks only at what the rules before it left.
   std::vector<TargetAddr> accepted() const {
@@ -251,6 +261,10 @@ std::vector<Outcome> plan_sites(const ModuleCode& module, std::span<const Target
 
 Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& rules) {
   return std::move(plan_sites(module, {&site, 1}, rules).front());
+}
+
+Outcome plan_pun(const ModuleCode& module, TargetAddr site, const PlanRules& rules) {
+  return Planner(module, rules).run_pun(site);
 }
 
 Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr address) {

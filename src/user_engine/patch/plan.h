@@ -159,6 +159,10 @@ std::vector<Outcome> plan_sites(const ModuleCode& module, std::span<const Target
 /// The same for one.
 Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
 
+/// The same for a punned jump, although an ordinary one would fit: a thread stands inside the window, and behind the first
+/// instruction it is in nobody's way.
+Outcome plan_pun(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
+
 /// The window's instructions as they must stand at `address`, and the jump back behind them.
 Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr address);
 

@@ -657,6 +657,16 @@ TEST(Pun, IsRefusedForAnInstructionThatCannotMove) {
   EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
 }
 
+TEST(Pun, CanBeAskedForWhereAJumpWouldFit) {
+  const Module m = Module().function(kSite, kPlain);
+  const ModuleCode code = m.code();
+  EXPECT_EQ(plan_entry(code, Module::at(kSite))->mechanism, Mechanism::kJump);
+  const auto pun = plan_pun(code, Module::at(kSite));
+  ASSERT_TRUE(pun) << pun.error().reason;
+  EXPECT_EQ(pun->mechanism, Mechanism::kPunned);
+  EXPECT_EQ(pun->heads.size(), 1u);
+}
+
 TEST(Pun, LeavesThreadsBehindTheInstructionWhereTheyAre) {
   const auto plan = Module().function(kSite, kLoopToSecond).plan(kSite, {});
   ASSERT_TRUE(plan);

@@ -181,26 +181,30 @@ Result<size_t> StoppedProcess::seize_new_threads() {
   return added;
 }
 
-/// False when the thread ended first.
+/// False when the thread ended first. A refusal is believed only when it is repeated while nobody traces the thread:
+/// another tracer may let go between our request and our question who it was.
 Result<bool> StoppedProcess::seize(pid_t tid) {
-  auto seized = os::ptrace_seize(tid, PTRACE_O_TRACECLONE);
-  if (seized) {
-    running_.push_back(tid);
-    (void)os::ptrace_interrupt(tid);
-    return true;
+  constexpr int kTries = 5;
+  for (int i = 0; i < kTries; ++i) {
+    auto seized = os::ptrace_seize(tid, PTRACE_O_TRACECLONE);
+    if (seized) {
+      running_.push_back(tid);
+      (void)os::ptrace_interrupt(tid);
+      return true;
+    }
+    if (seized.error().code == ErrorCode::kTargetGone) return false;
+    auto status = os::read_status(tid);
+    if (!status) return false;
+    if (status->state == 'Z' || status->state == 'X') {  // a leader that ended before its threads stays as a zombie
+      skipped_.push_back(tid);
+      return false;
+    }
+    if (status->tracer == my_tid()) {  // born under PTRACE_O_TRACECLONE: it stops by itself
+      running_.push_back(tid);
+      return true;
+    }
+    if (status->tracer != 0) return fail(ErrorCode::kBusy, "{}", explain_denied(tid));
   }
-  if (seized.error().code == ErrorCode::kTargetGone) return false;
-  auto status = os::read_status(tid);
-  if (!status) return false;
-  if (status->state == 'Z' || status->state == 'X') {  // a leader that ended before its threads stays as a zombie
-    skipped_.push_back(tid);
-    return false;
-  }
-  if (status->tracer == my_tid()) {  // born under PTRACE_O_TRACECLONE: it stops by itself
-    running_.push_back(tid);
-    return true;
-  }
-  if (status->tracer != 0) return fail(ErrorCode::kBusy, "{}", explain_denied(tid));
   return fail(ErrorCode::kDenied, "{}", explain_denied(tid));
 }
 
