@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstring>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -88,6 +90,9 @@ int take_script(Options& options) {
 }
 
 void take_choices(Options& options) {
+  auto& pids = options.trace.target.pids;
+  std::ranges::sort(pids);
+  pids.erase(std::ranges::unique(pids).begin(), pids.end());
   options.trace.format = options.format == "json" ? session::Format::kJson : session::Format::kText;
   options.trace.line_buffered = options.buffering != "full";
   options.trace.target.engine = options.engine == "kernel" ? session::EngineChoice::kKernel

@@ -3,7 +3,6 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
-#include <signal.h>
 #include <time.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "kernel_engine/attach.h"
 #include "kernel_engine/maps.h"
 #include "kernel_engine/program.h"
+#include "os/process.h"
 #include "symbols/module_symbols.h"
 
 namespace spile::kernel_engine {
@@ -134,6 +134,7 @@ class KernelTrace final : public engine::Trace {
   SiteResolver resolver_;
   std::vector<SiteReport> sites_;
   Fd run_stats_;
+  std::vector<Fd> processes_;  ///< pidfds of the scope
 };
 
 int on_record(void* sink_slot, void* data, size_t size) {
@@ -279,6 +280,11 @@ Result<void> KernelTrace::attach_probe(size_t index) {
 Result<void> KernelTrace::start() {
   libbpf_set_print(nullptr);
   libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
+  for (pid_t pid : scope_.pids) {
+    auto pidfd = os::open_pidfd(pid);
+    if (!pidfd) return forward(pidfd, "trace process {}", pid);
+    processes_.push_back(std::move(*pidfd));
+  }
   SPILE_TRY(maps_, Maps::create(bundle_.maps));
   for (const Probe& probe : bundle_.probes) {
     if (probe.kind == ProbeKind::kUprobe || probe.program < 0) continue;
@@ -311,11 +317,8 @@ Result<size_t> KernelTrace::poll(std::chrono::milliseconds timeout, const engine
 }
 
 bool KernelTrace::targets_gone() {
-  if (scope_.pids.empty()) return false;
-  for (pid_t pid : scope_.pids) {
-    if (kill(pid, 0) == 0 || errno == EPERM) return false;
-  }
-  return true;
+  if (processes_.empty()) return false;
+  return std::ranges::none_of(processes_, [](const Fd& pidfd) { return os::pidfd_alive(pidfd); });
 }
 
 Result<void> KernelTrace::detach() {

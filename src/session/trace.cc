@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <optional>
+#include <set>
 
 #include "kernel_engine/kernel_engine.h"
 #include "os/gated_child.h"
@@ -38,9 +39,11 @@ void catch_signals() {
   struct sigaction action = {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-  sigaction(SIGHUP, &action, nullptr);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before = {};
+    // What nohup and shells have switched off stays so.
+    if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);
+  }
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
 }
@@ -72,6 +75,7 @@ class Session {
   bool start_kernel();
   bool start_user();
   Result<std::vector<std::string>> command_words() const;
+  size_t attached_count() const;
   void announce();
   void show_refusals();
   void loop();
@@ -200,8 +204,16 @@ void Session::show_refusals() {
   if (refused > kMaxRefusalsShown && !request_.verbose) say(fmt::format("not probed: {} more (-v shows all)", refused - kMaxRefusalsShown));
 }
 
+/// Probes that are in place somewhere: those of which every site was refused are not.
+size_t Session::attached_count() const {
+  std::set<int> refused, placed;
+  for (const auto& site : trace_->sites()) (site.refused ? refused : placed).insert(site.probe);
+  std::erase_if(refused, [&](int probe) { return placed.contains(probe); });
+  return bundle_.probes.size() - refused.size();
+}
+
 void Session::announce() {
-  size_t count = bundle_.probes.size();
+  size_t count = attached_count();
   if (!request_.quiet) fmt::print(stderr, "Attached {} probe{}\n", count, count == 1 ? "" : "s");
   if (auto told = output_->attached_probes(count); !told) output_gone_ = true;
   show_refusals();

@@ -32,7 +32,7 @@ using target::Target;
 
 namespace {
 
-constexpr int kMaxAttempts = 8;
+constexpr int kMaxAttempts = 8, kMaxSlowAttempts = 3;
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kReach = uint64_t{1} << 31;
 constexpr std::string_view kCodeName = "spile-code", kDataName = "spile-data";
@@ -629,12 +629,19 @@ Error all_refused(const ProcessPlan& plan, const std::vector<SiteReport>& more) 
 
 /// What a dead tracer left is taken out first; what a live one holds is not touched.
 Result<void> make_way(const Target& target) {
-  SPILE_TRY(auto maps, target.maps());
-  if (target::our_mappings(maps).empty()) return {};
-  SPILE_TRY_VOID(refuse_live_owner(target));
-  auto report = detach_leftovers(target.pid());
-  if (!report) return forward(report, "take out what an earlier spile left in process {}", target.pid());
-  return {};
+  constexpr auto kRetryEvery = std::chrono::milliseconds(5);
+  for (int i = 1;; i++) {
+    SPILE_TRY(auto maps, target.maps());
+    if (target::our_mappings(maps).empty()) return {};
+    SPILE_TRY_VOID(refuse_live_owner(target));
+    auto report = detach_leftovers(target.pid());
+    if (report) return {};
+    // Busy: somebody else is at the same work, or about to attach. Who it is, and whether anything is left, shows soon.
+    if (report.error().code != ErrorCode::kBusy || i == kMaxAttempts) {
+      return forward(report, "take out what an earlier spile left in process {}", target.pid());
+    }
+    std::this_thread::sleep_for(kRetryEvery);
+  }
 }
 
 /// In the stop: nobody came between make_way() and us. Who did is found by the next make_way().
@@ -671,6 +678,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, {}));
 
     // The stop: map, fill, journal, move threads, write jumps, go.
+    auto began = std::chrono::steady_clock::now();
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, StoppedProcess::stop(*target));
       SPILE_TRY_VOID(expect_nobody(*target));
@@ -681,13 +689,16 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     if (done) break;
     // A thread stood in the way, the place was taken, or somebody holds the process. What roll_back() had to leave is taken
     // out like that of a dead tracer; what a living one holds is not.
-    bool again = done.error().code == ErrorCode::kBusy && attempt < kMaxAttempts;
+    // A stop that timed out (a thread in vfork, a dead disk) held the others all the while: few tries, long pauses.
+    auto held = std::chrono::steady_clock::now() - began;
+    bool is_slow = held > std::chrono::milliseconds(100);
+    bool again = done.error().code == ErrorCode::kBusy && attempt < (is_slow ? kMaxSlowAttempts : kMaxAttempts);
     auto free = make_way(*target);
     if (!again) return name_owner(*target, std::move(done.error()).context(fmt::format("attach to process {} ({})", pid, target->name())));
     SPILE_TRY_VOID(std::move(free));
     if (attempt >= kMaxAttempts / 2) attacher.give_up_blocked_sites();
     if (!attacher.has_sites()) return forward(done, "attach to process {} ({})", pid, target->name());
-    std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
+    std::this_thread::sleep_for(is_slow ? held * 5 : std::chrono::steady_clock::duration(std::chrono::milliseconds(2 * attempt)));
   }
   return attacher.finish(std::move(target));
 }

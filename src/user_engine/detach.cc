@@ -27,6 +27,8 @@ using target::Target;
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
+constexpr auto kSlowStop = std::chrono::milliseconds(100);
+constexpr int kSlowStops = 3;           ///< a thread that cannot be stopped (vfork, dead disk) is asked this often
 constexpr int kStops = 60;              ///< times a process is stopped again until its threads have left our code
 constexpr uint64_t kMaxRegionBytes = uint64_t{1} << 33;
 
@@ -227,11 +229,15 @@ Result<bool> Undo::once(bool last) {
 
 Result<void> Undo::run() {
   for (int i = 1; i <= kStops; i++) {
+    auto began = std::chrono::steady_clock::now();
     auto done = target::with_tracer_thread([&] { return once(i == kStops); });
     if (!done && done.error().code == ErrorCode::kTargetGone) return {};
     if (!done && (done.error().code != ErrorCode::kBusy || refused_ || i == kStops)) return forward(done, "detach from process {}", target_.pid());
     if (done && *done) return {};
-    std::this_thread::sleep_for(std::chrono::milliseconds(std::min(i, 20)));
+    // A stop that timed out has held the other threads all the while: they get ten times as long before the next.
+    auto held = std::chrono::steady_clock::now() - began;
+    if (!done && held > kSlowStop && i >= kSlowStops) return forward(done, "detach from process {}", target_.pid());
+    std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(std::chrono::milliseconds(std::min(i, 20)), done ? held * 0 : held * 10));
   }
   return {};
 }
@@ -449,25 +455,47 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
   return job;
 }
 
+/// A jump into our code that no journal entry explains.
+std::optional<TargetAddr> unknown_jump(std::span<const uint8_t> memory, TargetAddr start, const Found& found, const Job& job) {
+  for (size_t i = 0; i + patch::kPatchBytes <= memory.size(); i++) {
+    if (memory[i] != 0xe9) continue;
+    int32_t distance = 0;
+    std::memcpy(&distance, memory.data() + i + 1, sizeof distance);
+    TargetAddr at = start + i;
+    TargetAddr to = at + patch::kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(distance));
+    bool known = std::ranges::any_of(job.jumps, [&](const Jump& j) { return j.address == at; });
+    if (in_any(found.code, to) && !known) return at;
+  }
+  return std::nullopt;
+}
+
+/// Where a module may hold jumps: where its memory is not what its file has, and some bytes around, since a punned jump
+/// shares bytes with the file. All of its code where there is no file to compare with.
+std::vector<AddressRange> changed_code(const Target& target, const target::Module& module) {
+  std::vector<AddressRange> ranges;
+  if (auto differences = target.compare_text(module)) {
+    for (const target::TextDifference& d : *differences) {
+      ranges.push_back({d.start - (patch::kPatchBytes - 1), d.start + d.memory.size() + (patch::kPatchBytes - 1)});
+    }
+    return ranges;
+  }
+  for (const target::Segment& s : module.segments) {
+    if (s.exec && !module.vdso) ranges.push_back({s.start, s.end});
+  }
+  return ranges;
+}
+
 /// Jumps into our code that the journal does not know: unmapping would kill the process.
 Result<void> refuse_unknown_jumps(const Target& target, const Found& found, const Job& job) {
   SPILE_TRY(auto modules, target.modules());
   for (const target::Module& module : modules) {
-    auto differences = target.compare_text(module);
-    if (!differences) continue;
-    for (const target::TextDifference& d : *differences) {
-      for (size_t i = 0; i + patch::kPatchBytes <= d.memory.size(); i++) {
-        if (d.memory[i] != 0xe9) continue;
-        int32_t distance = 0;
-        std::memcpy(&distance, d.memory.data() + i + 1, sizeof distance);
-        TargetAddr at = d.start + i;
-        TargetAddr to = at + patch::kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(distance));
-        bool known = std::ranges::any_of(job.jumps, [&](const Jump& j) { return j.address == at; });
-        if (in_any(found.code, to) && !known) {
-          return fail(ErrorCode::kCorrupt, "process {} jumps into our code at {}, and no journal says what was there; nothing was changed",
-                      target.pid(), at);
-        }
-      }
+    for (const AddressRange& range : changed_code(target, module)) {
+      std::vector<uint8_t> memory(range.size());
+      memory.resize(target.memory().read_some(range.start, memory));
+      auto at = unknown_jump(memory, range.start, found, job);
+      if (!at) continue;
+      return fail(ErrorCode::kCorrupt, "process {} jumps into our code at {}, and no journal says what was there; nothing was changed",
+                  target.pid(), *at);
     }
   }
   return {};

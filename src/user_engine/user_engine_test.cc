@@ -338,12 +338,25 @@ int attach_once(pid_t pid, pid_t other) {
   return detached && warnings.empty() ? 0 : 2;
 }
 
+/// Leaves what a killed tracer leaves, which both will want to take out first.
+void die_attached(pid_t pid) {
+  pid_t tracer = fork();
+  if (tracer == 0) {
+    auto trace = make_engine({})->attach(counting_bundle(), {.pids = {pid}});
+    _exit(trace ? 0 : 1);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(tracer, &status, 0), tracer);
+  EXPECT_EQ(status, 0);
+}
+
 TEST(UserEngine, OfTwoTracersThatStartTogetherTheSecondIsRefusedOrComesLater) {
   Worker worker;
   worker.run(1);
   Snapshot before = Snapshot::of(worker.pid());
   worker.start(200'000'000);
   for (int round = 0; round < 40; round++) {
+    if (round % 4 == 3) die_attached(worker.pid());
     pid_t tracers[2] = {};
     int go[2][2];
     for (int i = 0; i < 2; i++) {

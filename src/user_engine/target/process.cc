@@ -339,7 +339,9 @@ Result<Target> Target::open(pid_t pid) {
   SPILE_TRY(const pid_t tid, thread_with_memory(pid));
   SPILE_TRY(const os::Stat stat, os::read_stat(pid, pid));
   target.start_time_ = stat.start_time;
-  if (status->tracer != 0 && !traced_by_us(status->tracer)) return fail(ErrorCode::kBusy, "process {}: {}", pid, tracer_sentence(status->tracer));
+  // A tracer whose thread is gone when we ask for its name has let go: another spile holds a process for milliseconds.
+  const bool held = status->tracer != 0 && os::read_status(status->tracer).has_value();
+  if (held && !traced_by_us(status->tracer)) return fail(ErrorCode::kBusy, "process {}: {}", pid, tracer_sentence(status->tracer));
   SPILE_TRY_VOID(check_program(tid));
   auto memory = os::ProcessMemory::open(tid);
   if (!memory && memory.error().code == ErrorCode::kDenied) {

@@ -39,6 +39,8 @@ Result<Pipe> make_pipe() {
   } while (n < 0 && errno == EINTR);
   if (n != 1) ::_exit(127);  // the tracer has died
   undo_tracer_settings();
+  // Ours is to learn of a closed pipe from write(2); a program's is its own.
+  ::signal(SIGPIPE, SIG_DFL);
   ::execv(path, argv);
   const int error = errno;
   [[maybe_unused]] ssize_t ignored = ::write(exec_error, &error, sizeof error);
