@@ -61,6 +61,7 @@ struct Prepared {
   std::map<const PlannedSite*, SteppingStone> stones;
   TargetAddr data_base, private_base;
   std::vector<abi::SafeRange> safe_ranges;
+  int seccomp_mode = 0;
 };
 
 /// Each costs a mapping in the target: a last resort for single functions, not for thousands.
@@ -147,13 +148,12 @@ class Attacher {
   Result<void> build_code();
   Result<void> check_unchanged(const StoppedProcess& process) const;
   Result<void> find_blocked_sites(const StoppedProcess& process);
-  bool is_signal_frame_rip(TargetAddr location) const;
   const BuiltSite* site_around(const target::StoppedThread& thread) const;
   Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;
   Result<void> map_regions(StoppedProcess& process);
   Result<void> fill_data();
   Result<void> fill_code(const StoppedProcess& process);
-  abi::RtConsts constants(const StoppedProcess& process, const Neighbourhood& n) const;
+  abi::RtConsts constants(std::optional<int64_t> tid_offset, const Neighbourhood& n) const;
   void write_journal_ahead();
   Result<void> move_threads(StoppedProcess& process);
   Result<void> write_jumps(const StoppedProcess& process);
@@ -291,18 +291,11 @@ Result<void> Attacher::prepare() {
   SPILE_TRY_VOID(choose_addresses());
   SPILE_TRY_VOID(build_code());
   prepared_.safe_ranges = safe_ranges(target_);
+  prepared_.seccomp_mode = target_.seccomp_mode();
   return {};
 }
 
 // ---- while it is stopped -------------------------------------------------------------------------------------------
-
-/// Is this word the saved rip of a signal frame? Other words that look like our addresses are left-overs: code inside a
-/// window calls nothing, so no return address points there.
-/// Source: struct sigcontext (arch/x86/include/uapi/asm/sigcontext.h): rip, eflags, then cs.
-bool Attacher::is_signal_frame_rip(TargetAddr location) const {
-  auto selectors = target_.memory().read_value<uint64_t>(location + 16);
-  return selectors && (*selectors & 0xffff) == 0x33;
-}
 
 /// The plan was made while the target ran: since then a library may have gone, or another tool may have come.
 Result<void> Attacher::check_unchanged(const StoppedProcess& process) const {
@@ -353,11 +346,9 @@ Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
     for (size_t i = 1; i < site->plan.heads.size(); i++) heads.emplace(site->plan.site + site->plan.heads[i], site);
   }
   if (!heads.empty()) {
-    auto scan = target::scan_stacks(process, [&](TargetAddr a) { return heads.contains(a); });
-    for (const target::ThreadInside& word : scan.found) {
-      if (is_signal_frame_rip(word.location)) blocked_.insert(heads.at(word.address));
-    }
-    if (!scan.incomplete.empty()) {
+    auto interrupted = target::live_contexts(process, [&](TargetAddr a) { return heads.contains(a); });
+    for (const target::LiveContext& context : interrupted.found) blocked_.insert(heads.at(context.rip));
+    if (!interrupted.incomplete.empty()) {
       for (const auto& [head, site] : heads) blocked_.insert(site);
     }
   }
@@ -402,13 +393,13 @@ Result<void> Attacher::fill_data() {
   return {};
 }
 
-abi::RtConsts Attacher::constants(const StoppedProcess& process, const Neighbourhood& n) const {
+abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, const Neighbourhood& n) const {
   abi::RtConsts consts = shm::consts_for(prepared_.layout, prepared_.data_base.value, n.base.value);
-  if (auto offset = process.tid_offset()) {
+  if (tid_offset) {
     consts.tid_source = abi::TidSource::kFsField;
-    consts.tid_fs_offset = static_cast<int32_t>(*offset);
+    consts.tid_fs_offset = static_cast<int32_t>(*tid_offset);
   }
-  if (process.seccomp_mode() != 0) consts.allowed_calls = 0;
+  if (prepared_.seccomp_mode != 0) consts.allowed_calls = 0;
   if (auto status = os::read_status(target_.pid()); status && status->innermost_tid != target_.pid()) {
     consts.tgid_inside = static_cast<uint32_t>(status->innermost_tid);
     consts.tgid_outside = static_cast<uint32_t>(target_.pid());
@@ -420,11 +411,12 @@ abi::RtConsts Attacher::constants(const StoppedProcess& process, const Neighbour
 }
 
 Result<void> Attacher::fill_code(const StoppedProcess& process) {
+  const auto tid_offset = process.tid_offset();
   for (size_t i = 0; i < prepared_.neighbourhoods.size(); i++) {
     const Neighbourhood& n = prepared_.neighbourhoods[i];
     std::span<uint8_t> memory = code_[i].bytes();
     std::memcpy(memory.data(), n.code.bytes.data(), n.code.bytes.size());
-    SPILE_TRY(uint64_t bodies, shm::write_code_prefix(memory, prepared_.layout, constants(process, n)));
+    SPILE_TRY(uint64_t bodies, shm::write_code_prefix(memory, prepared_.layout, constants(tid_offset, n)));
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
     // Our writable view goes: from here on nobody can change this code.
     code_[i].reset();

@@ -75,7 +75,6 @@ class Undo {
   Result<void> restore_bytes();
   Result<void> move_threads(StoppedProcess& process);
   std::vector<pid_t> threads_inside(const StoppedProcess& process) const;
-  bool is_signal_frame_rip(TargetAddr location) const;
 
   const Target& target_;
   const Job& job_;
@@ -141,22 +140,12 @@ Result<void> Undo::move_threads(StoppedProcess& process) {
   return {};
 }
 
-/// rip, eflags, then the selectors: cs is 0x33. Words that merely look like addresses of ours do not have that.
-bool Undo::is_signal_frame_rip(TargetAddr location) const {
-  auto selectors = target_.memory().read_value<uint64_t>(location + 16);
-  return selectors && (*selectors & 0xffff) == 0x33;
-}
-
 std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) const {
   std::set<pid_t> inside;
   for (const auto& found : target::threads_at(process, job_.code)) inside.insert(process.threads()[found.thread].tid);
-  auto scan = target::scan_stacks(process, job_.code);
-  for (const auto& found : scan.found) {
-    if (found.how != target::ThreadInside::How::kStackWord || is_signal_frame_rip(found.location)) {
-      inside.insert(process.threads()[found.thread].tid);
-    }
-  }
-  for (size_t thread : scan.incomplete) inside.insert(process.threads()[thread].tid);
+  auto interrupted = target::live_contexts(process, job_.code);
+  for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
+  for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
   return {inside.begin(), inside.end()};
 }
 
@@ -215,7 +204,7 @@ Result<bool> Undo::once(bool last) {
   auto inside = ranges.empty() ? std::vector<pid_t>() : threads_inside(process);
   if (!inside.empty()) {
     if (last) {
-      report_.notes.push_back(fmt::format("process {}: thread {} may still return into our code (a signal handler that has not come back?); "
+      report_.notes.push_back(fmt::format("process {}: thread {} may still return into our code (a signal handler that has not come back, or a stack that cannot be searched); "
                                           "the code stays mapped, nothing jumps to it any more; spile detach -p {} removes it later",
                                           target_.pid(), inside.front(), target_.pid()));
     }

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
@@ -442,6 +443,103 @@ TEST(UserEngine, RunsBeginWithoutAProcess) {
   auto trace = attach_or_fail(bundle, {});
   ASSERT_TRUE(trace);
   EXPECT_EQ(total(*trace), 1u);
+}
+
+/// A process that runs `body` when it is told to, and ends with its result.
+class Told {
+ public:
+  template <typename Body>
+  explicit Told(Body body) {
+    int go[2];
+    EXPECT_EQ(pipe2(go, O_CLOEXEC), 0);
+    pid_ = fork();
+    if (pid_ == 0) {
+      close(go[1]);
+      char c = 0;
+      _exit(body([&] { return read(go[0], &c, 1) == 1; }));
+    }
+    close(go[0]);
+    go_ = go[1];
+  }
+  ~Told() { close(go_); }
+  pid_t pid() const { return pid_; }
+  void go() { EXPECT_EQ(write(go_, "g", 1), 1); }
+  int wait() {
+    int status = -1;
+    waitpid(pid_, &status, 0);
+    return status;
+  }
+
+ private:
+  pid_t pid_ = 0;
+  int go_ = -1;
+};
+
+bool has_our_mappings(pid_t pid) {
+  auto maps = os::read_maps(pid);
+  return maps && !target::our_mappings(*maps).empty();
+}
+
+TEST(UserEngine, CleansChildrenOfATargetThatHasEnded) {
+  int ready[2];
+  ASSERT_EQ(pipe2(ready, O_CLOEXEC), 0);
+  Told parent([&](auto wait) {
+    if (!wait()) return 1;
+    pid_t child = fork();
+    if (child == 0) {
+      pause();
+      _exit(0);
+    }
+    return write(ready[1], &child, sizeof child) == sizeof child ? 0 : 1;
+  });
+  auto trace = attach_or_fail(counting_bundle(), {.pids = {parent.pid()}});
+  ASSERT_TRUE(trace);
+  parent.go();
+  pid_t child = 0;
+  ASSERT_EQ(read(ready[0], &child, sizeof child), static_cast<ssize_t>(sizeof child));
+  EXPECT_EQ(parent.wait(), 0);
+  EXPECT_TRUE(has_our_mappings(child)) << "the test shows nothing if the child was never traced";
+  ASSERT_TRUE(trace->detach());
+  EXPECT_FALSE(has_our_mappings(child));
+  auto left = journal_sites(child);
+  EXPECT_TRUE(left && left->empty());
+  kill(child, SIGKILL);
+  close(ready[0]);
+  close(ready[1]);
+}
+
+/// A hostile process maps a file with our name over an address that is precious to another process, which has the same
+/// file elsewhere. Cleaning the first one up must not reach the second.
+TEST(UserEngine, AHostileProcessCannotAimTheCleanUpAtAnother) {
+  constexpr size_t kBytes = 1 << 16;
+  int file = memfd_create("spile-data", MFD_CLOEXEC);
+  ASSERT_GE(file, 0);
+  ASSERT_EQ(ftruncate(file, kBytes), 0);
+  void* precious = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(precious, MAP_FAILED);
+  std::memset(precious, 42, kBytes);
+  Told hostile([&](auto wait) {
+    void* at = mmap(precious, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
+    return at == precious && wait() ? 0 : 1;
+  });
+  Told victim([&](auto wait) {
+    void* elsewhere = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (elsewhere == MAP_FAILED || !wait()) return 1;
+    const auto* bytes = static_cast<const uint8_t*>(precious);
+    return std::all_of(bytes, bytes + kBytes, [](uint8_t b) { return b == 42; }) ? 0 : 2;
+  });
+  usleep(50'000);
+  ASSERT_TRUE(has_our_mappings(hostile.pid()));
+  ASSERT_TRUE(has_our_mappings(victim.pid()));
+  auto report = detach_leftovers(hostile.pid());
+  EXPECT_TRUE(report) << report.error().message;
+  EXPECT_TRUE(has_our_mappings(victim.pid())) << "not ours to take";
+  hostile.go();
+  victim.go();
+  EXPECT_EQ(victim.wait(), 0);
+  hostile.wait();
+  munmap(precious, kBytes);
+  close(file);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "user_engine/target/threads_inside.h"
 
@@ -38,7 +39,7 @@ constexpr uint64_t kOwnStackLimit = 64 << 20;
 /// stack pointer is searched.
 constexpr uint64_t kMadeStackLimit = 8 << 20;
 /// The same in a thread without a libc, which is in practice one of Go's: its handlers all run on stacks of 32 KiB.
-constexpr uint64_t kNoLibcStackLimit = 1 << 20;
+constexpr uint64_t kNoLibcStackLimit = 256 << 10;
 /// The target stands still meanwhile: some 50 ms at most.
 constexpr uint64_t kMaxBytesRead = 256 << 20;
 constexpr size_t kMaxStacksPerThread = 64, kMaxFramesPerThread = 100'000;
@@ -207,6 +208,7 @@ class Walk {
     // Further up the same stack: that is being searched already.
     const bool here = frame.rsp >= stack.start.value && frame.rsp < stack.end.value;
     if (here && frame.on_alternate(frame.rip_at.value) == frame.on_alternate(frame.rsp)) return;
+    if (stacks_.size() > kMaxStacksPerThread) return;  // run() gives up
     if (std::ranges::find(stacks_, frame.rsp) == stacks_.end()) stacks_.push_back(frame.rsp);
   }
 
@@ -226,11 +228,10 @@ LiveContexts live_contexts(const StoppedProcess& process, const std::function<bo
   auto maps = process.target().maps();
   Frames frames(process.memory());
   for (size_t i = 0; i < process.threads().size(); ++i) {
+    std::set<TargetAddr> known;  // a frame may be met again from another stack pointer
     const bool whole = maps && Walk(process, i, *maps, frames).run([&](const Frame& frame) {
-      const bool known = std::ranges::any_of(result.found, [&](const LiveContext& c) {
-        return c.thread == i && c.location == frame.rip_at;
-      });
-      if (points_there(TargetAddr(frame.rip)) && !known) result.found.push_back({i, TargetAddr(frame.rip), frame.rip_at});
+      if (!known.insert(frame.rip_at).second || !points_there(TargetAddr(frame.rip))) return;
+      result.found.push_back({i, TargetAddr(frame.rip), frame.rip_at});
     });
     if (!whole) result.incomplete.push_back(i);
   }

@@ -361,6 +361,17 @@ Result<std::vector<os::MapEntry>> Target::maps() const {
   return os::read_maps(tid);
 }
 
+int Target::seccomp_mode() const {
+  int strictest = 0;
+  auto tids = os::list_threads(pid_);
+  for (pid_t tid : tids ? *tids : std::vector<pid_t>()) {
+    auto status = os::read_status(tid);
+    if (!status || status->seccomp == 0) continue;
+    if (strictest == 0 || status->seccomp == 1) strictest = status->seccomp;
+  }
+  return strictest;
+}
+
 Result<std::vector<Module>> Target::modules() const {
   SPILE_TRY(const pid_t tid, live_thread());
   SPILE_TRY(const auto maps, os::read_maps(tid));

@@ -84,6 +84,9 @@ class Target {
   /// A thread that has memory: the leader, or another one where the leader has exited.
   Result<pid_t> live_thread() const;
   Result<std::vector<Module>> modules() const;
+  /// The strictest seccomp mode of any thread: 0 none, 1 strict, 2 filter. Reads /proc, some 20 us a thread, so it is
+  /// asked while the target runs: a thread may get stricter at any time, as it may after the stop.
+  int seccomp_mode() const;
 
   /// Compares the executable segments with the file behind them. Not found when the file cannot be opened.
   Result<std::vector<TextDifference>> compare_text(const Module& module) const;

@@ -8,7 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <map>
+#include <cstring>
 #include <thread>
 
 namespace spile::target {
@@ -38,6 +38,32 @@ std::string describe_state(char state) {
     case 'R': return "state R: it runs, or its cgroup is frozen";
     default: return fmt::format("state {}; its cgroup may be frozen", state);
   }
+}
+
+/// Threads in which the place of the thread id is searched for; the others are only asked whether it is there.
+constexpr size_t kThreadsSearched = 16;
+
+/// Offsets from the fs base, in order, at which the thread's data hold this word.
+std::vector<int64_t> offsets_holding(const os::ProcessMemory& memory, uint64_t fs_base, uint32_t wanted) {
+  constexpr uint64_t kBefore = 1024, kAfter = 4096, kPage = 4096;
+  const TargetAddr start(fs_base - kBefore);
+  std::vector<uint8_t> bytes(kBefore + kAfter);
+  if (memory.read_some(start, bytes) != bytes.size()) {
+    // It reaches into unmapped pages on either side.
+    std::ranges::fill(bytes, uint8_t{0});
+    for (uint64_t at = 0; at < bytes.size();) {
+      const uint64_t size = std::min<uint64_t>(kPage - (start.value + at) % kPage, bytes.size() - at);
+      memory.read_some(start + at, {bytes.data() + at, size});
+      at += size;
+    }
+  }
+  std::vector<int64_t> offsets;
+  for (size_t at = 0; at + sizeof wanted <= bytes.size(); at += sizeof wanted) {
+    if (std::memcmp(bytes.data() + at, &wanted, sizeof wanted) == 0) {
+      offsets.push_back(static_cast<int64_t>(at) - static_cast<int64_t>(kBefore));
+    }
+  }
+  return offsets;
 }
 
 }  // namespace
@@ -312,16 +338,6 @@ Result<void> StoppedProcess::set_registers(size_t thread, const os::Registers& r
   return {};
 }
 
-int StoppedProcess::seccomp_mode() const {
-  int strictest = 0;
-  for (const StoppedThread& thread : threads_) {
-    auto status = os::read_status(thread.tid);
-    if (!status || status->seccomp == 0) continue;
-    if (strictest == 0 || status->seccomp == 1) strictest = status->seccomp;
-  }
-  return strictest;
-}
-
 Result<RseqState> StoppedProcess::rseq(size_t thread) const {
   SPILE_CHECK(thread < threads_.size());
   constexpr uint64_t kDescriptorField = 8;  // struct rseq: cpu_id_start, cpu_id, rseq_cs
@@ -370,35 +386,46 @@ bool StoppedProcess::fs_bases_usable() const {
 }
 
 std::optional<int64_t> StoppedProcess::tid_offset() const {
-  constexpr int64_t kBefore = 1024, kAfter = 4096;
   constexpr int64_t kKnown[] = {720, 48};  // glibc's struct pthread, musl's
   if (!fs_bases_usable()) return std::nullopt;
-  std::map<int64_t, size_t> matches;
-  for (const StoppedThread& thread : threads_) {
-    auto status = os::read_status(thread.tid);
-    if (!status) return std::nullopt;
-    const uint32_t own_tid = static_cast<uint32_t>(status->innermost_tid);
-    std::vector<uint8_t> bytes(kBefore + kAfter);
-    // The window may reach into unmapped pages on either side: taken in small pieces.
-    for (size_t at = 0; at < bytes.size(); at += 64) {
-      memory().read_some(TargetAddr(thread.registers.fs_base - kBefore + at), {bytes.data() + at, 64});
-    }
-    for (size_t at = 0; at + 4 <= bytes.size(); at += 4) {
-      uint32_t word;
-      std::copy_n(bytes.data() + at, sizeof word, reinterpret_cast<uint8_t*>(&word));
-      if (word == own_tid) ++matches[static_cast<int64_t>(at) - kBefore];
-    }
+  auto tids = own_tids();
+  if (!tids) return std::nullopt;
+  const size_t searched = std::min(threads_.size(), kThreadsSearched);
+  std::vector<int64_t> common = offsets_holding(memory(), threads_.front().registers.fs_base, tids->front());
+  for (size_t i = 1; i < searched; ++i) {
+    auto here = offsets_holding(memory(), threads_[i].registers.fs_base, (*tids)[i]);
+    std::erase_if(common, [&](int64_t offset) { return !std::ranges::binary_search(here, offset); });
   }
-  std::vector<int64_t> common;
-  for (const auto& [offset, count] : matches) {
-    if (count == threads_.size()) common.push_back(offset);
+  for (size_t i = searched; i < threads_.size() && !common.empty(); ++i) {
+    std::erase_if(common, [&](int64_t offset) {
+      auto word = memory().read_value<uint32_t>(TargetAddr(threads_[i].registers.fs_base) + static_cast<uint64_t>(offset));
+      return !word || *word != (*tids)[i];
+    });
   }
   for (int64_t known : kKnown) {
-    if (std::find(common.begin(), common.end(), known) != common.end()) return known;
+    if (std::ranges::find(common, known) != common.end()) return known;
   }
   // One thread alone proves nothing: any variable may happen to hold its id.
   if (common.size() == 1 && threads_.size() >= 2) return common.front();
   return std::nullopt;
+}
+
+/// The threads' ids as they see them themselves. Where a few see the number that we see, there is no other pid namespace
+/// and /proc need not be asked for each: some 20 us.
+std::optional<std::vector<uint32_t>> StoppedProcess::own_tids() const {
+  std::vector<uint32_t> tids;
+  bool same = true;
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    if (same && i >= kThreadsSearched) {
+      tids.push_back(static_cast<uint32_t>(threads_[i].tid));
+      continue;
+    }
+    auto status = os::read_status(threads_[i].tid);
+    if (!status) return std::nullopt;
+    same &= status->innermost_tid == threads_[i].tid;
+    tids.push_back(static_cast<uint32_t>(status->innermost_tid));
+  }
+  return tids;
 }
 
 }  // namespace spile::target

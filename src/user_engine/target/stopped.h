@@ -101,9 +101,6 @@ class StoppedProcess {
   const std::vector<StoppedThread>& threads() const { return threads_; }
   const os::ProcessMemory& memory() const { return target_->memory(); }
 
-  /// The strictest seccomp mode of any thread: 0 none, 1 strict, 2 filter. Reads /proc, some 20 us a thread.
-  int seccomp_mode() const;
-
   /// Changes a thread's registers at once: SETREGS.
   Result<void> set_registers(size_t thread, const os::Registers& registers);
 
@@ -124,6 +121,7 @@ class StoppedProcess {
 
   /// Offset from the fs base at which every thread keeps its own thread id (glibc 720, musl 48; Go's varies), or
   /// nullopt where that is not certain: no such offset, several, or a single thread and no known libc offset.
+  /// Searched for in a few threads, then checked in every one: some microseconds a thread.
   std::optional<int64_t> tid_offset() const;
 
   /// How long the target has been stopped.
@@ -146,6 +144,7 @@ class StoppedProcess {
   void cure_eintr(StoppedThread& thread);
   Result<void> check_sharers() const;
   Error cannot_stop(pid_t tid) const;
+  std::optional<std::vector<uint32_t>> own_tids() const;
   bool knows(pid_t tid) const;
   bool is_own_child(pid_t tid) const { return own_child_ && tid == target_->pid(); }
 

@@ -52,7 +52,7 @@ struct LiveContexts {
 /// Not seen: - a handler that has left its stack (swapcontext out of a handler, split stacks), and what it interrupted;
 ///           - contexts that no signal saved (getcontext, setjmp, goroutines): they are return addresses, and code that
 ///             we displace calls nothing;
-///           - frames more than 8 MiB above rsp (1 MiB in threads without a libc, as Go's) on a stack that the
+///           - frames more than 8 MiB above rsp (256 KiB in threads without a libc, as Go's) on a stack that the
 ///             program made itself: where it ends is not known, and such mappings may be heaps of many GiB.
 /// Cost: some 0.2 ms a MiB of stack in use; memory that several threads' stacks share is read once.
 LiveContexts live_contexts(const StoppedProcess& process, const std::function<bool(TargetAddr)>& points_there);
