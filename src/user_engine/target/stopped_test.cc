@@ -184,6 +184,25 @@ TEST(Stop, IsRefusedOutsideATracerThread) {
   EXPECT_EQ(process.error().code, ErrorCode::kInternal);
 }
 
+TEST(TidOffset, IsCheckedInEveryThreadOfMany) {
+  Program program = Program::start({odd(), "threads", "40"});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [](StoppedProcess& process) {
+    ASSERT_EQ(process.threads().size(), 41u);
+    EXPECT_EQ(process.tid_offset(), 720);
+    // The last thread's own copy is wrong for a moment: then the offset proves nothing.
+    const TargetAddr place(process.threads().back().registers.fs_base + 720);
+    auto tid = process.memory().read_value<uint32_t>(place);
+    ASSERT_TRUE(tid);
+    const uint8_t other[4] = {1, 0, 0, 0};
+    ASSERT_TRUE(process.memory().write(place, other));
+    EXPECT_EQ(process.tid_offset(), std::nullopt);
+    ASSERT_TRUE(process.memory().write(place, {reinterpret_cast<const uint8_t*>(&*tid), sizeof *tid}));
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
 TEST(TidOffset, IsFoundInMuslAndGo) {
   const std::string musl = build_program("sleepers.c", "musl-gcc -O1 -pthread");
   if (!musl.empty()) {

@@ -28,6 +28,10 @@ static void* wait_and_exit(void* unused) {
   say_ready();
   exit(wait_byte());
 }
+static void* sleep_for_ever(void* unused) {
+  (void)unused;
+  for (;;) pause();
+}
 static int sharer(void* unused) {
   (void)unused;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -54,6 +58,10 @@ int main(int argc, char** argv) {
     struct itimerval v = {{0, 100}, {0, 100}};
     signal(SIGALRM, tick);
     setitimer(ITIMER_REAL, &v, NULL);
+    say_ready();
+  } else if (!strcmp(mode, "threads")) {
+    pthread_t t;
+    for (int i = argc > 2 ? atoi(argv[2]) : 40; i > 0; --i) pthread_create(&t, NULL, sleep_for_ever, NULL);
     say_ready();
   } else if (!strcmp(mode, "undumpable")) {
     prctl(PR_SET_DUMPABLE, 0);
