@@ -139,6 +139,8 @@ class Attacher {
   std::unique_ptr<Attachment> finish(std::unique_ptr<Target> target);
 
   bool has_sites() const { return !active_sites().empty(); }
+  /// What prepare() had to give up.
+  const std::vector<SiteReport>& refused() const { return refused_; }
 
  private:
   std::vector<const PlannedSite*> active_sites() const;
@@ -557,7 +559,8 @@ void Attacher::give_up_blocked_sites() {
     if (pun && site.plan.mechanism != patch::Mechanism::kPunned) {
       site.plan = std::move(*pun);
     } else {
-      refuse(site, "a thread has been interrupted by a signal inside the instructions to be replaced, and stays there");
+      refuse(site, "a thread stays inside the instructions to be replaced (or was interrupted there by a signal, "
+                   "or its stack cannot be searched for that)");
     }
   }
   blocked_.clear();
@@ -667,7 +670,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
   for (int attempt = 1;; attempt++) {
     // Addresses are chosen, programs compiled and detours made for exactly these addresses.
     SPILE_TRY_VOID(attacher.prepare());
-    if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, {}));
+    if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, attacher.refused()));
 
     // The stop: map, fill, journal, move threads, write jumps, go.
     auto began = std::chrono::steady_clock::now();
@@ -702,9 +705,9 @@ Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string
     SPILE_TRY(auto planned, plan_process(child.target(), *context.bundle));
     auto plan = std::make_shared<ProcessPlan>(std::move(planned));
     Attacher attacher(child.target(), context, plan);
-    if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, {}));
+    if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, attacher.refused()));
     SPILE_TRY_VOID(attacher.prepare());
-    if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, {}));
+    if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, attacher.refused()));
     {
       SPILE_TRY(auto process, child.take_stopped());
       auto done = attacher.commit(process);

@@ -196,9 +196,9 @@ Result<void> UserTrace::add_ring(const shm::Region& region, pid_t pid) {
 }
 
 Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& context) {
-  bool began = false;
+  // An attach that is tried again starts with a new region: BEGIN runs again, too.
   context.before_patch = [&](shm::Region& region) -> Result<void> {
-    if (std::exchange(began, true)) return {};
+    if (!attachments_.empty()) return {};
     return run_all(ProbeKind::kBegin, region);
   };
   if (!scope.command.empty()) {

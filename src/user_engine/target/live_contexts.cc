@@ -152,7 +152,9 @@ class Walk {
   TargetAddr end_of(const os::MapEntry& map) const {
     TargetAddr end = map.end;
     const os::MapEntry* last = maps_.data() + maps_.size();
-    for (const os::MapEntry* next = &map + 1; next != last && next->start == end && next->write; ++next) end = next->end;
+    for (const os::MapEntry* next = &map + 1; next != last && next->start == end && next->write; ++next) {
+      end = next->end;
+    }
     return end;
   }
 
