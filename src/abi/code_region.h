@@ -5,11 +5,13 @@
 //          0x11000   RtMap[map_count]                                      map.h
 //          bodies_offset(map_count) ...  program bodies, then detours      user_engine/jit
 //
-// It is a memfd, mapped R-X in the target and sealed against writing once the tracer has its own view, so what it holds
-// can be trusted by the code in it. The blob finds RtConsts relative to its own instructions. There is one code region
-// per +-2 GiB neighbourhood; all hold the same bytes up to the program bodies.
+// It is a memfd, mapped R-X in the target and sealed against writing once the tracer has its own
+// view, so what it holds can be trusted by the code in it. The blob finds RtConsts relative to its
+// own instructions. There is one code region per +-2 GiB neighbourhood; all hold the same bytes up
+// to the program bodies.
 //
-// Every field is written by the tracer, before the region is mapped in the target, and never changes afterwards.
+// Every field is written by the tracer, before the region is mapped in the target, and never
+// changes afterwards.
 #pragma once
 
 #include <stddef.h>
@@ -24,7 +26,9 @@ inline constexpr uint64_t kConstsOffset = 0x10000;
 inline constexpr uint64_t kMapsOffset = 0x11000;
 
 /// Where map `index`'s descriptor is, from the start of the code region.
-constexpr uint64_t map_descriptor_offset(uint64_t index) { return kMapsOffset + index * sizeof(RtMap); }
+constexpr uint64_t map_descriptor_offset(uint64_t index) {
+  return kMapsOffset + index * sizeof(RtMap);
+}
 /// Where program bodies may start.
 constexpr uint64_t bodies_offset(uint64_t map_count) {
   return (map_descriptor_offset(map_count) + 4095) / 4096 * 4096;
@@ -34,10 +38,10 @@ inline constexpr uint64_t kConstsMagic = 0x736e6f632d6c7073;  // "spl-cons"
 
 /// RtConsts::flags.
 enum RtFlags : uint32_t {
-  kHasRdpid = 1u << 0,    ///< CPUID.7.0:ECX[22]; else the CPU number comes from lsl
-  kHasRtm = 1u << 1,      ///< CPUID.7.0:EBX[11] and not RTM_ALWAYS_ABORT
-  kHasFsgsbase = 1u << 2, ///< AT_HWCAP2 bit 1
-  kTscIsClock = 1u << 3,  ///< the clocksource is tsc: the time page may be used
+  kHasRdpid = 1u << 0,     ///< CPUID.7.0:ECX[22]; else the CPU number comes from lsl
+  kHasRtm = 1u << 1,       ///< CPUID.7.0:EBX[11] and not RTM_ALWAYS_ABORT
+  kHasFsgsbase = 1u << 2,  ///< AT_HWCAP2 bit 1
+  kTscIsClock = 1u << 3,   ///< the clocksource is tsc: the time page may be used
 };
 
 /// Where the thread id comes from.
@@ -46,7 +50,8 @@ enum class TidSource : uint32_t {
   kFsField,  ///< libc's own field: 32 bits at fs:tid_fs_offset, the same offset in every thread
 };
 
-/// RtConsts::allowed_calls: system calls that the target's seccomp filters let pass. Others are not made.
+/// RtConsts::allowed_calls: system calls that the target's seccomp filters let pass. Others are not
+/// made.
 enum RtCalls : uint32_t {
   kCallGettid = 1u << 0,
   kCallGetpid = 1u << 1,
@@ -77,12 +82,12 @@ struct RtConsts {
   TidSource tid_source;
   int32_t tid_fs_offset;
   uint32_t allowed_calls;  ///< RtCalls
-  /// The target's process id as it sees it and as the tracer sees it: different when the target lives in a pid
-  /// namespace of its own. Both 0: no translation.
+  /// The target's process id as it sees it and as the tracer sees it: different when the target
+  /// lives in a pid namespace of its own. Both 0: no translation.
   uint32_t tgid_inside, tgid_outside;
   uint32_t reserved;
-  /// Address of 8 zero bytes in private memory that a fork wipes (MADV_WIPEONFORK): caches the process id.
-  /// 0: there is none, getpid is called each time.
+  /// Address of 8 zero bytes in private memory that a fork wipes (MADV_WIPEONFORK): caches the
+  /// process id. 0: there is none, getpid is called each time.
   uint64_t wipe_on_fork;
   uint64_t main_stack_begin, main_stack_end;  ///< the [stack] mapping at attach; equal: unknown
   uint64_t code_base;                         ///< address of this code region in the target

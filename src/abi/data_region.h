@@ -1,6 +1,7 @@
 // The data region: the memory that target and tracer share read-write.
 //
-//   offset 0         DataHeader            written by the tracer before it is mapped, then only read
+//   offset 0         DataHeader            written by the tracer before it is mapped, then only
+//   read
 //          4096      Journal               tracer                          journal.h
 //          8192      TimePage              tracer                          time.h
 //          12288     CpuStats[cpu_slots]   target                          this file
@@ -8,10 +9,13 @@
 //          maps      map storage           target and tracer               map.h
 //          rings     rings                 target; consumer_pos: tracer    ring.h
 //
-// Every section starts on a page. The target may write any byte of it at any time, by accident or in malice. So:
-//   * the blob takes sizes, masks and addresses only from the read-only constants in the code region (code_region.h);
+// Every section starts on a page. The target may write any byte of it at any time, by accident or
+// in malice. So:
+//   * the blob takes sizes, masks and addresses only from the read-only constants in the code
+//   region (code_region.h);
 //   * the tracer takes them only from its own private copy of the layout;
-//   * an adopter (another tracer, later) has only this header: it checks each offset against the file's size.
+//   * an adopter (another tracer, later) has only this header: it checks each offset against the
+//   file's size.
 #pragma once
 
 #include <stddef.h>
@@ -28,17 +32,17 @@ inline constexpr uint32_t kAbiVersion = 1;
 struct DataHeader {
   uint64_t magic;
   uint32_t version;
-  uint32_t header_bytes;  ///< sizeof(DataHeader)
-  uint64_t size;          ///< bytes, whole region
-  uint32_t cpu_slots;     ///< a power of two
-  uint32_t site_capacity; ///< entries in the site table
+  uint32_t header_bytes;   ///< sizeof(DataHeader)
+  uint64_t size;           ///< bytes, whole region
+  uint32_t cpu_slots;      ///< a power of two
+  uint32_t site_capacity;  ///< entries in the site table
   uint64_t journal_offset;
   uint64_t time_offset;
   uint64_t stats_offset;
   uint64_t sites_offset;
   uint64_t maps_offset;
   uint64_t rings_offset;
-  uint64_t trace_id;      ///< random, equal in all regions of one trace
+  uint64_t trace_id;  ///< random, equal in all regions of one trace
 };
 static_assert(sizeof(DataHeader) == 88);
 
@@ -47,14 +51,15 @@ inline constexpr uint64_t kTimeOffset = 8192;
 inline constexpr uint64_t kStatsOffset = 12288;
 static_assert(sizeof(DataHeader) <= 4096 && sizeof(Journal) <= 4096 && sizeof(TimePage) <= 4096);
 
-/// What happened on one CPU slot. Written by the target with locked additions; the tracer only reads.
+/// What happened on one CPU slot. Written by the target with locked additions; the tracer only
+/// reads.
 struct CpuStats {
-  uint64_t hits;           ///< programs started
-  uint64_t missed;         ///< hits that ran no program to its end (budget)
-  uint64_t map_contended;  ///< map operations given up because others kept changing the same chain
-  uint64_t ring_contended; ///< reservations given up because others kept claiming
-  uint64_t corrupt;        ///< shared memory held what nobody of ours writes
-  uint64_t refused_calls;  ///< system calls not made because seccomp forbids them
+  uint64_t hits;            ///< programs started
+  uint64_t missed;          ///< hits that ran no program to its end (budget)
+  uint64_t map_contended;   ///< map operations given up because others kept changing the same chain
+  uint64_t ring_contended;  ///< reservations given up because others kept claiming
+  uint64_t corrupt;         ///< shared memory held what nobody of ours writes
+  uint64_t refused_calls;   ///< system calls not made because seccomp forbids them
   uint64_t reserved[2];
 };
 static_assert(sizeof(CpuStats) == 64);

@@ -1,11 +1,13 @@
 // The journal: who attached to this process, how far it got, and which mappings it made.
 //
-// It lies in the shared data region so that a later, unprivileged tracer can read and write it. State changes are the
-// last write of a step (release), so that an adopter sees every entry that the state speaks of:
+// It lies in the shared data region so that a later, unprivileged tracer can read and write it.
+// State changes are the last write of a step (release), so that an adopter sees every entry that
+// the state speaks of:
 //
 //   kInit --> kMapped --> kPatching --> kAttached --> kDetaching --> kDetached
 //                             |                          ^
-//                             +--------------------------+     (a failed or abandoned attach rolls back)
+//                             +--------------------------+     (a failed or abandoned attach rolls
+//                             back)
 //
 //   kInit       mappings are being made, no code byte of the target has changed
 //   kMapped     all regions are listed; no code byte has changed
@@ -45,9 +47,10 @@ struct Journal {
   JournalState state;  ///< written last in each step, with release
   uint32_t tracer_pid;
   uint32_t target_pid;
-  uint64_t tracer_start_time;  ///< field 22 of /proc/PID/stat: tells a living tracer from a recycled pid
+  uint64_t
+      tracer_start_time;  ///< field 22 of /proc/PID/stat: tells a living tracer from a recycled pid
   uint64_t target_start_time;
-  uint32_t site_count;   ///< entries of the site table in use
+  uint32_t site_count;  ///< entries of the site table in use
   uint32_t region_count;
   uint64_t stub_address;  ///< where injected stub bytes may be left over in the target; 0: nowhere
   uint32_t stub_size;

@@ -2,19 +2,20 @@
 //
 //   RtMap (code region, read-only)              storage (data region, read-write)
 //   +------------------------------+
-//   | kind, sizes, masks, limits   |  values -> [cpu 0: value 0, value 1, ...][cpu 1: ...]...   all kinds but rings
-//   | addresses of the storage     |  heads  -> HashHead, then bucket words                     hashes
-//   +------------------------------+  entries-> [link, hash, key][link, hash, key]...           hashes
+//   | kind, sizes, masks, limits   |  values -> [cpu 0: value 0, value 1, ...][cpu 1: ...]...   all
+//   kinds but rings | addresses of the storage     |  heads  -> HashHead, then bucket words hashes
+//   +------------------------------+  entries-> [link, hash, key][link, hash, key]... hashes
 //
-// Everything that bounds an access comes from the descriptor, so that whatever the shared memory holds, an access
-// stays inside the map's storage. A zeroed storage is an empty map.
+// Everything that bounds an access comes from the descriptor, so that whatever the shared memory
+// holds, an access stays inside the map's storage. A zeroed storage is an empty map.
 //
-// Values lie CPU by CPU (not entry by entry): no two CPUs share a cache line and nothing is wasted on padding.
+// Values lie CPU by CPU (not entry by entry): no two CPUs share a cache line and nothing is wasted
+// on padding.
 //   address of a value = values + cpu * per_cpu_stride + index * value_stride
 // Maps that are not per-CPU have cpu_mask = 0 and per_cpu_stride = 0, so the same formula holds.
 //
-// Hash maps are chained. A chain is a lock-free list (Harris 2001, Michael 2002) of entry numbers instead of pointers;
-// new entries come in at the bucket word only. A link word holds:
+// Hash maps are chained. A chain is a lock-free list (Harris 2001, Michael 2002) of entry numbers
+// instead of pointers; new entries come in at the bucket word only. A link word holds:
 //
 //    63            33   32   31               0
 //   +----------------+------+------------------+
@@ -35,8 +36,8 @@ namespace spile::abi {
 /// Same order as bundle::MapKind.
 enum class RtMapKind : uint32_t { kHash, kArray, kPerCpuHash, kPerCpuArray, kRing };
 
-/// What a program's map pointer points to. Addresses are those of the address space the descriptor is used in: the
-/// target's in the code region, the tracer's in the tracer's private copy.
+/// What a program's map pointer points to. Addresses are those of the address space the descriptor
+/// is used in: the target's in the code region, the tracer's in the tracer's private copy.
 struct RtMap {
   RtMapKind kind;
   uint32_t key_size;        ///< bytes
@@ -45,7 +46,8 @@ struct RtMap {
   uint32_t value_stride;    ///< value_size rounded up to 8
   uint32_t cpu_mask;        ///< per-CPU maps and rings: slots - 1 (a power of two); else 0
   uint64_t values;          ///< address of value 0 of CPU 0
-  uint64_t per_cpu_stride;  ///< bytes from one CPU's values to the next's, multiple of 64; 0 when not per-CPU
+  uint64_t per_cpu_stride;  ///< bytes from one CPU's values to the next's, multiple of 64; 0 when
+                            ///< not per-CPU
 
   // Hashes.
   uint64_t heads;         ///< address of the HashHead; the bucket words follow it
@@ -72,15 +74,16 @@ struct HashHead {
 };
 static_assert(sizeof(HashHead) == 64);
 
-/// Front of an entry; the key follows, padded with zeroes to a multiple of 8. Written by target and tracer.
+/// Front of an entry; the key follows, padded with zeroes to a multiple of 8. Written by target and
+/// tracer.
 struct HashEntry {
   uint64_t link;
   uint64_t hash;
 };
 static_assert(sizeof(HashEntry) == 16);
 
-/// Entries beyond max_entries, for threads that are about to insert: one that is preempted with an entry in its hands
-/// must not make the map look full to others.
+/// Entries beyond max_entries, for threads that are about to insert: one that is preempted with an
+/// entry in its hands must not make the map look full to others.
 inline constexpr uint32_t kSpareEntries = 32;
 
 inline constexpr uint64_t kLinkIndexMask = 0xffff'ffff;

@@ -1,8 +1,9 @@
 // The site table: which code bytes of the target were changed, and what was there before.
 //
-// Written ahead: an entry is complete before its bytes change. An adopter (spile detach, or the next attach) takes
-// nothing in it on trust: it restores a site only where the target's memory holds `patched`, `patched` is a jump into
-// the code memfd, and `original` equals the bytes of the module's file.
+// Written ahead: an entry is complete before its bytes change. An adopter (spile detach, or the
+// next attach) takes nothing in it on trust: it restores a site only where the target's memory
+// holds `patched`, `patched` is a jump into the code memfd, and `original` equals the bytes of the
+// module's file.
 #pragma once
 
 #include <stdint.h>

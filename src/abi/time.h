@@ -1,10 +1,12 @@
 // The time page: how the target turns the time-stamp counter into nanoseconds.
 //
-// A latched pair: readers use line[sequence & 1]; the tracer writes the other line, then adds one to `sequence`
-// (release; the reader's load acquires). A reader that finds another `sequence` after reading its line
-// reads again, a few times at most. A line says ns = base_ns + ((tsc - base_tsc) * mult >> 32).
+// A latched pair: readers use line[sequence & 1]; the tracer writes the other line, then adds one
+// to `sequence` (release; the reader's load acquires). A reader that finds another `sequence` after
+// reading its line reads again, a few times at most. A line says ns = base_ns + ((tsc - base_tsc) *
+// mult >> 32).
 //
-// A tracer that is stopped or dead no longer refreshes it: past valid_until_tsc the target asks the kernel instead.
+// A tracer that is stopped or dead no longer refreshes it: past valid_until_tsc the target asks the
+// kernel instead.
 #pragma once
 
 #include <stdint.h>

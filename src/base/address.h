@@ -1,10 +1,10 @@
 // Addresses that do not convert into each other by accident.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <compare>
 #include <cstdint>
-
-#include <fmt/format.h>
 
 namespace spile {
 
@@ -18,8 +18,13 @@ struct Address {
   constexpr auto operator<=>(const Address&) const = default;
   constexpr Address operator+(uint64_t bytes) const { return Address(value + bytes); }
   constexpr Address operator-(uint64_t bytes) const { return Address(value - bytes); }
-  constexpr int64_t operator-(Address other) const { return static_cast<int64_t>(value - other.value); }
-  constexpr Address& operator+=(uint64_t bytes) { value += bytes; return *this; }
+  constexpr int64_t operator-(Address other) const {
+    return static_cast<int64_t>(value - other.value);
+  }
+  constexpr Address& operator+=(uint64_t bytes) {
+    value += bytes;
+    return *this;
+  }
 };
 
 /// Where something is in the running target.

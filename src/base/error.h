@@ -1,12 +1,12 @@
 // What went wrong, as a value. Libraries never print and never exit.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <expected>
 #include <string>
 #include <string_view>
 #include <utility>
-
-#include <fmt/format.h>
 
 namespace spile {
 
@@ -48,14 +48,20 @@ std::unexpected<Error> fail(ErrorCode code, fmt::format_string<Args...> format, 
 Error errno_error(int errno_value, std::string_view doing);
 
 template <typename... Args>
-std::unexpected<Error> fail_errno(int errno_value, fmt::format_string<Args...> format, Args&&... args) {
-  return std::unexpected(errno_error(errno_value, fmt::format(format, std::forward<Args>(args)...)));
+std::unexpected<Error> fail_errno(int errno_value,
+                                  fmt::format_string<Args...> format,
+                                  Args&&... args) {
+  return std::unexpected(
+      errno_error(errno_value, fmt::format(format, std::forward<Args>(args)...)));
 }
 
 /// Passes an error up with context: `if (!r) return forward(r, "attach to pid {}", pid);`
 template <typename T, typename... Args>
-std::unexpected<Error> forward(Result<T>& result, fmt::format_string<Args...> format, Args&&... args) {
-  return std::unexpected(std::move(result.error()).context(fmt::format(format, std::forward<Args>(args)...)));
+std::unexpected<Error> forward(Result<T>& result,
+                               fmt::format_string<Args...> format,
+                               Args&&... args) {
+  return std::unexpected(
+      std::move(result.error()).context(fmt::format(format, std::forward<Args>(args)...)));
 }
 template <typename T>
 std::unexpected<Error> forward(Result<T>& result) {
@@ -67,22 +73,22 @@ std::unexpected<Error> forward(Result<T>& result) {
 }  // namespace spile
 
 /// Our own bug: on in release builds too.
-#define SPILE_CHECK(condition) \
-  do {                         \
+#define SPILE_CHECK(condition)                                               \
+  do {                                                                       \
     if (!(condition)) ::spile::check_failed(__FILE__, __LINE__, #condition); \
   } while (false)
 
 #define SPILE_CONCAT2(a, b) a##b
 #define SPILE_CONCAT(a, b) SPILE_CONCAT2(a, b)
 /// SPILE_TRY(auto x, expr): binds the value of a Result or returns its error.
-#define SPILE_TRY(declaration, expression)                            \
-  auto SPILE_CONCAT(result_, __LINE__) = (expression);                \
-  if (!SPILE_CONCAT(result_, __LINE__))                               \
+#define SPILE_TRY(declaration, expression)                                      \
+  auto SPILE_CONCAT(result_, __LINE__) = (expression);                          \
+  if (!SPILE_CONCAT(result_, __LINE__))                                         \
     return std::unexpected(std::move(SPILE_CONCAT(result_, __LINE__).error())); \
   declaration = std::move(*SPILE_CONCAT(result_, __LINE__))
 /// The same for Result<void>.
-#define SPILE_TRY_VOID(expression)                                    \
-  do {                                                                \
-    auto result_void = (expression);                                  \
+#define SPILE_TRY_VOID(expression)                                            \
+  do {                                                                        \
+    auto result_void = (expression);                                          \
     if (!result_void) return std::unexpected(std::move(result_void.error())); \
   } while (false)

@@ -32,11 +32,21 @@ void Builder::bind(Label label) {
   labels_[label.id] = static_cast<int64_t>(code_.size());
 }
 
-void Builder::alu(uint8_t op, Reg dst, Reg src) { emit(kClassAlu64 | kSrcX | op, dst, src, 0, 0); }
-void Builder::alu_imm(uint8_t op, Reg dst, int32_t imm) { emit(kClassAlu64 | kSrcK | op, dst, Reg::r0, 0, imm); }
-void Builder::alu32(uint8_t op, Reg dst, Reg src) { emit(kClassAlu | kSrcX | op, dst, src, 0, 0); }
-void Builder::alu32_imm(uint8_t op, Reg dst, int32_t imm) { emit(kClassAlu | kSrcK | op, dst, Reg::r0, 0, imm); }
-void Builder::neg(Reg dst) { emit(kClassAlu64 | kNeg, dst, Reg::r0, 0, 0); }
+void Builder::alu(uint8_t op, Reg dst, Reg src) {
+  emit(kClassAlu64 | kSrcX | op, dst, src, 0, 0);
+}
+void Builder::alu_imm(uint8_t op, Reg dst, int32_t imm) {
+  emit(kClassAlu64 | kSrcK | op, dst, Reg::r0, 0, imm);
+}
+void Builder::alu32(uint8_t op, Reg dst, Reg src) {
+  emit(kClassAlu | kSrcX | op, dst, src, 0, 0);
+}
+void Builder::alu32_imm(uint8_t op, Reg dst, int32_t imm) {
+  emit(kClassAlu | kSrcK | op, dst, Reg::r0, 0, imm);
+}
+void Builder::neg(Reg dst) {
+  emit(kClassAlu64 | kNeg, dst, Reg::r0, 0, 0);
+}
 
 void Builder::load_imm64(Reg dst, uint64_t imm) {
   auto low = static_cast<int32_t>(imm);
@@ -75,8 +85,12 @@ void Builder::emit_jump(uint8_t code, Reg dst, Reg src, int32_t imm, Label to) {
   fixups_.push_back({code_.size(), to.id});
   emit(code, dst, src, 0, imm);
 }
-void Builder::jump(Label to) { emit_jump(kClassJmp | kJa, Reg::r0, Reg::r0, 0, to); }
-void Builder::jump_if(uint8_t op, Reg dst, Reg src, Label to) { emit_jump(kClassJmp | kSrcX | op, dst, src, 0, to); }
+void Builder::jump(Label to) {
+  emit_jump(kClassJmp | kJa, Reg::r0, Reg::r0, 0, to);
+}
+void Builder::jump_if(uint8_t op, Reg dst, Reg src, Label to) {
+  emit_jump(kClassJmp | kSrcX | op, dst, src, 0, to);
+}
 void Builder::jump_if_imm(uint8_t op, Reg dst, int32_t imm, Label to) {
   emit_jump(kClassJmp | kSrcK | op, dst, Reg::r0, imm, to);
 }
@@ -86,14 +100,17 @@ void Builder::jump32_if_imm(uint8_t op, Reg dst, int32_t imm, Label to) {
 void Builder::call(Helper helper) {
   emit(kClassJmp | kCall, Reg::r0, Reg::r0, 0, static_cast<int32_t>(helper));
 }
-void Builder::exit() { emit(kClassJmp | kExit, Reg::r0, Reg::r0, 0, 0); }
+void Builder::exit() {
+  emit(kClassJmp | kExit, Reg::r0, Reg::r0, 0, 0);
+}
 
 Result<Program> Builder::finish() && {
   for (const Fixup& fixup : fixups_) {
     int64_t target = labels_.at(fixup.label);
     if (target < 0) return fail(ErrorCode::kInternal, "eBPF label {} is not bound", fixup.label);
     int64_t distance = target - static_cast<int64_t>(fixup.at) - 1;
-    if (distance < std::numeric_limits<int16_t>::min() || distance > std::numeric_limits<int16_t>::max()) {
+    if (distance < std::numeric_limits<int16_t>::min() ||
+        distance > std::numeric_limits<int16_t>::max()) {
       return fail(ErrorCode::kInternal, "eBPF jump over {} instructions", distance);
     }
     code_[fixup.at].off = static_cast<int16_t>(distance);

@@ -37,7 +37,8 @@ class Builder {
   void load(int size_bytes, Reg dst, Reg base, int16_t off);
   void store(int size_bytes, Reg base, int16_t off, Reg src);
   void store_imm(int size_bytes, Reg base, int16_t off, int32_t imm);
-  /// lock op [base+off], src (size 4 or 8); with kFetch src gets the old value; kCmpXchg compares with r0.
+  /// lock op [base+off], src (size 4 or 8); with kFetch src gets the old value; kCmpXchg compares
+  /// with r0.
   void atomic(int size_bytes, int32_t op, Reg base, int16_t off, Reg src);
 
   // Control flow; `op` is kJeq ... kJsle.

@@ -10,7 +10,9 @@ namespace spile::bpf {
 
 namespace {
 
-constexpr uint16_t bit(unsigned reg) { return static_cast<uint16_t>(1u << reg); }
+constexpr uint16_t bit(unsigned reg) {
+  return static_cast<uint16_t>(1u << reg);
+}
 constexpr uint16_t kCallClobbers = 0x3f;  // r0 to r5
 
 struct RegisterUse {
@@ -39,7 +41,8 @@ RegisterUse jump_use(const Insn& insn) {
   if (is_goto(insn)) return {};
   if (is_exit(insn)) return {.reads = bit(0)};
   if (is_call(insn)) return {.reads = arguments_read(insn.imm), .writes = kCallClobbers};
-  return {.reads = static_cast<uint16_t>(bit(insn.dst()) | (uses_src_reg(insn) ? bit(insn.src()) : 0))};
+  return {.reads =
+              static_cast<uint16_t>(bit(insn.dst()) | (uses_src_reg(insn) ? bit(insn.src()) : 0))};
 }
 
 RegisterUse store_use(const Insn& insn) {
@@ -102,7 +105,8 @@ Result<void> check_ends(const Program& program, const Cfg& cfg) {
   if (!cfg.nodes[last].is_insn) --last;
   const Insn& insn = program[last];
   if (is_exit(insn) || is_goto(insn)) return {};
-  return fail(ErrorCode::kUnsafe, "insn {}: the program runs off its end, expected exit or goto", last);
+  return fail(ErrorCode::kUnsafe, "insn {}: the program runs off its end, expected exit or goto",
+              last);
 }
 
 Result<void> check_reachable(const Program& program, Cfg& cfg) {
@@ -130,7 +134,8 @@ std::vector<std::vector<uint32_t>> find_predecessors(const Program& program, con
   for (size_t at = 0; at < program.size(); ++at) {
     if (!cfg.nodes[at].is_insn) continue;
     Successors next = successors(program, at);
-    for (int i = 0; i < next.count; ++i) predecessors[next.next[i]].push_back(static_cast<uint32_t>(at));
+    for (int i = 0; i < next.count; ++i)
+      predecessors[next.next[i]].push_back(static_cast<uint32_t>(at));
   }
   return predecessors;
 }
@@ -147,7 +152,8 @@ bool flow_back(const Program& program, Cfg& cfg, size_t at) {
   return std::exchange(node.live_in, in) != in;
 }
 
-/// Each instruction is looked at again when what follows it changed, at most once for each register.
+/// Each instruction is looked at again when what follows it changed, at most once for each
+/// register.
 void find_liveness(const Program& program, Cfg& cfg) {
   std::vector<std::vector<uint32_t>> predecessors = find_predecessors(program, cfg);
   std::vector<uint32_t> work;
@@ -189,8 +195,8 @@ Successors successors(const Program& program, size_t at) {
 Result<Cfg> build_cfg(const Program& program, uint32_t max_insns) {
   if (program.empty()) return fail(ErrorCode::kUnsafe, "the program is empty");
   if (program.size() > max_insns) {
-    return fail(ErrorCode::kUnsupported, "the program has {} instructions, at most {} are allowed", program.size(),
-                max_insns);
+    return fail(ErrorCode::kUnsupported, "the program has {} instructions, at most {} are allowed",
+                program.size(), max_insns);
   }
   Cfg cfg;
   cfg.nodes.resize(program.size());

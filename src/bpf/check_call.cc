@@ -11,7 +11,9 @@ constexpr uint64_t kMaxSize = uint64_t{1} << 29;
 /// What a record costs in the ring beside its bytes (the kernel's BPF_RINGBUF_HDR_SZ).
 constexpr uint64_t kRecordOverhead = 8;
 
-bool is_array(MapKind kind) { return kind == MapKind::kArray || kind == MapKind::kPerCpuArray; }
+bool is_array(MapKind kind) {
+  return kind == MapKind::kArray || kind == MapKind::kPerCpuArray;
+}
 
 bool is_constant_inside(const MapInfo& map, const std::optional<std::vector<uint8_t>>& key) {
   if (!is_array(map.kind) || !key || key->size() != sizeof(uint32_t)) return false;
@@ -23,9 +25,13 @@ bool is_constant_inside(const MapInfo& map, const std::optional<std::vector<uint
 }  // namespace
 
 Result<void> CallRules::call(CheckState& state, uint32_t at, const Insn& insn) {
-  Call call{.at = at, .helper = find_helper(insn.imm), .facts = {.insn = at, .helper = static_cast<Helper>(insn.imm)}};
-  if (env_.helpers && std::ranges::find(*env_.helpers, call.helper->helper) == env_.helpers->end()) {
-    return fail(ErrorCode::kUnsupported, "insn {}: helper {} may not be called here", at, call.helper->name);
+  Call call{.at = at,
+            .helper = find_helper(insn.imm),
+            .facts = {.insn = at, .helper = static_cast<Helper>(insn.imm)}};
+  if (env_.helpers &&
+      std::ranges::find(*env_.helpers, call.helper->helper) == env_.helpers->end()) {
+    return fail(ErrorCode::kUnsupported, "insn {}: helper {} may not be called here", at,
+                call.helper->name);
   }
   for (int reg = 1; reg <= 5; ++reg) SPILE_TRY_VOID(argument(state, call, reg));
   finish(state, call);
@@ -81,8 +87,8 @@ Result<void> CallRules::map(const CheckState& state, Call& call, int reg, bool i
   if (arg.kind != RegKind::kMap) return register_error(call.at, reg, arg, expected);
   bool found_ring = env_.maps[static_cast<size_t>(arg.map)].kind == MapKind::kRing;
   if (found_ring != is_ring) {
-    return fail(ErrorCode::kUnsafe, "insn {}: r{} is map {}, which is {}, expected {}", call.at, reg, arg.map,
-                found_ring ? "a ring" : "not a ring", expected);
+    return fail(ErrorCode::kUnsafe, "insn {}: r{} is map {}, which is {}, expected {}", call.at,
+                reg, arg.map, found_ring ? "a ring" : "not a ring", expected);
   }
   call.facts.map = arg.map;
   return {};
@@ -99,18 +105,22 @@ Result<void> CallRules::map_memory(CheckState& state, Call& call, int reg, bool 
 /// The register after `reg` says how many bytes.
 Result<void> CallRules::sized_memory(CheckState& state, Call& call, int reg, bool is_write) {
   const RegState& size = state.regs[static_cast<size_t>(reg) + 1];
-  if (size.kind != RegKind::kScalar) return register_error(call.at, reg + 1, size, "a number of bytes");
+  if (size.kind != RegKind::kScalar)
+    return register_error(call.at, reg + 1, size, "a number of bytes");
   if (size.range.smin < 0 || size.range.umax > kMaxSize) {
-    return register_error(call.at, reg + 1, size, "a number of bytes that is not negative and has a bound");
+    return register_error(call.at, reg + 1, size,
+                          "a number of bytes that is not negative and has a bound");
   }
   auto max_size = static_cast<uint32_t>(size.range.umax);
-  if (is_write) return memory_.helper_writes(state, call.at, reg, max_size, size.range.is_constant());
+  if (is_write)
+    return memory_.helper_writes(state, call.at, reg, max_size, size.range.is_constant());
   return memory_.helper_reads(state, call.at, reg, max_size);
 }
 
 Result<void> CallRules::size(const CheckState& state, Call& call, int reg, bool zero_allowed) {
   const RegState& arg = state.regs[static_cast<size_t>(reg)];
-  if (!zero_allowed && arg.range.umin == 0) return register_error(call.at, reg, arg, "1 byte or more");
+  if (!zero_allowed && arg.range.umin == 0)
+    return register_error(call.at, reg, arg, "1 byte or more");
   call.max_size = arg.range.umax;
   if (arg.range.is_constant()) call.facts.size = arg.range.umin;
   return {};
@@ -123,7 +133,8 @@ Result<void> CallRules::record_size(const CheckState& state, Call& call, int reg
   }
   uint64_t ring_size = env_.maps[static_cast<size_t>(call.facts.map)].max_entries;
   if (arg.range.umin > kMaxSize || arg.range.umin + kRecordOverhead > ring_size) {
-    return fail(ErrorCode::kUnsafe, "insn {}: a record of {} bytes never fits into map {}, a ring of {} bytes", call.at,
+    return fail(ErrorCode::kUnsafe,
+                "insn {}: a record of {} bytes never fits into map {}, a ring of {} bytes", call.at,
                 arg.range.umin, call.facts.map, ring_size);
   }
   call.facts.size = arg.range.umin;
@@ -145,7 +156,8 @@ RegState CallRules::result(CheckState& state, const Call& call) {
     case ReturnType::kNothing: return {};
     case ReturnType::kScalar: return RegState::scalar(ScalarRange::unknown());
     case ReturnType::kErrorOrSize:
-      return RegState::scalar(ScalarRange::signed_between(-4095, static_cast<int64_t>(call.max_size)));
+      return RegState::scalar(
+          ScalarRange::signed_between(-4095, static_cast<int64_t>(call.max_size)));
     case ReturnType::kMapValueOrNull: {
       RegState value = RegState::pointer(RegKind::kMapValue);
       value.maybe_null = true;
@@ -167,7 +179,8 @@ RegState CallRules::result(CheckState& state, const Call& call) {
 void CallRules::finish(CheckState& state, const Call& call) {
   CallFacts facts = call.facts;
   bool is_lookup = call.helper->helper == Helper::kMapLookupElem;
-  facts.never_null = is_lookup && is_constant_inside(env_.maps[static_cast<size_t>(facts.map)], facts.constant_key);
+  facts.never_null = is_lookup && is_constant_inside(env_.maps[static_cast<size_t>(facts.map)],
+                                                     facts.constant_key);
   facts_.call(std::move(facts));
   if (call.released != 0) {
     std::erase_if(state.held, [&](const HeldRecord& record) { return record.id == call.released; });

@@ -1,4 +1,5 @@
-// The checker's rules for calls: arguments against the helper's signature, and what the call leaves behind.
+// The checker's rules for calls: arguments against the helper's signature, and what the call leaves
+// behind.
 #pragma once
 
 #include "bpf/check_memory.h"
@@ -17,8 +18,8 @@ class CallRules {
     uint32_t at = 0;
     const HelperSignature* helper = nullptr;
     CallFacts facts;
-    uint64_t max_size = 0;        ///< the largest value of the size argument
-    uint32_t released = 0;        ///< id of the record that the call takes
+    uint64_t max_size = 0;  ///< the largest value of the size argument
+    uint32_t released = 0;  ///< id of the record that the call takes
   };
 
   Result<void> argument(CheckState& state, Call& call, int reg);

@@ -11,7 +11,9 @@ void FactCollector::memory(uint32_t insn, Memory kind) {
   known = known == Memory::kNone || known == kind ? kind : Memory::kMixed;
 }
 
-void FactCollector::stack(uint32_t depth) { stack_bytes_ = std::max(stack_bytes_, (depth + 7) / 8 * 8); }
+void FactCollector::stack(uint32_t depth) {
+  stack_bytes_ = std::max(stack_bytes_, (depth + 7) / 8 * 8);
+}
 
 void FactCollector::call(CallFacts facts) {
   std::optional<CallFacts>& known = calls_[facts.insn];
@@ -31,7 +33,8 @@ Analysis FactCollector::finish(const Program& program, const Cfg& cfg) const {
   analysis.context_reads.assign(context_reads_.begin(), context_reads_.end());
   analysis.context_escapes = context_escapes_;
   analysis.longest_path = cfg.longest_path;
-  for (const CfgBackEdge& edge : cfg.back_edges) analysis.back_edges.push_back({edge.insn, edge.target});
+  for (const CfgBackEdge& edge : cfg.back_edges)
+    analysis.back_edges.push_back({edge.insn, edge.target});
   std::set<Helper> helpers;
   for (uint32_t at = 0; at < program.size(); ++at) {
     const CfgNode& node = cfg.nodes[at];

@@ -11,7 +11,8 @@ namespace spile::bpf {
 
 class FactCollector {
  public:
-  explicit FactCollector(size_t insns) : reached_(insns, false), memory_(insns, Memory::kNone), calls_(insns) {}
+  explicit FactCollector(size_t insns)
+      : reached_(insns, false), memory_(insns, Memory::kNone), calls_(insns) {}
 
   void reached(uint32_t insn) { reached_[insn] = true; }
   void memory(uint32_t insn, Memory kind);

@@ -22,8 +22,12 @@ Memory memory_kind(RegKind kind) {
 }
 
 // Byte `offset` of the stack (-1 is the one just below r10) is byte byte_of() of slot slot_of().
-size_t slot_of(int64_t offset) { return static_cast<size_t>((-offset - 1) / 8); }
-unsigned byte_of(int64_t offset) { return static_cast<unsigned>(offset & 7); }
+size_t slot_of(int64_t offset) {
+  return static_cast<size_t>((-offset - 1) / 8);
+}
+unsigned byte_of(int64_t offset) {
+  return static_cast<unsigned>(offset & 7);
+}
 
 StackSlot& slot_at(CheckState& state, int64_t offset) {
   size_t index = slot_of(offset);
@@ -61,15 +65,21 @@ RegState number_of_size(uint32_t size) {
 
 }  // namespace
 
-std::unexpected<Error> register_error(uint32_t insn, int reg, const RegState& state, std::string_view expected) {
-  return fail(ErrorCode::kUnsafe, "insn {}: r{} is {}, expected {}", insn, reg, describe(state), expected);
+std::unexpected<Error> register_error(uint32_t insn,
+                                      int reg,
+                                      const RegState& state,
+                                      std::string_view expected) {
+  return fail(ErrorCode::kUnsafe, "insn {}: r{} is {}, expected {}", insn, reg, describe(state),
+              expected);
 }
 
-// ---- where does it point? ------------------------------------------------------------------------------------------
+// ---- where does it point?
+// ------------------------------------------------------------------------------------------
 
 Result<void> MemoryRules::require_memory(const CheckState& state, uint32_t at, int reg) {
   const RegState& base = state.regs[static_cast<size_t>(reg)];
-  if (!base.is_pointer() || base.kind == RegKind::kMap) return register_error(at, reg, base, "a pointer to memory");
+  if (!base.is_pointer() || base.kind == RegKind::kMap)
+    return register_error(at, reg, base, "a pointer to memory");
   if (base.maybe_null) return register_error(at, reg, base, "a pointer that was compared with 0");
   if (base.range.smin < -kMaxOffset || base.range.smax > kMaxOffset) {
     return register_error(at, reg, base, "a pointer with a bounded offset");
@@ -77,34 +87,43 @@ Result<void> MemoryRules::require_memory(const CheckState& state, uint32_t at, i
   return {};
 }
 
-Result<void> MemoryRules::require_inside(const RegState& base, uint32_t at, int reg, const Span& span) {
+Result<void> MemoryRules::require_inside(const RegState& base,
+                                         uint32_t at,
+                                         int reg,
+                                         const Span& span) {
   bool is_stack = base.kind == RegKind::kStack;
   int64_t begin = is_stack ? -static_cast<int64_t>(env_.limits.max_stack_bytes) : 0;
   int64_t end = is_stack ? 0 : base.size;
   // No bytes at r10 itself are outside as well, as in the kernel.
   int64_t size = is_stack ? std::max(span.size, 1u) : span.size;
   if (span.low >= begin && span.high + size <= end) return {};
-  return fail(ErrorCode::kUnsafe, "insn {}: r{} is {}: {} bytes from offset {} on are not inside [{}, {})", at, reg,
+  return fail(ErrorCode::kUnsafe,
+              "insn {}: r{} is {}: {} bytes from offset {} on are not inside [{}, {})", at, reg,
               describe(base), span.size, span.low < begin ? span.low : span.high, begin, end);
 }
 
-Result<MemoryRules::Span> MemoryRules::resolve_context(const RegState& base, uint32_t at, int reg, Span span) {
+Result<MemoryRules::Span> MemoryRules::resolve_context(const RegState& base,
+                                                       uint32_t at,
+                                                       int reg,
+                                                       Span span) {
   if (!base.range.is_constant() || base.range.umin != 0) {
-    return register_error(at, reg, base, "the context as it came, with the offset in the instruction");
+    return register_error(at, reg, base,
+                          "the context as it came, with the offset in the instruction");
   }
   if (span.low < env_.context_first_byte || span.low + span.size > env_.context_size) {
-    return fail(ErrorCode::kUnsafe, "insn {}: bytes [{}, {}) of the context, where [{}, {}) can be used", at, span.low,
+    return fail(ErrorCode::kUnsafe,
+                "insn {}: bytes [{}, {}) of the context, where [{}, {}) can be used", at, span.low,
                 span.low + span.size, env_.context_first_byte, env_.context_size);
   }
   if (span.low % span.size != 0) {
-    return fail(ErrorCode::kUnsafe, "insn {}: {} bytes at offset {} of the context are not aligned", at, span.size,
-                span.low);
+    return fail(ErrorCode::kUnsafe, "insn {}: {} bytes at offset {} of the context are not aligned",
+                at, span.size, span.low);
   }
   return span;
 }
 
-Result<MemoryRules::Span> MemoryRules::resolve(const CheckState& state, uint32_t at, int reg, int64_t off,
-                                               uint32_t size) {
+Result<MemoryRules::Span> MemoryRules::resolve(
+    const CheckState& state, uint32_t at, int reg, int64_t off, uint32_t size) {
   SPILE_TRY_VOID(require_memory(state, at, reg));
   const RegState& base = state.regs[static_cast<size_t>(reg)];
   Span span{base.kind, base.range.smin + off, base.range.smax + off, size};
@@ -114,31 +133,42 @@ Result<MemoryRules::Span> MemoryRules::resolve(const CheckState& state, uint32_t
   return span;
 }
 
-Result<void> MemoryRules::require_alignment(const RegState& base, uint32_t at, int reg, int64_t off, uint32_t size) {
-  ScalarRange first = alu64(kAdd, false, base.range, ScalarRange::constant(static_cast<uint64_t>(off)));
+Result<void> MemoryRules::require_alignment(
+    const RegState& base, uint32_t at, int reg, int64_t off, uint32_t size) {
+  ScalarRange first =
+      alu64(kAdd, false, base.range, ScalarRange::constant(static_cast<uint64_t>(off)));
   if (first.is_aligned(size)) return {};
-  return fail(ErrorCode::kUnsafe, "insn {}: r{} is {}: {} bytes at {:+} from there are not aligned", at, reg,
-              describe(base), size, off);
+  return fail(ErrorCode::kUnsafe, "insn {}: r{} is {}: {} bytes at {:+} from there are not aligned",
+              at, reg, describe(base), size, off);
 }
 
-// ---- the stack -----------------------------------------------------------------------------------------------------
+// ---- the stack
+// -----------------------------------------------------------------------------------------------------
 
-Result<void> MemoryRules::require_stack_readable(const CheckState& state, uint32_t at, const Span& span) {
+Result<void> MemoryRules::require_stack_readable(const CheckState& state,
+                                                 uint32_t at,
+                                                 const Span& span) {
   for (int64_t offset = span.low; offset < span.high + span.size; ++offset) {
     const StackSlot* slot = find_slot(state, offset);
     if (slot != nullptr && slot->holds_pointer()) {
-      return fail(ErrorCode::kUnsafe, "insn {}: reads byte r10{:+} of the stack, which is part of {}", at, offset,
+      return fail(ErrorCode::kUnsafe,
+                  "insn {}: reads byte r10{:+} of the stack, which is part of {}", at, offset,
                   describe(slot->spill));
     }
     if (slot == nullptr || (slot->init >> byte_of(offset) & 1) == 0) {
-      return fail(ErrorCode::kUnsafe, "insn {}: reads byte r10{:+} of the stack, which is not initialised", at, offset);
+      return fail(ErrorCode::kUnsafe,
+                  "insn {}: reads byte r10{:+} of the stack, which is not initialised", at, offset);
     }
   }
   return {};
 }
 
-/// Numbers that nothing is known about are written to every byte of the span, or else to some of them.
-Result<void> MemoryRules::write_unknown(CheckState& state, uint32_t at, const Span& span, bool to_every_byte) {
+/// Numbers that nothing is known about are written to every byte of the span, or else to some of
+/// them.
+Result<void> MemoryRules::write_unknown(CheckState& state,
+                                        uint32_t at,
+                                        const Span& span,
+                                        bool to_every_byte) {
   for (int64_t offset = span.low; offset < span.high + span.size; ++offset) {
     StackSlot& slot = slot_at(state, offset);
     unsigned byte = byte_of(offset);
@@ -147,7 +177,8 @@ Result<void> MemoryRules::write_unknown(CheckState& state, uint32_t at, const Sp
       continue;
     }
     if (slot.holds_pointer()) {
-      return fail(ErrorCode::kUnsafe, "insn {}: could overwrite byte r10{:+} of the stack, which is part of {}", at,
+      return fail(ErrorCode::kUnsafe,
+                  "insn {}: could overwrite byte r10{:+} of the stack, which is part of {}", at,
                   offset, describe(slot.spill));
     }
     slot.spill = {};
@@ -163,16 +194,20 @@ Result<RegState> MemoryRules::load_stack(const CheckState& state, uint32_t at, c
   SPILE_TRY_VOID(require_stack_readable(state, at, span));
   if (!span.is_exact()) return number_of_size(span.size);
   unsigned byte = byte_of(span.low);
-  if (all_known(*slot, byte, span.size)) return RegState::constant(constant_of(*slot, byte, span.size));
+  if (all_known(*slot, byte, span.size))
+    return RegState::constant(constant_of(*slot, byte, span.size));
   if (slot->spill.kind == RegKind::kScalar && byte == 0) {
     return RegState::scalar(zero_extend(slot->spill.range, static_cast<int>(span.size) * 8));
   }
   return number_of_size(span.size);
 }
 
-/// `value` is stored whole where it fills a slot. It then gets an id, so that what is later learned about the register
-/// holds for the slot too.
-Result<void> MemoryRules::store_stack(CheckState& state, uint32_t at, const Span& span, RegState& value) {
+/// `value` is stored whole where it fills a slot. It then gets an id, so that what is later learned
+/// about the register holds for the slot too.
+Result<void> MemoryRules::store_stack(CheckState& state,
+                                      uint32_t at,
+                                      const Span& span,
+                                      RegState& value) {
   if (!span.is_exact()) return write_unknown(state, at, span, false);
   StackSlot& slot = slot_at(state, span.low);
   if (value.is_pointer()) {
@@ -191,7 +226,8 @@ Result<void> MemoryRules::store_stack(CheckState& state, uint32_t at, const Span
   return {};
 }
 
-// ---- instructions --------------------------------------------------------------------------------------------------
+// ---- instructions
+// --------------------------------------------------------------------------------------------------
 
 Result<RegState> MemoryRules::load(CheckState& state, uint32_t at, const Insn& insn) {
   auto size = static_cast<uint32_t>(access_size(insn));
@@ -203,11 +239,15 @@ Result<RegState> MemoryRules::load(CheckState& state, uint32_t at, const Insn& i
     SPILE_TRY_VOID(require_alignment(state.regs[insn.src()], at, insn.src(), insn.off, size));
     SPILE_TRY(value, load_stack(state, at, span));
   }
-  if (insn_mode(insn) == kModeMemSx) value = RegState::scalar(sign_extend(value.range, static_cast<int>(size) * 8));
+  if (insn_mode(insn) == kModeMemSx)
+    value = RegState::scalar(sign_extend(value.range, static_cast<int>(size) * 8));
   return value;
 }
 
-Result<void> MemoryRules::store_value(CheckState& state, uint32_t at, const Insn& insn, RegState& value) {
+Result<void> MemoryRules::store_value(CheckState& state,
+                                      uint32_t at,
+                                      const Insn& insn,
+                                      RegState& value) {
   auto size = static_cast<uint32_t>(access_size(insn));
   SPILE_TRY(Span span, resolve(state, at, insn.dst(), insn.off, size));
   facts_.memory(at, memory_kind(span.kind));
@@ -216,7 +256,8 @@ Result<void> MemoryRules::store_value(CheckState& state, uint32_t at, const Insn
   }
   bool is_stack = span.kind == RegKind::kStack;
   if (value.is_pointer() && !(is_stack && size == 8 && span.is_exact())) {
-    return fail(ErrorCode::kUnsafe, "insn {}: stores {}, expected a number (pointers can be kept in 8 bytes of stack)",
+    return fail(ErrorCode::kUnsafe,
+                "insn {}: stores {}, expected a number (pointers can be kept in 8 bytes of stack)",
                 at, describe(value));
   }
   if (!is_stack) return {};
@@ -230,7 +271,8 @@ Result<void> MemoryRules::store(CheckState& state, uint32_t at, const Insn& insn
     return store_value(state, at, insn, value);
   }
   RegState& value = state.regs[insn.src()];
-  if (value.kind == RegKind::kUninit) return register_error(at, insn.src(), value, "a value to store");
+  if (value.kind == RegKind::kUninit)
+    return register_error(at, insn.src(), value, "a value to store");
   return store_value(state, at, insn, value);
 }
 
@@ -238,7 +280,8 @@ Result<void> MemoryRules::atomic(CheckState& state, uint32_t at, const Insn& ins
   auto size = static_cast<uint32_t>(access_size(insn));
   SPILE_TRY(Span span, resolve(state, at, insn.dst(), insn.off, size));
   facts_.memory(at, memory_kind(span.kind));
-  if (span.kind == RegKind::kContext) return fail(ErrorCode::kUnsafe, "insn {}: atomic on the context", at);
+  if (span.kind == RegKind::kContext)
+    return fail(ErrorCode::kUnsafe, "insn {}: atomic on the context", at);
   SPILE_TRY_VOID(require_alignment(state.regs[insn.dst()], at, insn.dst(), insn.off, size));
   if (state.regs[insn.src()].kind != RegKind::kScalar) {
     return register_error(at, insn.src(), state.regs[insn.src()], "a number");
@@ -256,26 +299,32 @@ Result<void> MemoryRules::atomic(CheckState& state, uint32_t at, const Insn& ins
   return {};
 }
 
-// ---- helpers -------------------------------------------------------------------------------------------------------
+// ---- helpers
+// -------------------------------------------------------------------------------------------------------
 
 Result<void> MemoryRules::helper_reads(CheckState& state, uint32_t at, int reg, uint32_t size) {
   SPILE_TRY_VOID(require_memory(state, at, reg));
   const RegState& base = state.regs[static_cast<size_t>(reg)];
-  if (base.kind == RegKind::kContext) return register_error(at, reg, base, "the stack, a map value or a record");
+  if (base.kind == RegKind::kContext)
+    return register_error(at, reg, base, "the stack, a map value or a record");
   SPILE_TRY(Span span, resolve(state, at, reg, 0, size));
   return span.kind == RegKind::kStack ? require_stack_readable(state, at, span) : Result<void>{};
 }
 
-Result<void> MemoryRules::helper_writes(CheckState& state, uint32_t at, int reg, uint32_t size, bool is_exact) {
+Result<void> MemoryRules::helper_writes(
+    CheckState& state, uint32_t at, int reg, uint32_t size, bool is_exact) {
   SPILE_TRY_VOID(require_memory(state, at, reg));
   const RegState& base = state.regs[static_cast<size_t>(reg)];
-  if (base.kind == RegKind::kContext) return register_error(at, reg, base, "the stack, a map value or a record");
+  if (base.kind == RegKind::kContext)
+    return register_error(at, reg, base, "the stack, a map value or a record");
   SPILE_TRY(Span span, resolve(state, at, reg, 0, size));
   if (span.kind != RegKind::kStack) return {};
   return write_unknown(state, at, span, is_exact && span.is_exact());
 }
 
-std::optional<std::vector<uint8_t>> MemoryRules::constant_bytes(const CheckState& state, int reg, uint32_t size) {
+std::optional<std::vector<uint8_t>> MemoryRules::constant_bytes(const CheckState& state,
+                                                                int reg,
+                                                                uint32_t size) {
   const RegState& base = state.regs[static_cast<size_t>(reg)];
   if (base.kind != RegKind::kStack || !base.range.is_constant()) return std::nullopt;
   std::vector<uint8_t> bytes;

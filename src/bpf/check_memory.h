@@ -1,4 +1,5 @@
-// The checker's rules for memory: which bytes a register may be used to read and write, and what that changes.
+// The checker's rules for memory: which bytes a register may be used to read and write, and what
+// that changes.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,10 @@
 namespace spile::bpf {
 
 /// How a message names a register: "insn 12: r3 is a number, ...".
-std::unexpected<Error> register_error(uint32_t insn, int reg, const RegState& state, std::string_view expected);
+std::unexpected<Error> register_error(uint32_t insn,
+                                      int reg,
+                                      const RegState& state,
+                                      std::string_view expected);
 
 class MemoryRules {
  public:
@@ -29,7 +33,9 @@ class MemoryRules {
   /// A helper writes `size` bytes, or any number up to it, to where `reg` points.
   Result<void> helper_writes(CheckState& state, uint32_t at, int reg, uint32_t size, bool is_exact);
   /// The bytes that `reg` points to, where they are constants on the stack.
-  static std::optional<std::vector<uint8_t>> constant_bytes(const CheckState& state, int reg, uint32_t size);
+  static std::optional<std::vector<uint8_t>> constant_bytes(const CheckState& state,
+                                                            int reg,
+                                                            uint32_t size);
 
  private:
   /// An access of `size` bytes: the first of them is somewhere in [low, high] of the object.
@@ -45,7 +51,8 @@ class MemoryRules {
   Result<Span> resolve(const CheckState& state, uint32_t at, int reg, int64_t off, uint32_t size);
   Result<Span> resolve_context(const RegState& base, uint32_t at, int reg, Span span);
   Result<void> require_inside(const RegState& base, uint32_t at, int reg, const Span& span);
-  Result<void> require_alignment(const RegState& base, uint32_t at, int reg, int64_t off, uint32_t size);
+  Result<void> require_alignment(
+      const RegState& base, uint32_t at, int reg, int64_t off, uint32_t size);
 
   Result<void> require_stack_readable(const CheckState& state, uint32_t at, const Span& span);
   Result<void> write_unknown(CheckState& state, uint32_t at, const Span& span, bool to_every_byte);

@@ -1,19 +1,21 @@
 #include "bpf/check_state.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <tuple>
 #include <unordered_map>
 
-#include <fmt/format.h>
-
 namespace spile::bpf {
 
 namespace {
 
-// ---- ids -----------------------------------------------------------------------------------------------------------
+// ---- ids
+// -----------------------------------------------------------------------------------------------------------
 
-/// What is known to be equal about a register: of scalars the value, of pointers whether they are null.
+/// What is known to be equal about a register: of scalars the value, of pointers whether they are
+/// null.
 struct Token {
   enum Kind : uint8_t { kNothing, kId, kConstant, kNotNull } kind = kNothing;
   uint64_t value = 0;
@@ -22,13 +24,14 @@ struct Token {
 
 Token token(const RegState& reg) {
   if (reg.id != 0) return {Token::kId, reg.id};
-  if (reg.kind == RegKind::kScalar && reg.range.is_constant()) return {Token::kConstant, reg.range.umin};
+  if (reg.kind == RegKind::kScalar && reg.range.is_constant())
+    return {Token::kConstant, reg.range.umin};
   if (reg.is_pointer() && !reg.maybe_null) return {Token::kNotNull, 0};
   return {};
 }
 
-/// Renames ids so that two states can be compared. contains() needs each of the outer state's ids to mean one thing in
-/// the inner one; join() makes an id for each pair of things.
+/// Renames ids so that two states can be compared. contains() needs each of the outer state's ids
+/// to mean one thing in the inner one; join() makes an id for each pair of things.
 class IdPairs {
  public:
   /// False: `outer` was paired with something else before.
@@ -53,7 +56,8 @@ class IdPairs {
   std::vector<std::tuple<Token, Token, uint32_t>> joined_;
 };
 
-// ---- contains ------------------------------------------------------------------------------------------------------
+// ---- contains
+// ------------------------------------------------------------------------------------------------------
 
 bool same_object(const RegState& a, const RegState& b) {
   return a.kind == b.kind && a.map == b.map && a.size == b.size;
@@ -70,7 +74,8 @@ bool contains_reg(const RegState& outer, const RegState& inner, IdPairs& ids) {
 }
 
 bool contains_slot(const StackSlot& outer, const StackSlot& inner, IdPairs& ids) {
-  if (outer.spill.kind != RegKind::kUninit) return contains_reg(outer.spill, inner.as_register(), ids);
+  if (outer.spill.kind != RegKind::kUninit)
+    return contains_reg(outer.spill, inner.as_register(), ids);
   if ((outer.init & ~inner.init) != 0 || (outer.known & ~inner.known) != 0) return false;
   for (unsigned i = 0; i < 8; ++i) {
     if ((outer.known >> i & 1) != 0 && outer.bytes[i] != inner.bytes[i]) return false;
@@ -92,7 +97,8 @@ bool contains_held(const CheckState& outer, const CheckState& inner, IdPairs& id
   return true;
 }
 
-// ---- join ----------------------------------------------------------------------------------------------------------
+// ---- join
+// ----------------------------------------------------------------------------------------------------------
 
 struct Join {
   JoinMode mode;
@@ -113,7 +119,8 @@ struct Join {
     RegState result = RegState::scalar(range(old.range, next.range));
     if (old.id == 0 && next.id == 0) return result;
     Token a = token(old), b = token(next);
-    if (a.kind != Token::kNothing && b.kind != Token::kNothing) result.id = ids.id_of(a, b, next_id);
+    if (a.kind != Token::kNothing && b.kind != Token::kNothing)
+      result.id = ids.id_of(a, b, next_id);
     return result;
   }
 
@@ -163,12 +170,13 @@ struct Join {
     return result;
   }
 
-  /// The records of one state are those of the other, in the order of their reservation. Where a program means another
-  /// order, its registers get ids that are not held, and it is refused at the exit.
+  /// The records of one state are those of the other, in the order of their reservation. Where a
+  /// program means another order, its registers get ids that are not held, and it is refused at the
+  /// exit.
   bool held(CheckState& result, const CheckState& old, const CheckState& next) {
     if (old.held.size() != next.held.size()) return false;
     for (size_t i = 0; i < old.held.size(); ++i) {
-        uint32_t id = ids.id_of({Token::kId, old.held[i].id}, {Token::kId, next.held[i].id}, next_id);
+      uint32_t id = ids.id_of({Token::kId, old.held[i].id}, {Token::kId, next.held[i].id}, next_id);
       result.held.push_back({id, old.held[i].insn});
     }
     return true;
@@ -185,9 +193,11 @@ std::string describe(const RegState& reg) {
   switch (reg.kind) {
     case RegKind::kUninit: return "not initialised (or not the same on all paths)";
     case RegKind::kScalar:
-      if (reg.range.is_constant()) return fmt::format("the number {}", static_cast<int64_t>(reg.range.umin));
+      if (reg.range.is_constant())
+        return fmt::format("the number {}", static_cast<int64_t>(reg.range.umin));
       if (reg.range.is_unknown()) return "a number";
-      if (reg.range.smin >= 0) return fmt::format("a number in [{}, {}]", reg.range.umin, reg.range.umax);
+      if (reg.range.smin >= 0)
+        return fmt::format("a number in [{}, {}]", reg.range.umin, reg.range.umax);
       return fmt::format("a number in [{}, {}]", reg.range.smin, reg.range.smax);
     case RegKind::kContext: return fmt::format("the context{}", offset);
     case RegKind::kStack: return fmt::format("the stack at r10{}", offset);
@@ -233,14 +243,18 @@ bool contains(const CheckState& outer, const CheckState& inner) {
   return true;
 }
 
-std::optional<CheckState> join(const CheckState& old, const CheckState& next, JoinMode mode,
+std::optional<CheckState> join(const CheckState& old,
+                               const CheckState& next,
+                               JoinMode mode,
                                const Thresholds& thresholds) {
   Join join{.mode = mode, .thresholds = thresholds, .next_id = std::max(old.next_id, next.next_id)};
   CheckState result;
   if (!join.held(result, old, next)) return std::nullopt;
-  for (size_t i = 0; i < result.regs.size(); ++i) result.regs[i] = join.regs(old.regs[i], next.regs[i]);
+  for (size_t i = 0; i < result.regs.size(); ++i)
+    result.regs[i] = join.regs(old.regs[i], next.regs[i]);
   result.stack.resize(std::min(old.stack.size(), next.stack.size()));
-  for (size_t i = 0; i < result.stack.size(); ++i) result.stack[i] = join.slots(old.stack[i], next.stack[i]);
+  for (size_t i = 0; i < result.stack.size(); ++i)
+    result.stack[i] = join.slots(old.stack[i], next.stack[i]);
   result.next_id = join.next_id;
   return result;
 }

@@ -1,10 +1,12 @@
-// The walk over all paths. The rules for memory are in check_memory.cc, for calls in check_call.cc; what a state is and
-// how two of them meet in check_state.cc; what is known about numbers in scalar_range.cc.
+// The walk over all paths. The rules for memory are in check_memory.cc, for calls in check_call.cc;
+// what a state is and how two of them meet in check_state.cc; what is known about numbers in
+// scalar_range.cc.
 //
-// Where paths meet (CfgNode::is_merge) the states that were walked from there are kept. A new one that an old one
-// contains is dropped: whatever it could do has been looked at. Up to CheckLimits::states_kept are walked apart, so
-// that what a program learned on one path (a constant, a record it holds) stays known; the next is joined with the last, and
-// at loop heads widened, so that the number of walks from each place is bounded whatever the program does.
+// Where paths meet (CfgNode::is_merge) the states that were walked from there are kept. A new one
+// that an old one contains is dropped: whatever it could do has been looked at. Up to
+// CheckLimits::states_kept are walked apart, so that what a program learned on one path (a
+// constant, a record it holds) stays known; the next is joined with the last, and at loop heads
+// widened, so that the number of walks from each place is bounded whatever the program does.
 #include "bpf/checker.h"
 
 #include <algorithm>
@@ -51,7 +53,12 @@ std::vector<uint64_t> constants(const Program& program, const Cfg& cfg) {
 class Walk {
  public:
   Walk(const Program& program, const CheckEnv& env, const Cfg& cfg, FactCollector& facts)
-      : program_(program), env_(env), cfg_(cfg), facts_(facts), memory_(env, facts), calls_(env, facts, memory_),
+      : program_(program),
+        env_(env),
+        cfg_(cfg),
+        facts_(facts),
+        memory_(env, facts),
+        calls_(env, facts, memory_),
         thresholds_(Thresholds::around(constants(program, cfg))) {}
 
   Result<void> run();
@@ -73,10 +80,14 @@ class Walk {
   Result<void> load_immediate(CheckState& state, uint32_t at, const Insn& insn);
   Result<void> alu(CheckState& state, uint32_t at, const Insn& insn);
   Result<void> move(CheckState& state, uint32_t at, const Insn& insn);
-  Result<void> pointer_arithmetic(CheckState& state, uint32_t at, const Insn& insn, const RegState& operand);
+  Result<void> pointer_arithmetic(CheckState& state,
+                                  uint32_t at,
+                                  const Insn& insn,
+                                  const RegState& operand);
   Result<bool> conditional(Point& point, const Insn& insn);
   Result<bool> pointer_conditional(Point& point, const Insn& insn, const RegState& right);
-  Result<bool> branch(Point& point, bool can_jump, CheckState taken, bool can_fall, CheckState not_taken);
+  Result<bool> branch(
+      Point& point, bool can_jump, CheckState taken, bool can_fall, CheckState not_taken);
   Result<void> exit(const CheckState& state, uint32_t at);
 
   Result<void> require_writable(uint32_t at, const Insn& insn) const;
@@ -95,7 +106,8 @@ class Walk {
   uint64_t steps_ = 0;
 };
 
-// ---- paths ---------------------------------------------------------------------------------------------------------
+// ---- paths
+// ---------------------------------------------------------------------------------------------------------
 
 Result<void> Walk::run() {
   Point entry;
@@ -113,7 +125,8 @@ Result<void> Walk::run() {
 Result<void> Walk::walk_from(Point point) {
   while (true) {
     if (++steps_ > env_.limits.max_steps) {
-      return fail(ErrorCode::kUnsupported, "insn {}: the program is too complex to check in {} steps", point.at,
+      return fail(ErrorCode::kUnsupported,
+                  "insn {}: the program is too complex to check in {} steps", point.at,
                   env_.limits.max_steps);
     }
     SPILE_TRY(bool is_new, arrive(point));
@@ -130,7 +143,8 @@ Result<bool> Walk::arrive(Point& point) {
   if (!node.is_merge) return true;
   point.state.normalise(node.live_in);
   std::vector<KeptState>& kept = kept_[point.at];
-  bool is_known = std::ranges::any_of(kept, [&](const KeptState& k) { return contains(k.state, point.state); });
+  bool is_known =
+      std::ranges::any_of(kept, [&](const KeptState& k) { return contains(k.state, point.state); });
   if (is_known) return false;
   return keep(point.at, kept, point.state);
 }
@@ -141,7 +155,7 @@ Result<bool> Walk::keep(uint32_t at, std::vector<KeptState>& kept, CheckState& s
   if (kept.size() >= limit) {
     for (size_t i = kept.size(); i-- > 0;) {
       KeptState& old = kept[i];
-      JoinMode mode = old.joins >= kMaxJoins           ? JoinMode::kGiveUp
+      JoinMode mode = old.joins >= kMaxJoins        ? JoinMode::kGiveUp
                       : cfg_.nodes[at].is_loop_head ? JoinMode::kWiden
                                                     : JoinMode::kExact;
       std::optional<CheckState> joined = join(old.state, state, mode, thresholds_);
@@ -153,7 +167,8 @@ Result<bool> Walk::keep(uint32_t at, std::vector<KeptState>& kept, CheckState& s
     }
   }
   if (kept.size() >= kMaxStates) {
-    return fail(ErrorCode::kUnsupported, "insn {}: too many paths meet here that hold different records", at);
+    return fail(ErrorCode::kUnsupported,
+                "insn {}: too many paths meet here that hold different records", at);
   }
   kept.push_back({state, 0});
   ++kept_in_all_;
@@ -162,7 +177,8 @@ Result<bool> Walk::keep(uint32_t at, std::vector<KeptState>& kept, CheckState& s
 
 Result<bool> Walk::go(Point& point, uint32_t to) {
   if (to <= point.at && !point.state.held.empty()) {
-    return fail(ErrorCode::kUnsafe, "insn {}: jumps back while the record that insn {} reserved is held", point.at,
+    return fail(ErrorCode::kUnsafe,
+                "insn {}: jumps back while the record that insn {} reserved is held", point.at,
                 point.state.held.front().insn);
   }
   point.at = to;
@@ -211,14 +227,16 @@ Result<bool> Walk::step_jump(Point& point, const Insn& insn) {
 
 Result<void> Walk::exit(const CheckState& state, uint32_t at) {
   if (!state.held.empty()) {
-    return fail(ErrorCode::kUnsafe, "insn {}: exits while the record that insn {} reserved is held", at,
-                state.held.front().insn);
+    return fail(ErrorCode::kUnsafe, "insn {}: exits while the record that insn {} reserved is held",
+                at, state.held.front().insn);
   }
-  if (state.regs[0].kind != RegKind::kScalar) return register_error(at, 0, state.regs[0], "a number at the exit");
+  if (state.regs[0].kind != RegKind::kScalar)
+    return register_error(at, 0, state.regs[0], "a number at the exit");
   return {};
 }
 
-// ---- registers -----------------------------------------------------------------------------------------------------
+// ---- registers
+// -----------------------------------------------------------------------------------------------------
 
 Result<void> Walk::require_writable(uint32_t at, const Insn& insn) const {
   if (insn.dst() != 10) return {};
@@ -239,7 +257,8 @@ Result<void> Walk::load_immediate(CheckState& state, uint32_t at, const Insn& in
     return {};
   }
   if (insn.imm < 0 || static_cast<size_t>(insn.imm) >= env_.maps.size()) {
-    return fail(ErrorCode::kUnsafe, "insn {}: there is no map {}, only {} maps", at, insn.imm, env_.maps.size());
+    return fail(ErrorCode::kUnsafe, "insn {}: there is no map {}, only {} maps", at, insn.imm,
+                env_.maps.size());
   }
   dst = RegState::pointer(RegKind::kMap);
   dst.map = insn.imm;
@@ -259,9 +278,11 @@ Result<void> Walk::move(CheckState& state, uint32_t at, const Insn& insn) {
   if (src.kind == RegKind::kUninit) return register_error(at, insn.src(), src, "a value");
   bool is_partial = is_32bit || insn.off != 0;
   if (src.is_pointer() && is_partial) return register_error(at, insn.src(), src, "a number");
-  bool keeps_value = insn.off == 0 && (!is_32bit || src.range.umax <= std::numeric_limits<uint32_t>::max());
+  bool keeps_value =
+      insn.off == 0 && (!is_32bit || src.range.umax <= std::numeric_limits<uint32_t>::max());
   if (keeps_value || src.is_pointer()) {
-    if (src.kind == RegKind::kScalar && src.id == 0 && !src.range.is_constant()) src.id = state.new_id();
+    if (src.kind == RegKind::kScalar && src.id == 0 && !src.range.is_constant())
+      src.id = state.new_id();
     dst = src;
     return {};
   }
@@ -270,23 +291,30 @@ Result<void> Walk::move(CheckState& state, uint32_t at, const Insn& insn) {
   return {};
 }
 
-Result<void> Walk::pointer_arithmetic(CheckState& state, uint32_t at, const Insn& insn, const RegState& right) {
+Result<void> Walk::pointer_arithmetic(CheckState& state,
+                                      uint32_t at,
+                                      const Insn& insn,
+                                      const RegState& right) {
   RegState& dst = state.regs[insn.dst()];
   bool is_add = insn_op(insn) == kAdd, is_sub = insn_op(insn) == kSub;
   if (insn_class(insn) != kClassAlu64 || (!is_add && !is_sub) || (is_sub && right.is_pointer())) {
     return dst.is_pointer() ? register_error(at, insn.dst(), dst, "a number")
                             : register_error(at, insn.src(), right, "a number");
   }
-  if (dst.is_pointer() && right.is_pointer()) return register_error(at, insn.src(), right, "a number");
+  if (dst.is_pointer() && right.is_pointer())
+    return register_error(at, insn.src(), right, "a number");
   const RegState& pointer = dst.is_pointer() ? dst : right;
   const RegState& number = dst.is_pointer() ? right : dst;
   int pointer_reg = dst.is_pointer() ? insn.dst() : insn.src();
-  if (pointer.kind == RegKind::kMap) return register_error(at, pointer_reg, pointer, "a pointer to memory");
-  if (pointer.maybe_null) return register_error(at, pointer_reg, pointer, "a pointer that was compared with 0");
+  if (pointer.kind == RegKind::kMap)
+    return register_error(at, pointer_reg, pointer, "a pointer to memory");
+  if (pointer.maybe_null)
+    return register_error(at, pointer_reg, pointer, "a pointer that was compared with 0");
   RegState result = pointer;
   result.range = alu64(insn_op(insn), false, pointer.range, number.range);
   if (result.range.smin < -kMaxPointerOffset || result.range.smax > kMaxPointerOffset) {
-    return fail(ErrorCode::kUnsafe, "insn {}: {} with {} added or subtracted is too far from its object", at,
+    return fail(ErrorCode::kUnsafe,
+                "insn {}: {} with {} added or subtracted is too far from its object", at,
                 describe(pointer), describe(number));
   }
   dst = result;
@@ -304,7 +332,8 @@ Result<void> Walk::alu(CheckState& state, uint32_t at, const Insn& insn) {
   if (is_unary && dst.is_pointer()) return register_error(at, insn.dst(), dst, "a number");
   if (op == kEnd) {
     bool swaps = !is_32bit || uses_src_reg(insn);
-    dst = RegState::scalar(swaps ? byte_swap(dst.range, insn.imm) : zero_extend(dst.range, insn.imm));
+    dst =
+        RegState::scalar(swaps ? byte_swap(dst.range, insn.imm) : zero_extend(dst.range, insn.imm));
     return {};
   }
   RegState right = is_unary ? RegState::constant(0) : operand(state, insn);
@@ -321,7 +350,8 @@ Result<void> Walk::alu(CheckState& state, uint32_t at, const Insn& insn) {
   return {};
 }
 
-// ---- conditions ----------------------------------------------------------------------------------------------------
+// ---- conditions
+// ----------------------------------------------------------------------------------------------------
 
 /// What was learned about a number holds for every register that has the same.
 void learn(CheckState& state, uint8_t reg, const ScalarRange& range) {
@@ -347,7 +377,8 @@ void learn_null(CheckState& state, uint32_t id, bool is_null) {
   if (is_null) std::erase_if(state.held, [&](const HeldRecord& record) { return record.id == id; });
 }
 
-Result<bool> Walk::branch(Point& point, bool can_jump, CheckState taken, bool can_fall, CheckState not_taken) {
+Result<bool> Walk::branch(
+    Point& point, bool can_jump, CheckState taken, bool can_fall, CheckState not_taken) {
   auto target = static_cast<uint32_t>(*jump_target(program_, point.at));
   if (can_jump) {
     Point other{point.at, std::move(taken)};
@@ -363,17 +394,20 @@ Result<bool> Walk::branch(Point& point, bool can_jump, CheckState taken, bool ca
 Result<bool> Walk::pointer_conditional(Point& point, const Insn& insn, const RegState& right) {
   const RegState left = point.state.regs[insn.dst()];
   uint8_t op = insn_op(insn);
-  bool is_null_test = insn_class(insn) == kClassJmp && (op == kJeq || op == kJne) && right.is_constant(0);
+  bool is_null_test =
+      insn_class(insn) == kClassJmp && (op == kJeq || op == kJne) && right.is_constant(0);
   if (!is_null_test) {
-    return left.is_pointer() ? register_error(point.at, insn.dst(), left, "a number (or == or != with 0)")
-                             : register_error(point.at, insn.src(), right, "a number");
+    return left.is_pointer()
+               ? register_error(point.at, insn.dst(), left, "a number (or == or != with 0)")
+               : register_error(point.at, insn.src(), right, "a number");
   }
   bool jumps_if_null = op == kJeq;
   if (!left.maybe_null) {
-    // As in the kernel, which takes only map values for surely not null: the other side must be right as well.
+    // As in the kernel, which takes only map values for surely not null: the other side must be
+    // right as well.
     bool may_be_taken_for_null = left.kind != RegKind::kMapValue;
-    return branch(point, !jumps_if_null || may_be_taken_for_null, point.state, jumps_if_null || may_be_taken_for_null,
-                  point.state);
+    return branch(point, !jumps_if_null || may_be_taken_for_null, point.state,
+                  jumps_if_null || may_be_taken_for_null, point.state);
   }
   CheckState null = point.state, valid = point.state;
   learn_null(null, left.id, true);
@@ -398,7 +432,8 @@ Result<bool> Walk::conditional(Point& point, const Insn& insn) {
     learn(sides[holds], insn.dst(), learned->first);
     if (uses_src_reg(insn)) learn(sides[holds], insn.src(), learned->second);
   }
-  return branch(point, possible[true], std::move(sides[true]), possible[false], std::move(sides[false]));
+  return branch(point, possible[true], std::move(sides[true]), possible[false],
+                std::move(sides[false]));
 }
 
 }  // namespace
@@ -406,8 +441,9 @@ Result<bool> Walk::conditional(Point& point, const Insn& insn) {
 Result<Analysis> check(const Program& program, const CheckEnv& env) {
   SPILE_TRY(Cfg cfg, build_cfg(program, env.limits.max_insns));
   if (cfg.longest_path > env.limits.insn_budget) {
-    return fail(ErrorCode::kUnsupported, "the program can run {} instructions, at most {} are allowed",
-                cfg.longest_path, env.limits.insn_budget);
+    return fail(ErrorCode::kUnsupported,
+                "the program can run {} instructions, at most {} are allowed", cfg.longest_path,
+                env.limits.insn_budget);
   }
   FactCollector facts(program.size());
   Walk walk(program, env, cfg, facts);

@@ -1,12 +1,13 @@
-// What the checker accepts must never leave its memory and must not depend on what was not initialised.
+// What the checker accepts must never leave its memory and must not depend on what was not
+// initialised.
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
-
-#include <gtest/gtest.h>
 
 #include "bpf/checker.h"
 #include "bpf/disasm.h"
@@ -39,17 +40,23 @@ class World {
     // Small numbers, numbers with a small byte, half or sign-extended half, and any.
     for (uint64_t& word : context_) {
       uint64_t small = random() % 48;
-      uint64_t forms[] = {small, 0 - small, small | random() << 8, small | random() << 32, random() >> random() % 64};
+      uint64_t forms[] = {small, 0 - small, small | random() << 8, small | random() << 32,
+                          random() >> random() % 64};
       word = forms[random() % 5];
     }
     std::ranges::fill(stack_, poison);
-    ranges_ = {{address(context_.data()), kGrownContextBytes, false}, {address(array_.data()), array_.size(), true}};
+    ranges_ = {{address(context_.data()), kGrownContextBytes, false},
+               {address(array_.data()), array_.size(), true}};
     for (auto& value : hash_) ranges_.push_back({address(value.data()), value.size(), true});
     std::span<uint8_t> stack{reinterpret_cast<uint8_t*>(stack_.data()), 512};
     uint64_t maps[] = {100, 101, 102};
     Result<RunResult> result = run(program_, address(context_.data()),
-                                   {.helpers = &helpers_, .maps = maps, .insn_budget = 3000, .ranges = &ranges_,
-                                    .stack = stack, .other_regs = poison});
+                                   {.helpers = &helpers_,
+                                    .maps = maps,
+                                    .insn_budget = 3000,
+                                    .ranges = &ranges_,
+                                    .stack = stack,
+                                    .other_regs = poison});
     if (!result) {
       EXPECT_NE(result.error().message.find("budget"), std::string::npos) << result.error().message;
       return {};
@@ -68,11 +75,13 @@ class World {
     uint64_t stack = address(stack_.data());
     if (at >= stack && at + size <= stack + 512) return true;
     return std::ranges::any_of(ranges_, [&](const MemoryRange& range) {
-      return at >= range.begin && at + size <= range.begin + range.size_bytes && (range.writable || !is_write);
+      return at >= range.begin && at + size <= range.begin + range.size_bytes &&
+             (range.writable || !is_write);
     });
   }
   void require(uint64_t at, uint64_t size, bool is_write) const {
-    EXPECT_TRUE(size == 0 || is_inside(at, size, is_write)) << "a helper gets memory outside: " << size << " bytes";
+    EXPECT_TRUE(size == 0 || is_inside(at, size, is_write))
+        << "a helper gets memory outside: " << size << " bytes";
   }
 
   uint64_t lookup(uint64_t map, uint64_t key) {
@@ -106,15 +115,19 @@ class World {
   }
 
   void provide() {
-    helpers_.set(Helper::kMapLookupElem, [this](uint64_t m, uint64_t k, auto...) { return lookup(m, k); });
+    helpers_.set(Helper::kMapLookupElem,
+                 [this](uint64_t m, uint64_t k, auto...) { return lookup(m, k); });
     helpers_.set(Helper::kMapUpdateElem, [this](uint64_t m, uint64_t k, uint64_t v, auto...) {
       require(k, kGrownMaps[m - 100].key_size, false);
       require(v, kGrownMaps[m - 100].value_size, false);
       return 0;
     });
-    helpers_.set(Helper::kProbeReadKernel, [this](uint64_t d, uint64_t n, auto...) { return read(d, n, false); });
-    helpers_.set(Helper::kProbeReadKernelStr, [this](uint64_t d, uint64_t n, auto...) { return read(d, n, true); });
-    helpers_.set(Helper::kRingbufReserve, [this](uint64_t, uint64_t n, auto...) { return reserve(n); });
+    helpers_.set(Helper::kProbeReadKernel,
+                 [this](uint64_t d, uint64_t n, auto...) { return read(d, n, false); });
+    helpers_.set(Helper::kProbeReadKernelStr,
+                 [this](uint64_t d, uint64_t n, auto...) { return read(d, n, true); });
+    helpers_.set(Helper::kRingbufReserve,
+                 [this](uint64_t, uint64_t n, auto...) { return reserve(n); });
     helpers_.set(Helper::kRingbufSubmit, [this](uint64_t r, auto...) { return release(r); });
     helpers_.set(Helper::kRingbufDiscard, [this](uint64_t r, auto...) { return release(r); });
   }
@@ -132,8 +145,10 @@ class World {
 
 void expect_sound(uint32_t states_kept) {
   uint64_t first = 1, count = 300;
-  if (const char* range = std::getenv("SPILE_SOUNDNESS_PROGRAMS")) count = std::strtoull(range, nullptr, 10);
-  if (const char* seed = std::getenv("SPILE_SOUNDNESS_SEED")) first = std::strtoull(seed, nullptr, 10);
+  if (const char* range = std::getenv("SPILE_SOUNDNESS_PROGRAMS"))
+    count = std::strtoull(range, nullptr, 10);
+  if (const char* seed = std::getenv("SPILE_SOUNDNESS_SEED"))
+    first = std::strtoull(seed, nullptr, 10);
   size_t insns = 0, ended = 0;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     ProgramGrower grower(seed, true, states_kept);
@@ -156,8 +171,12 @@ void expect_sound(uint32_t states_kept) {
   EXPECT_GT(ended, count * 6) << "too few programs come to an end";
 }
 
-TEST(CheckerSoundness, AcceptedProgramsStayInTheirMemoryAndDoNotReadWhatIsNotInitialised) { expect_sound(8); }
-TEST(CheckerSoundness, TheSameWhereAllPathsAreJoined) { expect_sound(1); }
+TEST(CheckerSoundness, AcceptedProgramsStayInTheirMemoryAndDoNotReadWhatIsNotInitialised) {
+  expect_sound(8);
+}
+TEST(CheckerSoundness, TheSameWhereAllPathsAreJoined) {
+  expect_sound(1);
+}
 
 }  // namespace
 }  // namespace spile::bpf

@@ -1,9 +1,9 @@
 #include "bpf/checker.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <functional>
-
-#include <gtest/gtest.h>
 
 #include "bpf/builder.h"
 #include "bpf/disasm.h"
@@ -15,11 +15,11 @@ using enum Reg;
 using Emit = std::function<void(Builder&)>;
 
 // The maps of the tests.
-constexpr int kHash = 0;    // 8-byte keys, 16-byte values
-constexpr int kArray = 1;   // 10 values of 8 bytes
-constexpr int kRing = 2;    // 4096 bytes
-constexpr int kPerCpu = 3;  // one value of 8 bytes a CPU
-constexpr int kWide = 4;    // 4 values of 64 bytes
+constexpr int kHash = 0;          // 8-byte keys, 16-byte values
+constexpr int kArray = 1;         // 10 values of 8 bytes
+constexpr int kRing = 2;          // 4096 bytes
+constexpr int kPerCpu = 3;        // one value of 8 bytes a CPU
+constexpr int kWide = 4;          // 4 values of 64 bytes
 constexpr int kSmallKeyHash = 5;  // 4-byte keys, 8-byte values
 
 Insn raw(uint8_t code, int dst, int src, int off, int32_t imm) {
@@ -32,12 +32,9 @@ class Checker : public testing::Test {
  protected:
   Checker() {
     env_.context_size = x86_64_regs::kSize;
-    env_.maps = {{MapKind::kHash, 8, 16, 100},
-                 {MapKind::kArray, 4, 8, 10},
-                 {MapKind::kRing, 0, 0, 4096},
-                 {MapKind::kPerCpuArray, 4, 8, 1},
-                 {MapKind::kArray, 4, 64, 4},
-                 {MapKind::kHash, 4, 8, 10}};
+    env_.maps = {{MapKind::kHash, 8, 16, 100}, {MapKind::kArray, 4, 8, 10},
+                 {MapKind::kRing, 0, 0, 4096}, {MapKind::kPerCpuArray, 4, 8, 1},
+                 {MapKind::kArray, 4, 64, 4},  {MapKind::kHash, 4, 8, 10}};
   }
 
   static Program built(const Emit& emit) {
@@ -56,13 +53,16 @@ class Checker : public testing::Test {
   }
   void refuse_program(std::string_view message, const Program& program) {
     Result<Analysis> result = check(program, env_);
-    ASSERT_FALSE(result.has_value()) << "accepted, expected: " << message << '\n' << disassemble(program);
+    ASSERT_FALSE(result.has_value()) << "accepted, expected: " << message << '\n'
+                                     << disassemble(program);
     EXPECT_NE(result.error().message.find(message), std::string::npos)
-        << "expected: " << message << "\ngot:      " << result.error().message << '\n' << disassemble(program);
+        << "expected: " << message << "\ngot:      " << result.error().message << '\n'
+        << disassemble(program);
     // Joining paths early must not make anything right.
     CheckEnv joining = env_;
     joining.limits.states_kept = 1;
-    EXPECT_FALSE(check(program, joining)) << "accepted when paths are joined early\n" << disassemble(program);
+    EXPECT_FALSE(check(program, joining)) << "accepted when paths are joined early\n"
+                                          << disassemble(program);
   }
 
   static Emit with_exit(const Emit& emit) {
@@ -74,7 +74,9 @@ class Checker : public testing::Test {
   }
   /// Adds `r0 = 0; exit`.
   Analysis accept(const Emit& emit) { return accept_program(built(with_exit(emit))); }
-  void refuse(std::string_view message, const Emit& emit) { refuse_program(message, built(with_exit(emit))); }
+  void refuse(std::string_view message, const Emit& emit) {
+    refuse_program(message, built(with_exit(emit)));
+  }
 
   CheckEnv env_;
 };
@@ -118,9 +120,12 @@ void submit(Builder& b, Reg record) {
   b.call(Helper::kRingbufSubmit);
 }
 /// reg = a number that nothing is known about.
-void unknown(Builder& b, Reg reg) { b.load(8, reg, r1, 0); }
+void unknown(Builder& b, Reg reg) {
+  b.load(8, reg, r1, 0);
+}
 
-// ---- what must be accepted -----------------------------------------------------------------------------------------
+// ---- what must be accepted
+// -----------------------------------------------------------------------------------------
 
 TEST_F(Checker, AcceptsTheSmallestProgram) {
   Analysis a = accept([](Builder&) {});
@@ -172,7 +177,8 @@ TEST_F(Checker, AcceptsTheRecordProtocol) {
     b.atomic(8, kAtomicAdd, r0, 0, r1);
     b.bind(end);
   });
-  EXPECT_EQ(a.context_reads, (std::vector<ContextRead>{{x86_64_regs::kSi, 8}, {x86_64_regs::kDi, 8}}));
+  EXPECT_EQ(a.context_reads,
+            (std::vector<ContextRead>{{x86_64_regs::kSi, 8}, {x86_64_regs::kDi, 8}}));
   EXPECT_FALSE(a.context_escapes);
   EXPECT_EQ(a.calls[0].size, 64u);
   EXPECT_EQ(a.calls[1].size, 48u);
@@ -422,7 +428,8 @@ TEST_F(Checker, AcceptsUnalignedPlainAccessToValuesAndRecords) {
   });
 }
 
-// ---- what it finds out ---------------------------------------------------------------------------------------------
+// ---- what it finds out
+// ---------------------------------------------------------------------------------------------
 
 TEST_F(Checker, ForgetsFactsThatAreNotTheSameOnEveryPath) {
   Analysis a = accept([](Builder& b) {
@@ -512,26 +519,34 @@ TEST_F(Checker, ForgetsSizesThatDiffer) {
 }
 
 TEST_F(Checker, CallsMemoryMixedThatDiffers) {
-  auto stack = [](Builder& b) { b.store_imm(8, r10, -16, 0), b.mov(r7, r10), b.alu_imm(kAdd, r7, -16); };
+  auto stack = [](Builder& b) {
+    b.store_imm(8, r10, -16, 0), b.mov(r7, r10), b.alu_imm(kAdd, r7, -16);
+  };
   auto value = [](Builder& b) { lookup_valid(b), b.mov(r7, r0); };
-  Program program = built(with_exit(on_two_paths(stack, value, [](Builder& b) { b.load(8, r8, r7, 0); })));
-  auto load = std::ranges::find(program, raw(kClassLdx | kSizeDw | kModeMem, 8, 7, 0, 0)) - program.begin();
+  Program program =
+      built(with_exit(on_two_paths(stack, value, [](Builder& b) { b.load(8, r8, r7, 0); })));
+  auto load =
+      std::ranges::find(program, raw(kClassLdx | kSizeDw | kModeMem, 8, 7, 0, 0)) - program.begin();
   EXPECT_EQ(accept_program(program).insns[static_cast<size_t>(load)].memory, Memory::kMixed);
 }
 
 TEST_F(Checker, DoesNotTakeTheFirstPathForTheSecond) {
   auto use = [](Builder& b) { b.load(8, r8, r0, 0); };
-  refuse("compared with 0", on_two_paths([](Builder& b) { lookup_valid(b); }, [](Builder& b) { lookup(b); }, use));
+  refuse("compared with 0",
+         on_two_paths([](Builder& b) { lookup_valid(b); }, [](Builder& b) { lookup(b); }, use));
   auto small = [](Builder& b) { lookup_valid(b), b.mov_imm(r7, 0); };
   auto large = [](Builder& b) { lookup_valid(b), b.mov_imm(r7, 8); };
   auto indexed = [](Builder& b) { b.alu(kAdd, r0, r7), b.load(1, r8, r0, 0); };
   refuse("not inside [0, 8)", on_two_paths(small, large, indexed));
   auto number = [](Builder& b) { b.store(8, r10, -8, r6); };
-  refuse("not initialised", on_two_paths(number, [](Builder&) {}, [](Builder& b) { b.load(8, r8, r10, -8); }));
+  refuse("not initialised",
+         on_two_paths(number, [](Builder&) {}, [](Builder& b) { b.load(8, r8, r10, -8); }));
   auto half = [](Builder& b) { b.store(4, r10, -8, r6); };
   auto elsewhere = [](Builder& b) { b.store(4, r10, -16, r6); };
-  refuse("not initialised", on_two_paths(half, [](Builder&) {}, [](Builder& b) { b.load(4, r8, r10, -8); }));
-  refuse("not initialised", on_two_paths(half, elsewhere, [](Builder& b) { b.load(4, r8, r10, -8); }));
+  refuse("not initialised",
+         on_two_paths(half, [](Builder&) {}, [](Builder& b) { b.load(4, r8, r10, -8); }));
+  refuse("not initialised",
+         on_two_paths(half, elsewhere, [](Builder& b) { b.load(4, r8, r10, -8); }));
   auto null = [](Builder& b) { b.mov_imm(r0, 0); };
   auto start = [](Builder& b) { lookup_valid(b); };
   auto next = [](Builder& b) { lookup_valid(b), b.alu_imm(kAdd, r0, 8); };
@@ -540,11 +555,11 @@ TEST_F(Checker, DoesNotTakeTheFirstPathForTheSecond) {
   refuse("not inside [0, 8)", on_two_paths(start, next, use));
   auto map = [](int index) { return [=](Builder& b) { b.load_map(r1, index); }; };
   refuse("which is a ring", on_two_paths(map(kArray), map(kRing), [](Builder& b) {
-    b.store_imm(4, r10, -4, 0);
-    b.mov(r2, r10);
-    b.alu_imm(kAdd, r2, -4);
-    b.call(Helper::kMapLookupElem);
-  }));
+           b.store_imm(4, r10, -4, 0);
+           b.mov(r2, r10);
+           b.alu_imm(kAdd, r2, -4);
+           b.call(Helper::kMapLookupElem);
+         }));
   auto array = [](Builder& b) { lookup_valid(b, kArray); };
   auto wide = [](Builder& b) { lookup_valid(b, kWide); };
   refuse("not inside [0, 8)", on_two_paths(wide, array, [](Builder& b) { b.load(8, r8, r0, 8); }));
@@ -704,10 +719,10 @@ TEST_F(Checker, ForgetsAConstantKeyThatALoopChanges) {
 
 TEST_F(Checker, TellsWhatMemoryEachInstructionUses) {
   Analysis a = accept([](Builder& b) {
-    b.load(8, r2, r1, 0);       // 0
-    b.store(8, r10, -8, r2);    // 1
-    lookup_valid(b);            // 2 ... 10
-    b.load(8, r1, r0, 0);       // 11
+    b.load(8, r2, r1, 0);     // 0
+    b.store(8, r10, -8, r2);  // 1
+    lookup_valid(b);          // 2 ... 10
+    b.load(8, r1, r0, 0);     // 11
   });
   EXPECT_EQ(a.insns[0].memory, Memory::kContext);
   EXPECT_EQ(a.insns[1].memory, Memory::kStack);
@@ -717,11 +732,11 @@ TEST_F(Checker, TellsWhatMemoryEachInstructionUses) {
 
 TEST_F(Checker, TellsWhichRegistersAreLive) {
   Analysis a = accept([](Builder& b) {
-    b.load(8, r6, r1, 0);  // 0
-    b.mov(r7, r6);         // 1
+    b.load(8, r6, r1, 0);         // 0
+    b.mov(r7, r6);                // 1
     b.call(Helper::kKtimeGetNs);  // 2
-    b.alu(kAdd, r0, r7);   // 3
-    b.store(8, r10, -8, r0);  // 4
+    b.alu(kAdd, r0, r7);          // 3
+    b.store(8, r10, -8, r0);      // 4
   });
   auto bits = [](std::initializer_list<int> regs) {
     int mask = 0;
@@ -747,9 +762,12 @@ TEST_F(Checker, KeepsRegistersLiveAroundALoop) {
   EXPECT_EQ(a.insns[3].live_out, 1 << 6 | 1 << 7);
 }
 
-// ---- form ----------------------------------------------------------------------------------------------------------
+// ---- form
+// ----------------------------------------------------------------------------------------------------------
 
-TEST_F(Checker, RefusesAnEmptyProgram) { refuse_program("empty", {}); }
+TEST_F(Checker, RefusesAnEmptyProgram) {
+  refuse_program("empty", {});
+}
 TEST_F(Checker, RefusesTooManyInstructions) {
   env_.limits.max_insns = 3;
   refuse_program("has 4 instructions", {kZeroR0, kZeroR0, kZeroR0, kExitInsn});
@@ -758,7 +776,9 @@ TEST_F(Checker, RefusesALongRunWithoutLoops) {
   env_.limits.insn_budget = 2;
   refuse_program("can run 3 instructions", {kZeroR0, kZeroR0, kExitInsn});
 }
-TEST_F(Checker, RefusesAProgramThatRunsOffItsEnd) { refuse_program("runs off its end", {kZeroR0}); }
+TEST_F(Checker, RefusesAProgramThatRunsOffItsEnd) {
+  refuse_program("runs off its end", {kZeroR0});
+}
 TEST_F(Checker, RefusesAConditionalJumpAtTheEnd) {
   refuse_program("runs off its end", {kZeroR0, raw(kClassJmp | kJeq, 0, 0, -2, 0)});
 }
@@ -768,8 +788,9 @@ TEST_F(Checker, RefusesAJumpOutOfTheProgram) {
   refuse_program("jumps out", {kZeroR0, raw(kClassJmp32 | kJa, 0, 0, 0, 0x7fffffff), kExitInsn});
 }
 TEST_F(Checker, RefusesAJumpIntoAWideLoad) {
-  refuse_program("into the middle", {kZeroR0, raw(kClassJmp | kJeq, 0, 0, 1, 0),
-                                     raw(kClassLd | kSizeDw, 1, 0, 0, 1), raw(0, 0, 0, 0, 0), kExitInsn});
+  refuse_program("into the middle",
+                 {kZeroR0, raw(kClassJmp | kJeq, 0, 0, 1, 0), raw(kClassLd | kSizeDw, 1, 0, 0, 1),
+                  raw(0, 0, 0, 0, 0), kExitInsn});
 }
 TEST_F(Checker, RefusesCodeThatNothingReaches) {
   refuse_program("insn 2: no path leads here", {kZeroR0, kExitInsn, kZeroR0, kExitInsn});
@@ -780,37 +801,46 @@ TEST_F(Checker, RefusesUnknownOpcodes) {
                                    0x90b202b2, 0xf0f0f0f0, 0x78f0f0f8, 0x00000000};
   for (unsigned code = 0; code < 256; ++code) {
     if ((opcodes[code / 32] >> code % 32 & 1) != 0) continue;
-    refuse_program("unknown opcode", {kZeroR0, raw(static_cast<uint8_t>(code), 0, 0, 0, 0), kExitInsn});
+    refuse_program("unknown opcode",
+                   {kZeroR0, raw(static_cast<uint8_t>(code), 0, 0, 0, 0), kExitInsn});
   }
 }
 TEST_F(Checker, RefusesUnknownAtomicOperations) {
-  refuse_program("unknown atomic", {kZeroR0, raw(kClassStx | kSizeDw | kModeAtomic, 10, 0, -8, 0x10), kExitInsn});
-  refuse_program("unknown opcode", {kZeroR0, raw(kClassStx | kSizeH | kModeAtomic, 10, 0, -8, 0), kExitInsn});
+  refuse_program("unknown atomic",
+                 {kZeroR0, raw(kClassStx | kSizeDw | kModeAtomic, 10, 0, -8, 0x10), kExitInsn});
+  refuse_program("unknown opcode",
+                 {kZeroR0, raw(kClassStx | kSizeH | kModeAtomic, 10, 0, -8, 0), kExitInsn});
 }
 TEST_F(Checker, RefusesRegistersThatDoNotExist) {
   refuse_program("no register r11", {raw(kClassAlu64 | kMov, 11, 0, 0, 0), kExitInsn});
   refuse_program("no register r15", {raw(kClassAlu64 | kMov | kSrcX, 0, 15, 0, 0), kExitInsn});
-  refuse_program("no register r12", {raw(kClassLd | kSizeDw, 12, 0, 0, 0), raw(0, 0, 0, 0, 0), kExitInsn});
+  refuse_program("no register r12",
+                 {raw(kClassLd | kSizeDw, 12, 0, 0, 0), raw(0, 0, 0, 0, 0), kExitInsn});
 }
 TEST_F(Checker, RefusesNonZeroUnusedFields) {
-  refuse_program("unused field imm", {kZeroR0, raw(kClassAlu64 | kAdd | kSrcX, 0, 0, 0, 5), kExitInsn});
+  refuse_program("unused field imm",
+                 {kZeroR0, raw(kClassAlu64 | kAdd | kSrcX, 0, 0, 0, 5), kExitInsn});
   refuse_program("unused field off", {kZeroR0, raw(kClassAlu64 | kAdd, 0, 0, 3, 5), kExitInsn});
   refuse_program("unused field src", {kZeroR0, raw(kClassAlu64 | kAdd, 0, 2, 0, 5), kExitInsn});
   refuse_program("unused field imm", {kZeroR0, raw(kClassAlu64 | kNeg, 0, 0, 0, 5), kExitInsn});
   refuse_program("unused field dst", {kZeroR0, raw(kClassJmp | kExit, 1, 0, 0, 0)});
   refuse_program("unused field off", {kZeroR0, raw(kClassJmp32 | kJa, 0, 0, 1, 0), kExitInsn});
-  refuse_program("unused field src", {kZeroR0, raw(kClassSt | kSizeW | kModeMem, 10, 1, -4, 0), kExitInsn});
-  refuse_program("unused field imm", {kZeroR0, raw(kClassLdx | kSizeW | kModeMem, 0, 1, 0, 1), kExitInsn});
+  refuse_program("unused field src",
+                 {kZeroR0, raw(kClassSt | kSizeW | kModeMem, 10, 1, -4, 0), kExitInsn});
+  refuse_program("unused field imm",
+                 {kZeroR0, raw(kClassLdx | kSizeW | kModeMem, 0, 1, 0, 1), kExitInsn});
   refuse_program("unused field off", {raw(kClassJmp | kCall, 0, 0, 1, 5), kExitInsn});
 }
 TEST_F(Checker, RefusesABrokenWideLoad) {
-  refuse_program("malformed second half",
-                 {raw(kClassLd | kSizeDw, 0, 0, 0, 1), raw(kClassAlu64 | kMov, 0, 0, 0, 0), kExitInsn});
+  refuse_program("malformed second half", {raw(kClassLd | kSizeDw, 0, 0, 0, 1),
+                                           raw(kClassAlu64 | kMov, 0, 0, 0, 0), kExitInsn});
   refuse_program("second half of lddw is missing", {kZeroR0, raw(kClassLd | kSizeDw, 0, 0, 0, 1)});
 }
 TEST_F(Checker, RefusesWideLoadsOfOtherKinds) {
-  refuse_program("lddw of kind 1", {raw(kClassLd | kSizeDw, 1, 1, 0, 0), raw(0, 0, 0, 0, 0), kZeroR0, kExitInsn});
-  refuse_program("lddw of kind 2", {raw(kClassLd | kSizeDw, 1, 2, 0, 0), raw(0, 0, 0, 0, 0), kZeroR0, kExitInsn});
+  refuse_program("lddw of kind 1",
+                 {raw(kClassLd | kSizeDw, 1, 1, 0, 0), raw(0, 0, 0, 0, 0), kZeroR0, kExitInsn});
+  refuse_program("lddw of kind 2",
+                 {raw(kClassLd | kSizeDw, 1, 2, 0, 0), raw(0, 0, 0, 0, 0), kZeroR0, kExitInsn});
 }
 TEST_F(Checker, RefusesDivisionByTheConstantZero) {
   refuse("division by 0", [](Builder& b) { b.mov_imm(r2, 1), b.alu_imm(kDiv, r2, 0); });
@@ -836,10 +866,13 @@ TEST_F(Checker, RefusesHelpersThatTheEnvironmentDoesNotAllow) {
 }
 TEST_F(Checker, RefusesAWalkThatIsTooLong) {
   env_.limits.max_steps = 5;
-  refuse("too complex", [](Builder& b) { for (int i = 0; i < 6; ++i) b.mov_imm(r2, i); });
+  refuse("too complex", [](Builder& b) {
+    for (int i = 0; i < 6; ++i) b.mov_imm(r2, i);
+  });
 }
 
-// ---- registers -----------------------------------------------------------------------------------------------------
+// ---- registers
+// -----------------------------------------------------------------------------------------------------
 
 TEST_F(Checker, RefusesRegistersThatWereNotWritten) {
   refuse("insn 0: r3 is not initialised", [](Builder& b) { b.mov(r2, r3); });
@@ -861,13 +894,18 @@ TEST_F(Checker, RefusesRegistersThatWereNotWritten) {
     b.bind(next);
   });
 }
-TEST_F(Checker, RefusesAnExitWithoutAResult) { refuse_program("r0 is not initialised", {kExitInsn}); }
+TEST_F(Checker, RefusesAnExitWithoutAResult) {
+  refuse_program("r0 is not initialised", {kExitInsn});
+}
 TEST_F(Checker, RefusesAPointerAsResult) {
-  refuse_program("expected a number at the exit", built([](Builder& b) { b.mov(r0, r10), b.exit(); }));
+  refuse_program("expected a number at the exit",
+                 built([](Builder& b) { b.mov(r0, r10), b.exit(); }));
 }
 TEST_F(Checker, RefusesArgumentRegistersAfterACall) {
-  refuse("r1 is not initialised", [](Builder& b) { b.call(Helper::kKtimeGetNs), b.load(8, r0, r1, 0); });
-  refuse("r5 is not initialised", [](Builder& b) { b.mov_imm(r5, 0), b.call(Helper::kKtimeGetNs), b.mov(r0, r5); });
+  refuse("r1 is not initialised",
+         [](Builder& b) { b.call(Helper::kKtimeGetNs), b.load(8, r0, r1, 0); });
+  refuse("r5 is not initialised",
+         [](Builder& b) { b.mov_imm(r5, 0), b.call(Helper::kKtimeGetNs), b.mov(r0, r5); });
 }
 TEST_F(Checker, RefusesWritesToR10) {
   refuse("r10, which is read-only", [](Builder& b) { b.alu_imm(kAdd, r10, -8); });
@@ -886,12 +924,14 @@ TEST_F(Checker, RefusesARegisterThatOnePathDidNotWrite) {
   });
 }
 
-// ---- pointer arithmetic --------------------------------------------------------------------------------------------
+// ---- pointer arithmetic
+// --------------------------------------------------------------------------------------------
 
 TEST_F(Checker, RefusesArithmeticOnPointersOtherThanAddAndSub) {
   for (uint8_t op : {kMul, kDiv, kOr, kAnd, kLsh, kRsh, kMod, kXor, kArsh}) {
     refuse("r1 is the context+0, expected a number", [&](Builder& b) { b.alu_imm(op, r1, 4); });
-    refuse("r1 is the context+0, expected a number", [&](Builder& b) { b.mov_imm(r2, 4), b.alu(op, r2, r1); });
+    refuse("r1 is the context+0, expected a number",
+           [&](Builder& b) { b.mov_imm(r2, 4), b.alu(op, r2, r1); });
   }
   refuse("expected a number", [](Builder& b) { b.neg(r1); });
   refuse("expected a number", [](Builder& b) { b.end(r1, true, 64); });
@@ -966,14 +1006,17 @@ TEST_F(Checker, RefusesComparisonsOfPointers) {
   });
 }
 
-// ---- memory --------------------------------------------------------------------------------------------------------
+// ---- memory
+// --------------------------------------------------------------------------------------------------------
 
 TEST_F(Checker, RefusesNumbersAsAddresses) {
   refuse("insn 1: r3 is the number 4096, expected a pointer to memory",
          [](Builder& b) { b.mov_imm(r3, 4096), b.load(8, r2, r3, 0); });
-  refuse("expected a pointer to memory", [](Builder& b) { b.load(8, r2, r1, 0), b.store_imm(8, r2, 0, 0); });
   refuse("expected a pointer to memory",
-         [](Builder& b) { b.mov_imm(r3, 0), b.mov_imm(r2, 0), b.atomic(8, kAtomicAdd, r3, 0, r2); });
+         [](Builder& b) { b.load(8, r2, r1, 0), b.store_imm(8, r2, 0, 0); });
+  refuse("expected a pointer to memory", [](Builder& b) {
+    b.mov_imm(r3, 0), b.mov_imm(r2, 0), b.atomic(8, kAtomicAdd, r3, 0, r2);
+  });
 }
 TEST_F(Checker, RefusesMapsAsAddresses) {
   refuse("r1 is map 1, expected a pointer to memory",
@@ -997,9 +1040,12 @@ TEST_F(Checker, RefusesUnalignedStack) {
   refuse("not aligned", [](Builder& b) { b.store_imm(8, r10, -8, 0), b.load(4, r2, r10, -7); });
 }
 TEST_F(Checker, RefusesStackThatIsNotInitialised) {
-  refuse("byte r10-8 of the stack, which is not initialised", [](Builder& b) { b.load(8, r2, r10, -8); });
-  refuse("byte r10-8 of the stack", [](Builder& b) { b.store_imm(4, r10, -4, 0), b.load(8, r2, r10, -8); });
-  refuse("byte r10-3 of the stack", [](Builder& b) { b.store_imm(1, r10, -4, 0), b.load(4, r2, r10, -4); });
+  refuse("byte r10-8 of the stack, which is not initialised",
+         [](Builder& b) { b.load(8, r2, r10, -8); });
+  refuse("byte r10-8 of the stack",
+         [](Builder& b) { b.store_imm(4, r10, -4, 0), b.load(8, r2, r10, -8); });
+  refuse("byte r10-3 of the stack",
+         [](Builder& b) { b.store_imm(1, r10, -4, 0), b.load(4, r2, r10, -4); });
 }
 TEST_F(Checker, RefusesStackThatOnePathDidNotInitialise) {
   refuse("not initialised", [](Builder& b) {
@@ -1012,7 +1058,8 @@ TEST_F(Checker, RefusesStackThatOnePathDidNotInitialise) {
   });
 }
 TEST_F(Checker, RefusesTheBytesOfASpilledPointer) {
-  refuse("part of the context", [](Builder& b) { b.store(8, r10, -8, r1), b.load(4, r2, r10, -8); });
+  refuse("part of the context",
+         [](Builder& b) { b.store(8, r10, -8, r1), b.load(4, r2, r10, -8); });
 }
 TEST_F(Checker, RefusesAPointerWithAByteOverwritten) {
   refuse("not initialised", [](Builder& b) {
@@ -1089,11 +1136,14 @@ TEST_F(Checker, RefusesUnalignedContext) {
 }
 TEST_F(Checker, RefusesWritesToTheContext) {
   refuse("context, which is read-only", [](Builder& b) { b.store_imm(8, r1, 0, 0); });
-  refuse("context, which is read-only", [](Builder& b) { b.mov_imm(r2, 0), b.store(8, r1, 0, r2); });
-  refuse("atomic on the context", [](Builder& b) { b.mov_imm(r2, 0), b.atomic(8, kAtomicAdd, r1, 0, r2); });
+  refuse("context, which is read-only",
+         [](Builder& b) { b.mov_imm(r2, 0), b.store(8, r1, 0, r2); });
+  refuse("atomic on the context",
+         [](Builder& b) { b.mov_imm(r2, 0), b.atomic(8, kAtomicAdd, r1, 0, r2); });
 }
 TEST_F(Checker, RefusesAModifiedContextPointer) {
-  refuse("the context as it came", [](Builder& b) { b.alu_imm(kAdd, r1, 8), b.load(8, r2, r1, 0); });
+  refuse("the context as it came",
+         [](Builder& b) { b.alu_imm(kAdd, r1, 8), b.load(8, r2, r1, 0); });
 }
 TEST_F(Checker, RefusesAnUncheckedLookupResult) {
   refuse("r0 is a value of map 1+0 or null, expected a pointer that was compared with 0",
@@ -1120,22 +1170,23 @@ TEST_F(Checker, DoesNotTakeOneLookupsCheckForAnother) {
   });
 }
 TEST_F(Checker, DoesNotTakeTheLastRoundsCheckForThisOne) {
-  refuse("r6 is a value of map 1+0 or null, expected a pointer that was compared with 0", [](Builder& b) {
-    b.load(8, r8, r1, 0);
-    lookup(b);
-    b.mov(r6, r0);
-    Builder::Label head = b.new_label(), next = b.new_label();
-    b.bind(head);
-    b.jump_if_imm(kJeq, r0, 0, next);
-    b.load(8, r1, r6, 0);
-    b.mov(r6, r0);
-    b.bind(next);
-    lookup(b);
-    b.mov(r6, r0);
-    lookup(b);
-    b.alu_imm(kSub, r8, 1);
-    b.jump_if_imm(kJne, r8, 0, head);
-  });
+  refuse("r6 is a value of map 1+0 or null, expected a pointer that was compared with 0",
+         [](Builder& b) {
+           b.load(8, r8, r1, 0);
+           lookup(b);
+           b.mov(r6, r0);
+           Builder::Label head = b.new_label(), next = b.new_label();
+           b.bind(head);
+           b.jump_if_imm(kJeq, r0, 0, next);
+           b.load(8, r1, r6, 0);
+           b.mov(r6, r0);
+           b.bind(next);
+           lookup(b);
+           b.mov(r6, r0);
+           lookup(b);
+           b.alu_imm(kSub, r8, 1);
+           b.jump_if_imm(kJne, r8, 0, head);
+         });
 }
 TEST_F(Checker, RefusesMapValuesOutsideTheirBounds) {
   refuse("not inside [0, 8)", [](Builder& b) { lookup_valid(b), b.load(8, r1, r0, 1); });
@@ -1194,10 +1245,10 @@ void end_if_above(Builder& b, Reg reg, int32_t limit) {
 TEST_F(Checker, DoesNotTakeTheComparisonOfAnotherNumberForThisOne) {
   accept(index_after([](Builder& b) { b.mov(r9, r8), end_if_above(b, r9, 63); }));
   refuse("is too far", index_after([](Builder& b) {
-    b.load(8, r9, r6, 8);
-    b.mov(r5, r9);
-    end_if_above(b, r9, 63);
-  }));
+           b.load(8, r9, r6, 8);
+           b.mov(r5, r9);
+           end_if_above(b, r9, 63);
+         }));
 }
 TEST_F(Checker, DoesNotTakePartOfANumberForTheNumber) {
   // r8 is a number of 32 bits, r9 its sign-extended byte or half; r9 <= 63 says nothing about r8.
@@ -1255,7 +1306,8 @@ TEST_F(Checker, RefusesAtomicsWithPointers) {
   });
 }
 TEST_F(Checker, RefusesAtomicsOnStackThatIsNotInitialised) {
-  refuse("not initialised", [](Builder& b) { b.mov_imm(r1, 0), b.atomic(8, kAtomicAdd, r10, -8, r1); });
+  refuse("not initialised",
+         [](Builder& b) { b.mov_imm(r1, 0), b.atomic(8, kAtomicAdd, r10, -8, r1); });
 }
 TEST_F(Checker, ForgetsAConstantThatAnAtomicChanges) {
   Analysis a = accept([](Builder& b) {
@@ -1300,10 +1352,12 @@ TEST_F(Checker, RefusesARegisterThatHoldsDifferentObjects) {
   });
 }
 
-// ---- records -------------------------------------------------------------------------------------------------------
+// ---- records
+// -------------------------------------------------------------------------------------------------------
 
 TEST_F(Checker, RefusesARecordThatIsNeverSubmitted) {
-  refuse("exits while the record that insn 4 reserved is held", [](Builder& b) { reserve_valid(b); });
+  refuse("exits while the record that insn 4 reserved is held",
+         [](Builder& b) { reserve_valid(b); });
 }
 TEST_F(Checker, RefusesARecordThatOnePathDoesNotSubmit) {
   refuse("is held", [](Builder& b) {
@@ -1345,7 +1399,8 @@ TEST_F(Checker, RefusesASpilledCopyOfARecordAfterItsSubmission) {
   });
 }
 TEST_F(Checker, RefusesTheResultOfASubmission) {
-  refuse("r0 is not initialised", [](Builder& b) { reserve_valid(b), submit(b, r0), b.mov(r6, r0); });
+  refuse("r0 is not initialised",
+         [](Builder& b) { reserve_valid(b), submit(b, r0), b.mov(r6, r0); });
 }
 TEST_F(Checker, RefusesToSubmitAnUncheckedRecord) {
   refuse("compared with 0", [](Builder& b) { reserve(b), submit(b, r0); });
@@ -1431,10 +1486,12 @@ TEST_F(Checker, RefusesTheWrongOneOfTwoRecords) {
   });
 }
 
-// ---- calls ---------------------------------------------------------------------------------------------------------
+// ---- calls
+// ---------------------------------------------------------------------------------------------------------
 
 TEST_F(Checker, RefusesAnythingButAMapWhereAMapIsNeeded) {
-  refuse("r1 is the context+0, expected a hash or array map", [](Builder& b) { b.call(Helper::kMapLookupElem); });
+  refuse("r1 is the context+0, expected a hash or array map",
+         [](Builder& b) { b.call(Helper::kMapLookupElem); });
   refuse("which is a ring, expected a hash", [](Builder& b) {
     b.load_map(r1, kRing);
     b.call(Helper::kMapLookupElem);
@@ -1537,8 +1594,10 @@ TEST_F(Checker, LooksAtBothSidesOfANullTestOfTheContext) {
   });
 }
 TEST_F(Checker, RefusesASizeWithoutBound) {
-  refuse("not negative and has a bound", read_into_stack(-16, [](Builder& b) { b.load(8, r2, r1, 0); }));
-  refuse("not negative and has a bound", read_into_stack(-16, [](Builder& b) { b.mov_imm(r2, -1); }));
+  refuse("not negative and has a bound",
+         read_into_stack(-16, [](Builder& b) { b.load(8, r2, r1, 0); }));
+  refuse("not negative and has a bound",
+         read_into_stack(-16, [](Builder& b) { b.mov_imm(r2, -1); }));
   refuse("r2 is the context", read_into_stack(-16, [](Builder& b) { b.mov(r2, r1); }));
 }
 TEST_F(Checker, RefusesTheStackAfterAReadOfFewerBytes) {
@@ -1592,7 +1651,8 @@ TEST_F(Checker, RefusesRingOutputOfUninitialisedBytes) {
   });
 }
 TEST_F(Checker, RefusesAnotherContextForTheCookie) {
-  refuse("expected the context as it came", [](Builder& b) { b.mov(r1, r10), b.call(Helper::kGetAttachCookie); });
+  refuse("expected the context as it came",
+         [](Builder& b) { b.mov(r1, r10), b.call(Helper::kGetAttachCookie); });
   refuse("expected the context as it came",
          [](Builder& b) { b.alu_imm(kAdd, r1, 8), b.call(Helper::kGetAttachCookie); });
 }

@@ -1,9 +1,9 @@
 #include "bpf/disasm.h"
 
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <iterator>
-
-#include <fmt/format.h>
 
 #include "bpf/encoding.h"
 #include "bpf/helpers.h"
@@ -23,8 +23,8 @@ const char* size_name(uint8_t code, bool is_signed) {
 
 /// "*(u64 *)(r1 + 112)"
 std::string memory(const Insn& insn, uint8_t base, bool is_signed) {
-  return fmt::format("*({} *)(r{} {} {})", size_name(insn.code, is_signed), base, insn.off < 0 ? '-' : '+',
-                     std::abs(static_cast<int>(insn.off)));
+  return fmt::format("*({} *)(r{} {} {})", size_name(insn.code, is_signed), base,
+                     insn.off < 0 ? '-' : '+', std::abs(static_cast<int>(insn.off)));
 }
 
 const char* alu_operator(uint8_t op, bool is_signed) {
@@ -63,12 +63,14 @@ const char* jump_operator(uint8_t op) {
 }
 
 std::string unknown(const Insn& insn) {
-  return fmt::format("unknown opcode {:#04x} (dst {} src {} off {} imm {})", insn.code, insn.dst(), insn.src(),
-                     insn.off, insn.imm);
+  return fmt::format("unknown opcode {:#04x} (dst {} src {} off {} imm {})", insn.code, insn.dst(),
+                     insn.src(), insn.off, insn.imm);
 }
 
 std::string byte_swap(const Insn& insn) {
-  const char* name = insn_class(insn) == kClassAlu64 ? "bswap" : (insn.code & kSrcX) != 0 ? "be" : "le";
+  const char* name = insn_class(insn) == kClassAlu64 ? "bswap"
+                     : (insn.code & kSrcX) != 0      ? "be"
+                                                     : "le";
   return fmt::format("r{0} = {1}{2} r{0}", insn.dst(), name, insn.imm);
 }
 
@@ -81,7 +83,8 @@ std::string alu(const Insn& insn) {
   if (text == nullptr) return unknown(insn);
   if ((insn.code & kSrcX) == 0) return fmt::format("{}{} {} {}", reg, insn.dst(), text, insn.imm);
   if (op == kMov && insn.off != 0) {
-    return fmt::format("{0}{1} = (s{2}){0}{3}", reg, insn.dst(), static_cast<int>(insn.off), insn.src());
+    return fmt::format("{0}{1} = (s{2}){0}{3}", reg, insn.dst(), static_cast<int>(insn.off),
+                       insn.src());
   }
   return fmt::format("{0}{1} {2} {0}{3}", reg, insn.dst(), text, insn.src());
 }
@@ -90,7 +93,8 @@ std::string jump(const Insn& insn) {
   bool is_wide = insn_class(insn) == kClassJmp;
   uint8_t op = insn_op(insn);
   if (op == kJa && (insn.code & kSrcX) == 0) {
-    return is_wide ? fmt::format("goto {:+d}", static_cast<int>(insn.off)) : fmt::format("gotol {:+d}", insn.imm);
+    return is_wide ? fmt::format("goto {:+d}", static_cast<int>(insn.off))
+                   : fmt::format("gotol {:+d}", insn.imm);
   }
   if (is_wide && op == kExit) return "exit";
   if (is_wide && op == kCall) {
@@ -101,8 +105,10 @@ std::string jump(const Insn& insn) {
   const char* text = jump_operator(op);
   if (text == nullptr) return unknown(insn);
   char reg = is_wide ? 'r' : 'w';
-  std::string right = (insn.code & kSrcX) != 0 ? fmt::format("{}{}", reg, insn.src()) : fmt::format("{}", insn.imm);
-  return fmt::format("if {}{} {} {} goto {:+d}", reg, insn.dst(), text, right, static_cast<int>(insn.off));
+  std::string right =
+      (insn.code & kSrcX) != 0 ? fmt::format("{}{}", reg, insn.src()) : fmt::format("{}", insn.imm);
+  return fmt::format("if {}{} {} {} goto {:+d}", reg, insn.dst(), text, right,
+                     static_cast<int>(insn.off));
 }
 
 std::string atomic(const Insn& insn) {
@@ -110,7 +116,8 @@ std::string atomic(const Insn& insn) {
   bool is_wide = (insn.code & 0x18) == kSizeDw;
   char reg = is_wide ? 'r' : 'w';
   if (insn.imm == kXchg) return fmt::format("{0}{1} = xchg({2}, {0}{1})", reg, insn.src(), at);
-  if (insn.imm == kCmpXchg) return fmt::format("{0}0 = cmpxchg({2}, {0}0, {0}{1})", reg, insn.src(), at);
+  if (insn.imm == kCmpXchg)
+    return fmt::format("{0}0 = cmpxchg({2}, {0}0, {0}{1})", reg, insn.src(), at);
   const char* text = nullptr;
   switch (insn.imm & ~kFetch) {
     case kAtomicAdd: text = "+="; break;
@@ -119,17 +126,20 @@ std::string atomic(const Insn& insn) {
     case kAtomicXor: text = "^="; break;
     default: return unknown(insn);
   }
-  if ((insn.imm & kFetch) != 0) return fmt::format("{0}{1} = lock {2} {3} {0}{1}", reg, insn.src(), at, text);
+  if ((insn.imm & kFetch) != 0)
+    return fmt::format("{0}{1} = lock {2} {3} {0}{1}", reg, insn.src(), at, text);
   return fmt::format("lock {} {} {}{}", at, text, reg, insn.src());
 }
 
 std::string load_immediate(const Insn& insn, const Insn& high) {
-  uint64_t value = static_cast<uint32_t>(insn.imm) | static_cast<uint64_t>(static_cast<uint32_t>(high.imm)) << 32;
+  uint64_t value = static_cast<uint32_t>(insn.imm) |
+                   static_cast<uint64_t>(static_cast<uint32_t>(high.imm)) << 32;
   switch (insn.src()) {
     case kPseudoNone: return fmt::format("r{} = {:#x} ll", insn.dst(), value);
     case kPseudoMapFd: return fmt::format("r{} = map_fd[{}] ll", insn.dst(), insn.imm);
     case kPseudoMapIdx: return fmt::format("r{} = map[{}] ll", insn.dst(), insn.imm);
-    default: return fmt::format("r{} = pseudo{}[{}] + {} ll", insn.dst(), insn.src(), insn.imm, high.imm);
+    default:
+      return fmt::format("r{} = pseudo{}[{}] + {} ll", insn.dst(), insn.src(), insn.imm, high.imm);
   }
 }
 

@@ -12,11 +12,12 @@
 namespace spile::bpf {
 
 /// One instruction. `at` is its index in `program`; a lddw takes its second half from there.
-/// Bytes that are no instruction print as "unknown opcode 0x..": this never fails, so that refused programs can be
-/// shown.
+/// Bytes that are no instruction print as "unknown opcode 0x..": this never fails, so that refused
+/// programs can be shown.
 std::string disassemble(const Program& program, size_t at);
 
-/// The whole program, one instruction a line: index, colon, text; jumps also name the index they go to:
+/// The whole program, one instruction a line: index, colon, text; jumps also name the index they go
+/// to:
 ///
 ///      5: if r0 == 0 goto +3 <9>
 std::string disassemble(const Program& program);

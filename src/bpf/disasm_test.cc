@@ -16,7 +16,8 @@ struct Row {
 };
 
 Insn raw(unsigned code, int dst, int src, int off, int32_t imm) {
-  return {static_cast<uint8_t>(code), static_cast<uint8_t>(dst | src << 4), static_cast<int16_t>(off), imm};
+  return {static_cast<uint8_t>(code), static_cast<uint8_t>(dst | src << 4),
+          static_cast<int16_t>(off), imm};
 }
 
 TEST(Disassembler, WritesEachInstructionAsTheKernelDoes) {
@@ -48,10 +49,12 @@ TEST(Disassembler, WritesEachInstructionAsTheKernelDoes) {
       {raw(kClassStx | kSizeH | kModeMem, 10, 3, -32768, 0), "*(u16 *)(r10 - 32768) = r3"},
       {raw(kClassStx | kSizeDw | kModeAtomic, 0, 1, 0, kAtomicAdd), "lock *(u64 *)(r0 + 0) += r1"},
       {raw(kClassStx | kSizeW | kModeAtomic, 0, 1, 4, kAtomicXor), "lock *(u32 *)(r0 + 4) ^= w1"},
-      {raw(kClassStx | kSizeDw | kModeAtomic, 0, 1, 0, kAtomicOr | kFetch), "r1 = lock *(u64 *)(r0 + 0) |= r1"},
+      {raw(kClassStx | kSizeDw | kModeAtomic, 0, 1, 0, kAtomicOr | kFetch),
+       "r1 = lock *(u64 *)(r0 + 0) |= r1"},
       {raw(kClassStx | kSizeDw | kModeAtomic, 0, 1, 0, kAtomicAnd), "lock *(u64 *)(r0 + 0) &= r1"},
       {raw(kClassStx | kSizeDw | kModeAtomic, 0, 1, 0, kXchg), "r1 = xchg(*(u64 *)(r0 + 0), r1)"},
-      {raw(kClassStx | kSizeW | kModeAtomic, 6, 1, 0, kCmpXchg), "w0 = cmpxchg(*(u32 *)(r6 + 0), w0, w1)"},
+      {raw(kClassStx | kSizeW | kModeAtomic, 6, 1, 0, kCmpXchg),
+       "w0 = cmpxchg(*(u32 *)(r6 + 0), w0, w1)"},
       {raw(kClassJmp | kJa, 0, 0, -3, 0), "goto -3"},
       {raw(kClassJmp32 | kJa, 0, 0, 0, 70000), "gotol +70000"},
       {raw(kClassJmp | kJeq, 0, 0, 3, 0), "if r0 == 0 goto +3"},

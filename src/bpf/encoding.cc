@@ -18,15 +18,18 @@ Result<void> require_zero(size_t at, int64_t value, const char* field) {
 }
 
 Result<void> check_registers(size_t at, const Insn& insn) {
-  if (insn.dst() > 10) return fail(ErrorCode::kUnsafe, "insn {}: there is no register r{}", at, insn.dst());
-  if (insn.src() > 10) return fail(ErrorCode::kUnsafe, "insn {}: there is no register r{}", at, insn.src());
+  if (insn.dst() > 10)
+    return fail(ErrorCode::kUnsafe, "insn {}: there is no register r{}", at, insn.dst());
+  if (insn.src() > 10)
+    return fail(ErrorCode::kUnsafe, "insn {}: there is no register r{}", at, insn.src());
   return {};
 }
 
 Result<void> check_swap(size_t at, const Insn& insn) {
   if (insn_class(insn) == kClassAlu64 && uses_src_reg(insn)) return unknown_opcode(at, insn);
   if (insn.imm != 16 && insn.imm != 32 && insn.imm != 64) {
-    return fail(ErrorCode::kUnsafe, "insn {}: byte swap of {} bits, expected 16, 32 or 64", at, insn.imm);
+    return fail(ErrorCode::kUnsafe, "insn {}: byte swap of {} bits, expected 16, 32 or 64", at,
+                insn.imm);
   }
   SPILE_TRY_VOID(require_zero(at, insn.src(), "src"));
   return require_zero(at, insn.off, "off");
@@ -46,9 +49,11 @@ Result<void> check_alu_off(size_t at, const Insn& insn) {
 Result<void> check_alu_constant(size_t at, const Insn& insn) {
   uint8_t op = insn_op(insn);
   int bits = insn_class(insn) == kClassAlu64 ? 64 : 32;
-  if ((op == kDiv || op == kMod) && insn.imm == 0) return fail(ErrorCode::kUnsafe, "insn {}: division by 0", at);
+  if ((op == kDiv || op == kMod) && insn.imm == 0)
+    return fail(ErrorCode::kUnsafe, "insn {}: division by 0", at);
   if ((op == kLsh || op == kRsh || op == kArsh) && (insn.imm < 0 || insn.imm >= bits)) {
-    return fail(ErrorCode::kUnsafe, "insn {}: shift by {}, expected 0 to {}", at, insn.imm, bits - 1);
+    return fail(ErrorCode::kUnsafe, "insn {}: shift by {}, expected 0 to {}", at, insn.imm,
+                bits - 1);
   }
   return require_zero(at, insn.src(), "src");
 }
@@ -69,13 +74,16 @@ Result<void> check_alu(size_t at, const Insn& insn) {
 
 Result<void> check_call(size_t at, const Insn& insn) {
   if (insn.src() == kCallLocal) {
-    return fail(ErrorCode::kUnsupported, "insn {}: calls of functions in the program are not built yet", at);
+    return fail(ErrorCode::kUnsupported,
+                "insn {}: calls of functions in the program are not built yet", at);
   }
   if (insn.src() != kCallHelper) {
-    return fail(ErrorCode::kUnsupported, "insn {}: calls of kernel functions by BTF id are not built yet", at);
+    return fail(ErrorCode::kUnsupported,
+                "insn {}: calls of kernel functions by BTF id are not built yet", at);
   }
   if (find_helper(insn.imm) == nullptr) {
-    return fail(ErrorCode::kUnsupported, "insn {}: helper {} is unknown or not built yet", at, insn.imm);
+    return fail(ErrorCode::kUnsupported, "insn {}: helper {} is unknown or not built yet", at,
+                insn.imm);
   }
   SPILE_TRY_VOID(require_zero(at, insn.dst(), "dst"));
   return require_zero(at, insn.off, "off");
@@ -99,7 +107,8 @@ Result<void> check_jump(size_t at, const Insn& insn) {
     if (uses_src_reg(insn) || (!is_wide && op != kJa)) return unknown_opcode(at, insn);
     return op == kCall ? check_call(at, insn) : check_plain_jump(at, insn);
   }
-  return uses_src_reg(insn) ? require_zero(at, insn.imm, "imm") : require_zero(at, insn.src(), "src");
+  return uses_src_reg(insn) ? require_zero(at, insn.imm, "imm")
+                            : require_zero(at, insn.src(), "src");
 }
 
 Result<void> check_load(size_t at, const Insn& insn) {
@@ -122,14 +131,16 @@ Result<void> check_store(size_t at, const Insn& insn) {
     return fail(ErrorCode::kUnsupported, "insn {}: unknown atomic operation {:#x}", at, insn.imm);
   }
   if (insn_mode(insn) != kModeMem) return unknown_opcode(at, insn);
-  return insn_class(insn) == kClassSt ? require_zero(at, insn.src(), "src") : require_zero(at, insn.imm, "imm");
+  return insn_class(insn) == kClassSt ? require_zero(at, insn.src(), "src")
+                                      : require_zero(at, insn.imm, "imm");
 }
 
 /// lddw: the second half holds the upper 32 bits and nothing else.
 Result<void> check_load_immediate(const Program& program, size_t at) {
   const Insn& insn = program[at];
   if (!is_lddw(insn)) return unknown_opcode(at, insn);
-  if (at + 1 >= program.size()) return fail(ErrorCode::kUnsafe, "insn {}: second half of lddw is missing", at);
+  if (at + 1 >= program.size())
+    return fail(ErrorCode::kUnsafe, "insn {}: second half of lddw is missing", at);
   const Insn& high = program[at + 1];
   if (high.code != 0 || high.regs != 0 || high.off != 0) {
     return fail(ErrorCode::kUnsafe, "insn {}: malformed second half of lddw", at);
@@ -137,7 +148,8 @@ Result<void> check_load_immediate(const Program& program, size_t at) {
   SPILE_TRY_VOID(require_zero(at, insn.off, "off"));
   if (insn.src() == kPseudoNone) return {};
   if (insn.src() == kPseudoMapIdx) return require_zero(at + 1, high.imm, "imm");
-  return fail(ErrorCode::kUnsupported, "insn {}: lddw of kind {} is not built, expected a number or a map index", at,
+  return fail(ErrorCode::kUnsupported,
+              "insn {}: lddw of kind {} is not built, expected a number or a map index", at,
               insn.src());
 }
 

@@ -1,8 +1,8 @@
-// Test support: random programs that use everything (context, maps, records, loops, pointer arithmetic) and that the
-// checker accepts, just barely.
+// Test support: random programs that use everything (context, maps, records, loops, pointer
+// arithmetic) and that the checker accepts, just barely.
 //
-// A program grows piece by piece; a piece that makes the checker refuse is dropped again, so that most pieces are at
-// the edge of what is allowed.
+// A program grows piece by piece; a piece that makes the checker refuse is dropped again, so that
+// most pieces are at the edge of what is allowed.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,8 @@ class ProgramGrower {
     emit(kClassAlu64 | kMov | kSrcX, 6, 1, 0, 0);
     emit(kClassAlu64 | kMov, 0, 0, 0, 1);
     bool has_stack = below(2) != 0;
-    for (int slot = 1; has_stack && slot <= 6; ++slot) emit(kClassSt | kSizeDw | kModeMem, 10, 0, -8 * slot, slot);
+    for (int slot = 1; has_stack && slot <= 6; ++slot)
+      emit(kClassSt | kSizeDw | kModeMem, 10, 0, -8 * slot, slot);
   }
 
   Program grow(int pieces) {
@@ -46,9 +47,12 @@ class ProgramGrower {
   const CheckEnv& env() const { return env_; }
 
  private:
-  static constexpr uint8_t kAluOps[] = {kAdd, kSub, kMul, kDiv, kOr, kAnd, kLsh, kRsh, kMod, kXor, kMov, kArsh};
-  static constexpr uint8_t kJumpOps[] = {kJeq, kJne, kJset, kJgt, kJge, kJlt, kJle, kJsgt, kJsge, kJslt, kJsle};
-  static constexpr int32_t kAtomicOps[] = {kAtomicAdd, kAtomicOr, kAtomicAnd, kAtomicXor, kXchg, kCmpXchg};
+  static constexpr uint8_t kAluOps[] = {kAdd, kSub, kMul, kDiv, kOr,  kAnd,
+                                        kLsh, kRsh, kMod, kXor, kMov, kArsh};
+  static constexpr uint8_t kJumpOps[] = {kJeq, kJne,  kJset, kJgt,  kJge, kJlt,
+                                         kJle, kJsgt, kJsge, kJslt, kJsle};
+  static constexpr int32_t kAtomicOps[] = {kAtomicAdd, kAtomicOr, kAtomicAnd,
+                                           kAtomicXor, kXchg,     kCmpXchg};
   static constexpr uint8_t kSizes[] = {kSizeB, kSizeH, kSizeW, kSizeDw};
 
   uint64_t below(uint64_t bound) { return random_() % bound; }
@@ -59,8 +63,8 @@ class ProgramGrower {
   int reg() { return static_cast<int>(below(11)); }
   int scratch() { return static_cast<int>(below(10)); }
   void emit(unsigned code, int dst, int src, int64_t off, int64_t imm) {
-    code_.push_back({static_cast<uint8_t>(code), static_cast<uint8_t>(dst | src << 4), static_cast<int16_t>(off),
-                     static_cast<int32_t>(imm)});
+    code_.push_back({static_cast<uint8_t>(code), static_cast<uint8_t>(dst | src << 4),
+                     static_cast<int16_t>(off), static_cast<int32_t>(imm)});
   }
   void call(Helper helper) { emit(kClassJmp | kCall, 0, 0, 0, static_cast<int32_t>(helper)); }
   void load_map(int dst, int map) {
@@ -79,17 +83,22 @@ class ProgramGrower {
   }
 
   int64_t small() {
-    constexpr int64_t corners[] = {0, 1, 2, 4, 7, 8, 15, 16, 31, 32, 63, 64, -1, -8, 0x7fffffff, -0x80000000ll};
+    constexpr int64_t corners[] = {0,  1,  2,  4,  7,  8,  15,         16,
+                                   31, 32, 63, 64, -1, -8, 0x7fffffff, -0x80000000ll};
     return pick(corners);
   }
-  int64_t stack_offset() { return -8 * static_cast<int64_t>(1 + below(6)) + (below(4) == 0 ? small() % 8 : 0); }
+  int64_t stack_offset() {
+    return -8 * static_cast<int64_t>(1 + below(6)) + (below(4) == 0 ? small() % 8 : 0);
+  }
 
   void alu() {
     unsigned cls = below(3) != 0 ? kClassAlu64 : kClassAlu;
     uint8_t op = pick(kAluOps);
     if (below(2) != 0) op = below(2) != 0 ? kAdd : kMov;
-    if (below(10) == 0) return emit(kClassAlu | kEnd | (below(2) != 0 ? kSrcX : 0), scratch(), 0, 0, 16 << below(3));
-    if (below(10) == 0) return emit(cls | kMov | kSrcX, scratch(), reg(), 8 << below(cls == kClassAlu ? 2 : 3), 0);
+    if (below(10) == 0)
+      return emit(kClassAlu | kEnd | (below(2) != 0 ? kSrcX : 0), scratch(), 0, 0, 16 << below(3));
+    if (below(10) == 0)
+      return emit(cls | kMov | kSrcX, scratch(), reg(), 8 << below(cls == kClassAlu ? 2 : 3), 0);
     if (below(2) != 0) return emit(cls | op | kSrcX, scratch(), reg(), 0, 0);
     emit(cls | op, scratch(), 0, 0, small());
   }
@@ -98,23 +107,28 @@ class ProgramGrower {
     int64_t off = base == 10 ? stack_offset() : static_cast<int64_t>(below(40)) - 4;
     switch (below(4)) {
       case 0: return emit(kClassLdx | pick(kSizes) | kModeMem, scratch(), base, off, 0);
-      case 1: return emit(kClassLdx | pick(kSizes) | (below(3) == 0 ? kModeMemSx : kModeMem), scratch(), base, off, 0);
+      case 1:
+        return emit(kClassLdx | pick(kSizes) | (below(3) == 0 ? kModeMemSx : kModeMem), scratch(),
+                    base, off, 0);
       case 2: return emit(kClassStx | pick(kSizes) | kModeMem, base, reg(), off, 0);
       default: return emit(kClassSt | pick(kSizes) | kModeMem, base, 0, off, small());
     }
   }
-  void context() { emit(kClassLdx | pick(kSizes) | kModeMem, scratch(), 6, static_cast<int64_t>(below(9)) * 8, 0); }
+  void context() {
+    emit(kClassLdx | pick(kSizes) | kModeMem, scratch(), 6, static_cast<int64_t>(below(9)) * 8, 0);
+  }
   void atomic() {
     int32_t op = pick(kAtomicOps) | (below(2) != 0 ? kFetch : 0);
-    emit(kClassStx | (below(2) != 0 ? kSizeDw : kSizeW) | kModeAtomic, below(2) != 0 ? 10 : reg(), scratch(),
-         stack_offset(), op);
+    emit(kClassStx | (below(2) != 0 ? kSizeDw : kSizeW) | kModeAtomic, below(2) != 0 ? 10 : reg(),
+         scratch(), stack_offset(), op);
   }
   /// A bound: if reg op small goto over a few instructions.
   void branch() {
     unsigned cls = below(3) != 0 ? kClassJmp : kClassJmp32;
     size_t at = code_.size();
     bool with_reg = below(3) == 0;
-    emit(cls | pick(kJumpOps) | (with_reg ? kSrcX : 0), scratch(), with_reg ? scratch() : 0, 0, with_reg ? 0 : small());
+    emit(cls | pick(kJumpOps) | (with_reg ? kSrcX : 0), scratch(), with_reg ? scratch() : 0, 0,
+         with_reg ? 0 : small());
     for (uint64_t n = 1 + below(4); n > 0; --n) simple();
     if (below(3) == 0) {
       emit(kClassAlu64 | kMov, 0, 0, 0, 3);
@@ -125,14 +139,17 @@ class ProgramGrower {
   void loop() {
     int64_t head = static_cast<int64_t>(code_.size());
     for (uint64_t n = 1 + below(4); n > 0; --n) simple();
-    emit(kClassJmp | pick(kJumpOps), scratch(), 0, head - static_cast<int64_t>(code_.size()) - 1, small());
+    emit(kClassJmp | pick(kJumpOps), scratch(), 0, head - static_cast<int64_t>(code_.size()) - 1,
+         small());
   }
-  /// An index that was compared, itself or something made from it, and then used on whatever pointer is there.
+  /// An index that was compared, itself or something made from it, and then used on whatever
+  /// pointer is there.
   void index() {
     int x = 1 + static_cast<int>(below(5)), y = 1 + static_cast<int>(below(5));
     unsigned mode = below(3) == 0 ? kModeMemSx : kModeMem;
     emit(kClassLdx | pick(kSizes) | mode, x, 6, static_cast<int64_t>(below(8)) * 8, 0);
-    if (below(2) != 0) emit(kClassLdx | kSizeDw | kModeMem, y, 6, static_cast<int64_t>(below(8)) * 8, 0);
+    if (below(2) != 0)
+      emit(kClassLdx | kSizeDw | kModeMem, y, 6, static_cast<int64_t>(below(8)) * 8, 0);
     bool is_32bit = below(2) != 0;
     unsigned move = (is_32bit ? kClassAlu : kClassAlu64) | kMov | kSrcX;
     if (below(2) != 0) emit(move, y, x, below(3) != 0 ? 0 : 8 << below(is_32bit ? 2 : 3), 0);
@@ -140,19 +157,22 @@ class ProgramGrower {
     size_t at = code_.size();
     uint8_t op = below(2) != 0 ? kJgt : pick(kJumpOps);
     emit((below(3) != 0 ? kClassJmp : kClassJmp32) | op, y, 0, 0, static_cast<int64_t>(below(40)));
-    if (below(2) != 0) emit(kClassJmp | pick(kJumpOps), y, 0, 2, static_cast<int64_t>(below(40)) - 8);
+    if (below(2) != 0)
+      emit(kClassJmp | pick(kJumpOps), y, 0, 2, static_cast<int64_t>(below(40)) - 8);
     int base = below(3) != 0 ? 7 + static_cast<int>(below(3)) : 10;
     emit(kClassAlu64 | kMov | kSrcX, 0, base, 0, 0);
     emit(kClassAlu64 | kAdd | kSrcX, 0, x, 0, 0);
     uint8_t size = below(3) != 0 ? kSizeB : pick(kSizes);
-    emit(kClassLdx | size | kModeMem, 5, 0, base == 10 ? -48 + static_cast<int64_t>(below(20)) : 0, 0);
+    emit(kClassLdx | size | kModeMem, 5, 0, base == 10 ? -48 + static_cast<int64_t>(below(20)) : 0,
+         0);
     code_[at].off = static_cast<int16_t>(code_.size() - at - 1);
     emit(kClassAlu64 | kMov, 0, 0, 0, 1);
   }
   void lookup() {
     int map = static_cast<int>(below(2));
     uint8_t key_size = map == 0 ? kSizeDw : kSizeW;
-    if (below(2) != 0) emit(kClassSt | key_size | kModeMem, 10, 0, -8, static_cast<int64_t>(below(5)));
+    if (below(2) != 0)
+      emit(kClassSt | key_size | kModeMem, 10, 0, -8, static_cast<int64_t>(below(5)));
     if (below(2) != 0) emit(kClassStx | kSizeDw | kModeMem, 10, scratch(), -8, 0);
     emit(kClassAlu64 | kMov | kSrcX, 2, 10, 0, 0);
     emit(kClassAlu64 | kAdd, 2, 0, 0, -8);

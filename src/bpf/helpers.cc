@@ -8,26 +8,45 @@ namespace {
 
 using enum ArgType;
 
-// Source: bpf_*_proto in the kernel's kernel/bpf/helpers.c, kernel/bpf/ringbuf.c and kernel/trace/bpf_trace.c.
+// Source: bpf_*_proto in the kernel's kernel/bpf/helpers.c, kernel/bpf/ringbuf.c and
+// kernel/trace/bpf_trace.c.
 constexpr HelperSignature kSignatures[] = {
     {Helper::kMapLookupElem, "map_lookup_elem", {kMap, kMapKey}, ReturnType::kMapValueOrNull},
-    {Helper::kMapUpdateElem, "map_update_elem", {kMap, kMapKey, kMapValue, kScalar}, ReturnType::kScalar},
+    {Helper::kMapUpdateElem,
+     "map_update_elem",
+     {kMap, kMapKey, kMapValue, kScalar},
+     ReturnType::kScalar},
     {Helper::kMapDeleteElem, "map_delete_elem", {kMap, kMapKey}, ReturnType::kScalar},
     {Helper::kKtimeGetNs, "ktime_get_ns", {}, ReturnType::kScalar},
     {Helper::kGetSmpProcessorId, "get_smp_processor_id", {}, ReturnType::kScalar},
     {Helper::kGetCurrentPidTgid, "get_current_pid_tgid", {}, ReturnType::kScalar},
     {Helper::kGetCurrentUidGid, "get_current_uid_gid", {}, ReturnType::kScalar},
     {Helper::kGetCurrentComm, "get_current_comm", {kWriteMemory, kSize}, ReturnType::kScalar},
-    {Helper::kProbeReadUser, "probe_read_user", {kWriteMemory, kSizeOrZero, kAddress}, ReturnType::kScalar},
-    {Helper::kProbeReadKernel, "probe_read_kernel", {kWriteMemory, kSizeOrZero, kAddress}, ReturnType::kScalar},
-    {Helper::kProbeReadUserStr, "probe_read_user_str", {kWriteMemory, kSizeOrZero, kAddress}, ReturnType::kErrorOrSize},
+    {Helper::kProbeReadUser,
+     "probe_read_user",
+     {kWriteMemory, kSizeOrZero, kAddress},
+     ReturnType::kScalar},
+    {Helper::kProbeReadKernel,
+     "probe_read_kernel",
+     {kWriteMemory, kSizeOrZero, kAddress},
+     ReturnType::kScalar},
+    {Helper::kProbeReadUserStr,
+     "probe_read_user_str",
+     {kWriteMemory, kSizeOrZero, kAddress},
+     ReturnType::kErrorOrSize},
     {Helper::kProbeReadKernelStr,
      "probe_read_kernel_str",
      {kWriteMemory, kSizeOrZero, kAddress},
      ReturnType::kErrorOrSize},
     {Helper::kKtimeGetBootNs, "ktime_get_boot_ns", {}, ReturnType::kScalar},
-    {Helper::kRingbufOutput, "ringbuf_output", {kRing, kReadMemory, kSizeOrZero, kScalar}, ReturnType::kScalar},
-    {Helper::kRingbufReserve, "ringbuf_reserve", {kRing, kRecordSize, kZero}, ReturnType::kRecordOrNull},
+    {Helper::kRingbufOutput,
+     "ringbuf_output",
+     {kRing, kReadMemory, kSizeOrZero, kScalar},
+     ReturnType::kScalar},
+    {Helper::kRingbufReserve,
+     "ringbuf_reserve",
+     {kRing, kRecordSize, kZero},
+     ReturnType::kRecordOrNull},
     {Helper::kRingbufSubmit, "ringbuf_submit", {kRecord, kScalar}, ReturnType::kNothing},
     {Helper::kRingbufDiscard, "ringbuf_discard", {kRecord, kScalar}, ReturnType::kNothing},
     {Helper::kGetAttachCookie, "get_attach_cookie", {kContext}, ReturnType::kScalar},
@@ -35,10 +54,13 @@ constexpr HelperSignature kSignatures[] = {
 
 }  // namespace
 
-std::span<const HelperSignature> helper_signatures() { return kSignatures; }
+std::span<const HelperSignature> helper_signatures() {
+  return kSignatures;
+}
 
 const HelperSignature* find_helper(int32_t id) {
-  const auto* found = std::ranges::find(kSignatures, static_cast<Helper>(id), &HelperSignature::helper);
+  const auto* found =
+      std::ranges::find(kSignatures, static_cast<Helper>(id), &HelperSignature::helper);
   return found == std::end(kSignatures) ? nullptr : found;
 }
 

@@ -12,30 +12,31 @@ namespace spile::bpf {
 
 /// What one argument register must hold.
 enum class ArgType : uint8_t {
-  kNone,            ///< not read
-  kScalar,          ///< a number
-  kAddress,         ///< a number or any pointer: an address that the helper itself reads with care
-  kMap,             ///< a hash or array map
-  kRing,            ///< a ring map
-  kMapKey,          ///< pointer to key_size initialised bytes of the map in r1
-  kMapValue,        ///< pointer to value_size initialised bytes of the map in r1
-  kReadMemory,      ///< pointer to initialised bytes; the next argument is how many
-  kWriteMemory,     ///< pointer to bytes that the helper initialises; the next argument is how many
-  kSize,            ///< how many bytes the argument before points to: 1 or more
-  kSizeOrZero,      ///< the same, or 0
-  kRecordSize,      ///< a constant: the size of a ring record
-  kZero,            ///< the constant 0
-  kRecord,          ///< the start of a record that ringbuf_reserve gave; the helper takes it away
-  kContext,         ///< the program's context as it came in r1
+  kNone,         ///< not read
+  kScalar,       ///< a number
+  kAddress,      ///< a number or any pointer: an address that the helper itself reads with care
+  kMap,          ///< a hash or array map
+  kRing,         ///< a ring map
+  kMapKey,       ///< pointer to key_size initialised bytes of the map in r1
+  kMapValue,     ///< pointer to value_size initialised bytes of the map in r1
+  kReadMemory,   ///< pointer to initialised bytes; the next argument is how many
+  kWriteMemory,  ///< pointer to bytes that the helper initialises; the next argument is how many
+  kSize,         ///< how many bytes the argument before points to: 1 or more
+  kSizeOrZero,   ///< the same, or 0
+  kRecordSize,   ///< a constant: the size of a ring record
+  kZero,         ///< the constant 0
+  kRecord,       ///< the start of a record that ringbuf_reserve gave; the helper takes it away
+  kContext,      ///< the program's context as it came in r1
 };
 
-/// What r0 holds afterwards. The checker relies on it, so whoever provides the helper must keep to it.
+/// What r0 holds afterwards. The checker relies on it, so whoever provides the helper must keep to
+/// it.
 enum class ReturnType : uint8_t {
-  kScalar,             ///< any number
-  kErrorOrSize,        ///< -4095 ... the value of the size argument
+  kScalar,       ///< any number
+  kErrorOrSize,  ///< -4095 ... the value of the size argument
   kMapValueOrNull,
   kRecordOrNull,
-  kNothing,            ///< r0 cannot be read
+  kNothing,  ///< r0 cannot be read
 };
 
 struct HelperSignature {

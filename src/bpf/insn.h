@@ -31,17 +31,19 @@ inline constexpr uint8_t kClassAlu = 0x04, kClassJmp = 0x05, kClassJmp32 = 0x06,
 // Source operand of ALU and JMP.
 inline constexpr uint8_t kSrcK = 0x00, kSrcX = 0x08;
 // ALU operations.
-inline constexpr uint8_t kAdd = 0x00, kSub = 0x10, kMul = 0x20, kDiv = 0x30, kOr = 0x40, kAnd = 0x50, kLsh = 0x60,
-                         kRsh = 0x70, kNeg = 0x80, kMod = 0x90, kXor = 0xa0, kMov = 0xb0, kArsh = 0xc0, kEnd = 0xd0;
+inline constexpr uint8_t kAdd = 0x00, kSub = 0x10, kMul = 0x20, kDiv = 0x30, kOr = 0x40,
+                         kAnd = 0x50, kLsh = 0x60, kRsh = 0x70, kNeg = 0x80, kMod = 0x90,
+                         kXor = 0xa0, kMov = 0xb0, kArsh = 0xc0, kEnd = 0xd0;
 // Jumps.
-inline constexpr uint8_t kJa = 0x00, kJeq = 0x10, kJgt = 0x20, kJge = 0x30, kJset = 0x40, kJne = 0x50, kJsgt = 0x60,
-                         kJsge = 0x70, kCall = 0x80, kExit = 0x90, kJlt = 0xa0, kJle = 0xb0, kJslt = 0xc0, kJsle = 0xd0;
+inline constexpr uint8_t kJa = 0x00, kJeq = 0x10, kJgt = 0x20, kJge = 0x30, kJset = 0x40,
+                         kJne = 0x50, kJsgt = 0x60, kJsge = 0x70, kCall = 0x80, kExit = 0x90,
+                         kJlt = 0xa0, kJle = 0xb0, kJslt = 0xc0, kJsle = 0xd0;
 // Memory access: size and mode.
 inline constexpr uint8_t kSizeW = 0x00, kSizeH = 0x08, kSizeB = 0x10, kSizeDw = 0x18;
 inline constexpr uint8_t kModeImm = 0x00, kModeMem = 0x60, kModeMemSx = 0x80, kModeAtomic = 0xc0;
 // imm of an atomic: operation | fetch.
-inline constexpr int32_t kAtomicAdd = 0x00, kAtomicOr = 0x40, kAtomicAnd = 0x50, kAtomicXor = 0xa0, kFetch = 0x01,
-                         kXchg = 0xe1, kCmpXchg = 0xf1;
+inline constexpr int32_t kAtomicAdd = 0x00, kAtomicOr = 0x40, kAtomicAnd = 0x50, kAtomicXor = 0xa0,
+                         kFetch = 0x01, kXchg = 0xe1, kCmpXchg = 0xf1;
 // src of lddw.
 inline constexpr uint8_t kPseudoNone = 0, kPseudoMapFd = 1, kPseudoMapValue = 2, kPseudoMapIdx = 5;
 // src of call.
@@ -72,11 +74,13 @@ enum class Helper : int32_t {
 // Flags of map_update_elem.
 inline constexpr int kUpdateAny = 0, kUpdateNoExist = 1, kUpdateExist = 2;
 
-/// Offsets of registers in the context of kprobe and uprobe programs (struct pt_regs of x86-64), in bytes.
+/// Offsets of registers in the context of kprobe and uprobe programs (struct pt_regs of x86-64), in
+/// bytes.
 namespace x86_64_regs {
-inline constexpr int kR15 = 0, kR14 = 8, kR13 = 16, kR12 = 24, kBp = 32, kBx = 40, kR11 = 48, kR10 = 56, kR9 = 64,
-                     kR8 = 72, kAx = 80, kCx = 88, kDx = 96, kSi = 104, kDi = 112, kOrigAx = 120, kIp = 128, kCs = 136,
-                     kFlags = 144, kSp = 152, kSs = 160, kSize = 168;
+inline constexpr int kR15 = 0, kR14 = 8, kR13 = 16, kR12 = 24, kBp = 32, kBx = 40, kR11 = 48,
+                     kR10 = 56, kR9 = 64, kR8 = 72, kAx = 80, kCx = 88, kDx = 96, kSi = 104,
+                     kDi = 112, kOrigAx = 120, kIp = 128, kCs = 136, kFlags = 144, kSp = 152,
+                     kSs = 160, kSize = 168;
 }  // namespace x86_64_regs
 
 }  // namespace spile::bpf

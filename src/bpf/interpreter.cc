@@ -15,9 +15,15 @@ constexpr size_t kStackBytes = 512;
 
 uint64_t extend(uint64_t value, int size_bytes, bool is_signed) {
   switch (size_bytes) {
-    case 1: return is_signed ? static_cast<uint64_t>(static_cast<int8_t>(value)) : static_cast<uint8_t>(value);
-    case 2: return is_signed ? static_cast<uint64_t>(static_cast<int16_t>(value)) : static_cast<uint16_t>(value);
-    case 4: return is_signed ? static_cast<uint64_t>(static_cast<int32_t>(value)) : static_cast<uint32_t>(value);
+    case 1:
+      return is_signed ? static_cast<uint64_t>(static_cast<int8_t>(value))
+                       : static_cast<uint8_t>(value);
+    case 2:
+      return is_signed ? static_cast<uint64_t>(static_cast<int16_t>(value))
+                       : static_cast<uint16_t>(value);
+    case 4:
+      return is_signed ? static_cast<uint64_t>(static_cast<int32_t>(value))
+                       : static_cast<uint32_t>(value);
     default: return value;
   }
 }
@@ -34,7 +40,8 @@ uint64_t divide_signed(uint64_t dst, uint64_t src, bool wants_remainder) {
     quotient = a / b;
     remainder = a % b;
   }
-  return static_cast<uint64_t>(static_cast<std::make_unsigned_t<T>>(wants_remainder ? remainder : quotient));
+  return static_cast<uint64_t>(
+      static_cast<std::make_unsigned_t<T>>(wants_remainder ? remainder : quotient));
 }
 
 /// U is uint32_t or uint64_t; what comes out is zero-extended.
@@ -84,7 +91,8 @@ bool compare(uint8_t op, U a, U b) {
 
 class Machine {
  public:
-  Machine(const Program& program, uint64_t context, const RunEnv& env) : program_(program), env_(env) {
+  Machine(const Program& program, uint64_t context, const RunEnv& env)
+      : program_(program), env_(env) {
     regs_.fill(env.other_regs);
     regs_[1] = context;
     if (!env.stack.empty()) stack_ = env.stack;
@@ -122,8 +130,10 @@ class Machine {
 Result<RunResult> Machine::run() {
   uint64_t insns = 0;
   while (!done_) {
-    if (pc_ >= program_.size()) return fail(ErrorCode::kUnsafe, "insn {}: outside the program", pc_);
-    if (insns == env_.insn_budget) return fail(ErrorCode::kUnsafe, "insn {}: budget of {} used up", pc_, insns);
+    if (pc_ >= program_.size())
+      return fail(ErrorCode::kUnsafe, "insn {}: outside the program", pc_);
+    if (insns == env_.insn_budget)
+      return fail(ErrorCode::kUnsafe, "insn {}: budget of {} used up", pc_, insns);
     ++insns;
     SPILE_TRY_VOID(check_encoding(program_, pc_));
     SPILE_TRY_VOID(step(program_[pc_]));
@@ -179,7 +189,8 @@ void Machine::alu_insn(const Insn& insn) {
 Result<void> Machine::load_immediate(const Insn& insn) {
   uint64_t& dst = regs_[insn.dst()];
   if (insn.src() == kPseudoNone) {
-    dst = static_cast<uint64_t>(static_cast<uint32_t>(program_[pc_ + 1].imm)) << 32 | static_cast<uint32_t>(insn.imm);
+    dst = static_cast<uint64_t>(static_cast<uint32_t>(program_[pc_ + 1].imm)) << 32 |
+          static_cast<uint32_t>(insn.imm);
   } else {
     if (insn.imm < 0 || static_cast<size_t>(insn.imm) >= env_.maps.size()) {
       return fail(ErrorCode::kUnsafe, "insn {}: there is no map {}", pc_, insn.imm);
@@ -199,7 +210,8 @@ Result<void> Machine::require_access(uint64_t address, uint64_t size, bool is_wr
   for (const MemoryRange& range : *env_.ranges) {
     if (is_inside(range.begin, range.size_bytes) && (range.writable || !is_write)) return {};
   }
-  return fail(ErrorCode::kUnsafe, "insn {}: {} {} bytes at {:#x}, which is outside the allowed memory", pc_,
+  return fail(ErrorCode::kUnsafe,
+              "insn {}: {} {} bytes at {:#x}, which is outside the allowed memory", pc_,
               is_write ? "writes" : "reads", size, address);
 }
 
@@ -217,7 +229,8 @@ Result<void> Machine::store(const Insn& insn) {
   uint64_t address = regs_[insn.dst()] + static_cast<uint64_t>(int64_t{insn.off});
   auto size = static_cast<size_t>(access_size(insn));
   SPILE_TRY_VOID(require_access(address, size, true));
-  uint64_t value = insn_class(insn) == kClassSt ? static_cast<uint64_t>(int64_t{insn.imm}) : regs_[insn.src()];
+  uint64_t value =
+      insn_class(insn) == kClassSt ? static_cast<uint64_t>(int64_t{insn.imm}) : regs_[insn.src()];
   std::memcpy(reinterpret_cast<void*>(address), &value, size);
   return {};
 }
@@ -248,8 +261,10 @@ Result<void> Machine::atomic(const Insn& insn) {
   uint64_t address = regs_[insn.dst()] + static_cast<uint64_t>(int64_t{insn.off});
   auto size = static_cast<uint64_t>(access_size(insn));
   SPILE_TRY_VOID(require_access(address, size, true));
-  if (address % size != 0) return fail(ErrorCode::kUnsafe, "insn {}: atomic on {:#x}: not aligned", pc_, address);
-  uint64_t before = size == 8 ? atomic_of<uint64_t>(insn, address) : atomic_of<uint32_t>(insn, address);
+  if (address % size != 0)
+    return fail(ErrorCode::kUnsafe, "insn {}: atomic on {:#x}: not aligned", pc_, address);
+  uint64_t before =
+      size == 8 ? atomic_of<uint64_t>(insn, address) : atomic_of<uint32_t>(insn, address);
   if (insn.imm == kCmpXchg) {
     regs_[0] = before;
   } else if ((insn.imm & kFetch) != 0) {
@@ -259,7 +274,8 @@ Result<void> Machine::atomic(const Insn& insn) {
 }
 
 Result<void> Machine::call(const Insn& insn) {
-  const HelperTable::Function* function = env_.helpers != nullptr ? env_.helpers->find(insn.imm) : nullptr;
+  const HelperTable::Function* function =
+      env_.helpers != nullptr ? env_.helpers->find(insn.imm) : nullptr;
   if (function == nullptr) {
     return fail(ErrorCode::kUnsupported, "insn {}: nobody provides helper {}", pc_, insn.imm);
   }
@@ -277,7 +293,8 @@ Result<void> Machine::jump(const Insn& insn) {
     uint64_t a = regs_[insn.dst()], b = operand(insn);
     bool is_wide = insn_class(insn) == kClassJmp;
     bool holds = is_wide ? compare<uint64_t>(insn_op(insn), a, b)
-                         : compare<uint32_t>(insn_op(insn), static_cast<uint32_t>(a), static_cast<uint32_t>(b));
+                         : compare<uint32_t>(insn_op(insn), static_cast<uint32_t>(a),
+                                             static_cast<uint32_t>(b));
     if (!holds) return {};
   }
   // run() adds one; a target before the program wraps to a huge index, which it refuses.

@@ -16,9 +16,12 @@ namespace spile::bpf {
 /// What call instructions reach, by number.
 class HelperTable {
  public:
-  using Function = std::function<uint64_t(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5)>;
+  using Function =
+      std::function<uint64_t(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5)>;
 
-  void set(Helper helper, Function function) { functions_[static_cast<int32_t>(helper)] = std::move(function); }
+  void set(Helper helper, Function function) {
+    functions_[static_cast<int32_t>(helper)] = std::move(function);
+  }
   /// Null where nothing was set.
   const Function* find(int32_t id) const;
 
@@ -37,12 +40,13 @@ struct RunEnv {
   const HelperTable* helpers = nullptr;
   std::span<const uint64_t> maps;     ///< what lddw of map index i loads
   uint64_t insn_budget = 10'000'000;  ///< instructions; lddw counts once
-  /// Checked mode: every access outside these and the program's stack ends the run with an error. Helpers may add
-  /// ranges while the program runs. Null: accesses go through, as is right for programs that passed check().
+  /// Checked mode: every access outside these and the program's stack ends the run with an error.
+  /// Helpers may add ranges while the program runs. Null: accesses go through, as is right for
+  /// programs that passed check().
   const std::vector<MemoryRange>* ranges = nullptr;
   /// The program's stack, aligned to 8 bytes; r10 points to its end. Empty: 512 bytes of zeros.
   std::span<uint8_t> stack;
-  uint64_t other_regs = 0;            ///< what r0 and r2 to r9 hold at the start
+  uint64_t other_regs = 0;  ///< what r0 and r2 to r9 hold at the start
 };
 
 struct RunResult {
@@ -52,7 +56,8 @@ struct RunResult {
 
 /// Runs `program` with r1 = `context`: an address in this process, or any number.
 ///
-/// Errors: unsafe       the budget is used up, or (checked mode) an access outside the ranges or the program
+/// Errors: unsafe       the budget is used up, or (checked mode) an access outside the ranges or
+/// the program
 ///         unsupported  an unknown instruction or a helper that is not in the table
 Result<RunResult> run(const Program& program, uint64_t context, const RunEnv& env);
 

@@ -45,9 +45,10 @@ TEST(Interpreter, CallsHelpersWithFiveArgumentsAndTheMapOfItsIndex) {
   b.call(Helper::kMapUpdateElem);
   b.exit();
   HelperTable helpers;
-  helpers.set(Helper::kMapUpdateElem, [](uint64_t a, uint64_t b2, uint64_t c, uint64_t d, uint64_t e) {
-    return a * 10000 + b2 * 1000 + c * 100 + d * 10 + e;
-  });
+  helpers.set(Helper::kMapUpdateElem,
+              [](uint64_t a, uint64_t b2, uint64_t c, uint64_t d, uint64_t e) {
+                return a * 10000 + b2 * 1000 + c * 100 + d * 10 + e;
+              });
   uint64_t maps[] = {7, 9};
   EXPECT_EQ(run(finished(std::move(b)), 0, {.helpers = &helpers, .maps = maps})->r0, 92345u);
 }
@@ -83,7 +84,8 @@ class CheckedMode : public testing::Test {
     body(b);
     b.mov_imm(r0, 0);
     b.exit();
-    std::vector<MemoryRange> ranges{{reinterpret_cast<uint64_t>(buffer_), sizeof buffer_ - 8, writable}};
+    std::vector<MemoryRange> ranges{
+        {reinterpret_cast<uint64_t>(buffer_), sizeof buffer_ - 8, writable}};
     return run(finished(std::move(b)), reinterpret_cast<uint64_t>(buffer_), {.ranges = &ranges});
   }
   uint64_t buffer_[4] = {};
@@ -115,8 +117,8 @@ TEST(Interpreter, SurvivesRandomBytesInCheckedMode) {
     Program program(8);
     for (Insn& insn : program) {
       uint64_t bits = next() ^ next() >> 31;
-      insn = {static_cast<uint8_t>(bits), static_cast<uint8_t>(bits >> 8), static_cast<int16_t>((bits >> 16) % 8),
-              static_cast<int32_t>(bits >> 32)};
+      insn = {static_cast<uint8_t>(bits), static_cast<uint8_t>(bits >> 8),
+              static_cast<int16_t>((bits >> 16) % 8), static_cast<int32_t>(bits >> 32)};
     }
     (void)run(program, 0, {.insn_budget = 100, .ranges = &none});
   }
@@ -131,7 +133,8 @@ TEST(RandomPrograms, AreAcceptedAndEnd) {
   for (uint64_t seed = 0; seed < 2000; ++seed) {
     Program program = random_program(seed);
     Result<Analysis> analysis = check(program, {});
-    ASSERT_TRUE(analysis) << "seed " << seed << ": " << analysis.error().message << '\n' << disassemble(program);
+    ASSERT_TRUE(analysis) << "seed " << seed << ": " << analysis.error().message << '\n'
+                          << disassemble(program);
     std::vector<MemoryRange> none;
     Result<RunResult> result = run(program, 0, {.ranges = &none});
     ASSERT_TRUE(result) << "seed " << seed << ": " << result.error().message;
@@ -141,7 +144,8 @@ TEST(RandomPrograms, AreAcceptedAndEnd) {
 TEST(OpcodeCases, AreAccepted) {
   for (const OpcodeCase& c : opcode_cases()) {
     Result<Analysis> analysis = check(c.program, {});
-    EXPECT_TRUE(analysis) << c.name << ": " << analysis.error().message << '\n' << disassemble(c.program);
+    EXPECT_TRUE(analysis) << c.name << ": " << analysis.error().message << '\n'
+                          << disassemble(c.program);
   }
 }
 

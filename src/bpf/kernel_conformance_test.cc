@@ -1,7 +1,11 @@
-// The kernel runs the same programs and must come to the same results, and its verifier must accept what ours does.
+// The kernel runs the same programs and must come to the same results, and its verifier must accept
+// what ours does.
 //
-// As BPF_PROG_TYPE_SYSCALL, because BPF_PROG_TEST_RUN runs it in our own context, with a buffer of ours as its context:
-// r0 has 32 bits there, so the programs store it into the buffer. Needs root (CAP_BPF); says so where it is refused.
+// As BPF_PROG_TYPE_SYSCALL, because BPF_PROG_TEST_RUN runs it in our own context, with a buffer of
+// ours as its context: r0 has 32 bits there, so the programs store it into the buffer. Needs root
+// (CAP_BPF); says so where it is refused.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
 #include <linux/bpf.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -12,9 +16,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-
-#include <fmt/format.h>
-#include <gtest/gtest.h>
 
 #include "base/fd.h"
 #include "bpf/builder.h"
@@ -28,8 +29,12 @@
 namespace spile::bpf {
 namespace {
 
-long sys_bpf(int command, bpf_attr& attr) { return ::syscall(SYS_bpf, command, &attr, sizeof attr); }
-uint64_t pointer(const void* p) { return reinterpret_cast<uint64_t>(p); }
+long sys_bpf(int command, bpf_attr& attr) {
+  return ::syscall(SYS_bpf, command, &attr, sizeof attr);
+}
+uint64_t pointer(const void* p) {
+  return reinterpret_cast<uint64_t>(p);
+}
 
 struct Loaded {
   Fd fd;
@@ -57,8 +62,8 @@ Loaded load_into_kernel(const Program& program, uint32_t type, bool wants_log) {
   return loaded;
 }
 
-/// The program with its result in the first eight bytes of the context instead of in r0. The context's address waits in
-/// a stack slot that the test programs do not use.
+/// The program with its result in the first eight bytes of the context instead of in r0. The
+/// context's address waits in a stack slot that the test programs do not use.
 Program storing_result(const Program& program) {
   constexpr int16_t kSlot = -512;
   Program result{{kClassStx | kSizeDw | kModeMem, 0x1a, kSlot, 0}, {kClassAlu64 | kMov, 1, 0, 0}};
@@ -83,7 +88,8 @@ std::optional<uint64_t> run_in_kernel(const Fd& program) {
 
 /// Programs whose only exit is the last instruction, as storing_result() needs it.
 bool ends_once(const Program& program) {
-  return std::ranges::count_if(program, [](const Insn& insn) { return is_exit(insn); }) == 1 && is_exit(program.back());
+  return std::ranges::count_if(program, [](const Insn& insn) { return is_exit(insn); }) == 1 &&
+         is_exit(program.back());
 }
 
 /// More of them than in every run: SPILE_CONFORMANCE_PROGRAMS=20000.
@@ -95,11 +101,15 @@ uint64_t conformance_programs(uint64_t by_default) {
 class KernelConformance : public testing::Test {
  protected:
   void SetUp() override {
-    Loaded plain = load(storing_result({{kClassAlu64 | kMov, 0, 0, 1}, {kClassJmp | kExit, 0, 0, 0}}), false);
+    Loaded plain =
+        load(storing_result({{kClassAlu64 | kMov, 0, 0, 1}, {kClassJmp | kExit, 0, 0, 0}}), false);
     if (!plain.fd) GTEST_SKIP() << "bpf(2) refuses a program here: " << std::strerror(plain.error);
-    if (!run_in_kernel(plain.fd)) GTEST_SKIP() << "BPF_PROG_TEST_RUN is refused here: " << std::strerror(errno);
+    if (!run_in_kernel(plain.fd))
+      GTEST_SKIP() << "BPF_PROG_TEST_RUN is refused here: " << std::strerror(errno);
     // r1 = (s8)r0: refused by kernels before 6.6.
-    Program v4{{kClassAlu64 | kMov, 0, 0, 1}, {kClassAlu64 | kMov | kSrcX, 0x01, 8, 0}, {kClassJmp | kExit, 0, 0, 0}};
+    Program v4{{kClassAlu64 | kMov, 0, 0, 1},
+               {kClassAlu64 | kMov | kSrcX, 0x01, 8, 0},
+               {kClassJmp | kExit, 0, 0, 0}};
     has_cpu_v4_ = static_cast<bool>(load(storing_result(v4), false).fd);
   }
 
@@ -112,7 +122,8 @@ class KernelConformance : public testing::Test {
     Loaded loaded = load(in_kernel, false);
     if (!loaded.fd) {
       loaded = load(in_kernel, true);
-      FAIL() << name << ": the kernel refuses: " << loaded.log.substr(0, 3000) << '\n' << disassemble(program);
+      FAIL() << name << ": the kernel refuses: " << loaded.log.substr(0, 3000) << '\n'
+             << disassemble(program);
     }
     std::optional<uint64_t> result = run_in_kernel(loaded.fd);
     ASSERT_TRUE(result.has_value()) << name;
@@ -135,11 +146,13 @@ TEST_F(KernelConformance, EveryOpcodeGivesTheSameResult) {
   if (skipped > 0) GTEST_SKIP() << skipped << " cpu v4 cases skipped: this kernel has cpu v3";
 }
 
-// Without cmpxchg of 32 bits: where it succeeds, r0 must be zero-extended, but Linux 6.18 on x86-64 sometimes leaves
-// the upper half (one program in 3000; the smallest found is a cmpxchg on constants, a conditional jump and an exit).
-// The verifier adds the extension only where a path that it walked reads all of r0, and it prunes paths.
+// Without cmpxchg of 32 bits: where it succeeds, r0 must be zero-extended, but Linux 6.18 on x86-64
+// sometimes leaves the upper half (one program in 3000; the smallest found is a cmpxchg on
+// constants, a conditional jump and an exit). The verifier adds the extension only where a path
+// that it walked reads all of r0, and it prunes paths.
 TEST_F(KernelConformance, RandomProgramsGiveTheSameResult) {
-  RandomProgramOptions options{.operations = 50, .narrow_cmpxchg = false, .loops = false, .cpu_v4 = has_cpu_v4_};
+  RandomProgramOptions options{
+      .operations = 50, .narrow_cmpxchg = false, .loops = false, .cpu_v4 = has_cpu_v4_};
   for (uint64_t seed = 0; seed < conformance_programs(400); ++seed) {
     Program program = random_program(seed, options);
     Result<RunResult> here = run(program, 0, {});
@@ -160,7 +173,8 @@ TEST_F(KernelConformance, RandomProgramsWithLoopsGiveTheSameResult) {
   }
 }
 
-// ---- verifier ------------------------------------------------------------------------------------------------------
+// ---- verifier
+// ------------------------------------------------------------------------------------------------------
 
 Fd create_map(const MapInfo& map) {
   constexpr uint32_t types[] = {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
@@ -183,8 +197,8 @@ Program with_descriptors(Program program, const std::vector<Fd>& maps) {
   return program;
 }
 
-/// The checker knows a little more than some verifiers, such as the value of half of a spilled constant: of programs
-/// that are made to be just barely right a few may be refused.
+/// The checker knows a little more than some verifiers, such as the value of half of a spilled
+/// constant: of programs that are made to be just barely right a few may be refused.
 TEST_F(KernelConformance, TheVerifierAcceptsWhatTheCheckerAccepts) {
   std::vector<Fd> maps;
   for (const MapInfo& map : kGrownMaps) {

@@ -1,8 +1,8 @@
-// One program per opcode. The expected results were computed by an independent model in another language, not by the
-// interpreter.
-#include <iterator>
-
+// One program per opcode. The expected results were computed by an independent model in another
+// language, not by the interpreter.
 #include <fmt/format.h>
+
+#include <iterator>
 
 #include "bpf/encoding.h"
 #include "bpf/random_program.h"
@@ -12,7 +12,8 @@ namespace spile::bpf {
 namespace {
 
 constexpr Insn insn(uint8_t code, int dst, int src, int off, int64_t imm) {
-  return {code, static_cast<uint8_t>(dst | src << 4), static_cast<int16_t>(off), static_cast<int32_t>(imm)};
+  return {code, static_cast<uint8_t>(dst | src << 4), static_cast<int16_t>(off),
+          static_cast<int32_t>(imm)};
 }
 
 void load_constant(Program& p, int reg, uint64_t value) {
@@ -22,9 +23,12 @@ void load_constant(Program& p, int reg, uint64_t value) {
 constexpr Insn kExitInsn = insn(kClassJmp | kExit, 0, 0, 0, 0);
 constexpr uint8_t kMov64X = kClassAlu64 | kMov | kSrcX, kMov64K = kClassAlu64 | kMov;
 
-bool fits_imm(uint64_t value) { return static_cast<uint64_t>(int64_t{static_cast<int32_t>(value)}) == value; }
+bool fits_imm(uint64_t value) {
+  return static_cast<uint64_t>(int64_t{static_cast<int32_t>(value)}) == value;
+}
 
-// ---- arithmetic ----------------------------------------------------------------------------------------------------
+// ---- arithmetic
+// ----------------------------------------------------------------------------------------------------
 
 struct AluRow {
   uint8_t op;
@@ -111,7 +115,9 @@ constexpr AluRow kAluRows[] = {
     {kMov, 32, 0x0, 0x17fffffff, 0x7fffffff, 0x7fffffff},
 };
 
-bool is_shift(uint8_t op) { return op == kLsh || op == kRsh || op == kArsh; }
+bool is_shift(uint8_t op) {
+  return op == kLsh || op == kRsh || op == kArsh;
+}
 
 /// May b be the constant of the instruction?
 bool has_constant_form(const AluRow& row, int bits) {
@@ -173,13 +179,16 @@ void add_swap_cases(std::vector<OpcodeCase>& cases) {
     p.push_back(insn(row.code, 0, 0, 0, row.bits));
     p.push_back(kExitInsn);
     bool is_v4 = (row.code & 7) == kClassAlu64;
-    cases.push_back({fmt::format("byte swap {:#x} of {} bits", row.code, row.bits), std::move(p), row.result, is_v4});
+    cases.push_back({fmt::format("byte swap {:#x} of {} bits", row.code, row.bits), std::move(p),
+                     row.result, is_v4});
   }
 }
 
-// ---- jumps ---------------------------------------------------------------------------------------------------------
+// ---- jumps
+// ---------------------------------------------------------------------------------------------------------
 
-constexpr uint8_t kJumpOps[] = {kJeq, kJne, kJset, kJgt, kJge, kJlt, kJle, kJsgt, kJsge, kJslt, kJsle};
+constexpr uint8_t kJumpOps[] = {kJeq, kJne,  kJset, kJgt,  kJge, kJlt,
+                                kJle, kJsgt, kJsge, kJslt, kJsle};
 
 /// Bit n of `taken`: whether `a kJumpOps[n] b` holds, in 64 and in 32 bits.
 struct JumpRow {
@@ -208,7 +217,8 @@ OpcodeCase jump_case(const JumpRow& row, size_t op, int bits, bool is_constant) 
   load_constant(p, 2, row.a);
   load_constant(p, 7, row.b);
   p.push_back(insn(kMov64K, 0, 0, 0, 1));
-  p.push_back(is_constant ? insn(code, 2, 0, 1, static_cast<int32_t>(row.b)) : insn(code | kSrcX, 2, 7, 1, 0));
+  p.push_back(is_constant ? insn(code, 2, 0, 1, static_cast<int32_t>(row.b))
+                          : insn(code | kSrcX, 2, 7, 1, 0));
   p.push_back(insn(kMov64K, 0, 0, 0, 2));
   p.push_back(kExitInsn);
   bool is_taken = ((bits == 64 ? row.taken64 : row.taken32) >> op & 1) != 0;
@@ -232,27 +242,40 @@ void add_goto_cases(std::vector<OpcodeCase>& cases) {
   // r0 = 1; goto b; a: r0 += 10; goto end; b: r0 += 100; if r0 < 1000 goto a; end: exit
   for (uint8_t code : {uint8_t{kClassJmp | kJa}, uint8_t{kClassJmp32 | kJa}}) {
     bool is_long = code == (kClassJmp32 | kJa);
-    auto jump = [&](int distance) { return insn(code, 0, 0, is_long ? 0 : distance, is_long ? distance : 0); };
-    Program p{insn(kMov64K, 0, 0, 0, 1),  jump(2), insn(kClassAlu64 | kAdd, 0, 0, 0, 10), jump(2),
-              insn(kClassAlu64 | kAdd, 0, 0, 0, 100), insn(kClassJmp | kJlt, 0, 0, -4, 1000), kExitInsn};
-    cases.push_back({is_long ? "gotol forwards and back" : "goto forwards and back", std::move(p), 111, is_long});
+    auto jump = [&](int distance) {
+      return insn(code, 0, 0, is_long ? 0 : distance, is_long ? distance : 0);
+    };
+    Program p{insn(kMov64K, 0, 0, 0, 1),
+              jump(2),
+              insn(kClassAlu64 | kAdd, 0, 0, 0, 10),
+              jump(2),
+              insn(kClassAlu64 | kAdd, 0, 0, 0, 100),
+              insn(kClassJmp | kJlt, 0, 0, -4, 1000),
+              kExitInsn};
+    cases.push_back({is_long ? "gotol forwards and back" : "goto forwards and back", std::move(p),
+                     111, is_long});
   }
   // The sum of 1 to 10.
-  cases.push_back({"loop",
-                   {insn(kMov64K, 0, 0, 0, 0), insn(kMov64K, 1, 0, 0, 10), insn(kClassAlu64 | kAdd | kSrcX, 0, 1, 0, 0),
-                    insn(kClassAlu64 | kSub, 1, 0, 0, 1), insn(kClassJmp | kJne, 1, 0, -3, 0), kExitInsn},
-                   55});
+  cases.push_back(
+      {"loop",
+       {insn(kMov64K, 0, 0, 0, 0), insn(kMov64K, 1, 0, 0, 10),
+        insn(kClassAlu64 | kAdd | kSrcX, 0, 1, 0, 0), insn(kClassAlu64 | kSub, 1, 0, 0, 1),
+        insn(kClassJmp | kJne, 1, 0, -3, 0), kExitInsn},
+       55});
 }
 
-// ---- memory --------------------------------------------------------------------------------------------------------
+// ---- memory
+// --------------------------------------------------------------------------------------------------------
 
 constexpr uint8_t kSizes[] = {kSizeB, kSizeH, kSizeW, kSizeDw};
 constexpr uint64_t kMemoryInput = 0xf1e2d3c4b5a69788;
 constexpr uint64_t kLoaded[] = {0x88, 0x9788, 0xb5a69788, kMemoryInput};
 constexpr uint64_t kLoadedSigned[] = {0xffffffffffffff88, 0xffffffffffff9788, 0xffffffffb5a69788};
 // The input stored over eight bytes of 0x11, and the constant -2 stored over them.
-constexpr uint64_t kStored[] = {0x1111111111111188, 0x1111111111119788, 0x11111111b5a69788, kMemoryInput};
-constexpr uint64_t kStoredConstant[] = {0x11111111111111fe, 0x111111111111fffe, 0x11111111fffffffe, 0xfffffffffffffffe};
+constexpr uint64_t kStored[] = {0x1111111111111188, 0x1111111111119788, 0x11111111b5a69788,
+                                kMemoryInput};
+constexpr uint64_t kStoredConstant[] = {0x11111111111111fe, 0x111111111111fffe, 0x11111111fffffffe,
+                                        0xfffffffffffffffe};
 
 /// r1 = before; *(u64 *)(r10 - 16) = r1; then `middle`, then `last` and exit.
 Program memory_program(uint64_t before, std::initializer_list<Insn> rest) {
@@ -269,25 +292,31 @@ constexpr Insn kLoadAll = insn(kClassLdx | kSizeDw | kModeMem, 0, 10, -16, 0);
 void add_memory_cases(std::vector<OpcodeCase>& cases) {
   for (size_t i = 0; i < std::size(kSizes); ++i) {
     uint8_t size = kSizes[i];
-    cases.push_back({fmt::format("load size {:#x}", size),
-                     memory_program(kMemoryInput, {insn(kClassLdx | size | kModeMem, 0, 10, -16, 0)}), kLoaded[i]});
+    cases.push_back(
+        {fmt::format("load size {:#x}", size),
+         memory_program(kMemoryInput, {insn(kClassLdx | size | kModeMem, 0, 10, -16, 0)}),
+         kLoaded[i]});
     Program store = memory_program(0x1111111111111111, {});
     store.pop_back();
     load_constant(store, 2, kMemoryInput);
-    store.insert(store.end(), {insn(kClassStx | size | kModeMem, 10, 2, -16, 0), kLoadAll, kExitInsn});
+    store.insert(store.end(),
+                 {insn(kClassStx | size | kModeMem, 10, 2, -16, 0), kLoadAll, kExitInsn});
     cases.push_back({fmt::format("store size {:#x}", size), std::move(store), kStored[i]});
     cases.push_back({fmt::format("store constant size {:#x}", size),
-                     memory_program(0x1111111111111111, {insn(kClassSt | size | kModeMem, 10, 0, -16, -2), kLoadAll}),
+                     memory_program(0x1111111111111111,
+                                    {insn(kClassSt | size | kModeMem, 10, 0, -16, -2), kLoadAll}),
                      kStoredConstant[i]});
     if (size == kSizeDw) continue;
-    cases.push_back({fmt::format("load signed size {:#x}", size),
-                     memory_program(kMemoryInput, {insn(kClassLdx | size | kModeMemSx, 0, 10, -16, 0)}),
-                     kLoadedSigned[i], true});
+    cases.push_back(
+        {fmt::format("load signed size {:#x}", size),
+         memory_program(kMemoryInput, {insn(kClassLdx | size | kModeMemSx, 0, 10, -16, 0)}),
+         kLoadedSigned[i], true});
   }
-  cases.push_back({"load through a copy of r10",
-                   memory_program(77, {insn(kMov64X, 3, 10, 0, 0), insn(kClassAlu64 | kAdd, 3, 0, 0, -24),
-                                       insn(kClassLdx | kSizeDw | kModeMem, 0, 3, 8, 0)}),
-                   77});
+  cases.push_back(
+      {"load through a copy of r10",
+       memory_program(77, {insn(kMov64X, 3, 10, 0, 0), insn(kClassAlu64 | kAdd, 3, 0, 0, -24),
+                           insn(kClassLdx | kSizeDw | kModeMem, 0, 3, 8, 0)}),
+       77});
 }
 
 struct AtomicRow {
@@ -326,8 +355,8 @@ OpcodeCase atomic_case(const AtomicRow& row, int32_t operation, int bits, bool w
     expected = !fetches ? row.src : bits == 64 ? row.memory : static_cast<uint32_t>(row.memory);
   }
   p.push_back(kExitInsn);
-  std::string name = fmt::format("atomic{} {:#x} with {:#x}, {:#x}: {}", bits, operation, row.src, row.r0,
-                                 wants_memory ? "memory" : "register");
+  std::string name = fmt::format("atomic{} {:#x} with {:#x}, {:#x}: {}", bits, operation, row.src,
+                                 row.r0, wants_memory ? "memory" : "register");
   return {name, std::move(p), expected};
 }
 

@@ -12,16 +12,32 @@ namespace {
 
 constexpr int kStackSlots = 8;  // of eight bytes, all initialised at the start
 
-constexpr uint8_t kAluOps[] = {kAdd, kSub, kMul, kDiv, kOr, kAnd, kLsh, kRsh, kNeg, kMod, kXor, kMov, kArsh};
-constexpr uint8_t kJumpOps[] = {kJeq, kJne, kJset, kJgt, kJge, kJlt, kJle, kJsgt, kJsge, kJslt, kJsle};
+constexpr uint8_t kAluOps[] = {kAdd, kSub, kMul, kDiv, kOr,  kAnd, kLsh,
+                               kRsh, kNeg, kMod, kXor, kMov, kArsh};
+constexpr uint8_t kJumpOps[] = {kJeq, kJne,  kJset, kJgt,  kJge, kJlt,
+                                kJle, kJsgt, kJsge, kJslt, kJsle};
 constexpr int32_t kAtomicOps[] = {kAtomicAdd, kAtomicOr, kAtomicAnd, kAtomicXor, kXchg, kCmpXchg};
 constexpr uint8_t kSizes[] = {kSizeB, kSizeH, kSizeW, kSizeDw};
-constexpr uint64_t kCorners[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0x7fffffff, 0x80000000, 0xffffffff,
-                                 0x100000000, 0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff};
+constexpr uint64_t kCorners[] = {0,
+                                 1,
+                                 2,
+                                 0x7f,
+                                 0x80,
+                                 0xff,
+                                 0x7fff,
+                                 0x8000,
+                                 0x7fffffff,
+                                 0x80000000,
+                                 0xffffffff,
+                                 0x100000000,
+                                 0x7fffffffffffffff,
+                                 0x8000000000000000,
+                                 0xffffffffffffffff};
 
 class Generator {
  public:
-  Generator(uint64_t seed, const RandomProgramOptions& options) : options_(options), random_(seed) {}
+  Generator(uint64_t seed, const RandomProgramOptions& options)
+      : options_(options), random_(seed) {}
 
   Program make() {
     setup();
@@ -52,8 +68,8 @@ class Generator {
   int free_reg() { return static_cast<int>(below(static_cast<uint64_t>(10 - loops_))); }
 
   void emit(unsigned code, int dst, int src, int64_t off, int64_t imm) {
-    code_.push_back({static_cast<uint8_t>(code), static_cast<uint8_t>(dst | src << 4), static_cast<int16_t>(off),
-                     static_cast<int32_t>(imm)});
+    code_.push_back({static_cast<uint8_t>(code), static_cast<uint8_t>(dst | src << 4),
+                     static_cast<int16_t>(off), static_cast<int32_t>(imm)});
   }
 
   void load_constant(int reg, uint64_t value) {
@@ -63,7 +79,8 @@ class Generator {
 
   void setup() {
     for (int reg = 0; reg < 10; ++reg) load_constant(reg, number());
-    for (int slot = 1; slot <= kStackSlots; ++slot) emit(kClassStx | kSizeDw | kModeMem, 10, any_reg(), -8 * slot, 0);
+    for (int slot = 1; slot <= kStackSlots; ++slot)
+      emit(kClassStx | kSizeDw | kModeMem, 10, any_reg(), -8 * slot, 0);
   }
 
   /// Every register and slot has a say in the result.
@@ -114,7 +131,8 @@ class Generator {
     int64_t off = stack_offset(bytes);
     bool is_signed = options_.cpu_v4 && bytes < 8 && one_in(3);
     switch (below(3)) {
-      case 0: return emit(kClassLdx | size | (is_signed ? kModeMemSx : kModeMem), free_reg(), 10, off, 0);
+      case 0:
+        return emit(kClassLdx | size | (is_signed ? kModeMemSx : kModeMem), free_reg(), 10, off, 0);
       case 1: return emit(kClassStx | size | kModeMem, 10, any_reg(), off, 0);
       default: return emit(kClassSt | size | kModeMem, 10, 0, off, static_cast<int32_t>(number()));
     }
@@ -126,7 +144,8 @@ class Generator {
     if (operation == kCmpXchg && !options_.narrow_cmpxchg) size = kSizeDw;
     if (one_in(2)) operation |= kFetch;
     int src = (operation & kFetch) != 0 ? free_reg() : any_reg();
-    emit(kClassStx | size | kModeAtomic, 10, src, stack_offset(access_size({.code = size})), operation);
+    emit(kClassStx | size | kModeAtomic, 10, src, stack_offset(access_size({.code = size})),
+         operation);
   }
 
   /// Emits a jump whose distance is not known yet.
@@ -206,6 +225,8 @@ class Generator {
 
 }  // namespace
 
-Program random_program(uint64_t seed, const RandomProgramOptions& options) { return Generator(seed, options).make(); }
+Program random_program(uint64_t seed, const RandomProgramOptions& options) {
+  return Generator(seed, options).make();
+}
 
 }  // namespace spile::bpf

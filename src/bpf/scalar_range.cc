@@ -12,17 +12,27 @@ namespace spile::bpf {
 namespace {
 
 constexpr uint64_t kU64Max = std::numeric_limits<uint64_t>::max();
-constexpr int64_t kS64Min = std::numeric_limits<int64_t>::min(), kS64Max = std::numeric_limits<int64_t>::max();
+constexpr int64_t kS64Min = std::numeric_limits<int64_t>::min(),
+                  kS64Max = std::numeric_limits<int64_t>::max();
 constexpr uint64_t kSignBit = uint64_t{1} << 63;
 constexpr uint64_t kU32Max = std::numeric_limits<uint32_t>::max();
 
-constexpr uint64_t low_mask(int size_bits) { return size_bits == 64 ? kU64Max : (uint64_t{1} << size_bits) - 1; }
-uint64_t to_unsigned(int64_t value) { return static_cast<uint64_t>(value); }
-int64_t to_signed(uint64_t value) { return static_cast<int64_t>(value); }
+constexpr uint64_t low_mask(int size_bits) {
+  return size_bits == 64 ? kU64Max : (uint64_t{1} << size_bits) - 1;
+}
+uint64_t to_unsigned(int64_t value) {
+  return static_cast<uint64_t>(value);
+}
+int64_t to_signed(uint64_t value) {
+  return static_cast<int64_t>(value);
+}
 
-// ---- known bits ----------------------------------------------------------------------------------------------------
+// ---- known bits
+// ----------------------------------------------------------------------------------------------------
 
-KnownBits known(uint64_t value) { return {value, 0}; }
+KnownBits known(uint64_t value) {
+  return {value, 0};
+}
 
 /// The leading bits that all numbers from low to high share.
 KnownBits bits_of_interval(uint64_t low, uint64_t high) {
@@ -70,14 +80,17 @@ KnownBits join_bits(KnownBits a, KnownBits b) {
   return {a.value & ~mask, mask};
 }
 
-bool contradict(KnownBits a, KnownBits b) { return ((a.value ^ b.value) & ~a.mask & ~b.mask) != 0; }
+bool contradict(KnownBits a, KnownBits b) {
+  return ((a.value ^ b.value) & ~a.mask & ~b.mask) != 0;
+}
 
 KnownBits intersect_bits(KnownBits a, KnownBits b) {
   uint64_t mask = a.mask & b.mask;
   return {(a.value | b.value) & ~mask, mask};
 }
 
-// ---- intervals -----------------------------------------------------------------------------------------------------
+// ---- intervals
+// -----------------------------------------------------------------------------------------------------
 
 void learn_from_bits(ScalarRange& r) {
   r.umin = std::max(r.umin, r.bits.value);
@@ -98,7 +111,9 @@ void learn_from_order(ScalarRange& r) {
   }
 }
 
-bool is_empty(const ScalarRange& r) { return r.umin > r.umax || r.smin > r.smax; }
+bool is_empty(const ScalarRange& r) {
+  return r.umin > r.umax || r.smin > r.smax;
+}
 
 /// Makes the three descriptions agree. False: no number fits all three.
 bool tighten(ScalarRange& r) {
@@ -116,18 +131,23 @@ bool tighten(ScalarRange& r) {
 }
 
 /// For results of operations on non-empty ranges, which are never empty.
-ScalarRange tightened(ScalarRange r) { return tighten(r) ? r : ScalarRange::unknown(); }
+ScalarRange tightened(ScalarRange r) {
+  return tighten(r) ? r : ScalarRange::unknown();
+}
 
-// ---- arithmetic ----------------------------------------------------------------------------------------------------
+// ---- arithmetic
+// ----------------------------------------------------------------------------------------------------
 
 ScalarRange add(const ScalarRange& a, const ScalarRange& b) {
   ScalarRange r;
   uint64_t low = 0, high = 0;
-  if (!__builtin_add_overflow(a.umin, b.umin, &low) && !__builtin_add_overflow(a.umax, b.umax, &high)) {
+  if (!__builtin_add_overflow(a.umin, b.umin, &low) &&
+      !__builtin_add_overflow(a.umax, b.umax, &high)) {
     r.umin = low, r.umax = high;
   }
   int64_t slow = 0, shigh = 0;
-  if (!__builtin_add_overflow(a.smin, b.smin, &slow) && !__builtin_add_overflow(a.smax, b.smax, &shigh)) {
+  if (!__builtin_add_overflow(a.smin, b.smin, &slow) &&
+      !__builtin_add_overflow(a.smax, b.smax, &shigh)) {
     r.smin = slow, r.smax = shigh;
   }
   r.bits = add_bits(a.bits, b.bits);
@@ -138,7 +158,8 @@ ScalarRange subtract(const ScalarRange& a, const ScalarRange& b) {
   ScalarRange r;
   if (a.umin >= b.umax) r.umin = a.umin - b.umax, r.umax = a.umax - b.umin;
   int64_t slow = 0, shigh = 0;
-  if (!__builtin_sub_overflow(a.smin, b.smax, &slow) && !__builtin_sub_overflow(a.smax, b.smin, &shigh)) {
+  if (!__builtin_sub_overflow(a.smin, b.smax, &slow) &&
+      !__builtin_sub_overflow(a.smax, b.smin, &shigh)) {
     r.smin = slow, r.smax = shigh;
   }
   r.bits = subtract_bits(a.bits, b.bits);
@@ -154,7 +175,8 @@ ScalarRange multiply(const ScalarRange& a, const ScalarRange& b) {
                   __builtin_mul_overflow(a.smin, b.smax, &corners[1]) ||
                   __builtin_mul_overflow(a.smax, b.smin, &corners[2]) ||
                   __builtin_mul_overflow(a.smax, b.smax, &corners[3]);
-  if (!overflow) r.smin = *std::ranges::min_element(corners), r.smax = *std::ranges::max_element(corners);
+  if (!overflow)
+    r.smin = *std::ranges::min_element(corners), r.smax = *std::ranges::max_element(corners);
   r.bits = multiply_bits(a.bits, b.bits);
   return tightened(r);
 }
@@ -225,7 +247,8 @@ ScalarRange shift_right_signed(const ScalarRange& a, ShiftCount n) {
   r.smin = std::min(a.smin >> n.low, a.smin >> n.high);
   r.smax = std::max(a.smax >> n.low, a.smax >> n.high);
   if (n.low == n.high) {
-    r.bits = {to_unsigned(to_signed(a.bits.value) >> n.low), to_unsigned(to_signed(a.bits.mask) >> n.low)};
+    r.bits = {to_unsigned(to_signed(a.bits.value) >> n.low),
+              to_unsigned(to_signed(a.bits.mask) >> n.low)};
     r.bits.value &= ~r.bits.mask;
   }
   return tightened(r);
@@ -241,15 +264,20 @@ int64_t modulo_signed(int64_t a, int64_t b) {
 }
 
 /// Signed division is followed for constants only.
-ScalarRange divide_or_modulo_signed(uint8_t op, int size_bits, const ScalarRange& a, const ScalarRange& b) {
+ScalarRange divide_or_modulo_signed(uint8_t op,
+                                    int size_bits,
+                                    const ScalarRange& a,
+                                    const ScalarRange& b) {
   if (!a.is_constant() || !b.is_constant()) return ScalarRange::unknown();
   int64_t x = size_bits == 64 ? to_signed(a.umin) : static_cast<int32_t>(a.umin);
   int64_t y = size_bits == 64 ? to_signed(b.umin) : static_cast<int32_t>(b.umin);
-  return ScalarRange::constant(to_unsigned(op == kDiv ? divide_signed(x, y, kS64Min) : modulo_signed(x, y)));
+  return ScalarRange::constant(
+      to_unsigned(op == kDiv ? divide_signed(x, y, kS64Min) : modulo_signed(x, y)));
 }
 
 /// `a` and `b` are zero-extended where size_bits is 32; the caller truncates the result.
-ScalarRange alu(uint8_t op, bool is_signed, int size_bits, const ScalarRange& a, const ScalarRange& b) {
+ScalarRange alu(
+    uint8_t op, bool is_signed, int size_bits, const ScalarRange& a, const ScalarRange& b) {
   switch (op) {
     case kAdd: return add(a, b);
     case kSub: return subtract(a, b);
@@ -261,14 +289,17 @@ ScalarRange alu(uint8_t op, bool is_signed, int size_bits, const ScalarRange& a,
     case kXor: return bitwise(op, a, b);
     case kLsh: return shift_left(a, shift_count(b, size_bits));
     case kRsh: return shift_right(a, shift_count(b, size_bits));
-    case kArsh: return shift_right_signed(size_bits == 64 ? a : sign_extend(a, 32), shift_count(b, size_bits));
+    case kArsh:
+      return shift_right_signed(size_bits == 64 ? a : sign_extend(a, 32),
+                                shift_count(b, size_bits));
     case kNeg: return subtract(ScalarRange::constant(0), a);
     case kMov: return b;
     default: SPILE_CHECK(false && "ALU operation");
   }
 }
 
-// ---- conditions ----------------------------------------------------------------------------------------------------
+// ---- conditions
+// ----------------------------------------------------------------------------------------------------
 
 using Pair = std::pair<ScalarRange, ScalarRange>;
 
@@ -350,15 +381,21 @@ std::optional<Pair> assume64(uint8_t op, bool holds, const ScalarRange& a, const
     case kJle: return holds ? assume_less(a, b, true) : swapped(assume_less(b, a, false));
     case kJgt: return holds ? swapped(assume_less(b, a, false)) : assume_less(a, b, true);
     case kJge: return holds ? swapped(assume_less(b, a, true)) : assume_less(a, b, false);
-    case kJslt: return holds ? assume_less_signed(a, b, false) : swapped(assume_less_signed(b, a, true));
-    case kJsle: return holds ? assume_less_signed(a, b, true) : swapped(assume_less_signed(b, a, false));
-    case kJsgt: return holds ? swapped(assume_less_signed(b, a, false)) : assume_less_signed(a, b, true);
-    case kJsge: return holds ? swapped(assume_less_signed(b, a, true)) : assume_less_signed(a, b, false);
+    case kJslt:
+      return holds ? assume_less_signed(a, b, false) : swapped(assume_less_signed(b, a, true));
+    case kJsle:
+      return holds ? assume_less_signed(a, b, true) : swapped(assume_less_signed(b, a, false));
+    case kJsgt:
+      return holds ? swapped(assume_less_signed(b, a, false)) : assume_less_signed(a, b, true);
+    case kJsge:
+      return holds ? swapped(assume_less_signed(b, a, true)) : assume_less_signed(a, b, false);
     default: SPILE_CHECK(false && "jump operation");
   }
 }
 
-bool is_signed_jump(uint8_t op) { return op == kJsgt || op == kJsge || op == kJslt || op == kJsle; }
+bool is_signed_jump(uint8_t op) {
+  return op == kJsgt || op == kJsge || op == kJslt || op == kJsle;
+}
 
 /// What a learned value of the low half, zero- or sign-extended, says about the whole.
 std::optional<ScalarRange> learn_low_half(const ScalarRange& whole, const ScalarRange& low) {
@@ -376,15 +413,19 @@ std::optional<ScalarRange> learn_low_half(const ScalarRange& whole, const Scalar
 
 std::optional<Pair> assume32(uint8_t op, bool holds, const ScalarRange& a, const ScalarRange& b) {
   bool is_signed = is_signed_jump(op);
-  auto low = [&](const ScalarRange& r) { return is_signed ? sign_extend(r, 32) : zero_extend(r, 32); };
+  auto low = [&](const ScalarRange& r) {
+    return is_signed ? sign_extend(r, 32) : zero_extend(r, 32);
+  };
   std::optional<Pair> halves = assume64(op, holds, low(a), low(b));
   if (!halves) return std::nullopt;
-  std::optional<ScalarRange> x = learn_low_half(a, halves->first), y = learn_low_half(b, halves->second);
+  std::optional<ScalarRange> x = learn_low_half(a, halves->first),
+                             y = learn_low_half(b, halves->second);
   if (!x || !y) return std::nullopt;
   return Pair{*x, *y};
 }
 
-// ---- widening ------------------------------------------------------------------------------------------------------
+// ---- widening
+// ------------------------------------------------------------------------------------------------------
 
 /// The first threshold that is not below `bound`, or else `last`.
 template <typename T>
@@ -444,8 +485,8 @@ std::optional<ScalarRange> intersect(const ScalarRange& a, const ScalarRange& b)
 }
 
 ScalarRange join(const ScalarRange& a, const ScalarRange& b) {
-  return {std::min(a.umin, b.umin), std::max(a.umax, b.umax), std::min(a.smin, b.smin), std::max(a.smax, b.smax),
-          join_bits(a.bits, b.bits)};
+  return {std::min(a.umin, b.umin), std::max(a.umax, b.umax), std::min(a.smin, b.smin),
+          std::max(a.smax, b.smax), join_bits(a.bits, b.bits)};
 }
 
 Thresholds Thresholds::around(std::vector<uint64_t> numbers) {
@@ -511,7 +552,8 @@ ScalarRange byte_swap(const ScalarRange& a, int size_bits) {
   return tightened(r);
 }
 
-std::optional<Pair> assume(uint8_t op, bool is_32bit, bool holds, const ScalarRange& a, const ScalarRange& b) {
+std::optional<Pair> assume(
+    uint8_t op, bool is_32bit, bool holds, const ScalarRange& a, const ScalarRange& b) {
   return is_32bit ? assume32(op, holds, a, b) : assume64(op, holds, a, b);
 }
 

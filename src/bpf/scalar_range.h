@@ -1,11 +1,13 @@
 // What the checker knows about a number: a set of 64-bit values that contains it.
 //
-// Three descriptions are kept at once, each knowing what the others cannot: an unsigned interval, a signed interval,
-// and the bits that are known (the kernel calls this a tnum). tighten() lets each learn from the others. Every
-// operation here is sound: where a is in A and b in B, a op b is in op(A, B). scalar_range_test.cc tries it.
+// Three descriptions are kept at once, each knowing what the others cannot: an unsigned interval, a
+// signed interval, and the bits that are known (the kernel calls this a tnum). tighten() lets each
+// learn from the others. Every operation here is sound: where a is in A and b in B, a op b is in
+// op(A, B). scalar_range_test.cc tries it.
 //
-// Source: kernel/bpf/verifier.c, kernel/bpf/tnum.c; H. Vishwanathan et al., "Sound, Precise, and Fast Abstract
-// Interpretation with Tristate Numbers" (CGO 2022), for the known bits of sums and differences.
+// Source: kernel/bpf/verifier.c, kernel/bpf/tnum.c; H. Vishwanathan et al., "Sound, Precise, and
+// Fast Abstract Interpretation with Tristate Numbers" (CGO 2022), for the known bits of sums and
+// differences.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +41,9 @@ struct ScalarRange {
   /// Every value of `other` is one of ours, as far as the descriptions tell.
   bool contains(const ScalarRange& other) const;
   /// Every value is a multiple of `alignment`, a power of two.
-  bool is_aligned(uint64_t alignment) const { return ((bits.value | bits.mask) & (alignment - 1)) == 0; }
+  bool is_aligned(uint64_t alignment) const {
+    return ((bits.value | bits.mask) & (alignment - 1)) == 0;
+  }
   constexpr bool operator==(const ScalarRange&) const = default;
 };
 
@@ -48,7 +52,8 @@ std::optional<ScalarRange> intersect(const ScalarRange& a, const ScalarRange& b)
 /// The smallest range around both.
 ScalarRange join(const ScalarRange& a, const ScalarRange& b);
 
-/// Where bounds that move stop first: the constants of a program, above all what its loops compare with. Sorted.
+/// Where bounds that move stop first: the constants of a program, above all what its loops compare
+/// with. Sorted.
 struct Thresholds {
   std::vector<uint64_t> as_unsigned;
   std::vector<int64_t> as_signed;
@@ -56,8 +61,8 @@ struct Thresholds {
   /// `numbers` and their neighbours, and the limits of the C types.
   static Thresholds around(std::vector<uint64_t> numbers);
 };
-/// A range around both, where a bound of `old` that `next` moved goes to the next threshold: after a few widenings
-/// nothing moves.
+/// A range around both, where a bound of `old` that `next` moved goes to the next threshold: after
+/// a few widenings nothing moves.
 ScalarRange widen(const ScalarRange& old, const ScalarRange& next, const Thresholds& thresholds);
 
 /// `op` is kAdd ... kArsh, with kDiv and kMod unsigned unless `is_signed`.
@@ -70,8 +75,9 @@ ScalarRange sign_extend(const ScalarRange& a, int size_bits);
 /// The low `size_bits` (16, 32, 64) with their bytes in the other order.
 ScalarRange byte_swap(const ScalarRange& a, int size_bits);
 
-/// Both operands where `a op b` holds (`op` is kJeq ... kJsle) or where it does not; nothing where it cannot be.
-std::optional<std::pair<ScalarRange, ScalarRange>> assume(uint8_t op, bool is_32bit, bool holds, const ScalarRange& a,
-                                                          const ScalarRange& b);
+/// Both operands where `a op b` holds (`op` is kJeq ... kJsle) or where it does not; nothing where
+/// it cannot be.
+std::optional<std::pair<ScalarRange, ScalarRange>> assume(
+    uint8_t op, bool is_32bit, bool holds, const ScalarRange& a, const ScalarRange& b);
 
 }  // namespace spile::bpf

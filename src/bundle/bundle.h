@@ -1,7 +1,9 @@
-// The waist of spile: everything an engine needs to run a script, and everything output needs to print it.
+// The waist of spile: everything an engine needs to run a script, and everything output needs to
+// print it.
 //
-// A front end makes a Bundle and forgets it; an engine runs it without knowing the language. Programs refer to maps
-// and records refer to actions by index. A Bundle holds no addresses, descriptors or process ids.
+// A front end makes a Bundle and forgets it; an engine runs it without knowing the language.
+// Programs refer to maps and records refer to actions by index. A Bundle holds no addresses,
+// descriptors or process ids.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +15,8 @@
 
 namespace spile::bundle {
 
-// ---- values: how bytes in keys, map values and records are to be read -------------------------------------------
+// ---- values: how bytes in keys, map values and records are to be read
+// -------------------------------------------
 
 enum class ValueKind : uint8_t {
   kNone,
@@ -30,12 +33,13 @@ struct ValueType {
   ValueKind kind = ValueKind::kNone;
   uint32_t size = 0;  ///< bytes, whole value
   bool is_signed = true;
-  std::vector<ValueType> fields;   ///< kTuple
-  std::vector<uint32_t> offsets;   ///< kTuple: of each field, in bytes
+  std::vector<ValueType> fields;  ///< kTuple
+  std::vector<uint32_t> offsets;  ///< kTuple: of each field, in bytes
   bool operator==(const ValueType&) const = default;
 };
 
-// ---- maps --------------------------------------------------------------------------------------------------------
+// ---- maps
+// --------------------------------------------------------------------------------------------------------
 
 /// The storage: what both engines provide. Numbers in comments are the kernel's bpf_map_type.
 enum class MapKind : uint8_t {
@@ -60,9 +64,10 @@ enum class MapRole : uint8_t {
   kCounters,  ///< array indexed by Counter, u64 a CPU
 };
 
-/// kMin and kMax keep numbers as ranks: u64 whose largest is the number sought, so that the 0 of fresh memory loses
-/// against every number and one compare-and-swap suffices however hits nest. Merge CPUs with is_set != 0 by the largest
-/// rank, then turn it back with number_of_rank (read as i64 where value.is_signed).
+/// kMin and kMax keep numbers as ranks: u64 whose largest is the number sought, so that the 0 of
+/// fresh memory loses against every number and one compare-and-swap suffices however hits nest.
+/// Merge CPUs with is_set != 0 by the largest rank, then turn it back with number_of_rank (read as
+/// i64 where value.is_signed).
 constexpr uint64_t rank_for_max(MapRole role, bool is_signed, uint64_t number) {
   uint64_t rank = is_signed ? number ^ (uint64_t{1} << 63) : number;
   return role == MapRole::kMin ? ~rank : rank;
@@ -82,17 +87,20 @@ struct MapSpec {
   uint32_t key_size = 0;
   uint32_t value_size = 0;  ///< of one CPU
   uint32_t max_entries = 0;
-  /// The user's key (kNone for a scalar map). For kHist and kLhist a bucket number follows the key: for keyed maps a
-  /// u64 at offset key_size - 8, for scalar ones the u32 array index itself.
+  /// The user's key (kNone for a scalar map). For kHist and kLhist a bucket number follows the key:
+  /// for keyed maps a u64 at offset key_size - 8, for scalar ones the u32 array index itself.
   ValueType key;
-  ValueType value;  ///< kValue: the value. Others: an int that says signedness of the aggregated number.
-  // kLhist: buckets are [min + i*step, min + (i+1)*step); bucket 0 is below min, the last is from max on.
+  ValueType
+      value;  ///< kValue: the value. Others: an int that says signedness of the aggregated number.
+  // kLhist: buckets are [min + i*step, min + (i+1)*step); bucket 0 is below min, the last is from
+  // max on.
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
   // kHist: bucket 0 negative, 1 zero, 2 is [1], 3 is [2,4), n is [2^(n-2), 2^(n-1)).
   bool operator==(const MapSpec&) const = default;
 };
 
-// ---- records: what goes through the ring ---------------------------------------------------------------------------
+// ---- records: what goes through the ring
+// ---------------------------------------------------------------------------
 
 /// Every record starts with this; fields follow at the offsets that the Action names.
 struct RecordHeader {
@@ -108,7 +116,8 @@ enum class ActionKind : uint8_t {
   kZeroMap,     ///< zero(@x)
   kExit,        ///< exit([code]): field 0 is the code where given
   kTime,        ///< time([format]): format
-  kJoin,        ///< join(argv[, separator]): format is the separator, field 0 says how many of the others (strings) count
+  kJoin,  ///< join(argv[, separator]): format is the separator, field 0 says how many of the others
+          ///< (strings) count
 };
 
 struct RecordField {
@@ -118,29 +127,41 @@ struct RecordField {
 
 struct Action {
   ActionKind kind = ActionKind::kPrintf;
-  std::string format;               ///< kPrintf: checked against fields by the front end; kTime, kJoin
+  std::string format;  ///< kPrintf: checked against fields by the front end; kTime, kJoin
   std::vector<RecordField> fields;
-  int map = -1;                     ///< kPrintMap, kClearMap, kZeroMap
-  uint64_t top = 0, div = 0;        ///< kPrintMap; 0: not given
-  uint32_t record_size = 0;         ///< bytes, header included, multiple of 8
+  int map = -1;               ///< kPrintMap, kClearMap, kZeroMap
+  uint64_t top = 0, div = 0;  ///< kPrintMap; 0: not given
+  uint32_t record_size = 0;   ///< bytes, header included, multiple of 8
 };
 
-// ---- probes ----------------------------------------------------------------------------------------------------------
+// ---- probes
+// ----------------------------------------------------------------------------------------------------------
 
-enum class ProbeKind : uint8_t { kBegin, kEnd, kInterval, kUprobe, kUretprobe, kKprobe, kKretprobe, kTracepoint, kUsdt };
+enum class ProbeKind : uint8_t {
+  kBegin,
+  kEnd,
+  kInterval,
+  kUprobe,
+  kUretprobe,
+  kKprobe,
+  kKretprobe,
+  kTracepoint,
+  kUsdt
+};
 
 /// One attach point after glob expansion. Its index in Bundle::probes is its cookie.
 struct Probe {
   ProbeKind kind = ProbeKind::kBegin;
-  std::string name;      ///< as `probe` prints it: "uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:fopen"
+  std::string name;  ///< as `probe` prints it: "uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:fopen"
   std::string function;  ///< as `func` prints it
-  std::string path;      ///< uprobes: the file as the user's name resolved, seen from our mount namespace
-  std::string symbol;    ///< uprobe, kprobe: function. tracepoint: the event
-  std::string module;    ///< tracepoint: the category. kprobe: the module, or empty
-  uint64_t offset = 0;   ///< bytes after the symbol
+  std::string
+      path;  ///< uprobes: the file as the user's name resolved, seen from our mount namespace
+  std::string symbol;               ///< uprobe, kprobe: function. tracepoint: the event
+  std::string module;               ///< tracepoint: the category. kprobe: the module, or empty
+  uint64_t offset = 0;              ///< bytes after the symbol
   std::optional<uint64_t> address;  ///< uprobe by address: link address. kprobe by raw address
   uint64_t interval_ns = 0;
-  int program = -1;      ///< index into Bundle::programs
+  int program = -1;  ///< index into Bundle::programs
 };
 
 /// Which context a program takes: fixes what the checker allows it to read.
@@ -158,14 +179,16 @@ struct Program {
 };
 
 struct Bundle {
-  std::vector<MapSpec> maps;        ///< script maps in name order first, then internal ones
+  std::vector<MapSpec> maps;  ///< script maps in name order first, then internal ones
   std::vector<Program> programs;
-  std::vector<Probe> probes;        ///< in the script's order
+  std::vector<Probe> probes;  ///< in the script's order
   std::vector<Action> actions;
-  int ring_map = -1;                ///< -1: the script sends no records
-  int counters_map = -1;            ///< -1: nothing can be lost
-  bool uses_elapsed = false;        ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
-  int start_map = -1;               ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
+  int ring_map = -1;      ///< -1: the script sends no records
+  int counters_map = -1;  ///< -1: nothing can be lost
+  bool uses_elapsed =
+      false;  ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
+  int start_map =
+      -1;  ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
 };
 
 }  // namespace spile::bundle

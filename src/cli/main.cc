@@ -2,13 +2,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstring>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+
+#include <CLI/CLI.hpp>
 
 #include "session/detach.h"
 #include "session/dump.h"
@@ -28,8 +29,8 @@ using session::TraceRequest;
 
 /// What the options of one command line fill.
 struct Options {
-  std::string program;               // -e
-  std::vector<std::string> words;    // FILE or pattern, then positional parameters
+  std::string program;             // -e
+  std::vector<std::string> words;  // FILE or pattern, then positional parameters
   TraceRequest trace;
   std::string engine = "auto", format = "text", buffering = "line", stage;
   bool list = false;
@@ -38,24 +39,33 @@ struct Options {
 /// Options that choose what is traced: the same for tracing, dump and sites.
 void add_target_options(CLI::App& app, Options& options) {
   app.add_option("-e", options.program, "the script itself")->type_name("PROGRAM");
-  app.add_option("-p,--pid", options.trace.target.pids, "trace this process; may be given several times")
+  app.add_option("-p,--pid", options.trace.target.pids,
+                 "trace this process; may be given several times")
       ->type_name("PID")
       ->check(CLI::PositiveNumber)
       ->allow_extra_args(false);
-  app.add_option("-c,--cmd", options.trace.target.command, "start COMMAND and trace it; ends with it, passes its status on")
+  app.add_option("-c,--cmd", options.trace.target.command,
+                 "start COMMAND and trace it; ends with it, passes its status on")
       ->type_name("COMMAND");
   app.add_option("--engine", options.engine, "auto (default), kernel, or user")
       ->check(CLI::IsMember({"auto", "kernel", "user"}));
-  app.add_option("words", options.words, "a script file (- for standard input), then its positional parameters $1, $2, ...");
+  app.add_option(
+      "words", options.words,
+      "a script file (- for standard input), then its positional parameters $1, $2, ...");
 }
 
 void add_trace_options(CLI::App& app, Options& options) {
-  app.add_flag("-l,--list", options.list, "list probes that match a pattern, or those of a script; -lv with their fields");
-  app.add_option("-f,--format", options.format, "text (default) or json")->check(CLI::IsMember({"text", "json"}));
-  app.add_option("-o,--output", options.trace.output_path, "write there instead of standard output")->type_name("FILE");
-  app.add_option("-B", options.buffering, "line (default), full or none")->check(CLI::IsMember({"line", "full", "none"}));
+  app.add_flag("-l,--list", options.list,
+               "list probes that match a pattern, or those of a script; -lv with their fields");
+  app.add_option("-f,--format", options.format, "text (default) or json")
+      ->check(CLI::IsMember({"text", "json"}));
+  app.add_option("-o,--output", options.trace.output_path, "write there instead of standard output")
+      ->type_name("FILE");
+  app.add_option("-B", options.buffering, "line (default), full or none")
+      ->check(CLI::IsMember({"line", "full", "none"}));
   app.add_flag("-q,--quiet", options.trace.quiet, "say nothing but what the script prints");
-  app.add_flag("-v,--verbose", options.trace.verbose, "say where each probe sits and how, and figures at the end");
+  app.add_flag("-v,--verbose", options.trace.verbose,
+               "say where each probe sits and how, and figures at the end");
 }
 
 int usage(const std::string& message) {
@@ -79,7 +89,8 @@ int take_script(Options& options) {
     std::ifstream file(path, std::ios::binary);
     if (!file || file.peek() == std::ifstream::traits_type::eof()) {
       int error = errno;
-      fmt::print(stderr, "spile: {}: {}\n", path, file ? "is empty or cannot be read" : strerror(error));
+      fmt::print(stderr, "spile: {}: {}\n", path,
+                 file ? "is empty or cannot be read" : strerror(error));
       return session::kFailed;
     }
     script.name = path;
@@ -103,7 +114,8 @@ void take_choices(Options& options) {
 int run_list(Options& options) {
   if (!options.program.empty()) return session::list_script(options.trace);
   std::string pattern = options.words.empty() ? "*" : options.words.front();
-  if (!options.words.empty() && pattern.find(':') == std::string::npos && access(pattern.c_str(), R_OK) == 0) {
+  if (!options.words.empty() && pattern.find(':') == std::string::npos &&
+      access(pattern.c_str(), R_OK) == 0) {
     if (int status = take_script(options); status != session::kOk) return status;
     return session::list_script(options.trace);
   }
@@ -136,19 +148,26 @@ int run_sites(Options& options) {
 
 int parse_and_run(int argc, char** argv) {
   Options options;
-  CLI::App app{"spile - trace running programs and the running kernel\n\n"
-               "  spile -e 'uprobe:libc:fopen { printf(\"%s\\n\", str(arg0)); }' -c 'getent services http'\n"
-               "  spile -e 'tracepoint:syscalls:sys_enter_openat { @[comm] = count(); }'\n"
-               "  spile -l 'uprobe:libc:*alloc*'"};
+  CLI::App app{
+      "spile - trace running programs and the running kernel\n\n"
+      "  spile -e 'uprobe:libc:fopen { printf(\"%s\\n\", str(arg0)); }' -c 'getent services http'\n"
+      "  spile -e 'tracepoint:syscalls:sys_enter_openat { @[comm] = count(); }'\n"
+      "  spile -l 'uprobe:libc:*alloc*'"};
   app.set_version_flag("-V,--version", "spile " SPILE_VERSION);
   app.get_formatter()->column_width(34);
   add_target_options(app, options);
   add_trace_options(app, options);
 
-  CLI::App* sites = app.add_subcommand("sites", "where a script's probes would sit in a process and how, or (without a script) where they sit now");
+  CLI::App* sites = app.add_subcommand("sites",
+                                       "where a script's probes would sit in a process and how, or "
+                                       "(without a script) where they sit now");
   add_target_options(*sites, options);
-  CLI::App* detach = app.add_subcommand("detach", "take out what a spile that is gone left in a process");
-  detach->add_option("-p,--pid", options.trace.target.pids, "the process")->required()->type_name("PID")->check(CLI::PositiveNumber);
+  CLI::App* detach =
+      app.add_subcommand("detach", "take out what a spile that is gone left in a process");
+  detach->add_option("-p,--pid", options.trace.target.pids, "the process")
+      ->required()
+      ->type_name("PID")
+      ->check(CLI::PositiveNumber);
   CLI::App* dump = app.add_subcommand("dump", "show a stage of a script's way to machine code");
   dump->add_option("--stage", options.stage, "tokens, ast, typed, bpf, plan or jit")
       ->required()
@@ -169,4 +188,6 @@ int parse_and_run(int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return parse_and_run(argc, argv); }
+int main(int argc, char** argv) {
+  return parse_and_run(argc, argv);
+}

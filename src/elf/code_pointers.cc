@@ -45,26 +45,30 @@ class Collector {
     const uint64_t size = file_.dynamic(size_tag).value_or(0);
     if (!addr || size == 0) return {};
     SPILE_TRY(auto bytes, file_.bytes_from(LinkAddr(*addr)));
-    if (size > bytes.size()) return fail(ErrorCode::kCorrupt, "the relocations of {} are truncated", file_.path());
+    if (size > bytes.size())
+      return fail(ErrorCode::kCorrupt, "the relocations of {} are truncated", file_.path());
     for (uint64_t i = 0; i + sizeof(Elf64_Rela) <= size; i += sizeof(Elf64_Rela))
       add_relocation(*load_at<Elf64_Rela>(bytes, i));
     return {};
   }
 
-  /// DT_RELR: words that only need the bias added. An even entry names one, an odd one is a bitmap of the next 63.
+  /// DT_RELR: words that only need the bias added. An even entry names one, an odd one is a bitmap
+  /// of the next 63.
   Result<void> add_relr() {
     const auto addr = file_.dynamic(kDtRelr);
     const uint64_t size = file_.dynamic(kDtRelrSize).value_or(0);
     if (!addr || size == 0) return {};
     SPILE_TRY(auto bytes, file_.bytes_from(LinkAddr(*addr)));
-    if (size > bytes.size()) return fail(ErrorCode::kCorrupt, "the RELR table of {} is truncated", file_.path());
+    if (size > bytes.size())
+      return fail(ErrorCode::kCorrupt, "the RELR table of {} is truncated", file_.path());
     uint64_t where = 0, budget = 0;  // no word needs two relocations
     for (const auto& s : file_.segments()) budget += s.file_size / 8;
     for (uint64_t i = 0; i + 8 <= size; i += 8) {
       const uint64_t entry = *load_at<uint64_t>(bytes, i);
       const uint64_t words = (entry & 1) == 0 ? 1 : static_cast<uint64_t>(std::popcount(entry)) - 1;
       if (words > budget)
-        return fail(ErrorCode::kCorrupt, "the RELR table of {} names more words than there are", file_.path());
+        return fail(ErrorCode::kCorrupt, "the RELR table of {} names more words than there are",
+                    file_.path());
       budget -= words;
       if ((entry & 1) == 0) {
         add_word_at(entry);
@@ -105,7 +109,8 @@ class Collector {
     switch (ELF64_R_TYPE(r.r_info)) {
       case R_X86_64_RELATIVE:
       case R_X86_64_IRELATIVE: return offer(static_cast<uint64_t>(r.r_addend));
-      case R_X86_64_64: return offer(symbol_value(ELF64_R_SYM(r.r_info)) + static_cast<uint64_t>(r.r_addend));
+      case R_X86_64_64:
+        return offer(symbol_value(ELF64_R_SYM(r.r_info)) + static_cast<uint64_t>(r.r_addend));
       case R_X86_64_GLOB_DAT:
       case R_X86_64_JUMP_SLOT:
       case R_X86_64_COPY: return offer(symbol_value(ELF64_R_SYM(r.r_info)));
@@ -124,7 +129,8 @@ class Collector {
     return symbol && symbol->st_shndx != SHN_UNDEF ? symbol->st_value : 0;
   }
 
-  /// RELR keeps the addend in place. A RELR table of a hostile file cannot cost more than 63 reads an entry.
+  /// RELR keeps the addend in place. A RELR table of a hostile file cannot cost more than 63 reads
+  /// an entry.
   void add_word_at(uint64_t addr) {
     const auto* segment = file_.segment_at(LinkAddr(addr));
     if (segment == nullptr) return;
@@ -139,7 +145,9 @@ class Collector {
 
   Result<void> add_sections_beside_code(const Segment& segment) {
     for (const auto& section : file_.sections()) {
-      if (!segment.contains(section.addr) || (section.flags & (SHF_ALLOC | SHF_EXECINSTR)) != SHF_ALLOC) continue;
+      if (!segment.contains(section.addr) ||
+          (section.flags & (SHF_ALLOC | SHF_EXECINSTR)) != SHF_ALLOC)
+        continue;
       if (section.type != SHT_PROGBITS) continue;
       SPILE_TRY(const auto bytes, file_.bytes(section));
       add_words(bytes);

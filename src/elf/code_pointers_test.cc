@@ -12,7 +12,9 @@ namespace {
 
 using namespace testing;
 
-bool has(const std::vector<LinkAddr>& sorted, LinkAddr addr) { return std::ranges::binary_search(sorted, addr); }
+bool has(const std::vector<LinkAddr>& sorted, LinkAddr addr) {
+  return std::ranges::binary_search(sorted, addr);
+}
 
 LinkAddr address_of(const File& file, std::string_view name) {
   auto symbols = read_symbols(file);
@@ -47,9 +49,11 @@ void expect_all(const std::string& path) {
 
 TEST(CodePointers, AreFoundInRelocationsRelrAndFixedData) {
   Scratch scratch;
-  if (!compile(kProgram, scratch / "pie", "-O1 -fno-toplevel-reorder -pie -fPIE")) GTEST_SKIP() << "no C compiler";
+  if (!compile(kProgram, scratch / "pie", "-O1 -fno-toplevel-reorder -pie -fPIE"))
+    GTEST_SKIP() << "no C compiler";
   expect_all(scratch / "pie");
-  if (compile(kProgram, scratch / "relr", "-O1 -pie -fPIE -Wl,-z,pack-relative-relocs")) expect_all(scratch / "relr");
+  if (compile(kProgram, scratch / "relr", "-O1 -pie -fPIE -Wl,-z,pack-relative-relocs"))
+    expect_all(scratch / "relr");
   ASSERT_TRUE(compile(kProgram, scratch / "fixed", "-O1 -no-pie -fno-pie"));
   expect_all(scratch / "fixed");
   ASSERT_TRUE(compile(kProgram, scratch / "old", "-O1 -no-pie -fno-pie -Wl,-z,noseparate-code"));

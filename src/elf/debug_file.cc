@@ -17,7 +17,9 @@ constexpr uint64_t kMaxUnpackedBytes = 256 << 20;
 constexpr uint64_t kMaxXzMemoryBytes = 128 << 20;  ///< xz -9 needs 65 MiB
 
 /// The checksum of .gnu_debuglink: CRC-32 as in zlib.
-uint32_t crc32(std::span<const uint8_t> bytes, uint32_t crc = 0) { return lzma_crc32(bytes.data(), bytes.size(), crc); }
+uint32_t crc32(std::span<const uint8_t> bytes, uint32_t crc = 0) {
+  return lzma_crc32(bytes.data(), bytes.size(), crc);
+}
 
 struct DebugLink {
   std::string name;
@@ -77,11 +79,12 @@ Result<std::vector<uint8_t>> unpack_xz(std::span<const uint8_t> packed, const st
     xz.stream.avail_out = chunk.size();
     state = lzma_code(&xz.stream, LZMA_FINISH);
     if (state != LZMA_OK && state != LZMA_STREAM_END)
-      return fail(ErrorCode::kCorrupt, ".gnu_debugdata of {} cannot be unpacked (liblzma error {})", name,
-                  static_cast<int>(state));
+      return fail(ErrorCode::kCorrupt, ".gnu_debugdata of {} cannot be unpacked (liblzma error {})",
+                  name, static_cast<int>(state));
     const size_t got = chunk.size() - xz.stream.avail_out;
     if (out.size() + got > kMaxUnpackedBytes)
-      return fail(ErrorCode::kUnsupported, ".gnu_debugdata of {} unpacks to more than 256 MiB", name);
+      return fail(ErrorCode::kUnsupported, ".gnu_debugdata of {} unpacks to more than 256 MiB",
+                  name);
     out.insert(out.end(), chunk.begin(), chunk.begin() + static_cast<ptrdiff_t>(got));
   }
   return out;
@@ -89,17 +92,22 @@ Result<std::vector<uint8_t>> unpack_xz(std::span<const uint8_t> packed, const st
 
 }  // namespace
 
-std::optional<File> open_debug_file(const File& file, const std::string& root, const std::string& path_in_root) {
-  const auto try_open = [&](const std::string& path, std::optional<uint32_t> crc) -> std::optional<File> {
+std::optional<File> open_debug_file(const File& file,
+                                    const std::string& root,
+                                    const std::string& path_in_root) {
+  const auto try_open = [&](const std::string& path,
+                            std::optional<uint32_t> crc) -> std::optional<File> {
     const auto real = canonical_path(root, path);
     if (!real) return std::nullopt;
     auto debug = File::open(root + *real, OpenMode::kDebug);
-    if (!debug || debug->identity() == file.identity() || !belongs_to(*debug, file, crc)) return std::nullopt;
+    if (!debug || debug->identity() == file.identity() || !belongs_to(*debug, file, crc))
+      return std::nullopt;
     return std::move(*debug);
   };
   if (file.build_id().size() >= 2) {
     const auto hex = file.build_id_hex();
-    const auto path = fmt::format("/usr/lib/debug/.build-id/{}/{}.debug", hex.substr(0, 2), hex.substr(2));
+    const auto path =
+        fmt::format("/usr/lib/debug/.build-id/{}/{}.debug", hex.substr(0, 2), hex.substr(2));
     if (auto debug = try_open(path, std::nullopt)) return debug;
   }
   const auto link = read_debug_link(file);

@@ -15,9 +15,11 @@
 namespace spile::elf {
 namespace {
 
-constexpr uint64_t kMaxPartBytes = uint64_t{1} << 30;  ///< of one section or segment that we read as a whole
+constexpr uint64_t kMaxPartBytes = uint64_t{1}
+                                   << 30;  ///< of one section or segment that we read as a whole
 constexpr size_t kMaxNeeded = 4096;
-constexpr uint64_t kMaxHeaders = 1 << 16;              ///< program or section headers; big C++ debug files have 10,000s
+constexpr uint64_t kMaxHeaders =
+    1 << 16;  ///< program or section headers; big C++ debug files have 10,000s
 constexpr uint64_t kMaxNoteBytes = 1 << 20;
 constexpr uint64_t kMaxDynamicBytes = 1 << 20;
 
@@ -45,15 +47,19 @@ Result<void> check_ident(const Elf64_Ehdr& h, const std::string& path) {
     return fail(ErrorCode::kUnsupported, "{} is a 32-bit file ({}); only x86-64 is built", path,
                 h.e_machine == EM_X86_64 ? "x32" : machine_name(h.e_machine));
   if (h.e_machine != EM_X86_64)
-    return fail(ErrorCode::kUnsupported, "{} is for {}; only x86-64 is built", path, machine_name(h.e_machine));
-  if (h.e_type == ET_REL) return fail(ErrorCode::kUnsupported, "{} is an object file, not linked yet", path);
+    return fail(ErrorCode::kUnsupported, "{} is for {}; only x86-64 is built", path,
+                machine_name(h.e_machine));
+  if (h.e_type == ET_REL)
+    return fail(ErrorCode::kUnsupported, "{} is an object file, not linked yet", path);
   if (h.e_type == ET_CORE) return fail(ErrorCode::kUnsupported, "{} is a core dump", path);
   if (h.e_type != ET_EXEC && h.e_type != ET_DYN)
     return fail(ErrorCode::kCorrupt, "{} has the unknown ELF type {}", path, h.e_type);
   return {};
 }
 
-bool fits(uint64_t offset, uint64_t size, uint64_t total) { return offset <= total && size <= total - offset; }
+bool fits(uint64_t offset, uint64_t size, uint64_t total) {
+  return offset <= total && size <= total - offset;
+}
 
 }  // namespace
 
@@ -62,11 +68,13 @@ File::File(File&&) noexcept = default;
 File& File::operator=(File&&) noexcept = default;
 File::~File() = default;
 
-// ---- opening -----------------------------------------------------------------------------------------------------
+// ---- opening
+// -----------------------------------------------------------------------------------------------------
 
 Result<File> File::open(const std::string& path, OpenMode mode) {
-  // Opening a device may have effects, and a FIFO would make us wait: the check comes before, O_NONBLOCK covers the race.
-  struct stat st {};
+  // Opening a device may have effects, and a FIFO would make us wait: the check comes before,
+  // O_NONBLOCK covers the race.
+  struct stat st{};
   if (::stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode))
     return fail(ErrorCode::kInvalid, "{} is not a regular file", path);
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
@@ -75,7 +83,7 @@ Result<File> File::open(const std::string& path, OpenMode mode) {
 }
 
 Result<File> File::from_fd(Fd fd, std::string name, OpenMode mode) {
-  struct stat st {};
+  struct stat st{};
   if (::fstat(fd.get(), &st) != 0) return fail_errno(errno, "stat {}", name);
   if (!S_ISREG(st.st_mode)) return fail(ErrorCode::kInvalid, "{} is not a regular file", name);
   File file;
@@ -96,7 +104,8 @@ Result<File> File::from_bytes(std::vector<uint8_t> bytes, std::string name, Open
 
 Result<File> File::parse(File file, OpenMode mode) {
   Elf64_Ehdr h{};
-  if (file.size_ < sizeof h) return fail(ErrorCode::kInvalid, "{} is too short for an ELF file", file.path_);
+  if (file.size_ < sizeof h)
+    return fail(ErrorCode::kInvalid, "{} is too short for an ELF file", file.path_);
   SPILE_TRY_VOID(file.read_into(0, {reinterpret_cast<uint8_t*>(&h), sizeof h}));
   SPILE_TRY_VOID(check_ident(h, file.path_));
   file.entry_ = LinkAddr(h.e_entry);
@@ -112,20 +121,24 @@ Result<File> File::parse(File file, OpenMode mode) {
     if (segment_count == PN_XNUM) segment_count = zero.sh_info;
   }
   if (segment_count > kMaxHeaders || section_count > kMaxHeaders)
-    return fail(ErrorCode::kCorrupt, "{} claims {} segments and {} sections", file.path_, segment_count, section_count);
+    return fail(ErrorCode::kCorrupt, "{} claims {} segments and {} sections", file.path_,
+                segment_count, section_count);
   if (segment_count != 0 && h.e_phentsize != sizeof(Elf64_Phdr))
-    return fail(ErrorCode::kCorrupt, "{} has program headers of {} bytes", file.path_, h.e_phentsize);
+    return fail(ErrorCode::kCorrupt, "{} has program headers of {} bytes", file.path_,
+                h.e_phentsize);
 
   SPILE_TRY(const auto table, file.read(FileOffset(h.e_phoff), segment_count * sizeof(Elf64_Phdr)));
   SPILE_TRY_VOID(file.parse_segments(table, mode));
   if (h.e_shoff != 0 && section_count != 0) {
     if (h.e_shentsize != sizeof(Elf64_Shdr))
-      return fail(ErrorCode::kCorrupt, "{} has section headers of {} bytes", file.path_, h.e_shentsize);
+      return fail(ErrorCode::kCorrupt, "{} has section headers of {} bytes", file.path_,
+                  h.e_shentsize);
     SPILE_TRY_VOID(file.parse_sections(h.e_shoff, section_count, names_index));
   }
   if (h.e_type == ET_DYN) {
     const auto flags = file.dynamic(DT_FLAGS_1).value_or(0);
-    const bool is_program = (flags & DF_1_PIE) != 0 || (!file.interpreter_.empty() && file.soname_.empty());
+    const bool is_program =
+        (flags & DF_1_PIE) != 0 || (!file.interpreter_.empty() && file.soname_.empty());
     file.kind_ = is_program ? FileKind::kPie : FileKind::kShared;
   }
   file.find_build_id();
@@ -137,44 +150,53 @@ Result<void> File::parse_segments(std::span<const uint8_t> table, OpenMode mode)
   for (uint64_t i = 0; i < table.size(); i += sizeof(Elf64_Phdr)) {
     const auto p = *load_at<Elf64_Phdr>(table, i);
     if (p.p_type == PT_GNU_EH_FRAME) eh_frame_header_ = LinkAddr(p.p_vaddr);
-    if (p.p_type == PT_NOTE && mode == OpenMode::kProgram) notes_.emplace_back(p.p_offset, p.p_filesz);
+    if (p.p_type == PT_NOTE && mode == OpenMode::kProgram)
+      notes_.emplace_back(p.p_offset, p.p_filesz);
     if (p.p_type == PT_DYNAMIC) dynamic_offset = p.p_offset, dynamic_size = p.p_filesz;
     if (p.p_type == PT_INTERP && mode == OpenMode::kProgram) {
-      SPILE_TRY(const auto bytes, read(FileOffset(p.p_offset), std::min<uint64_t>(p.p_filesz, PATH_MAX)));
+      SPILE_TRY(const auto bytes,
+                read(FileOffset(p.p_offset), std::min<uint64_t>(p.p_filesz, PATH_MAX)));
       interpreter_ = std::string(string_at(bytes, 0).value_or(""));
     }
     if (p.p_type != PT_LOAD || p.p_memsz == 0) continue;
     if (p.p_filesz > p.p_memsz || p.p_vaddr + p.p_memsz < p.p_vaddr)
-      return fail(ErrorCode::kCorrupt, "segment {} of {} has impossible sizes", i / sizeof p, path_);
+      return fail(ErrorCode::kCorrupt, "segment {} of {} has impossible sizes", i / sizeof p,
+                  path_);
     if (mode == OpenMode::kProgram && !fits(p.p_offset, p.p_filesz, size_))
-      return fail(ErrorCode::kCorrupt, "{} is truncated: segment {} ends at byte {:#x} of {:#x}", path_, i / sizeof p,
-                  p.p_offset + p.p_filesz, size_);
+      return fail(ErrorCode::kCorrupt, "{} is truncated: segment {} ends at byte {:#x} of {:#x}",
+                  path_, i / sizeof p, p.p_offset + p.p_filesz, size_);
     if (!segments_.empty() && p.p_vaddr < (segments_.back().addr + segments_.back().mem_size).value)
-      return fail(ErrorCode::kCorrupt, "segment {} of {} overlaps the one before it", i / sizeof p, path_);
-    segments_.push_back({LinkAddr(p.p_vaddr), p.p_memsz, FileOffset(p.p_offset), p.p_filesz, (p.p_flags & PF_R) != 0,
-                         (p.p_flags & PF_W) != 0, (p.p_flags & PF_X) != 0});
+      return fail(ErrorCode::kCorrupt, "segment {} of {} overlaps the one before it", i / sizeof p,
+                  path_);
+    segments_.push_back({LinkAddr(p.p_vaddr), p.p_memsz, FileOffset(p.p_offset), p.p_filesz,
+                         (p.p_flags & PF_R) != 0, (p.p_flags & PF_W) != 0,
+                         (p.p_flags & PF_X) != 0});
   }
-  if (mode == OpenMode::kProgram && dynamic_size != 0) return parse_dynamic(dynamic_offset, dynamic_size);
+  if (mode == OpenMode::kProgram && dynamic_size != 0)
+    return parse_dynamic(dynamic_offset, dynamic_size);
   return {};
 }
 
 Result<void> File::parse_sections(uint64_t offset, uint64_t count, uint32_t names_index) {
   SPILE_TRY(const auto table, cached(offset, count * sizeof(Elf64_Shdr)));
   std::span<const uint8_t> names;
-  if (const auto n = load_at<Elf64_Shdr>(table, uint64_t{names_index} * sizeof(Elf64_Shdr)); n && names_index != 0) {
+  if (const auto n = load_at<Elf64_Shdr>(table, uint64_t{names_index} * sizeof(Elf64_Shdr));
+      n && names_index != 0) {
     SPILE_TRY(names, cached(n->sh_offset, n->sh_size));
   }
   sections_.reserve(count);
   for (uint32_t i = 0; i < count; ++i) {
     const auto s = *load_at<Elf64_Shdr>(table, uint64_t{i} * sizeof(Elf64_Shdr));
-    sections_.push_back({string_at(names, s.sh_name, 4096).value_or(""), s.sh_type, s.sh_flags, LinkAddr(s.sh_addr),
-                         FileOffset(s.sh_offset), s.sh_size, s.sh_entsize, s.sh_link, s.sh_info, i});
+    sections_.push_back({string_at(names, s.sh_name, 4096).value_or(""), s.sh_type, s.sh_flags,
+                         LinkAddr(s.sh_addr), FileOffset(s.sh_offset), s.sh_size, s.sh_entsize,
+                         s.sh_link, s.sh_info, i});
   }
   return {};
 }
 
 Result<void> File::parse_dynamic(uint64_t offset, uint64_t size) {
-  if (size > kMaxDynamicBytes) return fail(ErrorCode::kCorrupt, "{} has a dynamic table of {} bytes", path_, size);
+  if (size > kMaxDynamicBytes)
+    return fail(ErrorCode::kCorrupt, "{} has a dynamic table of {} bytes", path_, size);
   SPILE_TRY(const auto table, read(FileOffset(offset), size));
   for (uint64_t i = 0; i + sizeof(Elf64_Dyn) <= table.size(); i += sizeof(Elf64_Dyn)) {
     const auto d = *load_at<Elf64_Dyn>(table, i);
@@ -217,7 +239,8 @@ void File::find_build_id() {
 void File::find_notes_in(std::span<const uint8_t> notes) {
   uint64_t at = 0;
   while (const auto n = load_at<Elf64_Nhdr>(notes, at)) {
-    const uint64_t name = at + sizeof *n, data = name + ((uint64_t{n->n_namesz} + 3) & ~uint64_t{3});
+    const uint64_t name = at + sizeof *n,
+                   data = name + ((uint64_t{n->n_namesz} + 3) & ~uint64_t{3});
     const uint64_t next = data + ((uint64_t{n->n_descsz} + 3) & ~uint64_t{3});
     if (!fits(data, n->n_descsz, notes.size())) return;
     const bool is_gnu = n->n_namesz == 4 && std::memcmp(notes.data() + name, "GNU", 4) == 0;
@@ -227,7 +250,8 @@ void File::find_notes_in(std::span<const uint8_t> notes) {
   }
 }
 
-// ---- questions ---------------------------------------------------------------------------------------------------
+// ---- questions
+// ---------------------------------------------------------------------------------------------------
 
 std::string File::build_id_hex() const {
   std::string hex;
@@ -281,12 +305,13 @@ std::optional<uint64_t> File::dynamic(int64_t tag) const {
   return found->second;
 }
 
-// ---- bytes -------------------------------------------------------------------------------------------------------
+// ---- bytes
+// -------------------------------------------------------------------------------------------------------
 
 Result<void> File::read_into(uint64_t offset, std::span<uint8_t> out) const {
   if (!fits(offset, out.size(), size_))
-    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, out.size(),
-                offset, size_);
+    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}",
+                path_, out.size(), offset, size_);
   if (!fd_) {
     std::copy_n(owned_.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
     return {};
@@ -304,9 +329,10 @@ Result<void> File::read_into(uint64_t offset, std::span<uint8_t> out) const {
 
 Result<std::vector<uint8_t>> File::read(FileOffset offset, uint64_t size) const {
   if (!fits(offset.value, size, size_))  // before the allocation
-    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, size,
-                offset.value, size_);
-  if (size > kMaxPartBytes) return fail(ErrorCode::kUnsupported, "{}: {} bytes at once", path_, size);
+    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}",
+                path_, size, offset.value, size_);
+  if (size > kMaxPartBytes)
+    return fail(ErrorCode::kUnsupported, "{}: {} bytes at once", path_, size);
   std::vector<uint8_t> bytes(size);
   SPILE_TRY_VOID(read_into(offset.value, bytes));
   return bytes;
@@ -315,7 +341,8 @@ Result<std::vector<uint8_t>> File::read(FileOffset offset, uint64_t size) const 
 Result<std::vector<uint8_t>> File::read(LinkAddr addr, uint64_t size) const {
   const auto* segment = segment_at(addr);
   const auto offset = to_offset(addr);
-  if (segment == nullptr || !offset) return fail(ErrorCode::kNotFound, "{} loads nothing at {}", path_, addr);
+  if (segment == nullptr || !offset)
+    return fail(ErrorCode::kNotFound, "{} loads nothing at {}", path_, addr);
   if (size > segment->file_size - (addr.value - segment->addr.value))
     return fail(ErrorCode::kNotFound, "{} loads fewer than {} bytes at {}", path_, size, addr);
   return read(*offset, size);
@@ -323,9 +350,10 @@ Result<std::vector<uint8_t>> File::read(LinkAddr addr, uint64_t size) const {
 
 Result<std::span<const uint8_t>> File::cached(uint64_t offset, uint64_t size) const {
   if (!fits(offset, size, size_))
-    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}", path_, size, offset,
-                size_);
-  if (size > kMaxPartBytes) return fail(ErrorCode::kUnsupported, "{}: a part of {} bytes", path_, size);
+    return fail(ErrorCode::kCorrupt, "{} is truncated: {} bytes wanted at {:#x}, it has {:#x}",
+                path_, size, offset, size_);
+  if (size > kMaxPartBytes)
+    return fail(ErrorCode::kUnsupported, "{}: a part of {} bytes", path_, size);
   if (!fd_) return std::span<const uint8_t>(owned_).subspan(offset, size);
   auto& part = cache_[{offset, size}];
   if (part.data == nullptr) {
@@ -349,7 +377,8 @@ Result<std::span<const uint8_t>> File::bytes(const Segment& segment) const {
 
 Result<std::span<const uint8_t>> File::bytes_from(LinkAddr addr) const {
   const auto* segment = segment_at(addr);
-  if (segment == nullptr || !to_offset(addr)) return fail(ErrorCode::kNotFound, "{} loads nothing at {}", path_, addr);
+  if (segment == nullptr || !to_offset(addr))
+    return fail(ErrorCode::kNotFound, "{} loads nothing at {}", path_, addr);
   SPILE_TRY(const auto all, bytes(*segment));
   return all.subspan(addr.value - segment->addr.value);
 }

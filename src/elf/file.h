@@ -1,8 +1,9 @@
 // One ELF file, opened for reading: what it is, where its segments lie, the bytes of its parts.
 //
-// The file may come from a container that wishes us ill. So it is never mapped (a truncation would raise SIGBUS in
-// us): headers and the sections that somebody asks for are read once, into memory of our own, and every number in them
-// is checked against what was read before it is used. Structures are those of <elf.h>.
+// The file may come from a container that wishes us ill. So it is never mapped (a truncation would
+// raise SIGBUS in us): headers and the sections that somebody asks for are read once, into memory
+// of our own, and every number in them is checked against what was read before it is used.
+// Structures are those of <elf.h>.
 #pragma once
 
 #include <sys/types.h>
@@ -22,7 +23,8 @@
 
 namespace spile::elf {
 
-/// A PT_LOAD: `file_size` bytes at `offset` of the file are mapped at `addr`, zeros follow up to `mem_size`.
+/// A PT_LOAD: `file_size` bytes at `offset` of the file are mapped at `addr`, zeros follow up to
+/// `mem_size`.
 struct Segment {
   LinkAddr addr;
   uint64_t mem_size = 0;
@@ -39,7 +41,7 @@ struct Section {
   uint64_t flags = 0;     ///< SHF_*
   LinkAddr addr;          ///< 0 where not loaded
   FileOffset offset;
-  uint64_t size = 0;      ///< bytes
+  uint64_t size = 0;  ///< bytes
   uint64_t entry_size = 0;
   uint32_t link = 0, info = 0;
   uint32_t index = 0;
@@ -69,13 +71,15 @@ class File {
   /// Opens a regular file.
   /// Errors: not found, denied   as the kernel says
   ///         invalid      not a regular file, or not ELF
-  ///         unsupported  32-bit, big-endian, another machine, an object file or a core; the message says which
-  ///         corrupt      the headers contradict each other or the file's size
+  ///         unsupported  32-bit, big-endian, another machine, an object file or a core; the
+  ///         message says which corrupt      the headers contradict each other or the file's size
   static Result<File> open(const std::string& path, OpenMode mode = OpenMode::kProgram);
   /// The same with a descriptor that is open for reading. `name` is for messages.
   static Result<File> from_fd(Fd fd, std::string name, OpenMode mode = OpenMode::kProgram);
   /// The same with the file's bytes, for example the vdso's.
-  static Result<File> from_bytes(std::vector<uint8_t> bytes, std::string name, OpenMode mode = OpenMode::kProgram);
+  static Result<File> from_bytes(std::vector<uint8_t> bytes,
+                                 std::string name,
+                                 OpenMode mode = OpenMode::kProgram);
 
   File(File&&) noexcept;
   File& operator=(File&&) noexcept;
@@ -89,18 +93,24 @@ class File {
   /// True where the loader adds a bias: every address in the file needs a relocation.
   bool is_position_independent() const { return kind_ != FileKind::kExecutable; }
   /// A program that needs neither a dynamic loader nor libraries.
-  bool is_static() const { return kind_ != FileKind::kShared && interpreter_.empty() && needed_.empty(); }
+  bool is_static() const {
+    return kind_ != FileKind::kShared && interpreter_.empty() && needed_.empty();
+  }
   LinkAddr entry() const { return entry_; }
   std::span<const uint8_t> build_id() const { return build_id_; }
   std::string build_id_hex() const;
-  const std::string& soname() const { return soname_; }            ///< "" where none
-  const std::string& interpreter() const { return interpreter_; }  ///< PT_INTERP: "/lib64/ld-linux-x86-64.so.2"
+  const std::string& soname() const { return soname_; }  ///< "" where none
+  const std::string& interpreter() const {
+    return interpreter_;
+  }  ///< PT_INTERP: "/lib64/ld-linux-x86-64.so.2"
   const std::vector<std::string>& needed() const { return needed_; }  ///< DT_NEEDED, at most 4096
   /// Built by the Go tool chain: goroutine stacks move and hold few bytes.
   bool is_go() const;
 
   std::span<const Segment> segments() const { return segments_; }  ///< ascending, never overlapping
-  std::span<const Section> sections() const { return sections_; }  ///< empty for files without section headers
+  std::span<const Section> sections() const {
+    return sections_;
+  }  ///< empty for files without section headers
   /// The first section of that name.
   const Section* section(std::string_view name) const;
   const Segment* segment_at(LinkAddr addr) const;
@@ -108,10 +118,12 @@ class File {
 
   /// Empty where the address has no bytes in the file (.bss, not loaded).
   std::optional<FileOffset> to_offset(LinkAddr addr) const;
-  /// Empty where no segment loads that byte. Bytes that two segments share count as the executable one's.
+  /// Empty where no segment loads that byte. Bytes that two segments share count as the executable
+  /// one's.
   std::optional<LinkAddr> to_link(FileOffset offset) const;
 
-  /// A copy of `size` bytes that are loaded at `addr`, from one segment. Errors: not found, corrupt.
+  /// A copy of `size` bytes that are loaded at `addr`, from one segment. Errors: not found,
+  /// corrupt.
   Result<std::vector<uint8_t>> read(LinkAddr addr, uint64_t size) const;
   Result<std::vector<uint8_t>> read(FileOffset offset, uint64_t size) const;
 
@@ -119,7 +131,8 @@ class File {
   /// Errors: corrupt, unsupported (more than 1 GiB, compressed).
   Result<std::span<const uint8_t>> bytes(const Section& section) const;
   Result<std::span<const uint8_t>> bytes(const Segment& segment) const;
-  /// From `addr` to the end of its segment's file part. For tables whose length only their contents tell.
+  /// From `addr` to the end of its segment's file part. For tables whose length only their contents
+  /// tell.
   Result<std::span<const uint8_t>> bytes_from(LinkAddr addr) const;
 
   /// The value of the first dynamic entry with this tag (DT_*).

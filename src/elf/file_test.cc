@@ -13,7 +13,9 @@ namespace {
 
 using namespace testing;
 
-std::vector<uint8_t> libz() { return bytes_of("/lib/x86_64-linux-gnu/libz.so.1"); }
+std::vector<uint8_t> libz() {
+  return bytes_of("/lib/x86_64-linux-gnu/libz.so.1");
+}
 
 template <typename Change>
 Result<File> open_changed(Change change) {
@@ -84,7 +86,8 @@ TEST(File, FindsCodeOnlyInExecutableSegments) {
 }
 
 TEST(File, RefusesOtherMachinesInWords) {
-  const auto wrong_class = open_changed([](Elf64_Ehdr& h) { h.e_ident[EI_CLASS] = ELFCLASS32, h.e_machine = EM_386; });
+  const auto wrong_class =
+      open_changed([](Elf64_Ehdr& h) { h.e_ident[EI_CLASS] = ELFCLASS32, h.e_machine = EM_386; });
   ASSERT_FALSE(wrong_class);
   EXPECT_EQ(wrong_class.error().code, ErrorCode::kUnsupported);
   EXPECT_NE(wrong_class.error().message.find("32-bit"), std::string::npos);
@@ -93,8 +96,10 @@ TEST(File, RefusesOtherMachinesInWords) {
   EXPECT_NE(arm.error().message.find("aarch64"), std::string::npos);
   EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_ident[EI_DATA] = ELFDATA2MSB; }).error().code,
             ErrorCode::kUnsupported);
-  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_type = ET_REL; }).error().code, ErrorCode::kUnsupported);
-  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_type = ET_CORE; }).error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_type = ET_REL; }).error().code,
+            ErrorCode::kUnsupported);
+  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_type = ET_CORE; }).error().code,
+            ErrorCode::kUnsupported);
 }
 
 TEST(File, RefusesWhatIsNoElfFile) {
@@ -114,10 +119,14 @@ TEST(File, DoesNotWaitForAFifo) {
 }
 
 TEST(File, RefusesImpossibleHeaderTables) {
-  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_phoff = ~uint64_t{0} - 8; }).error().code, ErrorCode::kCorrupt);
-  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_phentsize = 1; }).error().code, ErrorCode::kCorrupt);
-  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_shoff = h.e_shoff + 8; }).error().code, ErrorCode::kCorrupt);
-  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_shnum = 65000; }).error().code, ErrorCode::kCorrupt);
+  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_phoff = ~uint64_t{0} - 8; }).error().code,
+            ErrorCode::kCorrupt);
+  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_phentsize = 1; }).error().code,
+            ErrorCode::kCorrupt);
+  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_shoff = h.e_shoff + 8; }).error().code,
+            ErrorCode::kCorrupt);
+  EXPECT_EQ(open_changed([](Elf64_Ehdr& h) { h.e_shnum = 65000; }).error().code,
+            ErrorCode::kCorrupt);
 }
 
 TEST(File, RefusesOverlappingSegments) {
@@ -157,7 +166,8 @@ TEST(File, SeesGoPrograms) {
   if (!has_tool("go")) GTEST_SKIP() << "no Go tool chain";
   write_file(scratch / "main.go", "package main\nfunc main() { println(1) }\n");
   const auto build = fmt::format(
-      "cd {0} && GOCACHE=${{GOCACHE:-/tmp/spile-go-cache}} GO111MODULE=off timeout 100 go build -o go main.go",
+      "cd {0} && GOCACHE=${{GOCACHE:-/tmp/spile-go-cache}} GO111MODULE=off timeout 100 go build -o "
+      "go main.go",
       scratch.path());
   if (!succeeds(build)) GTEST_SKIP() << "go build does not work here";
   auto file = File::open(scratch / "go");

@@ -36,7 +36,8 @@ size_t ask_everything(std::vector<uint8_t> bytes) {
   return answers;
 }
 
-/// A small C++ library with exceptions, versions, and everything else; the compiler's own runtime otherwise.
+/// A small C++ library with exceptions, versions, and everything else; the compiler's own runtime
+/// otherwise.
 std::vector<uint8_t> victim() {
   Scratch scratch;
   const std::string source =
@@ -45,7 +46,8 @@ std::vector<uint8_t> victim() {
       "struct V { virtual int m(); virtual ~V(); }; int V::m() { return 1; } V::~V() {}\n"
       "extern \"C\" int versioned() { return 3; }\n";
   write_file(scratch / "map", "V1 { global: versioned; local: none; };\n");
-  if (compile(source, scratch / "v.so", "-O1 -shared -fPIC -Wl,--version-script=" + (scratch / "map"), "cc"))
+  if (compile(source, scratch / "v.so",
+              "-O1 -shared -fPIC -Wl,--version-script=" + (scratch / "map"), "cc"))
     return bytes_of(scratch / "v.so");
   return bytes_of("/lib/x86_64-linux-gnu/libgcc_s.so.1");
 }
@@ -73,7 +75,8 @@ TEST_F(Hostile, FlippedBytesAnywhereAreSurvived) {
 
 TEST_F(Hostile, WildNumbersInHeadersAreSurvived) {
   const uint64_t wild[] = {
-      0, 1, 7, 0x7f, 0xffff, 0x7fffffff, 0xffffffff, uint64_t{1} << 40, ~uint64_t{0} >> 1, ~uint64_t{0}};
+      0,           1, 7, 0x7f, 0xffff, 0x7fffffff, 0xffffffff, uint64_t{1} << 40, ~uint64_t{0} >> 1,
+      ~uint64_t{0}};
   for (int round = 0; round < 2000; ++round) {
     auto bytes = victim_;
     uint64_t shoff;
@@ -88,8 +91,8 @@ TEST_F(Hostile, WildNumbersInHeadersAreSurvived) {
 TEST_F(Hostile, DynamicAndUnwindTablesAreSurvived) {
   auto file = File::from_bytes(victim_, "victim");
   ASSERT_TRUE(file);
-  for (const char* name : {".dynamic", ".eh_frame", ".eh_frame_hdr", ".gcc_except_table", ".dynsym", ".gnu.version_d",
-                           ".gnu.hash", ".rela.dyn"}) {
+  for (const char* name : {".dynamic", ".eh_frame", ".eh_frame_hdr", ".gcc_except_table", ".dynsym",
+                           ".gnu.version_d", ".gnu.hash", ".rela.dyn"}) {
     const auto* section = file->section(name);
     if (section == nullptr || section->size == 0) continue;
     for (int round = 0; round < 250; ++round) {
@@ -97,7 +100,8 @@ TEST_F(Hostile, DynamicAndUnwindTablesAreSurvived) {
       for (int changes = 0; changes < 3; ++changes)
         bytes[section->offset.value + random_() % section->size] = static_cast<uint8_t>(random_());
       if (round % 2 == 1)
-        std::memset(bytes.data() + 0x28, 0, 8), std::memset(bytes.data() + 0x3c, 0, 4);  // no sections
+        std::memset(bytes.data() + 0x28, 0, 8),
+            std::memset(bytes.data() + 0x3c, 0, 4);  // no sections
       ask_everything(std::move(bytes));
     }
   }
@@ -106,7 +110,8 @@ TEST_F(Hostile, DynamicAndUnwindTablesAreSurvived) {
 /// Symbols whose names all share one long string would cost size squared.
 TEST(HostileNames, ThatOverlapAreRefusedQuickly) {
   Scratch scratch;
-  if (!compile("int main(void) { return 0; }\n", scratch / "p", "-O1 -no-pie")) GTEST_SKIP() << "no C compiler";
+  if (!compile("int main(void) { return 0; }\n", scratch / "p", "-O1 -no-pie"))
+    GTEST_SKIP() << "no C compiler";
   auto bytes = bytes_of(scratch / "p");
   auto file = File::from_bytes(bytes, "p");
   ASSERT_TRUE(file);
@@ -139,9 +144,11 @@ TEST(HostileNames, ThatOverlapAreRefusedQuickly) {
   EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(2));
 }
 
-// ---- built by hand -----------------------------------------------------------------------------------------------
+// ---- built by hand
+// -----------------------------------------------------------------------------------------------
 
-/// A library of one executable segment that holds the whole file at address 0, without section headers.
+/// A library of one executable segment that holds the whole file at address 0, without section
+/// headers.
 class Handmade {
  public:
   Handmade() { bytes_.resize(sizeof(Elf64_Ehdr) + 2 * sizeof(Elf64_Phdr)); }
@@ -152,7 +159,9 @@ class Handmade {
     bytes_.insert(bytes_.end(), raw, raw + sizeof value);
     return *this;
   }
-  Handmade& put_bytes(std::initializer_list<uint8_t> bytes) { return bytes_.insert(bytes_.end(), bytes), *this; }
+  Handmade& put_bytes(std::initializer_list<uint8_t> bytes) {
+    return bytes_.insert(bytes_.end(), bytes), *this;
+  }
   Handmade& align() { return bytes_.resize((bytes_.size() + 7) & ~size_t{7}), *this; }
 
   /// The second program header: of this type, from `start` to here.
@@ -160,9 +169,11 @@ class Handmade {
     Elf64_Ehdr h{};
     std::memcpy(h.e_ident, ELFMAG, SELFMAG);
     h.e_ident[EI_CLASS] = ELFCLASS64, h.e_ident[EI_DATA] = ELFDATA2LSB;
-    h.e_type = ET_DYN, h.e_machine = EM_X86_64, h.e_phoff = sizeof h, h.e_phentsize = sizeof(Elf64_Phdr), h.e_phnum = 2;
-    const Elf64_Phdr headers[] = {{PT_LOAD, PF_R | PF_X, 0, 0, 0, here(), here(), 4096},
-                                  {type, PF_R, start, start, start, here() - start, here() - start, 8}};
+    h.e_type = ET_DYN, h.e_machine = EM_X86_64, h.e_phoff = sizeof h,
+    h.e_phentsize = sizeof(Elf64_Phdr), h.e_phnum = 2;
+    const Elf64_Phdr headers[] = {
+        {PT_LOAD, PF_R | PF_X, 0, 0, 0, here(), here(), 4096},
+        {type, PF_R, start, start, start, here() - start, here() - start, 8}};
     std::memcpy(bytes_.data(), &h, sizeof h);
     std::memcpy(bytes_.data() + sizeof h, headers, sizeof headers);
     auto file = File::from_bytes(bytes_, "handmade");
@@ -180,7 +191,8 @@ File with_shared_call_sites(uint32_t functions, uint32_t sites) {
   const auto lsda = static_cast<uint32_t>(h.here());
   h.put_bytes({0xff, 0xff, 0x01});  // no LPStart, no types, uleb128 call sites
   const uint32_t length = sites * 4;
-  for (int i = 0; i < 4; ++i) h.put(static_cast<uint8_t>((length >> (7 * i) & 0x7f) | (i < 3 ? 0x80 : 0)));
+  for (int i = 0; i < 4; ++i)
+    h.put(static_cast<uint8_t>((length >> (7 * i) & 0x7f) | (i < 3 ? 0x80 : 0)));
   for (uint32_t i = 0; i < sites; ++i) h.put_bytes({1, 1, 1, 0});
   h.align();
   const auto frames = static_cast<uint32_t>(h.here());

@@ -20,21 +20,25 @@ std::optional<T> load_at(std::span<const uint8_t> bytes, uint64_t offset) {
   return value;
 }
 
-/// The NUL-terminated string at `offset` of a string table; empty where it has no end within `max_bytes`.
-inline std::optional<std::string_view> string_at(std::span<const uint8_t> table, uint64_t offset,
+/// The NUL-terminated string at `offset` of a string table; empty where it has no end within
+/// `max_bytes`.
+inline std::optional<std::string_view> string_at(std::span<const uint8_t> table,
+                                                 uint64_t offset,
                                                  uint64_t max_bytes = 1 << 20) {
   if (offset >= table.size()) return std::nullopt;
   const uint64_t room = std::min<uint64_t>(table.size() - offset, max_bytes);
   const auto* start = table.data() + offset;
   const void* end = std::memchr(start, 0, room);
   if (end == nullptr) return std::nullopt;
-  return std::string_view(reinterpret_cast<const char*>(start), static_cast<const uint8_t*>(end) - start);
+  return std::string_view(reinterpret_cast<const char*>(start),
+                          static_cast<const uint8_t*>(end) - start);
 }
 
 /// Reads on from a position. After a read beyond the end `ok()` is false and every value is 0.
 class Reader {
  public:
-  explicit Reader(std::span<const uint8_t> bytes, uint64_t position = 0) : bytes_(bytes), position_(position) {
+  explicit Reader(std::span<const uint8_t> bytes, uint64_t position = 0)
+      : bytes_(bytes), position_(position) {
     if (position_ > bytes_.size()) spoil();
   }
 

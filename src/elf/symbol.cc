@@ -12,16 +12,19 @@ namespace spile::elf {
 namespace {
 
 constexpr uint64_t kMaxSymbols = 1 << 24;
-constexpr uint16_t kVersionHidden = 0x8000;  ///< in .gnu.version: name@VERSION instead of name@@VERSION
+constexpr uint16_t kVersionHidden =
+    0x8000;  ///< in .gnu.version: name@VERSION instead of name@@VERSION
 
 /// Where one symbol table and what belongs to it lie.
 struct Table {
   std::span<const uint8_t> symbols, strings;
-  std::span<const uint8_t> versions;  ///< .gnu.version: u16 a symbol; empty where the table has none
+  std::span<const uint8_t>
+      versions;  ///< .gnu.version: u16 a symbol; empty where the table has none
   std::map<uint16_t, std::string_view> version_names;
 };
 
-// ---- versions ----------------------------------------------------------------------------------------------------
+// ---- versions
+// ----------------------------------------------------------------------------------------------------
 
 /// Version numbers to names, from .gnu.version_d. Every step goes forward, so a damaged chain ends.
 std::map<uint16_t, std::string_view> read_version_names(std::span<const uint8_t> definitions,
@@ -31,7 +34,8 @@ std::map<uint16_t, std::string_view> read_version_names(std::span<const uint8_t>
   for (uint32_t left = kVersionHidden; left > 0; --left) {
     const auto d = load_at<Elf64_Verdef>(definitions, at);
     if (!d) break;
-    if (const auto a = load_at<Elf64_Verdaux>(definitions, at + d->vd_aux); a && (d->vd_flags & VER_FLG_BASE) == 0)
+    if (const auto a = load_at<Elf64_Verdaux>(definitions, at + d->vd_aux);
+        a && (d->vd_flags & VER_FLG_BASE) == 0)
       if (const auto name = string_at(strings, a->vda_name, 4096)) names.emplace(d->vd_ndx, *name);
     if (d->vd_next == 0) break;
     at += d->vd_next;
@@ -58,7 +62,8 @@ void apply_version(Symbol& symbol, const Table& table, uint64_t index) {
   symbol.is_default_version = (*number & kVersionHidden) == 0;
 }
 
-// ---- entries -----------------------------------------------------------------------------------------------------
+// ---- entries
+// -----------------------------------------------------------------------------------------------------
 
 std::optional<SymbolType> type_of(const Elf64_Sym& s) {
   switch (ELF64_ST_TYPE(s.st_info)) {
@@ -80,21 +85,29 @@ Binding binding_of(const Elf64_Sym& s) {
   }
 }
 
-/// Appends the defined functions. Names may overlap (a linker shares suffixes), so their lengths together are bounded: else
-/// a small hostile file could cost hours.
-Result<void> append(const Table& table, const File& file, const File& loaded, std::vector<Symbol>& out) {
+/// Appends the defined functions. Names may overlap (a linker shares suffixes), so their lengths
+/// together are bounded: else a small hostile file could cost hours.
+Result<void> append(const Table& table,
+                    const File& file,
+                    const File& loaded,
+                    std::vector<Symbol>& out) {
   const uint64_t count = table.symbols.size() / sizeof(Elf64_Sym);
-  if (count > kMaxSymbols) return fail(ErrorCode::kUnsupported, "{} has {} symbols", file.path(), count);
+  if (count > kMaxSymbols)
+    return fail(ErrorCode::kUnsupported, "{} has {} symbols", file.path(), count);
   uint64_t name_budget = 16 * uint64_t{table.strings.size()} + (1 << 20);
   out.reserve(out.size() + std::min<uint64_t>(count, 1 << 20));
   for (uint64_t i = 1; i < count; ++i) {
     const auto s = *load_at<Elf64_Sym>(table.symbols, i * sizeof(Elf64_Sym));
     const auto type = type_of(s);
-    if (!type || s.st_shndx == SHN_UNDEF || s.st_shndx == SHN_ABS || !loaded.is_executable(LinkAddr(s.st_value)))
+    if (!type || s.st_shndx == SHN_UNDEF || s.st_shndx == SHN_ABS ||
+        !loaded.is_executable(LinkAddr(s.st_value)))
       continue;
     const auto name = string_at(table.strings, s.st_name);
-    if (!name) return fail(ErrorCode::kCorrupt, "symbol {} of {} has no name inside its table", i, file.path());
-    if (name->size() > name_budget) return fail(ErrorCode::kCorrupt, "the symbol names of {} overlap", file.path());
+    if (!name)
+      return fail(ErrorCode::kCorrupt, "symbol {} of {} has no name inside its table", i,
+                  file.path());
+    if (name->size() > name_budget)
+      return fail(ErrorCode::kCorrupt, "the symbol names of {} overlap", file.path());
     name_budget -= name->size();
     if (name->empty()) continue;
     Symbol symbol{*name, {}, LinkAddr(s.st_value), s.st_size, *type, binding_of(s), true};
@@ -104,11 +117,13 @@ Result<void> append(const Table& table, const File& file, const File& loaded, st
   return {};
 }
 
-// ---- finding the tables ------------------------------------------------------------------------------------------
+// ---- finding the tables
+// ------------------------------------------------------------------------------------------
 
 Result<std::span<const uint8_t>> linked_strings(const File& file, const Section& section) {
   if (section.link >= file.sections().size())
-    return fail(ErrorCode::kCorrupt, "section {} of {} has no string table", section.name, file.path());
+    return fail(ErrorCode::kCorrupt, "section {} of {} has no string table", section.name,
+                file.path());
   return file.bytes(file.sections()[section.link]);
 }
 
@@ -129,11 +144,14 @@ Result<std::optional<Table>> table_of_section(const File& file, uint32_t type) {
   return table;
 }
 
-/// How many symbols DT_GNU_HASH reaches: the table itself does not say. The last chain's end is one past the last symbol.
+/// How many symbols DT_GNU_HASH reaches: the table itself does not say. The last chain's end is one
+/// past the last symbol.
 uint64_t count_by_gnu_hash(std::span<const uint8_t> bytes) {
   Reader header(bytes);
-  const auto buckets = header.value<uint32_t>(), first = header.value<uint32_t>(), bloom = header.value<uint32_t>();
-  const uint64_t buckets_at = 16 + uint64_t{bloom} * 8, chains_at = buckets_at + uint64_t{buckets} * 4;
+  const auto buckets = header.value<uint32_t>(), first = header.value<uint32_t>(),
+             bloom = header.value<uint32_t>();
+  const uint64_t buckets_at = 16 + uint64_t{bloom} * 8,
+                 chains_at = buckets_at + uint64_t{buckets} * 4;
   uint32_t last = 0;
   for (uint64_t i = 0; i < buckets; ++i) {
     const auto bucket = load_at<uint32_t>(bytes, buckets_at + i * 4);
@@ -141,7 +159,7 @@ uint64_t count_by_gnu_hash(std::span<const uint8_t> bytes) {
     last = std::max(last, *bucket);
   }
   if (last < first) return first;
-  for (uint64_t i = last; ; ++i) {
+  for (uint64_t i = last;; ++i) {
     const auto hash = load_at<uint32_t>(bytes, chains_at + (i - first) * 4);
     if (!hash) return 0;
     if ((*hash & 1) != 0) return i + 1;
@@ -167,9 +185,11 @@ Result<std::optional<Table>> table_of_loader(const File& file) {
   Table table;
   SPILE_TRY(table.symbols, file.bytes_from(LinkAddr(*symbols)));
   SPILE_TRY(table.strings, file.bytes_from(LinkAddr(*strings)));
-  const uint64_t count = std::min(count_of_dynamic_symbols(file), table.symbols.size() / sizeof(Elf64_Sym));
+  const uint64_t count =
+      std::min(count_of_dynamic_symbols(file), table.symbols.size() / sizeof(Elf64_Sym));
   table.symbols = table.symbols.first(count * sizeof(Elf64_Sym));
-  table.strings = table.strings.first(std::min<uint64_t>(file.dynamic(DT_STRSZ).value_or(0), table.strings.size()));
+  table.strings = table.strings.first(
+      std::min<uint64_t>(file.dynamic(DT_STRSZ).value_or(0), table.strings.size()));
   const auto versions = file.dynamic(DT_VERSYM), definitions = file.dynamic(DT_VERDEF);
   if (!versions || !definitions) return table;
   SPILE_TRY(table.versions, file.bytes_from(LinkAddr(*versions)));

@@ -23,18 +23,22 @@ struct Symbol {
   std::string_view name;     ///< without version; lives as long as the File
   std::string_view version;  ///< "GLIBC_2.2.5"; "" where none
   LinkAddr addr;
-  uint64_t size = 0;         ///< bytes; 0: the file does not say
+  uint64_t size = 0;  ///< bytes; 0: the file does not say
   SymbolType type = SymbolType::kFunction;
   Binding binding = Binding::kLocal;
-  /// fopen@@V, or no version at all: what a program linked today gets. False: fopen@V, kept for old programs.
+  /// fopen@@V, or no version at all: what a program linked today gets. False: fopen@V, kept for old
+  /// programs.
   bool is_default_version = true;
 };
 
-/// The defined function symbols of .symtab, then those of .dynsym (found by PT_DYNAMIC where there are no section
-/// headers), in the file's order; aliases are kept, entries of both tables come twice.
-/// For a debug file give the program as `loaded`: symbols are kept where *its* segments are executable.
-/// Errors: corrupt (a table or name outside its section), unsupported (more than 16 million symbols).
+/// The defined function symbols of .symtab, then those of .dynsym (found by PT_DYNAMIC where there
+/// are no section headers), in the file's order; aliases are kept, entries of both tables come
+/// twice. For a debug file give the program as `loaded`: symbols are kept where *its* segments are
+/// executable. Errors: corrupt (a table or name outside its section), unsupported (more than 16
+/// million symbols).
 Result<std::vector<Symbol>> read_symbols(const File& file, const File& loaded);
-inline Result<std::vector<Symbol>> read_symbols(const File& file) { return read_symbols(file, file); }
+inline Result<std::vector<Symbol>> read_symbols(const File& file) {
+  return read_symbols(file, file);
+}
 
 }  // namespace spile::elf

@@ -20,7 +20,8 @@ std::string full_name(const Symbol& s) {
 /// "address name" of every function that nm sees; absolute and data symbols left out.
 std::set<std::string> functions_by_nm(const std::string& options, const std::string& path) {
   std::set<std::string> functions;
-  std::istringstream lines(output_of("nm --defined-only --with-symbol-versions " + options + " " + path));
+  std::istringstream lines(
+      output_of("nm --defined-only --with-symbol-versions " + options + " " + path));
   std::string addr, type, name;
   while (lines >> addr >> type >> name)
     if (std::string("TtWwi").find(type) != std::string::npos) functions.insert(addr + " " + name);
@@ -29,13 +30,15 @@ std::set<std::string> functions_by_nm(const std::string& options, const std::str
 
 std::set<std::string> functions_by_us(const std::vector<Symbol>& symbols) {
   std::set<std::string> functions;
-  for (const auto& s : symbols) functions.insert(fmt::format("{:016x} {}", s.addr.value, full_name(s)));
+  for (const auto& s : symbols)
+    functions.insert(fmt::format("{:016x} {}", s.addr.value, full_name(s)));
   return functions;
 }
 
 std::vector<Symbol> named(const std::vector<Symbol>& symbols, std::string_view name) {
   std::vector<Symbol> found;
-  std::ranges::copy_if(symbols, std::back_inserter(found), [&](const Symbol& s) { return s.name == name; });
+  std::ranges::copy_if(symbols, std::back_inserter(found),
+                       [&](const Symbol& s) { return s.name == name; });
   return found;
 }
 
@@ -114,7 +117,8 @@ TEST(Symbols, AreFoundWithoutSectionHeaders) {
   EXPECT_FALSE(without->empty());
 }
 
-// ---- separate files ----------------------------------------------------------------------------------------------
+// ---- separate files
+// ----------------------------------------------------------------------------------------------
 
 constexpr const char* kProgram =
     "static __attribute__((noinline)) int hidden(int x) { asm volatile(\"\"); return x * 3; }\n"
@@ -128,7 +132,9 @@ class SeparateFile : public ::testing::Test {
     run("objcopy --only-keep-debug full full.debug");
     run("strip -o stripped full");
   }
-  void run(const std::string& command) { ASSERT_TRUE(succeeds("cd " + scratch_.path() + " && " + command)) << command; }
+  void run(const std::string& command) {
+    ASSERT_TRUE(succeeds("cd " + scratch_.path() + " && " + command)) << command;
+  }
   std::optional<File> debug_of_stripped() {
     auto file = File::open(scratch_ / "stripped");
     if (!file) return std::nullopt;
@@ -143,25 +149,29 @@ class SeparateFile : public ::testing::Test {
 
 TEST_F(SeparateFile, IsFoundByBuildId) {
   EXPECT_FALSE(debug_of_stripped());
-  run("mkdir -p usr/lib/debug/.build-id/01 && cp full.debug usr/lib/debug/.build-id/01/23456789abcdef.debug");
+  run("mkdir -p usr/lib/debug/.build-id/01 && cp full.debug "
+      "usr/lib/debug/.build-id/01/23456789abcdef.debug");
   EXPECT_TRUE(debug_of_stripped());
   EXPECT_TRUE(knows_hidden_);
 }
 
 TEST_F(SeparateFile, WithAnotherBuildIdIsPassedOver) {
   ASSERT_TRUE(compile(kProgram, scratch_ / "foreign", "-O1 -Wl,--build-id=0xffff"));
-  run("mkdir -p usr/lib/debug/.build-id/01 && cp foreign usr/lib/debug/.build-id/01/23456789abcdef.debug");
+  run("mkdir -p usr/lib/debug/.build-id/01 && cp foreign "
+      "usr/lib/debug/.build-id/01/23456789abcdef.debug");
   EXPECT_FALSE(debug_of_stripped());
 }
 
 TEST_F(SeparateFile, IsFoundByDebugLink) {
-  run("mkdir -p .debug && cp full.debug .debug/ && cd .debug && objcopy --add-gnu-debuglink=full.debug ../stripped");
+  run("mkdir -p .debug && cp full.debug .debug/ && cd .debug && objcopy "
+      "--add-gnu-debuglink=full.debug ../stripped");
   EXPECT_TRUE(debug_of_stripped());
   EXPECT_TRUE(knows_hidden_);
 }
 
 TEST_F(SeparateFile, WithoutBuildIdNeedsTheRightChecksum) {
-  run("objcopy --remove-section=.note.gnu.build-id stripped && objcopy --remove-section=.note.gnu.build-id full.debug");
+  run("objcopy --remove-section=.note.gnu.build-id stripped && objcopy "
+      "--remove-section=.note.gnu.build-id full.debug");
   run("objcopy --add-gnu-debuglink=full.debug stripped");
   ASSERT_TRUE(debug_of_stripped());
   run("truncate -s +1 full.debug");
@@ -170,7 +180,8 @@ TEST_F(SeparateFile, WithoutBuildIdNeedsTheRightChecksum) {
 
 TEST_F(SeparateFile, InsideTheProgramIsUnpacked) {
   if (!has_tool("xz")) GTEST_SKIP() << "no xz";
-  run("objcopy --strip-debug full mini && xz -k mini && objcopy --add-section .gnu_debugdata=mini.xz stripped");
+  run("objcopy --strip-debug full mini && xz -k mini && objcopy --add-section "
+      ".gnu_debugdata=mini.xz stripped");
   auto file = File::open(scratch_ / "stripped");
   ASSERT_TRUE(file);
   auto mini = open_gnu_debugdata(*file);
@@ -181,7 +192,8 @@ TEST_F(SeparateFile, InsideTheProgramIsUnpacked) {
 
 TEST_F(SeparateFile, ThatUnpacksWithoutEndIsRefused) {
   if (!has_tool("xz")) GTEST_SKIP() << "no xz";
-  run("head -c 300M /dev/zero | xz -0 > bomb.xz && objcopy --add-section .gnu_debugdata=bomb.xz stripped");
+  run("head -c 300M /dev/zero | xz -0 > bomb.xz && objcopy --add-section .gnu_debugdata=bomb.xz "
+      "stripped");
   auto file = File::open(scratch_ / "stripped");
   ASSERT_TRUE(file);
   EXPECT_EQ(open_gnu_debugdata(*file).error().code, ErrorCode::kUnsupported);

@@ -1,4 +1,5 @@
-// Files for the tests of this module and of symbols/: a scratch folder, the output of tools, compiled sources.
+// Files for the tests of this module and of symbols/: a scratch folder, the output of tools,
+// compiled sources.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -46,10 +47,16 @@ inline std::string output_of(const std::string& command) {
   return ::pclose(pipe) == 0 ? text : "";
 }
 
-inline bool succeeds(const std::string& command) { return std::system((command + " >/dev/null 2>&1").c_str()) == 0; }
-inline bool has_tool(const std::string& name) { return succeeds("command -v " + name); }
+inline bool succeeds(const std::string& command) {
+  return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
+}
+inline bool has_tool(const std::string& name) {
+  return succeeds("command -v " + name);
+}
 
-inline void write_file(const std::string& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+inline void write_file(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
 
 inline std::vector<uint8_t> bytes_of(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -57,10 +64,13 @@ inline std::vector<uint8_t> bytes_of(const std::string& path) {
 }
 
 /// Compiles a C or C++ source; false where there is no compiler.
-inline bool compile(const std::string& source, const std::string& output, const std::string& options,
+inline bool compile(const std::string& source,
+                    const std::string& output,
+                    const std::string& options,
                     const std::string& language = "c") {
   write_file(output + "." + language, source);
-  return succeeds((language == "c" ? "gcc " : "g++ ") + options + " -o " + output + " " + output + "." + language);
+  return succeeds((language == "c" ? "gcc " : "g++ ") + options + " -o " + output + " " + output +
+                  "." + language);
 }
 
 }  // namespace spile::elf::testing

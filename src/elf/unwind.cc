@@ -37,7 +37,9 @@ constexpr uint32_t kExtendedLength = 0xffffffff;
 /// Reads the bare number of an encoded pointer. Empty: unknown format.
 std::optional<uint64_t> read_number(Reader& in, uint8_t encoding) {
   switch (encoding & kFormatMask) {
-    case kAbsPtr: case kUdata8: case kSdata8: return in.value<uint64_t>();
+    case kAbsPtr:
+    case kUdata8:
+    case kSdata8: return in.value<uint64_t>();
     case kUleb: return in.uleb128();
     case kUdata2: return in.value<uint16_t>();
     case kUdata4: return in.value<uint32_t>();
@@ -48,8 +50,8 @@ std::optional<uint64_t> read_number(Reader& in, uint8_t encoding) {
   }
 }
 
-/// Reads an encoded pointer. `section` is where the reader's first byte is loaded. A zero stays zero (no pointer).
-/// Empty: a form that neither GCC nor LLVM writes here.
+/// Reads an encoded pointer. `section` is where the reader's first byte is loaded. A zero stays
+/// zero (no pointer). Empty: a form that neither GCC nor LLVM writes here.
 std::optional<uint64_t> read_pointer(Reader& in, uint8_t encoding, LinkAddr section) {
   const uint64_t here = section.value + in.position();
   const auto number = read_number(in, encoding);
@@ -75,11 +77,12 @@ std::optional<Cie> parse_cie(std::span<const uint8_t> body) {
   const auto version = in.value<uint8_t>();
   if (version != 1 && version != 3 && version != 4) return std::nullopt;
   const auto augmentation = in.string();
-  if (version == 4) in.skip(2);  // address and segment selector size
-  in.uleb128();                  // code alignment
-  in.sleb128();                  // data alignment
+  if (version == 4) in.skip(2);                                 // address and segment selector size
+  in.uleb128();                                                 // code alignment
+  in.sleb128();                                                 // data alignment
   version == 1 ? in.skip(1) : static_cast<void>(in.uleb128());  // return address register
-  if (!augmentation.starts_with('z')) return in.ok() && augmentation.empty() ? std::optional(cie) : std::nullopt;
+  if (!augmentation.starts_with('z'))
+    return in.ok() && augmentation.empty() ? std::optional(cie) : std::nullopt;
   cie.has_augmentation_data = true;
   in.uleb128();  // length of the augmentation data
   for (const char letter : augmentation.substr(1)) {
@@ -99,7 +102,9 @@ std::optional<Cie> parse_cie(std::span<const uint8_t> body) {
   return in.ok() ? std::optional(cie) : std::nullopt;
 }
 
-std::optional<FunctionRange> parse_fde(std::span<const uint8_t> body, LinkAddr addr, const Cie& cie) {
+std::optional<FunctionRange> parse_fde(std::span<const uint8_t> body,
+                                       LinkAddr addr,
+                                       const Cie& cie) {
   Reader in(body);
   FunctionRange range;
   const auto start = read_pointer(in, cie.pointer_encoding, addr);
@@ -137,7 +142,9 @@ class EhFrameParser {
         length = load_at<uint64_t>(bytes_, position_ + 4).value_or(0);
         header = 12;
       }
-      if (length < 4 || header > bytes_.size() - position_ || length > bytes_.size() - position_ - header) return false;
+      if (length < 4 || header > bytes_.size() - position_ ||
+          length > bytes_.size() - position_ - header)
+        return false;
       if (!entry(position_ + header, length, out)) return false;
       position_ += header + length;
     }
@@ -159,7 +166,8 @@ class EhFrameParser {
     if (cie == cies_.end()) return false;
     const auto range = parse_fde(body, body_addr, cie->second);
     if (!range) return false;
-    if (range->start < range->end && range->start.value != 0) out.push_back(*range);  // 0: discarded by the linker
+    if (range->start < range->end && range->start.value != 0)
+      out.push_back(*range);  // 0: discarded by the linker
     return true;
   }
 
@@ -202,14 +210,17 @@ Result<std::optional<EhFrame>> find_eh_frame(const File& file) {
 ///   u8 encoding of call sites, uleb128    length of the table in bytes
 ///   { start, length, landing pad: encoded numbers; uleb128 action } ...
 ///
-/// Each table belongs to one function. `budget` bounds what is read of all of them together: a hostile file could let
-/// every function share a huge one.
-Result<void> append_landing_pads(const File& file, const FunctionRange& function, uint64_t& budget,
+/// Each table belongs to one function. `budget` bounds what is read of all of them together: a
+/// hostile file could let every function share a huge one.
+Result<void> append_landing_pads(const File& file,
+                                 const FunctionRange& function,
+                                 uint64_t& budget,
                                  std::vector<LinkAddr>& out) {
   SPILE_TRY(const auto bytes, file.bytes_from(*function.lsda));
   Reader in(bytes);
   const auto unknown = [&] {
-    return fail(ErrorCode::kCorrupt, "the call-site table of the function at {} in {} cannot be read", function.start,
+    return fail(ErrorCode::kCorrupt,
+                "the call-site table of the function at {} in {} cannot be read", function.start,
                 file.path());
   };
   uint64_t base = function.start.value;
@@ -225,7 +236,8 @@ Result<void> append_landing_pads(const File& file, const FunctionRange& function
   budget -= length;
   const uint64_t end = in.position() + length;
   while (in.position() < end) {
-    const auto start = read_number(in, encoding), size = read_number(in, encoding), pad = read_number(in, encoding);
+    const auto start = read_number(in, encoding), size = read_number(in, encoding),
+               pad = read_number(in, encoding);
     in.uleb128();
     if (!in.ok() || !start || !size || !pad) return unknown();
     if (*pad == 0) continue;
@@ -237,7 +249,9 @@ Result<void> append_landing_pads(const File& file, const FunctionRange& function
 }
 
 /// Folded functions may share a table, so a little more than the file holds.
-uint64_t call_site_budget(const File& file) { return 2 * file.size_bytes() + (1 << 20); }
+uint64_t call_site_budget(const File& file) {
+  return 2 * file.size_bytes() + (1 << 20);
+}
 
 void sort_unique(std::vector<LinkAddr>& addrs) {
   std::ranges::sort(addrs);
@@ -253,7 +267,8 @@ Result<UnwindTable> UnwindTable::read(const File& file) {
   if (!frame) return table;
   EhFrameParser parser(frame->bytes, frame->addr, !frame->is_section);
   if (!parser.run(table.functions_))
-    return fail(ErrorCode::kCorrupt, ".eh_frame of {} is damaged at byte {:#x}", file.path(), parser.position());
+    return fail(ErrorCode::kCorrupt, ".eh_frame of {} is damaged at byte {:#x}", file.path(),
+                parser.position());
   std::ranges::sort(table.functions_, {}, &FunctionRange::start);
   return table;
 }

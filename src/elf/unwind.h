@@ -1,7 +1,9 @@
-// What .eh_frame and .gcc_except_table say about functions: where they start and end, and where a C++ (Rust, ...)
-// exception may continue in them. Stripping keeps both, so this holds where symbols are gone.
+// What .eh_frame and .gcc_except_table say about functions: where they start and end, and where a
+// C++ (Rust, ...) exception may continue in them. Stripping keeps both, so this holds where symbols
+// are gone.
 //
-// Source: Linux Standard Base 5, "Exception Frames"; GCC's unwind-pe.h and except.cc (call-site tables).
+// Source: Linux Standard Base 5, "Exception Frames"; GCC's unwind-pe.h and except.cc (call-site
+// tables).
 #pragma once
 
 #include <cstdint>
@@ -17,9 +19,9 @@ namespace spile::elf {
 
 /// One FDE. A function with a .cold part has two.
 struct FunctionRange {
-  LinkAddr start, end;            ///< [start, end)
-  std::optional<LinkAddr> lsda;   ///< its call-site table
-  bool is_signal_frame = false;   ///< __restore_rt: nobody returns to it by `ret`
+  LinkAddr start, end;           ///< [start, end)
+  std::optional<LinkAddr> lsda;  ///< its call-site table
+  bool is_signal_frame = false;  ///< __restore_rt: nobody returns to it by `ret`
 
   bool contains(LinkAddr a) const { return a >= start && a < end; }
 };
@@ -35,9 +37,9 @@ class UnwindTable {
   /// The FDE that covers `addr`.
   const FunctionRange* find(LinkAddr addr) const;
 
-  /// Landing pads named by the call-site table of `function`; sorted. They may lie in another range (.cold).
-  /// Errors: corrupt, unsupported (not the format that GCC and LLVM emit). The caller then knows nothing: an exception could
-  /// continue anywhere in the function.
+  /// Landing pads named by the call-site table of `function`; sorted. They may lie in another range
+  /// (.cold). Errors: corrupt, unsupported (not the format that GCC and LLVM emit). The caller then
+  /// knows nothing: an exception could continue anywhere in the function.
   Result<std::vector<LinkAddr>> landing_pads(const FunctionRange& function) const;
   /// Those of the whole file, sorted; computed at the first call (20 ms for 100,000 functions).
   Result<std::span<const LinkAddr>> all_landing_pads() const;

@@ -13,7 +13,8 @@
 
 namespace {
 
-// Where exceptions really continue: the personality routine tells the unwinder by this call, which we stand before.
+// Where exceptions really continue: the personality routine tells the unwinder by this call, which
+// we stand before.
 std::vector<uintptr_t> g_landed;
 
 }  // namespace
@@ -65,10 +66,12 @@ struct Loud {
 
 uintptr_t own_bias() {
   uintptr_t bias = 0;
-  ::dl_iterate_phdr([](dl_phdr_info* info, size_t, void* out) {
-    *static_cast<uintptr_t*>(out) = info->dlpi_addr;
-    return 1;  // the first is the program
-  }, &bias);
+  ::dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* out) {
+        *static_cast<uintptr_t*>(out) = info->dlpi_addr;
+        return 1;  // the first is the program
+      },
+      &bias);
   return bias;
 }
 
@@ -111,9 +114,11 @@ TEST(UnwindTable, GivesTheLandingPadsOfOneFunction) {
 /// "start..end" of every FDE that readelf sees.
 std::multiset<std::string> ranges_by_readelf(const std::string& path) {
   std::multiset<std::string> ranges;
-  std::istringstream lines(output_of("readelf --debug-dump=frames-interp,no-follow-links -W " + path));
+  std::istringstream lines(
+      output_of("readelf --debug-dump=frames-interp,no-follow-links -W " + path));
   for (std::string line; std::getline(lines, line);)
-    if (const auto at = line.find(" pc="); at != std::string::npos) ranges.insert(line.substr(at + 4));
+    if (const auto at = line.find(" pc="); at != std::string::npos)
+      ranges.insert(line.substr(at + 4));
   return ranges;
 }
 
@@ -125,7 +130,8 @@ TEST(UnwindTable, HasTheRangesOfReadelf) {
     auto table = UnwindTable::read(*file);
     ASSERT_TRUE(table) << table.error().message;
     std::multiset<std::string> ours;
-    for (const auto& r : table->functions()) ours.insert(fmt::format("{:016x}..{:016x}", r.start.value, r.end.value));
+    for (const auto& r : table->functions())
+      ours.insert(fmt::format("{:016x}..{:016x}", r.start.value, r.end.value));
     EXPECT_EQ(ours, ranges_by_readelf(path)) << path;
   }
 }
@@ -135,7 +141,8 @@ TEST(UnwindTable, SeesTheSignalReturnFrame) {
   ASSERT_TRUE(file);
   auto table = UnwindTable::read(*file);
   ASSERT_TRUE(table);
-  EXPECT_EQ(std::ranges::count(table->functions(), true, &FunctionRange::is_signal_frame), 1);  // __restore_rt
+  EXPECT_EQ(std::ranges::count(table->functions(), true, &FunctionRange::is_signal_frame),
+            1);  // __restore_rt
 }
 
 TEST(UnwindTable, IsTheSameWithoutSectionHeaders) {

@@ -18,8 +18,9 @@ namespace spile::engine {
 
 /// Where to attach.
 struct Scope {
-  std::vector<pid_t> pids;           ///< both empty: every process (kernel engine only)
-  std::vector<std::string> command;  ///< user engine: start this, probes in place before its constructors run
+  std::vector<pid_t> pids;  ///< both empty: every process (kernel engine only)
+  std::vector<std::string>
+      command;  ///< user engine: start this, probes in place before its constructors run
 };
 
 struct MapEntry {
@@ -29,27 +30,28 @@ struct MapEntry {
 
 /// What was lost and how much ran; merged over CPUs.
 struct Stats {
-  uint64_t hits = 0;              ///< times a program ran
-  uint64_t missed = 0;            ///< hits that ran no program (nesting, no stack, budget)
-  uint64_t ring_lost = 0;         ///< records that found the ring full or their owner dead
-  uint64_t map_full = 0;          ///< updates that found no room
-  uint64_t read_failed = 0;       ///< reads of memory that was not there
-  double estimated_hit_ns = 0;    ///< 0: unknown
+  uint64_t hits = 0;            ///< times a program ran
+  uint64_t missed = 0;          ///< hits that ran no program (nesting, no stack, budget)
+  uint64_t ring_lost = 0;       ///< records that found the ring full or their owner dead
+  uint64_t map_full = 0;        ///< updates that found no room
+  uint64_t read_failed = 0;     ///< reads of memory that was not there
+  double estimated_hit_ns = 0;  ///< 0: unknown
 };
 
 /// One place in code that a probe took or was refused: what `spile sites` prints.
 struct SiteReport {
-  pid_t pid = 0;               ///< 0: not of one process
-  int probe = -1;              ///< index into Bundle::probes
-  std::string location;        ///< "libc.so.6:fopen"
+  pid_t pid = 0;         ///< 0: not of one process
+  int probe = -1;        ///< index into Bundle::probes
+  std::string location;  ///< "libc.so.6:fopen"
   uint64_t address = 0;
-  std::string mechanism;       ///< "jump over 2 instructions", "entry nops", "kprobe [FTRACE]", ...
-  std::string reason;          ///< why this one, or why refused
+  std::string mechanism;  ///< "jump over 2 instructions", "entry nops", "kprobe [FTRACE]", ...
+  std::string reason;     ///< why this one, or why refused
   bool refused = false;
   std::vector<uint8_t> before, after;  ///< code bytes
 };
 
-/// A record from the ring: header and fields. Bytes may come from a hostile target: check before use.
+/// A record from the ring: header and fields. Bytes may come from a hostile target: check before
+/// use.
 using RecordSink = std::function<void(std::span<const uint8_t> record)>;
 
 /// A running trace. Destroying it detaches. One thread uses it.
@@ -73,9 +75,11 @@ class Trace {
   virtual Result<void> detach() = 0;
 
   virtual Result<Stats> stats() = 0;
-  /// The process that attach() started for Scope::command; 0: none. It is our child: whoever holds the Trace waits for it.
+  /// The process that attach() started for Scope::command; 0: none. It is our child: whoever holds
+  /// the Trace waits for it.
   virtual pid_t child() const { return 0; }
-  /// What the user should know although nothing failed: probes refused, regions that had to stay. Emptied by the call.
+  /// What the user should know although nothing failed: probes refused, regions that had to stay.
+  /// Emptied by the call.
   virtual std::vector<std::string> take_warnings() { return {}; }
   /// How long attaching held the target still, in ns; 0: not at all, or not known.
   virtual uint64_t stopped_ns() const { return 0; }
@@ -87,7 +91,8 @@ class Engine {
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
   /// Attaches every probe of the bundle or none; BEGIN programs have run when it returns.
-  virtual Result<std::unique_ptr<Trace>> attach(const bundle::Bundle& bundle, const Scope& scope) = 0;
+  virtual Result<std::unique_ptr<Trace>> attach(const bundle::Bundle& bundle,
+                                                const Scope& scope) = 0;
 };
 
 }  // namespace spile::engine

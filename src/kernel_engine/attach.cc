@@ -32,7 +32,9 @@ Result<std::string> read_line(const std::string& path) {
 /// The number of a dynamic PMU ("kprobe", "uprobe").
 Result<uint32_t> pmu_type(const std::string& pmu) {
   auto line = read_line("/sys/bus/event_source/devices/" + pmu + "/type");
-  if (!line) return fail(ErrorCode::kUnsupported, "this kernel has no {} events (CONFIG_{}_EVENTS)", pmu, pmu == "kprobe" ? "KPROBE" : "UPROBE");
+  if (!line)
+    return fail(ErrorCode::kUnsupported, "this kernel has no {} events (CONFIG_{}_EVENTS)", pmu,
+                pmu == "kprobe" ? "KPROBE" : "UPROBE");
   return static_cast<uint32_t>(std::strtoul(line->c_str(), nullptr, 10));
 }
 
@@ -40,7 +42,8 @@ Result<uint32_t> pmu_type(const std::string& pmu) {
 Result<int> return_bit(const std::string& pmu) {
   SPILE_TRY(auto line, read_line("/sys/bus/event_source/devices/" + pmu + "/format/retprobe"));
   size_t colon = line.find(':');
-  if (colon == std::string::npos) return fail(ErrorCode::kCorrupt, "{}/format/retprobe: '{}'", pmu, line);
+  if (colon == std::string::npos)
+    return fail(ErrorCode::kCorrupt, "{}/format/retprobe: '{}'", pmu, line);
   return std::atoi(line.c_str() + colon + 1);
 }
 
@@ -49,7 +52,8 @@ Result<Fd> perf_event_open(perf_event_attr& attr, pid_t pid, int cpu) {
   long fd = syscall(SYS_perf_event_open, &attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
   if (fd < 0) {
     Error error = errno_error(errno, "perf_event_open");
-    if (error.code == ErrorCode::kDenied) error.message += "; needs root, or CAP_PERFMON and a perf_event_paranoid that allows it";
+    if (error.code == ErrorCode::kDenied)
+      error.message += "; needs root, or CAP_PERFMON and a perf_event_paranoid that allows it";
     return std::unexpected(std::move(error));
   }
   return Fd(static_cast<int>(fd));
@@ -59,9 +63,12 @@ Result<Link> link_event(Fd event, int program_fd, uint64_t cookie) {
   LIBBPF_OPTS(bpf_link_create_opts, options);
   options.perf_event.bpf_cookie = cookie;
   int link = bpf_link_create(program_fd, event.get(), BPF_PERF_EVENT, &options);
-  if (link == -EINVAL) return fail(ErrorCode::kUnsupported, "link a program to a perf event: this kernel is older than 5.15");
+  if (link == -EINVAL)
+    return fail(ErrorCode::kUnsupported,
+                "link a program to a perf event: this kernel is older than 5.15");
   if (link < 0) return fail_errno(-link, "link a program to a perf event");
-  if (ioctl(event.get(), PERF_EVENT_IOC_ENABLE, 0) < 0) return fail_errno(errno, "enable a perf event");
+  if (ioctl(event.get(), PERF_EVENT_IOC_ENABLE, 0) < 0)
+    return fail_errno(errno, "enable a perf event");
   return Link{std::move(event), Fd(link)};
 }
 
@@ -74,7 +81,8 @@ Result<std::string> tracefs() {
 
 }  // namespace
 
-Result<Link> attach_uprobe(int program_fd, const std::string& path, FileOffset offset, pid_t pid, uint64_t cookie) {
+Result<Link> attach_uprobe(
+    int program_fd, const std::string& path, FileOffset offset, pid_t pid, uint64_t cookie) {
   SPILE_TRY(uint32_t type, pmu_type("uprobe"));
   perf_event_attr attr = {};
   attr.type = type;
@@ -85,7 +93,8 @@ Result<Link> attach_uprobe(int program_fd, const std::string& path, FileOffset o
   return link_event(std::move(*event), program_fd, cookie);
 }
 
-Result<Link> attach_kprobe(int program_fd, const std::string& function, uint64_t offset, bool is_return, uint64_t cookie) {
+Result<Link> attach_kprobe(
+    int program_fd, const std::string& function, uint64_t offset, bool is_return, uint64_t cookie) {
   SPILE_TRY(uint32_t type, pmu_type("kprobe"));
   perf_event_attr attr = {};
   attr.type = type;
@@ -97,14 +106,20 @@ Result<Link> attach_kprobe(int program_fd, const std::string& function, uint64_t
   attr.probe_offset = offset;
   auto event = perf_event_open(attr, -1, 0);
   if (!event) {
-    Error error = std::move(event.error()).context(fmt::format("{} {}+{}", is_return ? "kretprobe" : "kprobe", function, offset));
-    if (error.code == ErrorCode::kInvalid) error.message += " (the kernel does not allow a probe there: kprobes/blacklist)";
+    Error error =
+        std::move(event.error())
+            .context(fmt::format("{} {}+{}", is_return ? "kretprobe" : "kprobe", function, offset));
+    if (error.code == ErrorCode::kInvalid)
+      error.message += " (the kernel does not allow a probe there: kprobes/blacklist)";
     return std::unexpected(std::move(error));
   }
   return link_event(std::move(*event), program_fd, cookie);
 }
 
-Result<Link> attach_tracepoint(int program_fd, const std::string& category, const std::string& name, uint64_t cookie) {
+Result<Link> attach_tracepoint(int program_fd,
+                               const std::string& category,
+                               const std::string& name,
+                               uint64_t cookie) {
   SPILE_TRY(std::string root, tracefs());
   auto id = read_line(fmt::format("{}/events/{}/{}/id", root, category, name));
   if (!id) return forward(id, "tracepoint {}:{}", category, name);
@@ -135,7 +150,10 @@ bool has_uprobe_multi(bool with_pid) {
   return major > 6 || (major == 6 && minor >= (with_pid ? 10 : 6));
 }
 
-Result<Link> attach_uprobe_multi(int program_fd, const std::string& path, std::span<const UprobeSite> sites, pid_t pid) {
+Result<Link> attach_uprobe_multi(int program_fd,
+                                 const std::string& path,
+                                 std::span<const UprobeSite> sites,
+                                 pid_t pid) {
   std::vector<uint64_t> offsets, cookies;
   for (const UprobeSite& site : sites) {
     offsets.push_back(site.offset.value);
@@ -165,7 +183,8 @@ struct FileMapping {
   uint64_t start, end, file_offset;
 };
 
-/// The executable mappings of one file in a process, if that process also holds a code mapping of the user engine.
+/// The executable mappings of one file in a process, if that process also holds a code mapping of
+/// the user engine.
 std::vector<FileMapping> patched_mappings(const std::string& maps_path, const struct stat& file) {
   std::ifstream maps(maps_path);
   std::vector<FileMapping> found;
@@ -175,7 +194,9 @@ std::vector<FileMapping> patched_mappings(const std::string& maps_path, const st
     char perms[5] = {};
     unsigned major = 0, minor = 0;
     unsigned long inode = 0;
-    if (sscanf(line.c_str(), "%lx-%lx %4s %lx %x:%x %lu", &m.start, &m.end, perms, &m.file_offset, &major, &minor, &inode) != 7) continue;
+    if (sscanf(line.c_str(), "%lx-%lx %4s %lx %x:%x %lu", &m.start, &m.end, perms, &m.file_offset,
+               &major, &minor, &inode) != 7)
+      continue;
     if (line.find("/memfd:spile-code") != std::string::npos) has_engine = true;
     // The device is not compared: overlay file systems show another one than stat(2) does.
     if (perms[2] == 'x' && inode == file.st_ino) found.push_back(m);
@@ -199,17 +220,26 @@ Result<void> refuse_patched_sites(const std::string& path, std::span<const Uprob
     Fd memory(open((entry.path() / "mem").c_str(), O_RDONLY | O_CLOEXEC));
     for (const UprobeSite& site : sites) {
       for (const FileMapping& m : mappings) {
-        if (site.offset.value < m.file_offset || site.offset.value - m.file_offset >= m.end - m.start) continue;
-        // A jump that begins up to four bytes earlier reaches into the probed instruction: the bytes of a punned one are
-        // the instruction's own, so what changed is only seen there.
-        uint64_t first = std::max(m.file_offset, site.offset.value - std::min<uint64_t>(site.offset.value, 4));
-        size_t size = std::min(site.offset.value + 5 - first, m.file_offset + (m.end - m.start) - first);
+        if (site.offset.value < m.file_offset ||
+            site.offset.value - m.file_offset >= m.end - m.start)
+          continue;
+        // A jump that begins up to four bytes earlier reaches into the probed instruction: the
+        // bytes of a punned one are the instruction's own, so what changed is only seen there.
+        uint64_t first =
+            std::max(m.file_offset, site.offset.value - std::min<uint64_t>(site.offset.value, 4));
+        size_t size =
+            std::min(site.offset.value + 5 - first, m.file_offset + (m.end - m.start) - first);
         uint8_t original[9] = {}, now[9] = {};
         auto address = static_cast<off_t>(m.start + first - m.file_offset);
-        if (pread(file_fd.get(), original, size, static_cast<off_t>(first)) != static_cast<ssize_t>(size)) continue;
-        if (pread(memory.get(), now, size, address) == static_cast<ssize_t>(size) && std::memcmp(original, now, size) == 0) continue;
+        if (pread(file_fd.get(), original, size, static_cast<off_t>(first)) !=
+            static_cast<ssize_t>(size))
+          continue;
+        if (pread(memory.get(), now, size, address) == static_cast<ssize_t>(size) &&
+            std::memcmp(original, now, size) == 0)
+          continue;
         return fail(ErrorCode::kUnsafe,
-                    "{}+{}: process {} is traced there by the user engine; a kernel probe on the same instruction would kill it. "
+                    "{}+{}: process {} is traced there by the user engine; a kernel probe on the "
+                    "same instruction would kill it. "
                     "Detach first: spile detach -p {}",
                     path, site.offset, pid, pid);
       }

@@ -18,10 +18,15 @@ struct Link {
 };
 
 /// pid -1: every process.
-Result<Link> attach_uprobe(int program_fd, const std::string& path, FileOffset offset, pid_t pid, uint64_t cookie);
+Result<Link> attach_uprobe(
+    int program_fd, const std::string& path, FileOffset offset, pid_t pid, uint64_t cookie);
 /// `function` and `offset`, or an address where `function` is empty.
-Result<Link> attach_kprobe(int program_fd, const std::string& function, uint64_t offset, bool is_return, uint64_t cookie);
-Result<Link> attach_tracepoint(int program_fd, const std::string& category, const std::string& event, uint64_t cookie);
+Result<Link> attach_kprobe(
+    int program_fd, const std::string& function, uint64_t offset, bool is_return, uint64_t cookie);
+Result<Link> attach_tracepoint(int program_fd,
+                               const std::string& category,
+                               const std::string& event,
+                               uint64_t cookie);
 /// Fires every `period_ns` on one CPU.
 Result<Link> attach_interval(int program_fd, uint64_t period_ns, uint64_t cookie);
 
@@ -30,11 +35,15 @@ struct UprobeSite {
   uint64_t cookie;
 };
 /// One uprobe.multi link. pid 0: every process.
-Result<Link> attach_uprobe_multi(int program_fd, const std::string& path, std::span<const UprobeSite> sites, pid_t pid);
+Result<Link> attach_uprobe_multi(int program_fd,
+                                 const std::string& path,
+                                 std::span<const UprobeSite> sites,
+                                 pid_t pid);
 /// Whether this kernel has uprobe.multi, and with a correct pid filter when `with_pid`.
 bool has_uprobe_multi(bool with_pid);
 
-/// Fails with unsafe when a live process has other bytes than the file at one of `sites`: somebody patched it.
+/// Fails with unsafe when a live process has other bytes than the file at one of `sites`: somebody
+/// patched it.
 Result<void> refuse_patched_sites(const std::string& path, std::span<const UprobeSite> sites);
 
 }  // namespace spile::kernel_engine

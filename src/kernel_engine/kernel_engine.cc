@@ -61,28 +61,35 @@ class SiteResolver {
     std::vector<FileOffset> offsets;
     for (LinkAddr address : addresses) {
       auto offset = module->file().to_offset(address);
-      if (!offset) return fail(ErrorCode::kInvalid, "{}: {} is not in the file", probe.path, address);
+      if (!offset)
+        return fail(ErrorCode::kInvalid, "{}: {} is not in the file", probe.path, address);
       if (std::ranges::find(offsets, *offset) == offsets.end()) offsets.push_back(*offset);
     }
     return offsets;
   }
 
  private:
-  /// An IFUNC's address is that of its resolver, which runs once, before main: refused, as in the user engine.
-  static Result<std::vector<LinkAddr>> addresses_of(const Probe& probe, const symbols::ModuleSymbols& module) {
+  /// An IFUNC's address is that of its resolver, which runs once, before main: refused, as in the
+  /// user engine.
+  static Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
+                                                    const symbols::ModuleSymbols& module) {
     std::vector<LinkAddr> addresses;
     bool is_ifunc = false;
     for (const symbols::Function* f : module.find(probe.symbol)) {
-      if (f->type == elf::SymbolType::kIfunc) is_ifunc = true;
-      else addresses.push_back(f->addr + probe.offset);
+      if (f->type == elf::SymbolType::kIfunc)
+        is_ifunc = true;
+      else
+        addresses.push_back(f->addr + probe.offset);
     }
     if (addresses.empty() && is_ifunc) {
       return fail(ErrorCode::kUnsupported,
-                  "{} in {} is an IFUNC: its symbol is the resolver that picks an implementation for this CPU, not the function; "
+                  "{} in {} is an IFUNC: its symbol is the resolver that picks an implementation "
+                  "for this CPU, not the function; "
                   "probe the implementation itself",
                   probe.symbol, probe.path);
     }
-    if (addresses.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
+    if (addresses.empty())
+      return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
     return addresses;
   }
 
@@ -118,7 +125,9 @@ class KernelTrace final : public engine::Trace {
   Result<void> attach_probe(size_t index);
   Result<void> attach_single_uprobe(size_t index, FileOffset offset);
   Result<void> attach_uprobes();
-  Result<void> attach_uprobe_group(const std::string& path, int program_index, const std::vector<size_t>& probes);
+  Result<void> attach_uprobe_group(const std::string& path,
+                                   int program_index,
+                                   const std::vector<size_t>& probes);
   void report(size_t probe, std::string mechanism, uint64_t address = 0);
   void refuse(size_t probe, std::string reason);
   Result<uint64_t> sum_counter(bundle::Counter counter);
@@ -197,7 +206,9 @@ Result<void> KernelTrace::attach_single_uprobe(size_t index, FileOffset offset) 
   return {};
 }
 
-Result<void> KernelTrace::attach_uprobe_group(const std::string& path, int program_index, const std::vector<size_t>& probes) {
+Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
+                                              int program_index,
+                                              const std::vector<size_t>& probes) {
   std::vector<UprobeSite> sites;
   for (size_t index : probes) {
     auto offsets = resolver_.resolve(bundle_.probes[index]);
@@ -208,10 +219,12 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path, int progr
     if (!offsets) return std::unexpected(std::move(offsets.error()));
     for (FileOffset offset : *offsets) sites.push_back({offset, index});
   }
-  if (sites.empty()) return fail(ErrorCode::kUnsupported, "{}: no function that could be probed", path);
+  if (sites.empty())
+    return fail(ErrorCode::kUnsupported, "{}: no function that could be probed", path);
   SPILE_TRY_VOID(refuse_patched_sites(path, sites));
   if (options_.force_perf_uprobes || !has_uprobe_multi(!scope_.pids.empty())) {
-    for (const UprobeSite& site : sites) SPILE_TRY_VOID(attach_single_uprobe(site.cookie, site.offset));
+    for (const UprobeSite& site : sites)
+      SPILE_TRY_VOID(attach_single_uprobe(site.cookie, site.offset));
     return {};
   }
   SPILE_TRY(int fd, program(program_index, LoadType::kUprobeMulti));
@@ -220,7 +233,8 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path, int progr
     SPILE_TRY(Link link, attach_uprobe_multi(fd, path, sites, pid));
     links_.push_back(std::move(link));
   }
-  for (const UprobeSite& site : sites) report(site.cookie, "uprobe (uprobe.multi)", site.offset.value);
+  for (const UprobeSite& site : sites)
+    report(site.cookie, "uprobe (uprobe.multi)", site.offset.value);
   return {};
 }
 
@@ -235,7 +249,8 @@ Result<void> KernelTrace::attach_uprobes() {
     if (groups[key].empty()) order.push_back(key);
     groups[key].push_back(i);
   }
-  for (const auto& key : order) SPILE_TRY_VOID(attach_uprobe_group(key.first, key.second, groups[key]));
+  for (const auto& key : order)
+    SPILE_TRY_VOID(attach_uprobe_group(key.first, key.second, groups[key]));
   return {};
 }
 
@@ -256,9 +271,11 @@ Result<void> KernelTrace::attach_probe(size_t index) {
     case ProbeKind::kKretprobe: {
       bool is_return = probe.kind == ProbeKind::kKretprobe;
       SPILE_TRY(int fd, program(probe.program, LoadType::kKprobe));
-      std::string function = probe.module.empty() ? probe.symbol : probe.module + ":" + probe.symbol;
+      std::string function =
+          probe.module.empty() ? probe.symbol : probe.module + ":" + probe.symbol;
       if (probe.address) function.clear();
-      SPILE_TRY(Link link, attach_kprobe(fd, function, probe.address.value_or(probe.offset), is_return, index));
+      SPILE_TRY(Link link, attach_kprobe(fd, function, probe.address.value_or(probe.offset),
+                                         is_return, index));
       links_.push_back(std::move(link));
       report(index, is_return ? "kretprobe (perf event)" : "kprobe (perf event)");
       return {};
@@ -276,7 +293,8 @@ Result<void> KernelTrace::attach_probe(size_t index) {
   return {};
 }
 
-/// Loads everything before the first probe is live: a program that the verifier refuses leaves no trace.
+/// Loads everything before the first probe is live: a program that the verifier refuses leaves no
+/// trace.
 Result<void> KernelTrace::start() {
   libbpf_set_print(nullptr);
   libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
@@ -293,7 +311,8 @@ Result<void> KernelTrace::start() {
   }
   SPILE_TRY_VOID(open_ring());
   if (options_.measure) run_stats_ = Fd(bpf_enable_stats(BPF_STATS_RUN_TIME));
-  if (bundle_.start_map >= 0) SPILE_TRY_VOID(maps_->set_array(bundle_.start_map, 0, monotonic_ns()));
+  if (bundle_.start_map >= 0)
+    SPILE_TRY_VOID(maps_->set_array(bundle_.start_map, 0, monotonic_ns()));
   SPILE_TRY_VOID(run_all(ProbeKind::kBegin));
   SPILE_TRY_VOID(attach_uprobes());
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
@@ -303,7 +322,8 @@ Result<void> KernelTrace::start() {
   return {};
 }
 
-Result<size_t> KernelTrace::poll(std::chrono::milliseconds timeout, const engine::RecordSink& sink) {
+Result<size_t> KernelTrace::poll(std::chrono::milliseconds timeout,
+                                 const engine::RecordSink& sink) {
   if (!ring_) {
     timespec wait = {timeout.count() / 1000, timeout.count() % 1000 * 1'000'000};
     nanosleep(&wait, nullptr);
@@ -353,7 +373,8 @@ Result<engine::Stats> KernelTrace::stats() {
     stats.missed += counts.missed;
     time_ns += counts.time_ns;
   }
-  if (stats.hits > 0) stats.estimated_hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
+  if (stats.hits > 0)
+    stats.estimated_hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
   return stats;
 }
 
@@ -361,7 +382,8 @@ class KernelEngine final : public engine::Engine {
  public:
   explicit KernelEngine(const Options& options) : options_(options) {}
   std::string_view name() const override { return "kernel"; }
-  Result<std::unique_ptr<engine::Trace>> attach(const Bundle& bundle, const engine::Scope& scope) override {
+  Result<std::unique_ptr<engine::Trace>> attach(const Bundle& bundle,
+                                                const engine::Scope& scope) override {
     auto trace = std::make_unique<KernelTrace>(bundle, scope, options_);
     SPILE_TRY_VOID(trace->start());
     return trace;
@@ -373,6 +395,8 @@ class KernelEngine final : public engine::Engine {
 
 }  // namespace
 
-std::unique_ptr<engine::Engine> make_engine(const Options& options) { return std::make_unique<KernelEngine>(options); }
+std::unique_ptr<engine::Engine> make_engine(const Options& options) {
+  return std::make_unique<KernelEngine>(options);
+}
 
 }  // namespace spile::kernel_engine

@@ -8,15 +8,16 @@
 namespace spile::kernel_engine {
 
 struct Options {
-  /// Let the kernel count and time program runs, for Stats::hits and estimated_hit_ns. Costs some 30 ns a hit.
+  /// Let the kernel count and time program runs, for Stats::hits and estimated_hit_ns. Costs some
+  /// 30 ns a hit.
   bool measure = false;
   /// One perf event for every uprobe even where uprobe.multi works.
   bool force_perf_uprobes = false;
 };
 
-/// Errors of attach: denied (CAP_BPF and CAP_PERFMON are needed), unsupported (this kernel cannot, the message says
-/// what), invalid (the verifier refused a program: our fault, its log is in the message), unsafe (a live process has
-/// patched the place).
+/// Errors of attach: denied (CAP_BPF and CAP_PERFMON are needed), unsupported (this kernel cannot,
+/// the message says what), invalid (the verifier refused a program: our fault, its log is in the
+/// message), unsafe (a live process has patched the place).
 std::unique_ptr<engine::Engine> make_engine(const Options& options);
 
 }  // namespace spile::kernel_engine

@@ -1,4 +1,5 @@
-// Needs root and bpf(2); skips with the reason where they are missing. Bundles are made by hand: the waist alone.
+// Needs root and bpf(2); skips with the reason where they are missing. Bundles are made by hand:
+// the waist alone.
 #include "kernel_engine/kernel_engine.h"
 
 #include <gtest/gtest.h>
@@ -62,10 +63,18 @@ bpf::Program record_program(int ring, bool with_cookie) {
 }
 
 bundle::MapSpec counter_map() {
-  return {.name = "@", .kind = bundle::MapKind::kPerCpuArray, .role = bundle::MapRole::kCount, .key_size = 4, .value_size = 8, .max_entries = 1};
+  return {.name = "@",
+          .kind = bundle::MapKind::kPerCpuArray,
+          .role = bundle::MapRole::kCount,
+          .key_size = 4,
+          .value_size = 8,
+          .max_entries = 1};
 }
 bundle::MapSpec ring_map() {
-  return {.name = "", .kind = bundle::MapKind::kRing, .role = bundle::MapRole::kRing, .max_entries = 1 << 16};
+  return {.name = "",
+          .kind = bundle::MapKind::kRing,
+          .role = bundle::MapRole::kRing,
+          .max_entries = 1 << 16};
 }
 
 uint64_t total(const std::vector<engine::MapEntry>& entries) {
@@ -80,18 +89,19 @@ uint64_t total(const std::vector<engine::MapEntry>& entries) {
   return sum;
 }
 
-#define ATTACH_OR_SKIP(trace, bundle, scope)                                                              \
-  auto trace##_result = make_engine({.measure = true})->attach(bundle, scope);                            \
-  if (!trace##_result && trace##_result.error().code == ErrorCode::kDenied)                               \
-    GTEST_SKIP() << "SKIP: " << trace##_result.error().message;                                          \
-  ASSERT_TRUE(trace##_result) << trace##_result.error().message;                                          \
+#define ATTACH_OR_SKIP(trace, bundle, scope)                                   \
+  auto trace##_result = make_engine({.measure = true})->attach(bundle, scope); \
+  if (!trace##_result && trace##_result.error().code == ErrorCode::kDenied)    \
+    GTEST_SKIP() << "SKIP: " << trace##_result.error().message;                \
+  ASSERT_TRUE(trace##_result) << trace##_result.error().message;               \
   auto trace = std::move(*trace##_result)
 
 TEST(KernelEngine, RunsBeginAndEndOnceEach) {
   Bundle bundle;
   bundle.maps = {counter_map()};
   bundle.programs = {{.name = "count", .code = count_program(0)}};
-  bundle.probes = {{.kind = bundle::ProbeKind::kBegin, .name = "BEGIN", .program = 0}, {.kind = bundle::ProbeKind::kEnd, .name = "END", .program = 0}};
+  bundle.probes = {{.kind = bundle::ProbeKind::kBegin, .name = "BEGIN", .program = 0},
+                   {.kind = bundle::ProbeKind::kEnd, .name = "END", .program = 0}};
   ATTACH_OR_SKIP(trace, bundle, engine::Scope{});
   EXPECT_EQ(total(*trace->read_map(0)), 1u);
   ASSERT_TRUE(trace->run_end());
@@ -105,7 +115,8 @@ TEST(KernelEngine, HandsOutRecordsInOrder) {
   bundle.maps = {ring_map()};
   bundle.ring_map = 0;
   bundle.programs = {{.name = "record", .code = record_program(0, false)}};
-  bundle.probes = {{.kind = bundle::ProbeKind::kBegin, .name = "BEGIN", .program = 0}, {.kind = bundle::ProbeKind::kBegin, .name = "BEGIN", .program = 0}};
+  bundle.probes = {{.kind = bundle::ProbeKind::kBegin, .name = "BEGIN", .program = 0},
+                   {.kind = bundle::ProbeKind::kBegin, .name = "BEGIN", .program = 0}};
   ATTACH_OR_SKIP(trace, bundle, engine::Scope{});
   size_t seen = 0;
   auto count = trace->poll(std::chrono::milliseconds(100), [&](std::span<const uint8_t> record) {
@@ -118,11 +129,19 @@ TEST(KernelEngine, HandsOutRecordsInOrder) {
 }
 
 TEST(KernelEngine, CountsATracepoint) {
-  if (access("/sys/kernel/tracing/events/syscalls", F_OK) != 0) GTEST_SKIP() << "SKIP: no tracefs with syscall events";
+  if (access("/sys/kernel/tracing/events/syscalls", F_OK) != 0)
+    GTEST_SKIP() << "SKIP: no tracefs with syscall events";
   Bundle bundle;
   bundle.maps = {counter_map()};
-  bundle.programs = {{.name = "count", .code = count_program(0), .context = bundle::ContextKind::kTracepoint, .context_size = 16}};
-  bundle.probes = {{.kind = bundle::ProbeKind::kTracepoint, .name = "t", .symbol = "sys_enter_getpgid", .module = "syscalls", .program = 0}};
+  bundle.programs = {{.name = "count",
+                      .code = count_program(0),
+                      .context = bundle::ContextKind::kTracepoint,
+                      .context_size = 16}};
+  bundle.probes = {{.kind = bundle::ProbeKind::kTracepoint,
+                    .name = "t",
+                    .symbol = "sys_enter_getpgid",
+                    .module = "syscalls",
+                    .program = 0}};
   ATTACH_OR_SKIP(trace, bundle, engine::Scope{});
   for (int i = 0; i < 1000; i++) getpgid(0);
   EXPECT_GE(total(*trace->read_map(0)), 1000u);
@@ -142,9 +161,18 @@ void counts_own_function(bool force_perf) {
   Bundle bundle;
   bundle.maps = {counter_map(), ring_map()};
   bundle.ring_map = 1;
-  bundle.programs = {{.name = "count", .code = count_program(0), .context = bundle::ContextKind::kRegs, .context_size = 168},
-                     {.name = "record", .code = record_program(1, true), .context = bundle::ContextKind::kRegs, .context_size = 168}};
-  bundle::Probe probe{.kind = bundle::ProbeKind::kUprobe, .name = "u", .path = "/proc/self/exe", .symbol = "spile_kernel_engine_test_target"};
+  bundle.programs = {{.name = "count",
+                      .code = count_program(0),
+                      .context = bundle::ContextKind::kRegs,
+                      .context_size = 168},
+                     {.name = "record",
+                      .code = record_program(1, true),
+                      .context = bundle::ContextKind::kRegs,
+                      .context_size = 168}};
+  bundle::Probe probe{.kind = bundle::ProbeKind::kUprobe,
+                      .name = "u",
+                      .path = "/proc/self/exe",
+                      .symbol = "spile_kernel_engine_test_target"};
   char exe[4096] = {};
   ASSERT_GT(readlink("/proc/self/exe", exe, sizeof exe - 1), 0);
   probe.path = exe;
@@ -152,8 +180,10 @@ void counts_own_function(bool force_perf) {
   bundle.probes.push_back(probe);
   probe.program = 1;
   bundle.probes.push_back(probe);
-  auto attached = make_engine({.measure = true, .force_perf_uprobes = force_perf})->attach(bundle, {.pids = {getpid()}});
-  if (!attached && attached.error().code == ErrorCode::kDenied) GTEST_SKIP() << "SKIP: " << attached.error().message;
+  auto attached = make_engine({.measure = true, .force_perf_uprobes = force_perf})
+                      ->attach(bundle, {.pids = {getpid()}});
+  if (!attached && attached.error().code == ErrorCode::kDenied)
+    GTEST_SKIP() << "SKIP: " << attached.error().message;
   ASSERT_TRUE(attached) << attached.error().message;
   auto trace = std::move(*attached);
   for (int i = 0; i < 100; i++) spile_kernel_engine_test_target(i);
@@ -168,14 +198,21 @@ void counts_own_function(bool force_perf) {
   EXPECT_EQ(trace->sites().size(), 2u);
 }
 
-TEST(KernelEngine, CountsAUprobeByMultiLink) { counts_own_function(false); }
-TEST(KernelEngine, CountsAUprobeByPerfEvent) { counts_own_function(true); }
+TEST(KernelEngine, CountsAUprobeByMultiLink) {
+  counts_own_function(false);
+}
+TEST(KernelEngine, CountsAUprobeByPerfEvent) {
+  counts_own_function(true);
+}
 
 TEST(KernelEngine, FiresAnInterval) {
   Bundle bundle;
   bundle.maps = {counter_map()};
   bundle.programs = {{.name = "count", .code = count_program(0)}};
-  bundle.probes = {{.kind = bundle::ProbeKind::kInterval, .name = "interval:ms:5", .interval_ns = 5'000'000, .program = 0}};
+  bundle.probes = {{.kind = bundle::ProbeKind::kInterval,
+                    .name = "interval:ms:5",
+                    .interval_ns = 5'000'000,
+                    .program = 0}};
   ATTACH_OR_SKIP(trace, bundle, engine::Scope{});
   for (int i = 0; i < 100 && total(*trace->read_map(0)) < 3; i++) usleep(10'000);
   EXPECT_GE(total(*trace->read_map(0)), 3u);
@@ -191,18 +228,28 @@ TEST(KernelEngine, ShowsTheVerifiersReason) {
   bundle.probes = {{.kind = bundle::ProbeKind::kBegin, .name = "BEGIN", .program = 0}};
   auto attached = make_engine({})->attach(bundle, {});
   ASSERT_FALSE(attached);
-  if (attached.error().code == ErrorCode::kDenied) GTEST_SKIP() << "SKIP: " << attached.error().message;
-  EXPECT_NE(attached.error().message.find("verifier"), std::string::npos) << attached.error().message;
+  if (attached.error().code == ErrorCode::kDenied)
+    GTEST_SKIP() << "SKIP: " << attached.error().message;
+  EXPECT_NE(attached.error().message.find("verifier"), std::string::npos)
+      << attached.error().message;
 }
 
 TEST(KernelEngine, NamesAProbeThatDoesNotExist) {
   Bundle bundle;
   bundle.maps = {counter_map()};
-  bundle.programs = {{.name = "count", .code = count_program(0), .context = bundle::ContextKind::kRegs, .context_size = 168}};
-  bundle.probes = {{.kind = bundle::ProbeKind::kUprobe, .name = "u", .path = "/bin/true", .symbol = "no_such_function", .program = 0}};
+  bundle.programs = {{.name = "count",
+                      .code = count_program(0),
+                      .context = bundle::ContextKind::kRegs,
+                      .context_size = 168}};
+  bundle.probes = {{.kind = bundle::ProbeKind::kUprobe,
+                    .name = "u",
+                    .path = "/bin/true",
+                    .symbol = "no_such_function",
+                    .program = 0}};
   auto attached = make_engine({})->attach(bundle, {});
   ASSERT_FALSE(attached);
-  if (attached.error().code == ErrorCode::kDenied) GTEST_SKIP() << "SKIP: " << attached.error().message;
+  if (attached.error().code == ErrorCode::kDenied)
+    GTEST_SKIP() << "SKIP: " << attached.error().message;
   EXPECT_NE(attached.error().message.find("no_such_function"), std::string::npos);
 }
 

@@ -25,7 +25,9 @@ enum bpf_map_type kernel_type(MapKind kind) {
   return BPF_MAP_TYPE_UNSPEC;
 }
 
-bool is_hash(MapKind kind) { return kind == MapKind::kHash || kind == MapKind::kPerCpuHash; }
+bool is_hash(MapKind kind) {
+  return kind == MapKind::kHash || kind == MapKind::kPerCpuHash;
+}
 
 /// Names that the kernel takes: [A-Za-z0-9_.], 15 bytes.
 std::string kernel_name(const MapSpec& spec) {
@@ -37,10 +39,12 @@ std::string kernel_name(const MapSpec& spec) {
 }
 
 Error create_error(int errno_value, const MapSpec& spec) {
-  Error error = errno_error(errno_value, fmt::format("create the map {} ({} entries of {} + {} bytes)",
-                                                     spec.name.empty() ? "(internal)" : spec.name, spec.max_entries,
-                                                     spec.key_size, spec.value_size));
-  if (errno_value == EPERM) error.message += "; the kernel engine needs root, or CAP_BPF and CAP_PERFMON";
+  Error error =
+      errno_error(errno_value, fmt::format("create the map {} ({} entries of {} + {} bytes)",
+                                           spec.name.empty() ? "(internal)" : spec.name,
+                                           spec.max_entries, spec.key_size, spec.value_size));
+  if (errno_value == EPERM)
+    error.message += "; the kernel engine needs root, or CAP_BPF and CAP_PERFMON";
   return error;
 }
 
@@ -65,11 +69,13 @@ Result<Maps> Maps::create(const std::vector<MapSpec>& specs) {
   maps.cpus_ = static_cast<size_t>(cpus);
   for (const MapSpec& spec : specs) {
     LIBBPF_OPTS(bpf_map_create_opts, options);
-    // Memory is taken as entries come: a map of many large values would otherwise cost hundreds of MB at start.
+    // Memory is taken as entries come: a map of many large values would otherwise cost hundreds of
+    // MB at start.
     if (is_hash(spec.kind)) options.map_flags = BPF_F_NO_PREALLOC;
     bool ring = spec.kind == MapKind::kRing;
-    int fd = bpf_map_create(kernel_type(spec.kind), kernel_name(spec).c_str(), ring ? 0 : spec.key_size,
-                            ring ? 0 : spec.value_size, spec.max_entries, &options);
+    int fd =
+        bpf_map_create(kernel_type(spec.kind), kernel_name(spec).c_str(), ring ? 0 : spec.key_size,
+                       ring ? 0 : spec.value_size, spec.max_entries, &options);
     if (fd < 0) return std::unexpected(create_error(-fd, spec));
     maps.fds_.emplace_back(fd);
   }
@@ -89,7 +95,8 @@ Result<std::vector<std::vector<uint8_t>>> Maps::keys(int map) const {
   }
   std::vector<uint8_t> key(spec.key_size);
   void* previous = nullptr;
-  // A deleted previous key makes the kernel start over: the bound keeps a busy map from holding us for ever.
+  // A deleted previous key makes the kernel start over: the bound keeps a busy map from holding us
+  // for ever.
   for (size_t i = 0; i < 2 * static_cast<size_t>(spec.max_entries) + 16; i++) {
     std::vector<uint8_t> next(spec.key_size);
     int err = bpf_map_get_next_key(fd(map), previous, next.data());

@@ -43,7 +43,8 @@ std::vector<bpf_insn> with_descriptors(const bpf::Program& code, const Maps& map
 /// The end of a verifier log is where it says what is wrong.
 std::string tail(const std::string& log, size_t lines) {
   size_t at = log.size();
-  for (size_t i = 0; i <= lines && at != std::string::npos && at > 0; i++) at = log.rfind('\n', at - 1);
+  for (size_t i = 0; i <= lines && at != std::string::npos && at > 0; i++)
+    at = log.rfind('\n', at - 1);
   return at == std::string::npos || at == 0 ? log : log.substr(at + 1);
 }
 
@@ -52,11 +53,14 @@ std::string tail(const std::string& log, size_t lines) {
 Result<Fd> load_program(const bundle::Program& program, LoadType type, const Maps& maps) {
   std::vector<bpf_insn> code = with_descriptors(program.code, maps);
   LIBBPF_OPTS(bpf_prog_load_opts, options);
-  if (type == LoadType::kUprobeMulti) options.expected_attach_type = static_cast<bpf_attach_type>(kTraceUprobeMulti);
-  int fd = bpf_prog_load(kernel_type(type), program.name.c_str(), "GPL", code.data(), code.size(), &options);
+  if (type == LoadType::kUprobeMulti)
+    options.expected_attach_type = static_cast<bpf_attach_type>(kTraceUprobeMulti);
+  int fd = bpf_prog_load(kernel_type(type), program.name.c_str(), "GPL", code.data(), code.size(),
+                         &options);
   if (fd >= 0) return Fd(fd);
   if (fd == -EPERM) {
-    return fail(ErrorCode::kDenied, "load a program: {}; the kernel engine needs root, or CAP_BPF and CAP_PERFMON",
+    return fail(ErrorCode::kDenied,
+                "load a program: {}; the kernel engine needs root, or CAP_BPF and CAP_PERFMON",
                 strerror(-fd));
   }
   // A second time, to learn why: the log costs too much to ask for at once.
@@ -64,12 +68,13 @@ Result<Fd> load_program(const bundle::Program& program, LoadType type, const Map
   options.log_buf = log.data();
   options.log_size = static_cast<uint32_t>(log.size());
   options.log_level = 1;
-  int again = bpf_prog_load(kernel_type(type), program.name.c_str(), "GPL", code.data(), code.size(), &options);
+  int again = bpf_prog_load(kernel_type(type), program.name.c_str(), "GPL", code.data(),
+                            code.size(), &options);
   if (again >= 0) return Fd(again);
   log.resize(strlen(log.c_str()));
   if (log.empty()) return fail_errno(-again, "load the program {}", program.name);
-  return fail(ErrorCode::kInternal, "the kernel's verifier refused the program {} ({}):\n{}", program.name,
-              strerror(-again), tail(log, 25));
+  return fail(ErrorCode::kInternal, "the kernel's verifier refused the program {} ({}):\n{}",
+              program.name, strerror(-again), tail(log, 25));
 }
 
 Result<void> run_once(int program_fd, std::string_view what) {

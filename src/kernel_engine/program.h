@@ -11,7 +11,8 @@ enum class LoadType : uint8_t { kKprobe, kUprobeMulti, kTracepoint, kPerfEvent, 
 
 /// Loads one program: map indices become descriptors.
 ///
-/// Errors: denied; unsupported; internal, with the verifier's log: a program of ours that the verifier refuses is our fault.
+/// Errors: denied; unsupported; internal, with the verifier's log: a program of ours that the
+/// verifier refuses is our fault.
 Result<Fd> load_program(const bundle::Program& program, LoadType type, const Maps& maps);
 
 /// Runs a kTestRun program once in this process.

@@ -4,7 +4,8 @@
 
 namespace spile::os {
 
-CpuPin::CpuPin(CpuPin&& other) noexcept : before_(other.before_), active_(std::exchange(other.active_, false)) {}
+CpuPin::CpuPin(CpuPin&& other) noexcept
+    : before_(other.before_), active_(std::exchange(other.active_, false)) {}
 
 CpuPin& CpuPin::operator=(CpuPin&& other) noexcept {
   if (this != &other) {
@@ -15,11 +16,15 @@ CpuPin& CpuPin::operator=(CpuPin&& other) noexcept {
   return *this;
 }
 
-CpuPin::~CpuPin() { restore(); }
+CpuPin::~CpuPin() {
+  restore();
+}
 
 CpuPin CpuPin::to(int cpu) {
   CpuPin pin;
-  if (cpu < 0 || cpu >= CPU_SETSIZE || ::sched_getaffinity(0, sizeof pin.before_, &pin.before_) != 0) return pin;
+  if (cpu < 0 || cpu >= CPU_SETSIZE ||
+      ::sched_getaffinity(0, sizeof pin.before_, &pin.before_) != 0)
+    return pin;
   cpu_set_t one;
   CPU_ZERO(&one);
   CPU_SET(cpu, &one);

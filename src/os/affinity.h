@@ -7,8 +7,9 @@
 
 namespace spile::os {
 
-/// Pins the calling thread to one CPU until the object goes away. A ptrace stop costs 5 us on the tracee's own CPU,
-/// 150 us across CPUs. Where the CPU is not allowed to us nothing is changed: pinning is a matter of speed alone.
+/// Pins the calling thread to one CPU until the object goes away. A ptrace stop costs 5 us on the
+/// tracee's own CPU, 150 us across CPUs. Where the CPU is not allowed to us nothing is changed:
+/// pinning is a matter of speed alone.
 class CpuPin {
  public:
   CpuPin() = default;

@@ -12,7 +12,10 @@ namespace spile::os {
 namespace {
 
 /// In the child, after fork: only async-signal-safe calls.
-[[noreturn]] void wait_and_exec(int gate, int failure, const char* program, char* const* arguments) {
+[[noreturn]] void wait_and_exec(int gate,
+                                int failure,
+                                const char* program,
+                                char* const* arguments) {
   char go = 0;
   if (read(gate, &go, 1) != 1) _exit(127);  // the parent is gone, or has given up
   sigset_t none;
@@ -29,7 +32,8 @@ namespace {
 
 }  // namespace
 
-Result<GatedChild> GatedChild::spawn(const std::string& program, const std::vector<std::string>& arguments) {
+Result<GatedChild> GatedChild::spawn(const std::string& program,
+                                     const std::vector<std::string>& arguments) {
   int gate[2], failure[2];
   if (pipe2(gate, O_CLOEXEC) < 0) return fail_errno(errno, "pipe");
   GatedChild child;
@@ -44,7 +48,8 @@ Result<GatedChild> GatedChild::spawn(const std::string& program, const std::vect
   child.pid_ = fork();
   if (child.pid_ < 0) return fail_errno(errno, "fork");
   if (child.pid_ == 0) {
-    // Its own copy of the writing end would keep the gate from ever reporting that the parent has gone.
+    // Its own copy of the writing end would keep the gate from ever reporting that the parent has
+    // gone.
     close(gate[1]);
     wait_and_exec(gate[0], failure[1], program.c_str(), argv.data());
   }

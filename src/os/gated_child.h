@@ -1,4 +1,5 @@
-// A child that waits before its exec until it is told to go on: probes can be placed for its pid first.
+// A child that waits before its exec until it is told to go on: probes can be placed for its pid
+// first.
 #pragma once
 
 #include <sys/types.h>
@@ -15,10 +16,13 @@ namespace spile::os {
 class GatedChild {
  public:
   /// `program` is a path. Signal dispositions and mask of the child are the defaults.
-  static Result<GatedChild> spawn(const std::string& program, const std::vector<std::string>& arguments);
+  static Result<GatedChild> spawn(const std::string& program,
+                                  const std::vector<std::string>& arguments);
 
   GatedChild(GatedChild&& other) noexcept
-      : pid_(std::exchange(other.pid_, 0)), gate_(std::move(other.gate_)), failure_(std::move(other.failure_)) {}
+      : pid_(std::exchange(other.pid_, 0)),
+        gate_(std::move(other.gate_)),
+        failure_(std::move(other.failure_)) {}
   GatedChild& operator=(GatedChild&&) = delete;
   /// A child that was never let go is killed.
   ~GatedChild();

@@ -29,7 +29,8 @@ size_t ProcessMemory::read_some(TargetAddr from, std::span<uint8_t> to) const {
   size_t done = 0;
   while (done < to.size()) {
     // pread takes a signed offset: the upper half of the address space (vsyscall) is out of reach.
-    const ssize_t n = ::pread(fd_.get(), to.data() + done, to.size() - done, static_cast<off_t>(from.value + done));
+    const ssize_t n = ::pread(fd_.get(), to.data() + done, to.size() - done,
+                              static_cast<off_t>(from.value + done));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     done += static_cast<size_t>(n);
@@ -40,19 +41,24 @@ size_t ProcessMemory::read_some(TargetAddr from, std::span<uint8_t> to) const {
 Result<void> ProcessMemory::read(TargetAddr from, std::span<uint8_t> to) const {
   const size_t done = read_some(from, to);
   if (done == to.size()) return {};
-  if (!alive()) return fail(ErrorCode::kTargetGone, "read memory at {}: the process has ended or called exec", from);
-  return fail(ErrorCode::kNotFound, "read {} bytes of memory at {}: not mapped from {}", to.size(), from, from + done);
+  if (!alive())
+    return fail(ErrorCode::kTargetGone, "read memory at {}: the process has ended or called exec",
+                from);
+  return fail(ErrorCode::kNotFound, "read {} bytes of memory at {}: not mapped from {}", to.size(),
+              from, from + done);
 }
 
 Result<void> ProcessMemory::write(TargetAddr to, std::span<const uint8_t> bytes) const {
   step("write /proc/PID/mem");
   size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t n =
-        ::pwrite(fd_.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(to.value + done));
+    const ssize_t n = ::pwrite(fd_.get(), bytes.data() + done, bytes.size() - done,
+                               static_cast<off_t>(to.value + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno(errno, "write {} bytes of memory at {}", bytes.size(), to);
-    if (n == 0) return fail(ErrorCode::kTargetGone, "write memory at {}: the process has ended or called exec", to);
+    if (n == 0)
+      return fail(ErrorCode::kTargetGone,
+                  "write memory at {}: the process has ended or called exec", to);
     done += static_cast<size_t>(n);
   }
   return {};
@@ -98,7 +104,8 @@ Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes, bool populate)
 }
 
 std::span<const unsigned> memfd_flag_ladder() {
-  static constexpr unsigned kLadder[] = {MFD_CLOEXEC | MFD_NOEXEC_SEAL, MFD_CLOEXEC | MFD_ALLOW_SEALING};
+  static constexpr unsigned kLadder[] = {MFD_CLOEXEC | MFD_NOEXEC_SEAL,
+                                         MFD_CLOEXEC | MFD_ALLOW_SEALING};
   return kLadder;
 }
 

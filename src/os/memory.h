@@ -13,9 +13,10 @@ namespace spile::os {
 
 /// The memory of another process through /proc/PID/mem.
 ///
-/// The file holds on to the address space that was there when it was opened: after an exec, or the end of the process
-/// and a reuse of its number, reads and writes fail instead of reaching a stranger. Reads ignore page protection
-/// (the kernel's FOLL_FORCE), so they also see PROT_NONE pages.
+/// The file holds on to the address space that was there when it was opened: after an exec, or the
+/// end of the process and a reuse of its number, reads and writes fail instead of reaching a
+/// stranger. Reads ignore page protection (the kernel's FOLL_FORCE), so they also see PROT_NONE
+/// pages.
 class ProcessMemory {
  public:
   ProcessMemory() = default;
@@ -33,7 +34,8 @@ class ProcessMemory {
     if (!done) return std::unexpected(std::move(done.error()));
     return value;
   }
-  /// All bytes or an error; counted as one step (os/step.h). Read-only private pages become the target's own copy.
+  /// All bytes or an error; counted as one step (os/step.h). Read-only private pages become the
+  /// target's own copy.
   Result<void> write(TargetAddr to, std::span<const uint8_t> bytes) const;
 
   /// False once the address space is gone: the process ended or called exec.
@@ -47,15 +49,17 @@ class ProcessMemory {
 /// Opens a memory file through another path (/proc/PID/fd/N) for reading and writing.
 Result<Fd> open_read_write(const std::string& path);
 Result<void> set_size(const Fd& fd, uint64_t size_bytes);
-/// Gives the file all its pages, so that no later access can find the machine out of memory (SIGBUS).
+/// Gives the file all its pages, so that no later access can find the machine out of memory
+/// (SIGBUS).
 Result<void> allocate(const Fd& fd, uint64_t size_bytes);
 /// F_SEAL_*.
 Result<void> add_seals(const Fd& fd, int seals);
 /// `populate`: fill our page tables at once.
 Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes, bool populate = true);
 
-/// MFD_* flags to try in order: 6.3 and later, with every setting of vm.memfd_noexec, then older kernels.
-/// A mapping of a NOEXEC file may still be executable: the flag is about exec(2) of the file.
+/// MFD_* flags to try in order: 6.3 and later, with every setting of vm.memfd_noexec, then older
+/// kernels. A mapping of a NOEXEC file may still be executable: the flag is about exec(2) of the
+/// file.
 std::span<const unsigned> memfd_flag_ladder();
 
 }  // namespace spile::os

@@ -55,7 +55,8 @@ TEST(ParseMaps, UndoesTheKernelsEscapes) {
 }
 
 TEST(ParseMaps, RefusesWhatIsNoMap) {
-  for (const char* text : {"x", "1000-2000", "2000-1000 r-xp 0 0:0 0", "1000-2000 rx 0 0:0 0", "1000-2000 r-xp zz 0:0 0"}) {
+  for (const char* text : {"x", "1000-2000", "2000-1000 r-xp 0 0:0 0", "1000-2000 rx 0 0:0 0",
+                           "1000-2000 r-xp zz 0:0 0"}) {
     EXPECT_FALSE(parse_maps(text)) << text;
   }
 }

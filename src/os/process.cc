@@ -55,8 +55,10 @@ std::string unescape(std::string_view text) {
   const auto octal = [](char c) { return c >= '0' && c <= '7'; };
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) && octal(text[i + 3])) {
-      out.push_back(static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0')));
+    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) &&
+        octal(text[i + 3])) {
+      out.push_back(static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 +
+                                      (text[i + 3] - '0')));
       i += 3;
     } else {
       out.push_back(text[i]);
@@ -67,20 +69,35 @@ std::string unescape(std::string_view text) {
 
 void set_field(Status& status, std::string_view key, std::string_view value) {
   const auto fields = words(value);
-  const auto field = [&](size_t i) { return i < fields.size() ? fields[i] : std::string_view("0"); };
-  if (key == "Name") status.name = trim(value);
-  else if (key == "State") status.state = fields.empty() ? '?' : fields[0][0];
-  else if (key == "Tgid") number(value, status.tgid);
-  else if (key == "PPid") number(value, status.parent);
-  else if (key == "TracerPid") number(value, status.tracer);
-  else if (key == "Uid") number(field(0), status.uid), number(field(1), status.euid), number(field(2), status.suid);
-  else if (key == "Gid") number(field(0), status.gid), number(field(1), status.egid), number(field(2), status.sgid);
-  else if (key == "Seccomp") number(value, status.seccomp);
-  else if (key == "NSpid" && !fields.empty()) number(fields.back(), status.innermost_tid);
-  else if (key == "SigPnd") number(value, status.pending, 16);
-  else if (key == "ShdPnd") number(value, status.shared_pending, 16);
-  else if (key == "SigBlk") number(value, status.blocked, 16);
-  else if (key == "VmSize") status.has_memory = true;
+  const auto field = [&](size_t i) {
+    return i < fields.size() ? fields[i] : std::string_view("0");
+  };
+  if (key == "Name")
+    status.name = trim(value);
+  else if (key == "State")
+    status.state = fields.empty() ? '?' : fields[0][0];
+  else if (key == "Tgid")
+    number(value, status.tgid);
+  else if (key == "PPid")
+    number(value, status.parent);
+  else if (key == "TracerPid")
+    number(value, status.tracer);
+  else if (key == "Uid")
+    number(field(0), status.uid), number(field(1), status.euid), number(field(2), status.suid);
+  else if (key == "Gid")
+    number(field(0), status.gid), number(field(1), status.egid), number(field(2), status.sgid);
+  else if (key == "Seccomp")
+    number(value, status.seccomp);
+  else if (key == "NSpid" && !fields.empty())
+    number(fields.back(), status.innermost_tid);
+  else if (key == "SigPnd")
+    number(value, status.pending, 16);
+  else if (key == "ShdPnd")
+    number(value, status.shared_pending, 16);
+  else if (key == "SigBlk")
+    number(value, status.blocked, 16);
+  else if (key == "VmSize")
+    status.has_memory = true;
 }
 
 bool parse_range(std::string_view text, MapEntry& entry) {
@@ -109,8 +126,10 @@ bool parse_device(std::string_view text, MapEntry& entry) {
 
 /// "7f00-7f01 r-xp 00000000 fe:00 1234    /path (deleted)"
 bool parse_map_line(std::string_view line, MapEntry& entry) {
-  if (!parse_range(take(line, ' '), entry) || !parse_permissions(take(line, ' '), entry)) return false;
-  if (!number(take(line, ' '), entry.offset, 16) || !parse_device(take(line, ' '), entry)) return false;
+  if (!parse_range(take(line, ' '), entry) || !parse_permissions(take(line, ' '), entry))
+    return false;
+  if (!number(take(line, ' '), entry.offset, 16) || !parse_device(take(line, ' '), entry))
+    return false;
   if (!number(take(line, ' '), entry.inode)) return false;
   std::string_view path = line;
   while (!path.empty() && path.front() == ' ') path.remove_prefix(1);
@@ -174,9 +193,12 @@ Result<Stat> read_stat(pid_t pid, pid_t tid) {
   SPILE_TRY(const std::string text, read_file(fmt::format("/proc/{}/task/{}/stat", pid, tid)));
   // The name in parentheses may hold anything: fields are counted behind the last ')'.
   const size_t end = text.rfind(')');
-  if (end == std::string::npos) return fail(ErrorCode::kCorrupt, "/proc/{}/task/{}/stat has no name", pid, tid);
-  const auto fields = words(std::string_view(text).substr(end + 1));  // fields[0] is field 3, the state
-  if (fields.size() < 45) return fail(ErrorCode::kCorrupt, "/proc/{}/task/{}/stat has too few fields", pid, tid);
+  if (end == std::string::npos)
+    return fail(ErrorCode::kCorrupt, "/proc/{}/task/{}/stat has no name", pid, tid);
+  const auto fields =
+      words(std::string_view(text).substr(end + 1));  // fields[0] is field 3, the state
+  if (fields.size() < 45)
+    return fail(ErrorCode::kCorrupt, "/proc/{}/task/{}/stat has too few fields", pid, tid);
   Stat stat;
   stat.state = fields[0][0];
   number(fields[9 - 3], stat.flags);
@@ -195,7 +217,9 @@ Result<std::vector<pid_t>> list_threads(pid_t pid) {
     pid_t tid = 0;
     if (number(it->path().filename().native(), tid)) tids.push_back(tid);
   }
-  if (error) return fail_errno(error.value() == ENOENT ? ESRCH : error.value(), "list the threads of process {}", pid);
+  if (error)
+    return fail_errno(error.value() == ENOENT ? ESRCH : error.value(),
+                      "list the threads of process {}", pid);
   return tids;
 }
 
@@ -219,7 +243,8 @@ Result<std::vector<MapEntry>> parse_maps(std::string_view text) {
     const std::string_view line = take(text, '\n');
     if (line.empty()) continue;
     MapEntry entry;
-    if (!parse_map_line(line, entry)) return fail(ErrorCode::kCorrupt, "not a line of maps: \"{}\"", line);
+    if (!parse_map_line(line, entry))
+      return fail(ErrorCode::kCorrupt, "not a line of maps: \"{}\"", line);
     maps.push_back(std::move(entry));
   }
   return maps;

@@ -22,26 +22,26 @@ bool pidfd_alive(const Fd& pidfd);
 /// /proc/PID/status; `tid` may be any thread.
 struct Status {
   std::string name;
-  char state = '?';            ///< R S D T t Z X I
+  char state = '?';  ///< R S D T t Z X I
   pid_t tgid = 0;
   pid_t parent = 0;
-  pid_t tracer = 0;            ///< thread id of the tracer, 0: none
+  pid_t tracer = 0;  ///< thread id of the tracer, 0: none
   uid_t uid = 0, euid = 0, suid = 0;
   gid_t gid = 0, egid = 0, sgid = 0;
-  int seccomp = 0;             ///< 0 none, 1 strict, 2 filter
-  pid_t innermost_tid = 0;     ///< the thread's id in its own pid namespace (last of NSpid)
+  int seccomp = 0;          ///< 0 none, 1 strict, 2 filter
+  pid_t innermost_tid = 0;  ///< the thread's id in its own pid namespace (last of NSpid)
   uint64_t pending = 0, shared_pending = 0, blocked = 0;  ///< signal sets, bit n-1 is signal n
-  bool has_memory = false;     ///< VmSize is there: neither kernel thread nor zombie
+  bool has_memory = false;  ///< VmSize is there: neither kernel thread nor zombie
 };
 Result<Status> read_status(pid_t tid);
 
 /// /proc/PID/stat.
 struct Stat {
   char state = '?';
-  uint64_t flags = 0;           ///< PF_*
-  uint64_t start_time = 0;      ///< clock ticks since boot
-  int cpu = 0;                  ///< last ran here
-  uint64_t start_stack = 0;     ///< 0 without the right to see it
+  uint64_t flags = 0;        ///< PF_*
+  uint64_t start_time = 0;   ///< clock ticks since boot
+  int cpu = 0;               ///< last ran here
+  uint64_t start_stack = 0;  ///< 0 without the right to see it
   uint64_t start_brk = 0;
   bool kernel_thread() const { return (flags & 0x00200000) != 0; }
 };
@@ -57,17 +57,18 @@ std::vector<pid_t> list_children(pid_t pid);
 struct MapEntry {
   TargetAddr start, end;
   bool read = false, write = false, exec = false, shared = false;
-  uint64_t offset = 0;         ///< in the file, bytes
-  uint64_t device = 0;         ///< makedev(); 0 when anonymous
-  uint64_t inode = 0;          ///< 0 when anonymous
-  std::string path;            ///< as in the file, without " (deleted)"; or [stack], [vdso], ...
+  uint64_t offset = 0;  ///< in the file, bytes
+  uint64_t device = 0;  ///< makedev(); 0 when anonymous
+  uint64_t inode = 0;   ///< 0 when anonymous
+  std::string path;     ///< as in the file, without " (deleted)"; or [stack], [vdso], ...
   bool deleted = false;
 
   uint64_t size() const { return static_cast<uint64_t>(end - start); }
   bool contains(TargetAddr a) const { return a >= start && a < end; }
 };
 Result<std::vector<MapEntry>> read_maps(pid_t tid);
-/// The same from text: pure, for tests and hostile input. Lines that do not parse are an error (corrupt).
+/// The same from text: pure, for tests and hostile input. Lines that do not parse are an error
+/// (corrupt).
 Result<std::vector<MapEntry>> parse_maps(std::string_view text);
 
 /// An entry of the auxiliary vector (AT_*), nullopt when it has none.

@@ -16,18 +16,21 @@
 namespace spile::os {
 namespace {
 
-// Spelled as numbers: <linux/ptrace.h> and <sys/ptrace.h> define the same names in incompatible ways.
+// Spelled as numbers: <linux/ptrace.h> and <sys/ptrace.h> define the same names in incompatible
+// ways.
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr int kGetSyscallUserDispatch = 0x4211;
 
-/// The raw call: glibc's wrapper has a different interface for PEEK requests only, which we do not use.
+/// The raw call: glibc's wrapper has a different interface for PEEK requests only, which we do not
+/// use.
 long raw_ptrace(int request, pid_t tid, uintptr_t addr, uintptr_t data) {
   return ::syscall(SYS_ptrace, static_cast<long>(request), static_cast<long>(tid), addr, data);
 }
 
 Result<void> request(int number, const char* name, pid_t tid, uintptr_t addr, uintptr_t data) {
   step(name);
-  if (raw_ptrace(number, tid, addr, data) < 0) return fail_errno(errno, "{} of thread {}", name, tid);
+  if (raw_ptrace(number, tid, addr, data) < 0)
+    return fail_errno(errno, "{} of thread {}", name, tid);
   return {};
 }
 
@@ -74,7 +77,9 @@ Result<void> ptrace_set_options(pid_t tid, uint64_t options) {
   return request(PTRACE_SETOPTIONS, "ptrace SETOPTIONS", tid, 0, options | PTRACE_O_TRACESYSGOOD);
 }
 
-Result<void> ptrace_interrupt(pid_t tid) { return request(PTRACE_INTERRUPT, "ptrace INTERRUPT", tid, 0, 0); }
+Result<void> ptrace_interrupt(pid_t tid) {
+  return request(PTRACE_INTERRUPT, "ptrace INTERRUPT", tid, 0, 0);
+}
 
 Result<void> ptrace_detach(pid_t tid, int signal) {
   return request(PTRACE_DETACH, "ptrace DETACH", tid, 0, static_cast<uintptr_t>(signal));
@@ -104,7 +109,8 @@ Result<void> ptrace_set_registers(pid_t tid, const Registers& registers) {
 
 Result<uint64_t> ptrace_get_signal_mask(pid_t tid) {
   uint64_t mask = 0;
-  SPILE_TRY_VOID(request(PTRACE_GETSIGMASK, "ptrace GETSIGMASK", tid, sizeof mask, pointer_to(mask)));
+  SPILE_TRY_VOID(
+      request(PTRACE_GETSIGMASK, "ptrace GETSIGMASK", tid, sizeof mask, pointer_to(mask)));
   return mask;
 }
 
@@ -120,10 +126,12 @@ Result<uint64_t> ptrace_event_message(pid_t tid) {
 
 Result<SyscallStop> ptrace_syscall_info(pid_t tid) {
   __ptrace_syscall_info info{};
-  SPILE_TRY_VOID(
-      request(PTRACE_GET_SYSCALL_INFO, "ptrace GET_SYSCALL_INFO", tid, sizeof info, pointer_to(info)));
-  if (info.op == PTRACE_SYSCALL_INFO_ENTRY) return SyscallStop{true, info.entry.nr, 0, info.instruction_pointer};
-  if (info.op == PTRACE_SYSCALL_INFO_EXIT) return SyscallStop{false, 0, info.exit.rval, info.instruction_pointer};
+  SPILE_TRY_VOID(request(PTRACE_GET_SYSCALL_INFO, "ptrace GET_SYSCALL_INFO", tid, sizeof info,
+                         pointer_to(info)));
+  if (info.op == PTRACE_SYSCALL_INFO_ENTRY)
+    return SyscallStop{true, info.entry.nr, 0, info.instruction_pointer};
+  if (info.op == PTRACE_SYSCALL_INFO_EXIT)
+    return SyscallStop{false, 0, info.exit.rval, info.instruction_pointer};
   return fail(ErrorCode::kInternal, "thread {} is not at a system call stop", tid);
 }
 
@@ -132,8 +140,8 @@ Result<RseqConfig> ptrace_rseq_config(pid_t tid) {
     uint64_t area;
     uint32_t size, signature, flags, pad;
   } config{};
-  SPILE_TRY_VOID(
-      request(kGetRseqConfiguration, "ptrace GET_RSEQ_CONFIGURATION", tid, sizeof config, pointer_to(config)));
+  SPILE_TRY_VOID(request(kGetRseqConfiguration, "ptrace GET_RSEQ_CONFIGURATION", tid, sizeof config,
+                         pointer_to(config)));
   return RseqConfig{config.area, config.size, config.signature};
 }
 
@@ -142,7 +150,8 @@ bool ptrace_user_dispatch(pid_t tid) {
     uint64_t mode, selector, offset, length;
   } config{};
   step("ptrace GET_SYSCALL_USER_DISPATCH");
-  return raw_ptrace(kGetSyscallUserDispatch, tid, sizeof config, pointer_to(config)) == 0 && config.mode != 0;
+  return raw_ptrace(kGetSyscallUserDispatch, tid, sizeof config, pointer_to(config)) == 0 &&
+         config.mode != 0;
 }
 
 Result<std::optional<Stop>> peek_stop(pid_t tid, bool keep_zombie) {
@@ -156,7 +165,8 @@ Result<std::optional<Stop>> peek_stop(pid_t tid, bool keep_zombie) {
   if (result != 0) return fail_errno(errno, "wait for thread {}", tid);
   if (info.si_pid == 0) return std::nullopt;
   const Stop stop = decode(info);
-  if (stop.gone() && !keep_zombie) ::waitid(P_PID, static_cast<id_t>(tid), &info, WEXITED | __WALL | WNOHANG);
+  if (stop.gone() && !keep_zombie)
+    ::waitid(P_PID, static_cast<id_t>(tid), &info, WEXITED | __WALL | WNOHANG);
   return stop;
 }
 

@@ -20,7 +20,8 @@ using Registers = user_regs_struct;
 /// orig_rax of a thread that is not in a system call.
 inline constexpr uint64_t kNoSystemCall = ~0ull;
 
-/// Codes that only the kernel sees: what a system call leaves in rax when it is to be started again.
+/// Codes that only the kernel sees: what a system call leaves in rax when it is to be started
+/// again.
 enum : int64_t {
   kErestartSys = -512,
   kErestartNoIntr = -513,
@@ -31,7 +32,8 @@ enum : int64_t {
 /// What a tracee reported.
 struct Stop {
   enum class Kind {
-    kEventStop,  ///< PTRACE_EVENT_STOP: our interrupt (signal SIGTRAP) or a group-stop (signal SIGSTOP, SIGTSTP, ...)
+    kEventStop,  ///< PTRACE_EVENT_STOP: our interrupt (signal SIGTRAP) or a group-stop (signal
+                 ///< SIGSTOP, SIGTSTP, ...)
     kSignal,     ///< a signal is about to be delivered
     kSyscall,    ///< entry to or exit from a system call
     kClone,      ///< PTRACE_EVENT_CLONE, inside the system call
@@ -44,11 +46,14 @@ struct Stop {
   Kind kind = Kind::kOther;
   int signal = 0;
 
-  bool gone() const { return kind == Kind::kExited || kind == Kind::kKilled || kind == Kind::kVanished; }
+  bool gone() const {
+    return kind == Kind::kExited || kind == Kind::kKilled || kind == Kind::kVanished;
+  }
 };
 
-/// Options are PTRACE_O_*; PTRACE_O_TRACESYSGOOD is always added: without it a tracer that dies between a system call
-/// stop and its wait would leave the tracee with a SIGTRAP (kernel: ptrace_report_syscall).
+/// Options are PTRACE_O_*; PTRACE_O_TRACESYSGOOD is always added: without it a tracer that dies
+/// between a system call stop and its wait would leave the tracee with a SIGTRAP (kernel:
+/// ptrace_report_syscall).
 Result<void> ptrace_seize(pid_t tid, uint64_t options);
 Result<void> ptrace_set_options(pid_t tid, uint64_t options);
 Result<void> ptrace_interrupt(pid_t tid);
@@ -61,7 +66,8 @@ Result<void> ptrace_syscall(pid_t tid, int signal);
 Result<Registers> ptrace_get_registers(pid_t tid);
 Result<void> ptrace_set_registers(pid_t tid, const Registers& registers);
 
-/// The blocked signals that the thread itself believes in: inside sigsuspend, ppoll and the like the saved mask.
+/// The blocked signals that the thread itself believes in: inside sigsuspend, ppoll and the like
+/// the saved mask.
 Result<uint64_t> ptrace_get_signal_mask(pid_t tid);
 Result<void> ptrace_set_signal_mask(pid_t tid, uint64_t mask);
 
@@ -69,7 +75,7 @@ Result<void> ptrace_set_signal_mask(pid_t tid, uint64_t mask);
 Result<uint64_t> ptrace_event_message(pid_t tid);
 
 struct SyscallStop {
-  bool entry = false;  ///< else exit
+  bool entry = false;   ///< else exit
   uint64_t number = 0;  ///< at entry
   int64_t value = 0;    ///< at exit
   uint64_t rip = 0;     ///< behind the system call instruction
@@ -84,17 +90,17 @@ struct RseqConfig {
 };
 Result<RseqConfig> ptrace_rseq_config(pid_t tid);
 
-/// True when the thread redirects its own system calls (PR_SET_SYSCALL_USER_DISPATCH, as Wine does). Linux 6.4;
-/// older kernels cannot tell and answer false.
+/// True when the thread redirects its own system calls (PR_SET_SYSCALL_USER_DISPATCH, as Wine
+/// does). Linux 6.4; older kernels cannot tell and answer false.
 bool ptrace_user_dispatch(pid_t tid);
 
-/// Looks for a stop without waiting. A stop is left unconsumed (WNOWAIT): should the tracer die in a signal-delivery
-/// stop, the kernel then still delivers the signal (a consumed one would be lost). The end of a thread is consumed,
-/// unless it is a child of this process (`keep_zombie`).
+/// Looks for a stop without waiting. A stop is left unconsumed (WNOWAIT): should the tracer die in
+/// a signal-delivery stop, the kernel then still delivers the signal (a consumed one would be
+/// lost). The end of a thread is consumed, unless it is a child of this process (`keep_zombie`).
 Result<std::optional<Stop>> peek_stop(pid_t tid, bool keep_zombie);
 
-/// Waits for a stop: spins for some microseconds (a stop takes 5 us when pinned to the tracee's CPU), then sleeps.
-/// nullopt when `deadline` has passed.
+/// Waits for a stop: spins for some microseconds (a stop takes 5 us when pinned to the tracee's
+/// CPU), then sleeps. nullopt when `deadline` has passed.
 Result<std::optional<Stop>> wait_stop(pid_t tid, Deadline deadline, bool keep_zombie);
 
 }  // namespace spile::os

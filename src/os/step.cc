@@ -30,13 +30,17 @@ void step(const char* what) {
   if (number == fatal_step().load(std::memory_order_relaxed)) ::kill(::getpid(), SIGKILL);
 }
 
-uint64_t steps_taken() { return g_steps.load(std::memory_order_relaxed); }
+uint64_t steps_taken() {
+  return g_steps.load(std::memory_order_relaxed);
+}
 
 void kill_at_step(uint64_t number) {
   fatal_step().store(number, std::memory_order_relaxed);
   g_steps.store(0, std::memory_order_relaxed);
 }
 
-void set_step_hook(StepHook hook) { g_hook.store(hook, std::memory_order_relaxed); }
+void set_step_hook(StepHook hook) {
+  g_hook.store(hook, std::memory_order_relaxed);
+}
 
 }  // namespace spile::os

@@ -15,12 +15,12 @@ constexpr int kMostWidth = 4096;
 
 /// One `%...` of a format.
 struct Conversion {
-  std::string flags;    ///< of "-+ #0"
+  std::string flags;  ///< of "-+ #0"
   int width = 0;
-  int precision = -1;   ///< -1: none
-  std::string length;   ///< "", "h", "hh", "l", ...
+  int precision = -1;  ///< -1: none
+  std::string length;  ///< "", "h", "hh", "l", ...
   char letter = 0;
-  char buffer = 0;      ///< after r: 'x', 'h' or 0
+  char buffer = 0;  ///< after r: 'x', 'h' or 0
 };
 
 class FormatReader {
@@ -43,7 +43,9 @@ class FormatReader {
     if (!rest_.empty()) rest_.remove_prefix(1);
     return c;
   }
-  bool is_any_of(std::string_view set) const { return !rest_.empty() && set.find(peek()) != std::string_view::npos; }
+  bool is_any_of(std::string_view set) const {
+    return !rest_.empty() && set.find(peek()) != std::string_view::npos;
+  }
   int number();
 
   std::string_view rest_;
@@ -108,7 +110,8 @@ std::string pad(const Conversion& conversion, std::string text) {
 
 std::string format_string(const Conversion& conversion, const Value& value) {
   std::string text = value.kind == Value::Kind::kText ? value.text : to_text(value);
-  if (conversion.precision >= 0) text.resize(std::min(text.size(), static_cast<size_t>(conversion.precision)));
+  if (conversion.precision >= 0)
+    text.resize(std::min(text.size(), static_cast<size_t>(conversion.precision)));
   return pad(conversion, std::move(text));
 }
 
@@ -117,25 +120,34 @@ std::string format_buffer(const Conversion& conversion, const Value& value) {
   std::string text;
   for (const char c : value.text) {
     if (conversion.buffer == 'h' && !text.empty()) text += ' ';
-    text += fmt::format("{}{:02x}", conversion.buffer == 'x' ? "\\x" : "", static_cast<unsigned char>(c));
+    text += fmt::format("{}{:02x}", conversion.buffer == 'x' ? "\\x" : "",
+                        static_cast<unsigned char>(c));
   }
   return pad(conversion, std::move(text));
 }
 
 Result<std::string> format_number(const Conversion& conversion, const Value& value) {
-  if (!value.is_number()) return fail(ErrorCode::kInternal, "%{} is given something else than a number", conversion.letter);
+  if (!value.is_number())
+    return fail(ErrorCode::kInternal, "%{} is given something else than a number",
+                conversion.letter);
   switch (conversion.letter) {
     case 'd':
-    case 'i': return by_c(conversion, "lld", static_cast<long long>(cut(value.bits, conversion.length, true)));
+    case 'i':
+      return by_c(conversion, "lld",
+                  static_cast<long long>(cut(value.bits, conversion.length, true)));
     case 'u':
     case 'o':
     case 'x':
     case 'X': {
       const std::string letters = std::string("ll") + conversion.letter;
-      return by_c(conversion, letters, static_cast<unsigned long long>(cut(value.bits, conversion.length, false)));
+      return by_c(conversion, letters,
+                  static_cast<unsigned long long>(cut(value.bits, conversion.length, false)));
     }
     case 'c': return pad(conversion, std::string(1, static_cast<char>(value.bits)));
-    default: return pad(conversion, value.bits == 0 ? "(nil)" : fmt::format("{:#x}", value.bits));  // %p as glibc has it
+    default:
+      return pad(conversion, value.bits == 0
+                                 ? "(nil)"
+                                 : fmt::format("{:#x}", value.bits));  // %p as glibc has it
   }
 }
 
@@ -151,14 +163,18 @@ Result<std::string> format_value(const Conversion& conversion, const Value& valu
     case 'X':
     case 'c':
     case 'p': return format_number(conversion, value);
-    default: return fail(ErrorCode::kInternal, "a format has the unknown conversion '{}'", conversion.letter);
+    default:
+      return fail(ErrorCode::kInternal, "a format has the unknown conversion '{}'",
+                  conversion.letter);
   }
 }
 
 }  // namespace
 
-Result<std::string> format_printf(std::string_view format, std::span<const bundle::RecordField> fields,
-                                  std::span<const uint8_t> record, const bundle::Bundle& bundle) {
+Result<std::string> format_printf(std::string_view format,
+                                  std::span<const bundle::RecordField> fields,
+                                  std::span<const uint8_t> record,
+                                  const bundle::Bundle& bundle) {
   FormatReader reader(format);
   std::string out;
   size_t next = 0;

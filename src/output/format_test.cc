@@ -1,4 +1,5 @@
-// The expected texts are what bpftrace 0.17 prints for the same arguments, where it takes the conversion.
+// The expected texts are what bpftrace 0.17 prints for the same arguments, where it takes the
+// conversion.
 #include "output/format.h"
 
 #include <gtest/gtest.h>
@@ -25,9 +26,12 @@ class Arguments {
   Arguments& buffer(std::string_view text, uint32_t claimed) {
     std::string data(reinterpret_cast<const char*>(&claimed), 4);
     data += text;
-    return add({ValueKind::kBuffer, static_cast<uint32_t>(data.size()), true, {}, {}}, data.data(), data.size());
+    return add({ValueKind::kBuffer, static_cast<uint32_t>(data.size()), true, {}, {}}, data.data(),
+               data.size());
   }
-  Result<std::string> with(std::string_view format) const { return format_printf(format, fields_, record_, {}); }
+  Result<std::string> with(std::string_view format) const {
+    return format_printf(format, fields_, record_, {});
+  }
   std::string text(std::string_view format) const {
     auto out = with(format);
     return out ? *out : "error: " + out.error().message;
@@ -45,7 +49,9 @@ class Arguments {
   std::vector<RecordField> fields_;
 };
 
-std::string one(std::string_view format, uint64_t bits) { return Arguments().number(bits).text(format); }
+std::string one(std::string_view format, uint64_t bits) {
+  return Arguments().number(bits).text(format);
+}
 constexpr auto kMinus1 = static_cast<uint64_t>(-1);
 
 TEST(Printf, CutsNumbersAsTheirLengthSays) {
@@ -89,7 +95,8 @@ TEST(Printf, ShowsPointersAsGlibcDoes) {
 }
 
 TEST(Printf, ShowsStrings) {
-  EXPECT_EQ(Arguments().string("ab").string("cd").string("efgh").text("%-8s|%8s|%.2s|%%"), "ab      |      cd|ef|%");
+  EXPECT_EQ(Arguments().string("ab").string("cd").string("efgh").text("%-8s|%8s|%.2s|%%"),
+            "ab      |      cd|ef|%");
   EXPECT_EQ(Arguments().string("abcd", 4).text("%10.3s|"), "       abc|");
   EXPECT_EQ(Arguments().string("abcd", 4).text("[%s]"), "[abcd]");
   EXPECT_EQ(Arguments().number(5).text("%s"), "5");

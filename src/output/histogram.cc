@@ -21,7 +21,8 @@ std::string decimal(Wide value) {
   if (value < 0) return "-" + fmt::format("{}", static_cast<uint64_t>(-value));
   constexpr Wide kTen19 = 10'000'000'000'000'000'000u;
   if (value < kTen19) return fmt::format("{}", static_cast<uint64_t>(value));
-  return fmt::format("{}{:019}", static_cast<uint64_t>(value / kTen19), static_cast<uint64_t>(value % kTen19));
+  return fmt::format("{}{:019}", static_cast<uint64_t>(value / kTen19),
+                     static_cast<uint64_t>(value % kTen19));
 }
 
 uint64_t step_count(int64_t min, int64_t max, int64_t step) {
@@ -38,7 +39,8 @@ Bounds hist_bounds(uint32_t bucket) {
 
 Bounds lhist_bounds(const MapRows& map, uint32_t bucket) {
   if (bucket == 0) return {std::nullopt, map.lhist_min};
-  if (bucket > step_count(map.lhist_min, map.lhist_max, map.lhist_step)) return {map.lhist_max, std::nullopt};
+  if (bucket > step_count(map.lhist_min, map.lhist_max, map.lhist_step))
+    return {map.lhist_max, std::nullopt};
   const Wide low = map.lhist_min + Wide{map.lhist_step} * (bucket - 1);
   return {low, std::min<Wide>(low + map.lhist_step, map.lhist_max)};
 }
@@ -66,8 +68,10 @@ std::string label(const MapRows& map, uint32_t bucket) {
   const Bounds bounds = bounds_of(map, bucket);
   if (!bounds.low) return fmt::format("(..., {})", short_number(*bounds.high, is_hist));
   if (!bounds.high) return fmt::format("[{}, ...)", short_number(*bounds.low, is_hist));
-  if (is_hist && *bounds.low + 1 == *bounds.high) return fmt::format("[{}]", short_number(*bounds.low, is_hist));
-  return fmt::format("[{}, {})", short_number(*bounds.low, is_hist), short_number(*bounds.high, is_hist));
+  if (is_hist && *bounds.low + 1 == *bounds.high)
+    return fmt::format("[{}]", short_number(*bounds.low, is_hist));
+  return fmt::format("[{}, {})", short_number(*bounds.low, is_hist),
+                     short_number(*bounds.high, is_hist));
 }
 
 std::string bucket_json(const Bounds& bounds, uint64_t count) {
@@ -77,7 +81,8 @@ std::string bucket_json(const Bounds& bounds, uint64_t count) {
   return out + fmt::format("\"count\": {}}}", count);
 }
 
-/// The rows to show: from the first to the last bucket with something in it, the empty ones between included.
+/// The rows to show: from the first to the last bucket with something in it, the empty ones between
+/// included.
 template <typename Row>
 void for_each_row(const Histogram& histogram, Row row) {
   const auto is_filled = [](const auto& entry) { return entry.second != 0; };
@@ -107,7 +112,8 @@ std::string histogram_text(const MapRows& map, const Histogram& histogram) {
     // In float, as bpftrace computes it: the same counts give the same bars.
     const float share = static_cast<float>(count) / static_cast<float>(most);
     const int length = std::clamp(static_cast<int>(share * kColumns), 0, kColumns);
-    out += fmt::format("{:<16}{:>8} |{:<52}|\n", label(map, bucket), count, std::string(static_cast<size_t>(length), '@'));
+    out += fmt::format("{:<16}{:>8} |{:<52}|\n", label(map, bucket), count,
+                       std::string(static_cast<size_t>(length), '@'));
   });
   return out;
 }

@@ -9,8 +9,9 @@
 
 namespace spile::output {
 
-/// How many buckets the map's role can have: valid numbers are below. hist: below 0, 0, 1, and one for each further power
-/// of two up to 2^63. lhist: below the minimum, the steps (the last one may be shorter), from the maximum on.
+/// How many buckets the map's role can have: valid numbers are below. hist: below 0, 0, 1, and one
+/// for each further power of two up to 2^63. lhist: below the minimum, the steps (the last one may
+/// be shorter), from the maximum on.
 uint64_t bucket_count(const bundle::MapSpec& spec);
 
 /// Rows from the first to the last bucket that is not empty:

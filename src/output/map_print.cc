@@ -13,8 +13,12 @@ using bundle::MapRole;
 using bundle::MapSpec;
 using engine::MapEntry;
 
-bool is_histogram(MapRole role) { return role == MapRole::kHist || role == MapRole::kLhist; }
-bool is_keyed(const MapSpec& spec) { return spec.key.kind != bundle::ValueKind::kNone; }
+bool is_histogram(MapRole role) {
+  return role == MapRole::kHist || role == MapRole::kLhist;
+}
+bool is_keyed(const MapSpec& spec) {
+  return spec.key.kind != bundle::ValueKind::kNone;
+}
 
 uint64_t word(std::span<const uint8_t> bytes, size_t index) {
   uint64_t out = 0;
@@ -35,17 +39,20 @@ size_t least_value_size(const MapSpec& spec) {
 
 Result<void> check_entry(const MapSpec& spec, const MapEntry& entry) {
   if (entry.key.size() != spec.key_size)
-    return fail(ErrorCode::kCorrupt, "{} has a key of {} bytes instead of {}", spec.name, entry.key.size(), spec.key_size);
+    return fail(ErrorCode::kCorrupt, "{} has a key of {} bytes instead of {}", spec.name,
+                entry.key.size(), spec.key_size);
   for (const auto& value : entry.values) {
     if (value.size() != spec.value_size || value.size() < least_value_size(spec))
-      return fail(ErrorCode::kCorrupt, "{} has a value of {} bytes instead of {}", spec.name, value.size(),
-                  spec.value_size);
+      return fail(ErrorCode::kCorrupt, "{} has a value of {} bytes instead of {}", spec.name,
+                  value.size(), spec.value_size);
   }
-  if (entry.values.empty()) return fail(ErrorCode::kCorrupt, "{} has a key without a value", spec.name);
+  if (entry.values.empty())
+    return fail(ErrorCode::kCorrupt, "{} has a key without a value", spec.name);
   return {};
 }
 
-// ---- merging ------------------------------------------------------------------------------------------------------------------
+// ---- merging
+// ------------------------------------------------------------------------------------------------------------------
 
 uint64_t added_up(const MapEntry& entry, size_t index) {
   uint64_t total = 0;
@@ -61,7 +68,8 @@ Value merged_extreme(const MapSpec& spec, const MapEntry& entry) {
     rank = std::max(rank, word(value, 0));
     is_set = true;
   }
-  const uint64_t number = is_set ? bundle::number_of_rank(spec.role, spec.value.is_signed, rank) : 0;
+  const uint64_t number =
+      is_set ? bundle::number_of_rank(spec.role, spec.value.is_signed, rank) : 0;
   return Value::number(number, spec.value.is_signed);
 }
 
@@ -73,7 +81,9 @@ uint64_t divided(uint64_t bits, uint64_t by, bool is_signed) {
   return static_cast<uint64_t>(static_cast<int64_t>(bits) / static_cast<int64_t>(by));
 }
 
-Result<Value> merged_value(const bundle::Bundle& bundle, const MapSpec& spec, const MapEntry& entry) {
+Result<Value> merged_value(const bundle::Bundle& bundle,
+                           const MapSpec& spec,
+                           const MapEntry& entry) {
   switch (spec.role) {
     case MapRole::kValue: return read_value(spec.value, entry.values[0], bundle);
     case MapRole::kCount: return Value::number(added_up(entry, 0), false);
@@ -82,7 +92,8 @@ Result<Value> merged_value(const bundle::Bundle& bundle, const MapSpec& spec, co
     case MapRole::kMax: return merged_extreme(spec, entry);
     case MapRole::kAvg: {
       const uint64_t count = added_up(entry, 0), sum = added_up(entry, 1);
-      return Value::number(count == 0 ? 0 : divided(sum, count, spec.value.is_signed), spec.value.is_signed);
+      return Value::number(count == 0 ? 0 : divided(sum, count, spec.value.is_signed),
+                           spec.value.is_signed);
     }
     default: return fail(ErrorCode::kInternal, "{} is no map of the script", spec.name);
   }
@@ -93,7 +104,8 @@ Result<Value> user_key(const bundle::Bundle& bundle, const MapSpec& spec, const 
   return read_value(spec.key, entry.key, bundle);
 }
 
-Result<std::vector<MapRow>> number_rows(const bundle::Bundle& bundle, const MapSpec& spec,
+Result<std::vector<MapRow>> number_rows(const bundle::Bundle& bundle,
+                                        const MapSpec& spec,
                                         std::span<const MapEntry> entries) {
   std::vector<MapRow> rows;
   for (const MapEntry& entry : entries) {
@@ -109,14 +121,17 @@ Result<std::vector<MapRow>> number_rows(const bundle::Bundle& bundle, const MapS
 Result<uint32_t> bucket_of(const MapSpec& spec, const MapEntry& entry) {
   uint64_t bucket = 0;
   const size_t size = is_keyed(spec) ? sizeof(uint64_t) : sizeof(uint32_t);
-  if (entry.key.size() < size) return fail(ErrorCode::kCorrupt, "{} has a key without a bucket", spec.name);
+  if (entry.key.size() < size)
+    return fail(ErrorCode::kCorrupt, "{} has a key without a bucket", spec.name);
   std::memcpy(&bucket, entry.key.data() + entry.key.size() - size, size);
-  if (bucket >= bucket_count(spec)) return fail(ErrorCode::kCorrupt, "{} has a bucket {}", spec.name, bucket);
+  if (bucket >= bucket_count(spec))
+    return fail(ErrorCode::kCorrupt, "{} has a bucket {}", spec.name, bucket);
   return static_cast<uint32_t>(bucket);
 }
 
 /// Entries of one key make one row. Buckets of all keys come mixed.
-Result<std::vector<MapRow>> histogram_rows(const bundle::Bundle& bundle, const MapSpec& spec,
+Result<std::vector<MapRow>> histogram_rows(const bundle::Bundle& bundle,
+                                           const MapSpec& spec,
                                            std::span<const MapEntry> entries) {
   std::map<std::string, size_t> row_of_key;
   std::vector<MapRow> rows;
@@ -132,11 +147,13 @@ Result<std::vector<MapRow>> histogram_rows(const bundle::Bundle& bundle, const M
     if (const uint64_t count = added_up(entry, 0); count != 0)
       std::get<Histogram>(rows[place->second].value)[bucket] += count;
   }
-  if (!is_keyed(spec) && rows.size() == 1 && std::get<Histogram>(rows[0].value).empty()) rows.clear();
+  if (!is_keyed(spec) && rows.size() == 1 && std::get<Histogram>(rows[0].value).empty())
+    rows.clear();
   return rows;
 }
 
-// ---- order --------------------------------------------------------------------------------------------------------------------
+// ---- order
+// --------------------------------------------------------------------------------------------------------------------
 
 uint64_t total(const Histogram& histogram) {
   uint64_t out = 0;
@@ -146,7 +163,8 @@ uint64_t total(const Histogram& histogram) {
 
 /// Text, tuples and pointers say nothing by their size: maps of those are sorted by key alone.
 std::strong_ordering by_value(const MapRow& a, const MapRow& b) {
-  if (std::holds_alternative<Histogram>(a.value)) return total(std::get<Histogram>(a.value)) <=> total(std::get<Histogram>(b.value));
+  if (std::holds_alternative<Histogram>(a.value))
+    return total(std::get<Histogram>(a.value)) <=> total(std::get<Histogram>(b.value));
   const Value& x = std::get<Value>(a.value);
   const Value& y = std::get<Value>(b.value);
   const bool is_number = x.kind == Value::Kind::kSigned || x.kind == Value::Kind::kUnsigned;
@@ -175,18 +193,23 @@ std::string_view json_type(MapRole role) {
 }
 
 std::string row_json(const MapRows& map, const MapRow& row) {
-  if (const auto* histogram = std::get_if<Histogram>(&row.value)) return histogram_json(map, *histogram);
+  if (const auto* histogram = std::get_if<Histogram>(&row.value))
+    return histogram_json(map, *histogram);
   return to_json(std::get<Value>(row.value));
 }
 
 }  // namespace
 
-Result<MapRows> merge_map(const bundle::Bundle& bundle, const MapSpec& spec, std::span<const MapEntry> entries,
+Result<MapRows> merge_map(const bundle::Bundle& bundle,
+                          const MapSpec& spec,
+                          std::span<const MapEntry> entries,
                           const PrintLimits& limits) {
   if (spec.role == MapRole::kRing || spec.role == MapRole::kCounters)
     return fail(ErrorCode::kInternal, "an internal map can not be printed");
-  MapRows out{spec.name, spec.role, is_keyed(spec), spec.lhist_min, spec.lhist_max, spec.lhist_step, {}};
-  auto rows = is_histogram(spec.role) ? histogram_rows(bundle, spec, entries) : number_rows(bundle, spec, entries);
+  MapRows out{spec.name,       spec.role, is_keyed(spec), spec.lhist_min, spec.lhist_max,
+              spec.lhist_step, {}};
+  auto rows = is_histogram(spec.role) ? histogram_rows(bundle, spec, entries)
+                                      : number_rows(bundle, spec, entries);
   if (!rows) return forward(rows, "read {}", spec.name);
   sort_rows(*rows);
   if (limits.top != 0 && rows->size() > limits.top)
@@ -215,14 +238,16 @@ std::string map_json(const MapRows& map) {
   if (map.is_keyed) {
     data = "{";
     for (const MapRow& row : map.rows)
-      data += fmt::format("{}{}: {}", data.size() == 1 ? "" : ", ", key_json(row.key), row_json(map, row));
+      data += fmt::format("{}{}: {}", data.size() == 1 ? "" : ", ", key_json(row.key),
+                          row_json(map, row));
     data += "}";
   } else if (!map.rows.empty()) {
     data = row_json(map, map.rows[0]);
   } else {
     data = is_histogram(map.role) ? "[]" : "null";
   }
-  return fmt::format("{{\"type\": \"{}\", \"data\": {{{}: {}}}}}\n", json_type(map.role), json_string(map.name), data);
+  return fmt::format("{{\"type\": \"{}\", \"data\": {{{}: {}}}}}\n", json_type(map.role),
+                     json_string(map.name), data);
 }
 
 }  // namespace spile::output

@@ -20,7 +20,7 @@ namespace spile::output {
 using Histogram = std::map<uint32_t, uint64_t>;
 
 struct MapRow {
-  Value key;                            ///< kNone: a map without keys
+  Value key;  ///< kNone: a map without keys
   std::variant<Value, Histogram> value;
 };
 
@@ -39,15 +39,20 @@ struct PrintLimits {
   uint64_t div = 0;  ///< numbers are divided by it; 0: not given
 };
 
-/// Adds CPUs up and sorts: numbers by value, histograms by their total, other values by key; equal ones by key.
+/// Adds CPUs up and sorts: numbers by value, histograms by their total, other values by key; equal
+/// ones by key.
 ///
 /// `entries` come from memory that a target may write: sizes and bucket numbers are checked.
-/// Errors:  corrupt   an entry's key or value has another size than the map's, or there are too many values
+/// Errors:  corrupt   an entry's key or value has another size than the map's, or there are too
+/// many values
 ///          internal  the map is none that a script can name
-Result<MapRows> merge_map(const bundle::Bundle& bundle, const bundle::MapSpec& spec,
-                          std::span<const engine::MapEntry> entries, const PrintLimits& limits = {});
+Result<MapRows> merge_map(const bundle::Bundle& bundle,
+                          const bundle::MapSpec& spec,
+                          std::span<const engine::MapEntry> entries,
+                          const PrintLimits& limits = {});
 
-/// `@x[1, a]: 5` lines; histograms as a head line, rows of 52 columns and an empty line. "" for an empty map.
+/// `@x[1, a]: 5` lines; histograms as a head line, rows of 52 columns and an empty line. "" for an
+/// empty map.
 std::string map_text(const MapRows& rows);
 
 /// One line: `{"type": "map", "data": {"@x": {"1,a": 5}}}`.

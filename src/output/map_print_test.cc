@@ -1,4 +1,5 @@
-// The expected texts are bpftrace's for the same contents (0.17 to 0.26; the blank after `@h:` is the older ones').
+// The expected texts are bpftrace's for the same contents (0.17 to 0.26; the blank after `@h:` is
+// the older ones').
 #include "output/map_print.h"
 
 #include <gtest/gtest.h>
@@ -34,10 +35,16 @@ Bytes words(std::initializer_list<uint64_t> values) {
 
 const ValueType kInt64{ValueKind::kInt, 8, true, {}, {}};
 const ValueType kUint64{ValueKind::kInt, 8, false, {}, {}};
-const ValueType kIntAndText{ValueKind::kTuple, 16, true, {kInt64, {ValueKind::kString, 8, true, {}, {}}}, {0, 8}};
+const ValueType kIntAndText{
+    ValueKind::kTuple, 16, true, {kInt64, {ValueKind::kString, 8, true, {}, {}}}, {0, 8}};
 
 MapSpec keyed(MapRole role, ValueType value = kInt64) {
-  MapSpec spec{.name = "@x", .role = role, .key_size = 8, .value_size = 8, .max_entries = 100, .key = kInt64};
+  MapSpec spec{.name = "@x",
+               .role = role,
+               .key_size = 8,
+               .value_size = 8,
+               .max_entries = 100,
+               .key = kInt64};
   spec.value = std::move(value);
   if (role == MapRole::kAvg || role == MapRole::kMin || role == MapRole::kMax) spec.value_size = 16;
   if (role == MapRole::kHist || role == MapRole::kLhist) spec.key_size = 16;
@@ -51,12 +58,16 @@ MapSpec scalar(MapRole role, ValueType value = kInt64) {
   return spec;
 }
 
-std::string text(const MapSpec& spec, const std::vector<MapEntry>& entries, PrintLimits limits = {}) {
+std::string text(const MapSpec& spec,
+                 const std::vector<MapEntry>& entries,
+                 PrintLimits limits = {}) {
   const auto rows = merge_map({}, spec, entries, limits);
   return rows ? map_text(*rows) : "error: " + rows.error().message;
 }
 
-std::string json(const MapSpec& spec, const std::vector<MapEntry>& entries, PrintLimits limits = {}) {
+std::string json(const MapSpec& spec,
+                 const std::vector<MapEntry>& entries,
+                 PrintLimits limits = {}) {
   const auto rows = merge_map({}, spec, entries, limits);
   return rows ? map_json(*rows) : "error: " + rows.error().message;
 }
@@ -67,21 +78,25 @@ ErrorCode fault(const MapSpec& spec, const std::vector<MapEntry>& entries) {
   return rows ? ErrorCode::kInvalid : rows.error().code;
 }
 
-MapEntry at(uint64_t key, std::vector<Bytes> values) { return {word(key), std::move(values)}; }
+MapEntry at(uint64_t key, std::vector<Bytes> values) {
+  return {word(key), std::move(values)};
+}
 
 TEST(MapPrint, AddsUpCpusAndSortsByValue) {
-  const std::vector<MapEntry> entries = {at(1, {word(3), word(2)}), at(2, {word(3), word(0)}), at(3, {word(1), word(2)}),
-                                         at(4, {word(9), word(0)})};
+  const std::vector<MapEntry> entries = {at(1, {word(3), word(2)}), at(2, {word(3), word(0)}),
+                                         at(3, {word(1), word(2)}), at(4, {word(9), word(0)})};
   EXPECT_EQ(text(keyed(MapRole::kCount), entries), "@x[2]: 3\n@x[3]: 3\n@x[1]: 5\n@x[4]: 9\n");
   EXPECT_EQ(json(keyed(MapRole::kCount), entries),
             "{\"type\": \"map\", \"data\": {\"@x\": {\"2\": 3, \"3\": 3, \"1\": 5, \"4\": 9}}}\n");
 }
 
 TEST(MapPrint, ShowsTheLargestAndDivides) {
-  const std::vector<MapEntry> entries = {at(1, {word(5)}), at(2, {word(3)}), at(3, {word(3)}), at(4, {word(9)})};
+  const std::vector<MapEntry> entries = {at(1, {word(5)}), at(2, {word(3)}), at(3, {word(3)}),
+                                         at(4, {word(9)})};
   EXPECT_EQ(text(keyed(MapRole::kValue), entries, {.top = 2}), "@x[1]: 5\n@x[4]: 9\n");
   EXPECT_EQ(text(keyed(MapRole::kValue), entries, {.top = 2, .div = 3}), "@x[1]: 1\n@x[4]: 3\n");
-  EXPECT_EQ(text(keyed(MapRole::kValue), entries, {.top = 99}), "@x[2]: 3\n@x[3]: 3\n@x[1]: 5\n@x[4]: 9\n");
+  EXPECT_EQ(text(keyed(MapRole::kValue), entries, {.top = 99}),
+            "@x[2]: 3\n@x[3]: 3\n@x[1]: 5\n@x[4]: 9\n");
 }
 
 TEST(MapPrint, SumsWithTheirSign) {
@@ -92,19 +107,24 @@ TEST(MapPrint, SumsWithTheirSign) {
   EXPECT_EQ(text(keyed(MapRole::kSum), entries, {.div = UINT64_MAX}), "@x[0]: 0\n");
 }
 
-uint64_t rank(MapRole role, int64_t number) { return bundle::rank_for_max(role, true, static_cast<uint64_t>(number)); }
+uint64_t rank(MapRole role, int64_t number) {
+  return bundle::rank_for_max(role, true, static_cast<uint64_t>(number));
+}
 
 TEST(MapPrint, TakesExtremesOfTheCpusThatHaveOne) {
-  for (const auto& [role, expected] : {std::pair{MapRole::kMin, "@x[0]: -3\n"}, std::pair{MapRole::kMax, "@x[0]: 8\n"}}) {
+  for (const auto& [role, expected] :
+       {std::pair{MapRole::kMin, "@x[0]: -3\n"}, std::pair{MapRole::kMax, "@x[0]: 8\n"}}) {
     const std::vector<MapEntry> entries = {
-        at(0, {words({0, 0}), words({rank(role, 8), 1}), words({rank(role, -3), 1}), words({rank(role, 5), 1})})};
+        at(0, {words({0, 0}), words({rank(role, 8), 1}), words({rank(role, -3), 1}),
+               words({rank(role, 5), 1})})};
     EXPECT_EQ(text(keyed(role), entries), expected);
   }
   EXPECT_EQ(text(keyed(MapRole::kMax), {at(0, {words({UINT64_MAX, 0})})}), "@x[0]: 0\n");
 }
 
 TEST(MapPrint, AveragesOverCpus) {
-  const std::vector<MapEntry> entries = {at(1, {words({2, 10}), words({1, 5})}), at(2, {words({1, static_cast<uint64_t>(-4)})}),
+  const std::vector<MapEntry> entries = {at(1, {words({2, 10}), words({1, 5})}),
+                                         at(2, {words({1, static_cast<uint64_t>(-4)})}),
                                          at(3, {words({0, 0})})};
   EXPECT_EQ(text(keyed(MapRole::kAvg), entries), "@x[2]: -4\n@x[3]: 0\n@x[1]: 5\n");
   EXPECT_EQ(json(keyed(MapRole::kAvg), entries),
@@ -112,7 +132,8 @@ TEST(MapPrint, AveragesOverCpus) {
 }
 
 TEST(MapPrint, DoesNotTrapOnTheOneOverflowingQuotient) {
-  EXPECT_EQ(text(keyed(MapRole::kAvg), {at(0, {words({UINT64_MAX, uint64_t{1} << 63})})}), "@x[0]: 0\n");
+  EXPECT_EQ(text(keyed(MapRole::kAvg), {at(0, {words({UINT64_MAX, uint64_t{1} << 63})})}),
+            "@x[0]: 0\n");
 }
 
 TEST(MapPrint, SortsTextByKey) {
@@ -122,9 +143,11 @@ TEST(MapPrint, SortsTextByKey) {
     out.resize(8);
     return out;
   };
-  EXPECT_EQ(text(spec, {at(3, {value("a")}), at(static_cast<uint64_t>(-1), {value("z")}), at(2, {value("b")})}),
+  EXPECT_EQ(text(spec, {at(3, {value("a")}), at(static_cast<uint64_t>(-1), {value("z")}),
+                        at(2, {value("b")})}),
             "@x[-1]: z\n@x[2]: b\n@x[3]: a\n");
-  EXPECT_EQ(json(spec, {at(3, {value("a\"")})}), "{\"type\": \"map\", \"data\": {\"@x\": {\"3\": \"a\\\"\"}}}\n");
+  EXPECT_EQ(json(spec, {at(3, {value("a\"")})}),
+            "{\"type\": \"map\", \"data\": {\"@x\": {\"3\": \"a\\\"\"}}}\n");
 }
 
 TEST(MapPrint, ShowsKeysOfSeveralParts) {
@@ -134,13 +157,15 @@ TEST(MapPrint, ShowsKeysOfSeveralParts) {
   Bytes key = word(1);
   for (const char c : std::string_view("b c\0\0\0\0\0", 8)) key.push_back(static_cast<uint8_t>(c));
   EXPECT_EQ(text(spec, {{key, {word(4)}}}), "@x[1, b c]: 4\n");
-  EXPECT_EQ(json(spec, {{key, {word(4)}}}), "{\"type\": \"map\", \"data\": {\"@x\": {\"1,b c\": 4}}}\n");
+  EXPECT_EQ(json(spec, {{key, {word(4)}}}),
+            "{\"type\": \"map\", \"data\": {\"@x\": {\"1,b c\": 4}}}\n");
 }
 
 TEST(MapPrint, ShowsScalars) {
   EXPECT_EQ(text(scalar(MapRole::kValue), {{word(0), {word(5)}}}), "@x: 5\n");
   EXPECT_EQ(text(scalar(MapRole::kCount), {{word(0, 4), {word(1), word(2)}}}), "@x: 3\n");
-  EXPECT_EQ(json(scalar(MapRole::kCount), {{word(0, 4), {word(1), word(2)}}}), "{\"type\": \"map\", \"data\": {\"@x\": 3}}\n");
+  EXPECT_EQ(json(scalar(MapRole::kCount), {{word(0, 4), {word(1), word(2)}}}),
+            "{\"type\": \"map\", \"data\": {\"@x\": 3}}\n");
 }
 
 TEST(MapPrint, ShowsNothingOfEmptyMaps) {
@@ -150,11 +175,16 @@ TEST(MapPrint, ShowsNothingOfEmptyMaps) {
   EXPECT_EQ(json(scalar(MapRole::kHist), {}), "{\"type\": \"hist\", \"data\": {\"@x\": []}}\n");
 }
 
-MapEntry bucket(uint32_t number, uint64_t count) { return {word(number, 4), {word(count)}}; }
-MapEntry bucket_of(uint64_t key, uint64_t number, uint64_t count) { return {words({key, number}), {word(count), word(0)}}; }
+MapEntry bucket(uint32_t number, uint64_t count) {
+  return {word(number, 4), {word(count)}};
+}
+MapEntry bucket_of(uint64_t key, uint64_t number, uint64_t count) {
+  return {words({key, number}), {word(count), word(0)}};
+}
 
 TEST(Hist, HasTheShapeOfBpftrace) {
-  EXPECT_EQ(text(scalar(MapRole::kHist), {bucket(0, 1), bucket(1, 1), bucket(2, 0), bucket(4, 2), bucket(12, 3), bucket(18, 0)}),
+  EXPECT_EQ(text(scalar(MapRole::kHist), {bucket(0, 1), bucket(1, 1), bucket(2, 0), bucket(4, 2),
+                                          bucket(12, 3), bucket(18, 0)}),
             "@x:\n"
             "(..., 0)               1 |@@@@@@@@@@@@@@@@@                                   |\n"
             "[0]                    1 |@@@@@@@@@@@@@@@@@                                   |\n"
@@ -184,7 +214,8 @@ TEST(Hist, LabelsGoUpToTheLastPowerOfTwo) {
 }
 
 TEST(Hist, OfSeveralKeysIsSortedByTotal) {
-  const std::vector<MapEntry> entries = {bucket_of(2, 3, 1), bucket_of(1, 3, 1), bucket_of(2, 5, 1)};
+  const std::vector<MapEntry> entries = {bucket_of(2, 3, 1), bucket_of(1, 3, 1),
+                                         bucket_of(2, 5, 1)};
   EXPECT_EQ(text(keyed(MapRole::kHist), entries),
             "@x[1]:\n"
             "[2, 4)                 1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|\n"
@@ -194,19 +225,22 @@ TEST(Hist, OfSeveralKeysIsSortedByTotal) {
             "[4, 8)                 0 |                                                    |\n"
             "[8, 16)                1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|\n"
             "\n");
-  EXPECT_EQ(json(keyed(MapRole::kHist), entries),
-            "{\"type\": \"hist\", \"data\": {\"@x\": {\"1\": [{\"min\": 2, \"max\": 3, \"count\": 1}], "
-            "\"2\": [{\"min\": 2, \"max\": 3, \"count\": 1}, {\"min\": 4, \"max\": 7, \"count\": 0}, "
-            "{\"min\": 8, \"max\": 15, \"count\": 1}]}}}\n");
+  EXPECT_EQ(
+      json(keyed(MapRole::kHist), entries),
+      "{\"type\": \"hist\", \"data\": {\"@x\": {\"1\": [{\"min\": 2, \"max\": 3, \"count\": 1}], "
+      "\"2\": [{\"min\": 2, \"max\": 3, \"count\": 1}, {\"min\": 4, \"max\": 7, \"count\": 0}, "
+      "{\"min\": 8, \"max\": 15, \"count\": 1}]}}}\n");
   EXPECT_EQ(text(keyed(MapRole::kHist), entries, {.top = 1, .div = 2}), "@x[2]:\n\n");
 }
 
 TEST(Hist, JsonBoundsAreInclusive) {
   EXPECT_EQ(json(scalar(MapRole::kHist), {bucket(0, 1), bucket(1, 1), bucket(2, 1)}),
-            "{\"type\": \"hist\", \"data\": {\"@x\": [{\"max\": -1, \"count\": 1}, {\"min\": 0, \"max\": 0, \"count\": 1}, "
+            "{\"type\": \"hist\", \"data\": {\"@x\": [{\"max\": -1, \"count\": 1}, {\"min\": 0, "
+            "\"max\": 0, \"count\": 1}, "
             "{\"min\": 1, \"max\": 1, \"count\": 1}]}}\n");
   EXPECT_EQ(json(scalar(MapRole::kHist), {bucket(65, 1)}),
-            "{\"type\": \"hist\", \"data\": {\"@x\": [{\"min\": 9223372036854775808, \"max\": 18446744073709551615, \"count\": 1}]}}\n");
+            "{\"type\": \"hist\", \"data\": {\"@x\": [{\"min\": 9223372036854775808, \"max\": "
+            "18446744073709551615, \"count\": 1}]}}\n");
 }
 
 MapSpec lhist(int64_t min, int64_t max, int64_t step) {
@@ -245,9 +279,11 @@ TEST(Lhist, CutsTheLastStepAtTheMaximum) {
 }
 
 TEST(Lhist, StandsTheWidestBounds) {
-  EXPECT_EQ(text(lhist(INT64_MIN, INT64_MAX, INT64_MAX), {bucket(3, 1)}).substr(4, 26), "[9223372036854775806, 9223");
+  EXPECT_EQ(text(lhist(INT64_MIN, INT64_MAX, INT64_MAX), {bucket(3, 1)}).substr(4, 26),
+            "[9223372036854775806, 9223");
   EXPECT_EQ(json(lhist(INT64_MIN, INT64_MAX, INT64_MAX), {bucket(0, 1)}),
-            "{\"type\": \"hist\", \"data\": {\"@x\": [{\"max\": -9223372036854775809, \"count\": 1}]}}\n");
+            "{\"type\": \"hist\", \"data\": {\"@x\": [{\"max\": -9223372036854775809, \"count\": "
+            "1}]}}\n");
 }
 
 TEST(HostileMap, IsReadAsUntrusted) {

@@ -12,8 +12,8 @@
 
 namespace spile::output {
 
-/// One call a message. Every call may fail with target gone: the reader of a pipe went away, and the trace should end.
-/// Ends with a flush() by the caller: destructors do not write.
+/// One call a message. Every call may fail with target gone: the reader of a pipe went away, and
+/// the trace should end. Ends with a flush() by the caller: destructors do not write.
 class Output {
  public:
   explicit Output(Sink sink) : sink_(std::move(sink)) {}

@@ -18,11 +18,12 @@ Result<const Action*> Records::action_of(std::span<const uint8_t> record) const 
     return fail(ErrorCode::kCorrupt, "a record of {} bytes has no header", record.size());
   std::memcpy(&header, record.data(), sizeof(header));
   if (header.action >= bundle_.actions.size())
-    return fail(ErrorCode::kCorrupt, "a record names action {} of {}", header.action, bundle_.actions.size());
+    return fail(ErrorCode::kCorrupt, "a record names action {} of {}", header.action,
+                bundle_.actions.size());
   const Action& action = bundle_.actions[header.action];
   if (header.size != action.record_size || record.size() < action.record_size)
-    return fail(ErrorCode::kCorrupt, "a record for action {} says {} bytes, has {} and needs {}", header.action,
-                header.size, record.size(), action.record_size);
+    return fail(ErrorCode::kCorrupt, "a record for action {} says {} bytes, has {} and needs {}",
+                header.action, header.size, record.size(), action.record_size);
   return &action;
 }
 
@@ -37,18 +38,24 @@ Result<std::optional<int>> Records::handle(std::span<const uint8_t> record, engi
   return std::nullopt;
 }
 
-Result<void> Records::run(const Action& action, std::span<const uint8_t> record, engine::Trace& trace) {
+Result<void> Records::run(const Action& action,
+                          std::span<const uint8_t> record,
+                          engine::Trace& trace) {
   switch (action.kind) {
     case ActionKind::kPrintf: {
-      SPILE_TRY(const std::string text, format_printf(action.format, action.fields, record, bundle_));
+      SPILE_TRY(const std::string text,
+                format_printf(action.format, action.fields, record, bundle_));
       return output_.printf(text);
     }
     case ActionKind::kPrintMap: return print_map(action.map, {action.top, action.div}, trace);
     case ActionKind::kPrintValue: return print_value(action, record);
-    case ActionKind::kClearMap: return has_map(action.map) ? trace.clear_map(action.map) : no_map(action.map);
-    case ActionKind::kZeroMap: return has_map(action.map) ? trace.zero_map(action.map) : no_map(action.map);
+    case ActionKind::kClearMap:
+      return has_map(action.map) ? trace.clear_map(action.map) : no_map(action.map);
+    case ActionKind::kZeroMap:
+      return has_map(action.map) ? trace.zero_map(action.map) : no_map(action.map);
     case ActionKind::kTime:
-      return output_.time(format_time(action.format.empty() ? "%H:%M:%S\n" : action.format, std::time(nullptr)));
+      return output_.time(
+          format_time(action.format.empty() ? "%H:%M:%S\n" : action.format, std::time(nullptr)));
     case ActionKind::kJoin: return join(action, record);
     case ActionKind::kExit: break;
   }
@@ -72,7 +79,8 @@ Result<void> Records::join(const Action& action, std::span<const uint8_t> record
   if (action.fields.empty()) return fail(ErrorCode::kInternal, "join() has no count");
   SPILE_TRY(const Value count, read_field(action.fields[0], record, bundle_));
   if (count.bits > action.fields.size() - 1)
-    return fail(ErrorCode::kCorrupt, "join() has {} strings and room for {}", count.bits, action.fields.size() - 1);
+    return fail(ErrorCode::kCorrupt, "join() has {} strings and room for {}", count.bits,
+                action.fields.size() - 1);
   std::string text;
   for (size_t i = 1; i <= count.bits; i++) {
     SPILE_TRY(const Value part, read_field(action.fields[i], record, bundle_));
@@ -82,7 +90,9 @@ Result<void> Records::join(const Action& action, std::span<const uint8_t> record
   return output_.join(text + "\n");
 }
 
-bool Records::has_map(int map) const { return map >= 0 && static_cast<size_t>(map) < bundle_.maps.size(); }
+bool Records::has_map(int map) const {
+  return map >= 0 && static_cast<size_t>(map) < bundle_.maps.size();
+}
 
 Result<void> Records::no_map(int map) const {
   return fail(ErrorCode::kInternal, "an action names map {} of {}", map, bundle_.maps.size());
@@ -91,7 +101,8 @@ Result<void> Records::no_map(int map) const {
 Result<void> Records::print_map(int map, const PrintLimits& limits, engine::Trace& trace) {
   if (!has_map(map)) return no_map(map);
   SPILE_TRY(const auto entries, trace.read_map(map));
-  SPILE_TRY(const MapRows rows, merge_map(bundle_, bundle_.maps[static_cast<size_t>(map)], entries, limits));
+  SPILE_TRY(const MapRows rows,
+            merge_map(bundle_, bundle_.maps[static_cast<size_t>(map)], entries, limits));
   return output_.map(rows);
 }
 

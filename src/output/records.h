@@ -1,4 +1,5 @@
-// Records from the ring -> what they ask for: text printed, maps printed or cleared, the end of the trace.
+// Records from the ring -> what they ask for: text printed, maps printed or cleared, the end of the
+// trace.
 #pragma once
 
 #include <cstdint>
@@ -25,14 +26,16 @@ class Records {
   ///          others       of the output or of the trace
   Result<std::optional<int>> handle(std::span<const uint8_t> record, engine::Trace& trace);
 
-  /// All maps that the script names, in the bundle's order (by name): what is printed at the end. Errors: corrupt when
-  /// one of them makes no sense; the others have been printed.
+  /// All maps that the script names, in the bundle's order (by name): what is printed at the end.
+  /// Errors: corrupt when one of them makes no sense; the others have been printed.
   Result<void> print_maps(engine::Trace& trace);
   Result<void> print_map(int map, const PrintLimits& limits, engine::Trace& trace);
 
  private:
   Result<const bundle::Action*> action_of(std::span<const uint8_t> record) const;
-  Result<void> run(const bundle::Action& action, std::span<const uint8_t> record, engine::Trace& trace);
+  Result<void> run(const bundle::Action& action,
+                   std::span<const uint8_t> record,
+                   engine::Trace& trace);
   Result<int> exit_code(const bundle::Action& action, std::span<const uint8_t> record) const;
   Result<void> print_value(const bundle::Action& action, std::span<const uint8_t> record);
   bool has_map(int map) const;

@@ -1,10 +1,9 @@
 #include "output/records.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
-
-#include <gtest/gtest.h>
 
 #include <cstring>
 #include <filesystem>
@@ -57,18 +56,26 @@ std::string slurp(const std::string& path) {
 class RecordsTest : public testing::Test {
  protected:
   RecordsTest() {
-    const bundle::ValueType number{ValueKind::kInt, 8, true, {}, {}}, text{ValueKind::kString, 8, true, {}, {}};
-    bundle_.maps.push_back({.name = "@x", .role = MapRole::kCount, .key_size = 8, .value_size = 8, .key = number});
+    const bundle::ValueType number{ValueKind::kInt, 8, true, {}, {}},
+        text{ValueKind::kString, 8, true, {}, {}};
+    bundle_.maps.push_back(
+        {.name = "@x", .role = MapRole::kCount, .key_size = 8, .value_size = 8, .key = number});
     bundle_.maps.push_back({.name = "", .role = MapRole::kRing});
     bundle_.actions = {
-        {.kind = ActionKind::kPrintf, .format = "n=%d\n", .fields = {{number, 8}}, .record_size = 16},
+        {.kind = ActionKind::kPrintf,
+         .format = "n=%d\n",
+         .fields = {{number, 8}},
+         .record_size = 16},
         {.kind = ActionKind::kPrintMap, .map = 0, .record_size = 8},
         {.kind = ActionKind::kPrintValue, .fields = {{text, 8}}, .record_size = 16},
         {.kind = ActionKind::kClearMap, .map = 0, .record_size = 8},
         {.kind = ActionKind::kZeroMap, .map = 0, .record_size = 8},
         {.kind = ActionKind::kExit, .fields = {{number, 8}}, .record_size = 16},
         {.kind = ActionKind::kTime, .format = "now\n", .record_size = 8},
-        {.kind = ActionKind::kJoin, .format = " ", .fields = {{number, 8}, {text, 16}, {text, 24}}, .record_size = 32},
+        {.kind = ActionKind::kJoin,
+         .format = " ",
+         .fields = {{number, 8}, {text, 16}, {text, 24}},
+         .record_size = 32},
         {.kind = ActionKind::kExit, .record_size = 8},
     };
     trace_.entries = {{std::vector<uint8_t>(8), {{5, 0, 0, 0, 0, 0, 0, 0}}}};
@@ -105,14 +112,20 @@ class RecordsTest : public testing::Test {
   }
 
   const std::vector<std::vector<uint8_t>> all_ = {
-      record(0, 16, "\7"), record(1, 8), record(2, 16, "hello"), record(6, 8), record(7, 32, std::string_view("\2\0\0\0\0\0\0\0ls\0\0\0\0\0\0-l", 18)),
+      record(0, 16, "\7"),
+      record(1, 8),
+      record(2, 16, "hello"),
+      record(6, 8),
+      record(7, 32, std::string_view("\2\0\0\0\0\0\0\0ls\0\0\0\0\0\0-l", 18)),
   };
   bundle::Bundle bundle_;
   FakeTrace trace_;
   std::string path_;
 };
 
-TEST_F(RecordsTest, ArePrintedAsText) { EXPECT_EQ(run<TextOutput>(all_), "n=7\n@x[0]: 5\nhello\nnow\nls -l\n"); }
+TEST_F(RecordsTest, ArePrintedAsText) {
+  EXPECT_EQ(run<TextOutput>(all_), "n=7\n@x[0]: 5\nhello\nnow\nls -l\n");
+}
 
 TEST_F(RecordsTest, ArePrintedAsJson) {
   EXPECT_EQ(run<JsonOutput>(all_),
@@ -160,7 +173,8 @@ TEST_F(RecordsTest, OfRandomBytesNeverHurt) {
     for (uint8_t& b : bytes) b = static_cast<uint8_t>(random());
     if (bytes.size() >= 8) {
       const uint32_t action = random() % 10;
-      const auto size = static_cast<uint32_t>(random() % 2 == 0 || action >= 9 ? bytes.size() : bundle_.actions[action].record_size);
+      const auto size = static_cast<uint32_t>(
+          random() % 2 == 0 || action >= 9 ? bytes.size() : bundle_.actions[action].record_size);
       const bundle::RecordHeader header{action, size};
       std::memcpy(bytes.data(), &header, sizeof(header));
     }
@@ -181,7 +195,10 @@ TEST_F(RecordsTest, EndPrintsTheScriptsMapsOnly) {
 }
 
 TEST_F(RecordsTest, ACorruptMapDoesNotHideTheOthers) {
-  bundle_.maps.insert(bundle_.maps.begin(), {.name = "@a", .role = MapRole::kCount, .key_size = 4, .value_size = 8,
+  bundle_.maps.insert(bundle_.maps.begin(), {.name = "@a",
+                                             .role = MapRole::kCount,
+                                             .key_size = 4,
+                                             .value_size = 8,
                                              .key = {ValueKind::kInt, 4, true, {}, {}}});
   auto sink = Sink::create(path_, Buffering::kFull);
   TextOutput output(std::move(*sink));

@@ -13,7 +13,8 @@ namespace {
 
 constexpr size_t kBufferBytes = 64 * 1024;
 
-/// Holds SIGPIPE back in this thread and swallows the one that our own write raised; one that was pending already stays.
+/// Holds SIGPIPE back in this thread and swallows the one that our own write raised; one that was
+/// pending already stays.
 class PipeSignalGuard {
  public:
   PipeSignalGuard() {

@@ -15,8 +15,9 @@ enum class Buffering : uint8_t {
   kNone,  ///< handed on at once
 };
 
-/// Writes to a descriptor. When nobody reads it any more (EPIPE) writing fails with target gone; the process gets no
-/// SIGPIPE for it. Interrupted and partial writes go on; a full non-blocking pipe is waited for.
+/// Writes to a descriptor. When nobody reads it any more (EPIPE) writing fails with target gone;
+/// the process gets no SIGPIPE for it. Interrupted and partial writes go on; a full non-blocking
+/// pipe is waited for.
 class Sink {
  public:
   /// A descriptor that somebody else closes: standard output.
@@ -28,7 +29,8 @@ class Sink {
   Result<void> flush();
 
  private:
-  Sink(Fd fd, Buffering buffering) : owned_(std::move(fd)), fd_(owned_.get()), buffering_(buffering) {}
+  Sink(Fd fd, Buffering buffering)
+      : owned_(std::move(fd)), fd_(owned_.get()), buffering_(buffering) {}
 
   Fd owned_;
   int fd_ = -1;

@@ -27,29 +27,38 @@ Value read_string(std::span<const uint8_t> bytes) {
 
 Result<Value> read_buffer(std::span<const uint8_t> bytes) {
   uint32_t length = 0;
-  if (bytes.size() < sizeof(length)) return fail(ErrorCode::kCorrupt, "a buffer of {} bytes has no length", bytes.size());
+  if (bytes.size() < sizeof(length))
+    return fail(ErrorCode::kCorrupt, "a buffer of {} bytes has no length", bytes.size());
   std::memcpy(&length, bytes.data(), sizeof(length));
   bytes = bytes.subspan(sizeof(length));
   if (length > bytes.size())
-    return fail(ErrorCode::kCorrupt, "a buffer says it has {} bytes and has room for {}", length, bytes.size());
+    return fail(ErrorCode::kCorrupt, "a buffer says it has {} bytes and has room for {}", length,
+                bytes.size());
   return Value{Value::Kind::kBuffer, 0, std::string(bytes.begin(), bytes.begin() + length), {}};
 }
 
-Result<Value> read_probe(const ValueType& type, std::span<const uint8_t> bytes, const bundle::Bundle& bundle) {
+Result<Value> read_probe(const ValueType& type,
+                         std::span<const uint8_t> bytes,
+                         const bundle::Bundle& bundle) {
   uint64_t index = 0;
   std::memcpy(&index, bytes.data(), std::min(bytes.size(), sizeof(index)));
   if (index >= bundle.probes.size())
     return fail(ErrorCode::kCorrupt, "probe {} of {} is named", index, bundle.probes.size());
   const bundle::Probe& probe = bundle.probes[index];
-  return Value{Value::Kind::kText, 0, type.kind == ValueKind::kProbe ? probe.name : probe.function, {}};
+  return Value{
+      Value::Kind::kText, 0, type.kind == ValueKind::kProbe ? probe.name : probe.function, {}};
 }
 
-Result<Value> read_tuple(const ValueType& type, std::span<const uint8_t> bytes, const bundle::Bundle& bundle) {
+Result<Value> read_tuple(const ValueType& type,
+                         std::span<const uint8_t> bytes,
+                         const bundle::Bundle& bundle) {
   if (type.fields.size() != type.offsets.size())
-    return fail(ErrorCode::kInternal, "a tuple has {} parts at {} offsets", type.fields.size(), type.offsets.size());
+    return fail(ErrorCode::kInternal, "a tuple has {} parts at {} offsets", type.fields.size(),
+                type.offsets.size());
   Value out{Value::Kind::kTuple, 0, {}, {}};
   for (size_t i = 0; i < type.fields.size(); i++) {
-    if (type.offsets[i] > bytes.size()) return fail(ErrorCode::kCorrupt, "part {} of a tuple lies outside", i);
+    if (type.offsets[i] > bytes.size())
+      return fail(ErrorCode::kCorrupt, "part {} of a tuple lies outside", i);
     SPILE_TRY(Value part, read_value(type.fields[i], bytes.subspan(type.offsets[i]), bundle));
     out.fields.push_back(std::move(part));
   }
@@ -67,19 +76,24 @@ void append_buffer(std::string& out, std::string_view bytes) {
   }
 }
 
-/// The length of the UTF-8 sequence at the start of `text`; 0: it is none. Source: RFC 3629, table in section 4.
+/// The length of the UTF-8 sequence at the start of `text`; 0: it is none. Source: RFC 3629, table
+/// in section 4.
 size_t utf8_length(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const auto byte = [&](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+  };
   const auto continues = [&](size_t i) { return (byte(i) & 0xc0) == 0x80; };
   const unsigned first = byte(0), second = byte(1);
   if (first < 0x80) return 1;
   if (first >= 0xc2 && first <= 0xdf) return continues(1) ? 2 : 0;
   if (first >= 0xe0 && first <= 0xef) {
-    const bool overlong = first == 0xe0 && second < 0xa0, surrogate = first == 0xed && second > 0x9f;
+    const bool overlong = first == 0xe0 && second < 0xa0,
+               surrogate = first == 0xed && second > 0x9f;
     return continues(1) && continues(2) && !overlong && !surrogate ? 3 : 0;
   }
   if (first >= 0xf0 && first <= 0xf4) {
-    const bool overlong = first == 0xf0 && second < 0x90, too_large = first == 0xf4 && second > 0x8f;
+    const bool overlong = first == 0xf0 && second < 0x90,
+               too_large = first == 0xf4 && second > 0x8f;
     return continues(1) && continues(2) && continues(3) && !overlong && !too_large ? 4 : 0;
   }
   return 0;
@@ -102,11 +116,13 @@ void append_json_ascii(std::string& out, char c) {
 }
 
 std::string number_text(const Value& value) {
-  if (value.kind == Value::Kind::kSigned) return fmt::format("{}", static_cast<int64_t>(value.bits));
+  if (value.kind == Value::Kind::kSigned)
+    return fmt::format("{}", static_cast<int64_t>(value.bits));
   return fmt::format("{}", value.bits);
 }
 
-/// Beyond 2^53 a reader that keeps numbers as doubles would get another number: those become strings.
+/// Beyond 2^53 a reader that keeps numbers as doubles would get another number: those become
+/// strings.
 bool fits_double(const Value& value) {
   if (value.kind != Value::Kind::kSigned) {
     const auto rounded = static_cast<double>(value.bits);
@@ -117,7 +133,9 @@ bool fits_double(const Value& value) {
   return rounded < 0x1p63 && static_cast<int64_t>(rounded) == number;
 }
 
-std::string joined(const std::vector<Value>& parts, std::string_view separator, std::string (*one)(const Value&)) {
+std::string joined(const std::vector<Value>& parts,
+                   std::string_view separator,
+                   std::string (*one)(const Value&)) {
   std::string out;
   for (const Value& part : parts) {
     if (&part != parts.data()) out += separator;
@@ -134,7 +152,9 @@ std::string tight_text(const Value& value) {
 
 }  // namespace
 
-Result<Value> read_value(const ValueType& type, std::span<const uint8_t> bytes, const bundle::Bundle& bundle) {
+Result<Value> read_value(const ValueType& type,
+                         std::span<const uint8_t> bytes,
+                         const bundle::Bundle& bundle) {
   if (type.size > bytes.size())
     return fail(ErrorCode::kCorrupt, "a value of {} bytes has only {}", type.size, bytes.size());
   bytes = bytes.first(type.size);
@@ -157,10 +177,12 @@ Result<Value> read_value(const ValueType& type, std::span<const uint8_t> bytes, 
   return fail(ErrorCode::kInternal, "a value of unknown kind {}", static_cast<int>(type.kind));
 }
 
-Result<Value> read_field(const bundle::RecordField& field, std::span<const uint8_t> record,
+Result<Value> read_field(const bundle::RecordField& field,
+                         std::span<const uint8_t> record,
                          const bundle::Bundle& bundle) {
   if (field.offset > record.size())
-    return fail(ErrorCode::kCorrupt, "a record of {} bytes has no field at {}", record.size(), field.offset);
+    return fail(ErrorCode::kCorrupt, "a record of {} bytes has no field at {}", record.size(),
+                field.offset);
   return read_value(field.type, record.subspan(field.offset), bundle);
 }
 
@@ -188,7 +210,8 @@ std::string key_text(const Value& value) {
 }
 
 std::string key_json(const Value& value) {
-  return json_string(value.kind == Value::Kind::kTuple ? joined(value.fields, ",", tight_text) : to_text(value));
+  return json_string(value.kind == Value::Kind::kTuple ? joined(value.fields, ",", tight_text)
+                                                       : to_text(value));
 }
 
 std::string to_json(const Value& value) {

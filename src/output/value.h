@@ -24,13 +24,18 @@ struct Value {
   static Value number(uint64_t bits, bool is_signed) {
     return {is_signed ? Kind::kSigned : Kind::kUnsigned, bits, {}, {}};
   }
-  bool is_number() const { return kind == Kind::kSigned || kind == Kind::kUnsigned || kind == Kind::kPointer; }
+  bool is_number() const {
+    return kind == Kind::kSigned || kind == Kind::kUnsigned || kind == Kind::kPointer;
+  }
 };
 
 /// Errors:  corrupt   too few bytes, a buffer longer than its room, a probe that does not exist
-Result<Value> read_value(const bundle::ValueType& type, std::span<const uint8_t> bytes, const bundle::Bundle& bundle);
+Result<Value> read_value(const bundle::ValueType& type,
+                         std::span<const uint8_t> bytes,
+                         const bundle::Bundle& bundle);
 /// The field of a record, which may be shorter than it says.
-Result<Value> read_field(const bundle::RecordField& field, std::span<const uint8_t> record,
+Result<Value> read_field(const bundle::RecordField& field,
+                         std::span<const uint8_t> record,
                          const bundle::Bundle& bundle);
 
 /// As print() shows it: `(1, a)`, `0x7f00`, `a\x00b`.
@@ -42,7 +47,8 @@ std::string to_json(const Value& value);
 /// A key as the name of a JSON member, quoted: `"1,a"`.
 std::string key_json(const Value& value);
 
-/// Text as a JSON string with its quotes. Bytes that are not UTF-8 become U+FFFD, so that the line stays valid JSON.
+/// Text as a JSON string with its quotes. Bytes that are not UTF-8 become U+FFFD, so that the line
+/// stays valid JSON.
 std::string json_string(std::string_view text);
 
 /// Bytes with what is not printable ASCII as `\x00`.

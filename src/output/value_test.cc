@@ -10,7 +10,9 @@ namespace {
 using bundle::ValueKind;
 using bundle::ValueType;
 
-std::vector<uint8_t> bytes(std::string_view text) { return {text.begin(), text.end()}; }
+std::vector<uint8_t> bytes(std::string_view text) {
+  return {text.begin(), text.end()};
+}
 
 bundle::Bundle bundle_with_probe() {
   bundle::Bundle out;
@@ -34,23 +36,34 @@ TEST(Value, ExtendsIntegersByTheirSign) {
   EXPECT_EQ(to_text(read({ValueKind::kInt, 1, true, {}, {}}, {0xff})), "-1");
   EXPECT_EQ(to_text(read({ValueKind::kInt, 1, false, {}, {}}, {0xff})), "255");
   EXPECT_EQ(to_text(read({ValueKind::kInt, 4, true, {}, {}}, {0, 0, 0, 0x80})), "-2147483648");
-  EXPECT_EQ(to_text(read({ValueKind::kInt, 8, false, {}, {}}, std::vector<uint8_t>(8, 0xff))), "18446744073709551615");
+  EXPECT_EQ(to_text(read({ValueKind::kInt, 8, false, {}, {}}, std::vector<uint8_t>(8, 0xff))),
+            "18446744073709551615");
   EXPECT_EQ(to_text(read({ValueKind::kInt, 8, true, {}, {}}, std::vector<uint8_t>(8, 0xff))), "-1");
 }
 
 TEST(Value, EndsStringsAtTheirRoomEvenWithoutNul) {
   EXPECT_EQ(to_text(read({ValueKind::kString, 4, true, {}, {}}, bytes("abcd"))), "abcd");
-  EXPECT_EQ(to_text(read({ValueKind::kString, 4, true, {}, {}}, bytes(std::string_view("a\0cd", 4)))), "a");
+  EXPECT_EQ(
+      to_text(read({ValueKind::kString, 4, true, {}, {}}, bytes(std::string_view("a\0cd", 4)))),
+      "a");
 }
 
 TEST(Value, ShowsBuffersPointersAndProbes) {
-  EXPECT_EQ(to_text(read({ValueKind::kBuffer, 8, true, {}, {}}, bytes(std::string_view("\3\0\0\0a\1\\z", 8)))), "a\\x01\\");
-  EXPECT_EQ(to_text(read({ValueKind::kPointer, 8, false, {}, {}}, {0x10, 0, 0, 0, 0, 0, 0, 0})), "0x10");
-  EXPECT_EQ(to_text(read({ValueKind::kProbe, 8, false, {}, {}}, std::vector<uint8_t>(8))), "uprobe:/bin/x:f");
+  EXPECT_EQ(to_text(read({ValueKind::kBuffer, 8, true, {}, {}},
+                         bytes(std::string_view("\3\0\0\0a\1\\z", 8)))),
+            "a\\x01\\");
+  EXPECT_EQ(to_text(read({ValueKind::kPointer, 8, false, {}, {}}, {0x10, 0, 0, 0, 0, 0, 0, 0})),
+            "0x10");
+  EXPECT_EQ(to_text(read({ValueKind::kProbe, 8, false, {}, {}}, std::vector<uint8_t>(8))),
+            "uprobe:/bin/x:f");
   EXPECT_EQ(to_text(read({ValueKind::kFunc, 8, false, {}, {}}, std::vector<uint8_t>(8))), "f");
 }
 
-const ValueType kPair{ValueKind::kTuple, 6, true, {{ValueKind::kInt, 2, true, {}, {}}, {ValueKind::kString, 4, true, {}, {}}}, {0, 2}};
+const ValueType kPair{ValueKind::kTuple,
+                      6,
+                      true,
+                      {{ValueKind::kInt, 2, true, {}, {}}, {ValueKind::kString, 4, true, {}, {}}},
+                      {0, 2}};
 
 TEST(Value, ShowsTuplesInAllForms) {
   const Value pair = read(kPair, bytes(std::string_view("\5\0a b\0", 6)));
@@ -62,11 +75,15 @@ TEST(Value, ShowsTuplesInAllForms) {
 
 TEST(Value, RefusesBytesThatMakeNoSense) {
   EXPECT_EQ(fault({ValueKind::kInt, 8, true, {}, {}}, {1, 2}), ErrorCode::kCorrupt);
-  EXPECT_EQ(fault({ValueKind::kBuffer, 8, true, {}, {}}, bytes(std::string_view("\5\0\0\0abcd", 8))), ErrorCode::kCorrupt);
+  EXPECT_EQ(
+      fault({ValueKind::kBuffer, 8, true, {}, {}}, bytes(std::string_view("\5\0\0\0abcd", 8))),
+      ErrorCode::kCorrupt);
   EXPECT_EQ(fault({ValueKind::kBuffer, 2, true, {}, {}}, {0, 0}), ErrorCode::kCorrupt);
-  EXPECT_EQ(fault({ValueKind::kProbe, 8, true, {}, {}}, {1, 0, 0, 0, 0, 0, 0, 0}), ErrorCode::kCorrupt);
+  EXPECT_EQ(fault({ValueKind::kProbe, 8, true, {}, {}}, {1, 0, 0, 0, 0, 0, 0, 0}),
+            ErrorCode::kCorrupt);
   EXPECT_EQ(fault(kPair, {1, 2, 3}), ErrorCode::kCorrupt);
-  EXPECT_EQ(fault({ValueKind::kTuple, 2, true, {{ValueKind::kInt, 4, true, {}, {}}}, {0}}, {1, 2}), ErrorCode::kCorrupt);
+  EXPECT_EQ(fault({ValueKind::kTuple, 2, true, {{ValueKind::kInt, 4, true, {}, {}}}, {0}}, {1, 2}),
+            ErrorCode::kCorrupt);
   EXPECT_EQ(fault({ValueKind::kInt, 0, true, {}, {}}, {}), ErrorCode::kInternal);
   const bundle::RecordField field{{ValueKind::kInt, 4, true, {}, {}}, 100};
   EXPECT_EQ(read_field(field, std::vector<uint8_t>(16), {}).error().code, ErrorCode::kCorrupt);
@@ -74,7 +91,8 @@ TEST(Value, RefusesBytesThatMakeNoSense) {
 
 TEST(Json, EscapesEverythingThatBreaksALine) {
   EXPECT_EQ(json_string("a\"b\\c\n\r\t\x01\x1f\x7f"), "\"a\\\"b\\\\c\\n\\r\\t\\u0001\\u001f\x7f\"");
-  EXPECT_EQ(json_string("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"), "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"");
+  EXPECT_EQ(json_string("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"),
+            "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"");
 }
 
 TEST(Json, ReplacesBytesThatAreNotUtf8) {

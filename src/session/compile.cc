@@ -20,7 +20,9 @@ using lang::Source;
 
 namespace {
 
-lang::RenderOptions render_options() { return {.colour = isatty(STDERR_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr}; }
+lang::RenderOptions render_options() {
+  return {.colour = isatty(STDERR_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr};
+}
 
 uint32_t number_from_environment(const char* name, uint32_t otherwise) {
   for (const char* prefix : {"SPILE_", "BPFTRACE_"}) {
@@ -28,7 +30,8 @@ uint32_t number_from_environment(const char* name, uint32_t otherwise) {
     if (text == nullptr) continue;
     char* end = nullptr;
     unsigned long value = std::strtoul(text, &end, 10);
-    if (end != text && *end == '\0' && value > 0 && value <= 1u << 30) return static_cast<uint32_t>(value);
+    if (end != text && *end == '\0' && value > 0 && value <= 1u << 30)
+      return static_cast<uint32_t>(value);
   }
   return otherwise;
 }
@@ -44,17 +47,22 @@ lang::CompileOptions options_from_environment() {
   return options;
 }
 
-std::expected<Compiled, std::string> compile(const Script& script, lang::World& world, lang::CompileOptions options) {
+std::expected<Compiled, std::string> compile(const Script& script,
+                                             lang::World& world,
+                                             lang::CompileOptions options) {
   options.positional = script.positional;
   Source source(script.name, script.text);
   Diagnostics diagnostics;
-  auto failed = [&](const Diagnostics& d) { return std::unexpected(render(source, d, render_options())); };
+  auto failed = [&](const Diagnostics& d) {
+    return std::unexpected(render(source, d, render_options()));
+  };
 
   // Text -> AST. Every construct of the language is read, built or not.
   auto ast = lang::parse(source, {.positional = script.positional}, diagnostics);
   if (diagnostics.has_errors()) return failed(diagnostics);
 
-  // AST -> typed program. From here on names are resolved, types known, and what is not built has been refused by name.
+  // AST -> typed program. From here on names are resolved, types known, and what is not built has
+  // been refused by name.
   auto typed = lang::analyze(ast, world, options, diagnostics);
   if (!typed || diagnostics.has_errors()) return failed(diagnostics);
 
@@ -62,7 +70,9 @@ std::expected<Compiled, std::string> compile(const Script& script, lang::World& 
   auto bundle = lang::generate(*typed, options);
   if (!bundle) return failed(bundle.error());
 
-  return Compiled{std::move(*bundle), diagnostics.all().empty() ? std::string() : render(source, diagnostics, render_options())};
+  return Compiled{std::move(*bundle), diagnostics.all().empty()
+                                          ? std::string()
+                                          : render(source, diagnostics, render_options())};
 }
 
 namespace {
@@ -71,21 +81,26 @@ std::string dump_bundle(const bundle::Bundle& bundle) {
   std::string text;
   for (size_t i = 0; i < bundle.maps.size(); i++) {
     const auto& map = bundle.maps[i];
-    text += fmt::format("map[{}] {}: {} bytes -> {} bytes, {} entries\n", i, map.name.empty() ? "(internal)" : map.name,
-                        map.key_size, map.value_size, map.max_entries);
+    text += fmt::format("map[{}] {}: {} bytes -> {} bytes, {} entries\n", i,
+                        map.name.empty() ? "(internal)" : map.name, map.key_size, map.value_size,
+                        map.max_entries);
   }
   for (size_t i = 0; i < bundle.probes.size(); i++) {
-    text += fmt::format("probe[{}] {}: program {}\n", i, bundle.probes[i].name, bundle.probes[i].program);
+    text += fmt::format("probe[{}] {}: program {}\n", i, bundle.probes[i].name,
+                        bundle.probes[i].program);
   }
   for (size_t i = 0; i < bundle.programs.size(); i++) {
-    text += fmt::format("\nprogram[{}] {}:\n{}", i, bundle.programs[i].name, bpf::disassemble(bundle.programs[i].code));
+    text += fmt::format("\nprogram[{}] {}:\n{}", i, bundle.programs[i].name,
+                        bpf::disassemble(bundle.programs[i].code));
   }
   return text;
 }
 
 }  // namespace
 
-std::expected<std::string, std::string> dump_stage(const Script& script, lang::World& world, lang::CompileOptions options,
+std::expected<std::string, std::string> dump_stage(const Script& script,
+                                                   lang::World& world,
+                                                   lang::CompileOptions options,
                                                    std::string_view stage) {
   options.positional = script.positional;
   Source source(script.name, script.text);

@@ -16,7 +16,10 @@ int detach(const std::vector<pid_t>& pids) {
     if (target) {
       auto owner = user_engine::live_owner(*target);
       if (owner && *owner) {
-        fmt::print(stderr, "spile: process {} is being traced by spile process {}, which is alive: stop that one (kill -INT {})\n", pid, **owner, **owner);
+        fmt::print(stderr,
+                   "spile: process {} is being traced by spile process {}, which is alive: stop "
+                   "that one (kill -INT {})\n",
+                   pid, **owner, **owner);
         status = kFailed;
         continue;
       }
@@ -28,7 +31,8 @@ int detach(const std::vector<pid_t>& pids) {
       continue;
     }
     for (const std::string& note : report->notes) fmt::print(stderr, "spile: {}\n", note);
-    fmt::print("process {}: {} sites restored in {} process{}\n", pid, report->restored, report->processes, report->processes == 1 ? "" : "es");
+    fmt::print("process {}: {} sites restored in {} process{}\n", pid, report->restored,
+               report->processes, report->processes == 1 ? "" : "es");
   }
   return status;
 }

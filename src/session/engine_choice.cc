@@ -15,20 +15,24 @@ Result<ChosenEngine> choose_engine(const bundle::Bundle& bundle, const TargetReq
       case ProbeKind::kUprobe:
       case ProbeKind::kUretprobe:
       case ProbeKind::kUsdt: user = true; break;
-      default:
-        kernel_only = true;
-        kernel_probe = probe.name;
+      default: kernel_only = true; kernel_probe = probe.name;
     }
   }
   bool has_target = !target.pids.empty() || !target.command.empty();
   if (target.engine == EngineChoice::kUser) {
-    if (kernel_only) return fail(ErrorCode::kInvalid, "{}: only the kernel has this probe; leave out --engine user", kernel_probe);
-    if (user && !has_target) return fail(ErrorCode::kInvalid, "the user engine needs a process: -p PID or -c COMMAND");
+    if (kernel_only)
+      return fail(ErrorCode::kInvalid,
+                  "{}: only the kernel has this probe; leave out --engine user", kernel_probe);
+    if (user && !has_target)
+      return fail(ErrorCode::kInvalid, "the user engine needs a process: -p PID or -c COMMAND");
     return ChosenEngine{EngineChoice::kUser, ""};
   }
   if (target.engine == EngineChoice::kKernel) return ChosenEngine{EngineChoice::kKernel, ""};
   if (kernel_only) {
-    return ChosenEngine{EngineChoice::kKernel, user ? "this script has probes of the kernel and of programs: all of it runs in the kernel engine" : ""};
+    return ChosenEngine{EngineChoice::kKernel, user
+                                                   ? "this script has probes of the kernel and of "
+                                                     "programs: all of it runs in the kernel engine"
+                                                   : ""};
   }
   if (user && !has_target) return ChosenEngine{EngineChoice::kKernel, ""};
   return ChosenEngine{EngineChoice::kUser, ""};

@@ -15,7 +15,8 @@ using lang::ast::ProbeType;
 
 namespace {
 
-/// Prints what one attach point names. The lines end up on a pipe as often as not: errors of writing end it quietly.
+/// Prints what one attach point names. The lines end up on a pipe as often as not: errors of
+/// writing end it quietly.
 class Lister {
  public:
   Lister(MachineWorld& world, bool with_fields) : world_(world), with_fields_(with_fields) {}
@@ -40,7 +41,8 @@ class Lister {
   }
 
   Result<size_t> tracepoints(const std::string& category, const std::string& event) {
-    SPILE_TRY(auto names, world_.tracepoint_names(category.empty() ? "*" : category, event.empty() ? "*" : event));
+    SPILE_TRY(auto names, world_.tracepoint_names(category.empty() ? "*" : category,
+                                                  event.empty() ? "*" : event));
     for (const std::string& name : names) {
       fmt::print("tracepoint:{}\n", name);
       if (with_fields_) SPILE_TRY_VOID(fields(name));
@@ -50,14 +52,17 @@ class Lister {
 
  private:
   Result<size_t> uprobes(const AttachPoint& point) {
-    SPILE_TRY(auto functions, world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
+    SPILE_TRY(auto functions,
+              world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
     for (const auto& f : functions) fmt::print("uprobe:{}:{}\n", f.path, f.symbol);
     return functions.size();
   }
 
   Result<size_t> kprobes(const AttachPoint& point, const char* type) {
-    SPILE_TRY(auto functions, world_.kernel_functions(point.target, point.function.empty() ? "*" : point.function));
-    for (const auto& f : functions) fmt::print("{}:{}{}{}\n", type, f.module, f.module.empty() ? "" : ":", f.symbol);
+    SPILE_TRY(auto functions,
+              world_.kernel_functions(point.target, point.function.empty() ? "*" : point.function));
+    for (const auto& f : functions)
+      fmt::print("{}:{}{}{}\n", type, f.module, f.module.empty() ? "" : ":", f.symbol);
     return functions.size();
   }
 
@@ -82,8 +87,10 @@ int list_everything(Lister& lister, const std::string& pattern) {
   std::string problems;
   for (bool events : {true, false}) {
     auto listed = events ? lister.tracepoints("*", pattern) : lister.kernel_symbols(pattern);
-    if (listed) count += *listed;
-    else if (listed.error().code != ErrorCode::kNotFound) problems += fmt::format("spile: {}\n", listed.error().message);
+    if (listed)
+      count += *listed;
+    else if (listed.error().code != ErrorCode::kNotFound)
+      problems += fmt::format("spile: {}\n", listed.error().message);
   }
   if (count > 0) return kOk;
   fmt::print(stderr, "{}spile: no probe matches '{}'\n", problems, pattern);

@@ -7,7 +7,8 @@
 
 namespace spile::session {
 
-/// Prints the probes that match a pattern (`uprobe:libc:*alloc*`), one a line; with verbose the fields of tracepoints.
+/// Prints the probes that match a pattern (`uprobe:libc:*alloc*`), one a line; with verbose the
+/// fields of tracepoints.
 int list_pattern(const std::string& pattern, const TraceRequest& request);
 /// Prints the probes of a script, wildcards expanded.
 int list_script(const TraceRequest& request);

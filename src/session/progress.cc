@@ -20,7 +20,8 @@ Progress::~Progress() {
 
 void Progress::run() {
   std::unique_lock lock(mutex_);
-  for (int seconds = 1; !ended_.wait_for(lock, std::chrono::seconds(1), [this] { return done_; }); seconds++) {
+  for (int seconds = 1; !ended_.wait_for(lock, std::chrono::seconds(1), [this] { return done_; });
+       seconds++) {
     fmt::print(stderr, "spile: {} ... {} s\n", what_, seconds);
   }
 }

@@ -8,7 +8,8 @@
 
 namespace spile::session {
 
-/// Says `what` and the seconds, once a second from the first on, until it goes away. Only the waiting thread prints.
+/// Says `what` and the seconds, once a second from the first on, until it goes away. Only the
+/// waiting thread prints.
 class Progress {
  public:
   explicit Progress(std::string what);

@@ -14,15 +14,16 @@ enum class Format : uint8_t { kText, kJson };
 
 /// A script and what it needs to be compiled.
 struct Script {
-  std::string name = "stdin";  ///< what diagnostics print; a file's path, or "stdin" for -e as bpftrace has it
+  std::string name =
+      "stdin";  ///< what diagnostics print; a file's path, or "stdin" for -e as bpftrace has it
   std::string text;
   std::vector<std::string> positional;  ///< $1, $2, ...
 };
 
 /// Where to trace.
 struct TargetRequest {
-  std::vector<pid_t> pids;   ///< -p, several times
-  std::string command;       ///< -c; empty: none
+  std::vector<pid_t> pids;  ///< -p, several times
+  std::string command;      ///< -c; empty: none
   EngineChoice engine = EngineChoice::kAuto;
 };
 
@@ -30,16 +31,16 @@ struct TraceRequest {
   Script script;
   TargetRequest target;
   Format format = Format::kText;
-  std::string output_path;   ///< -o; empty: stdout
-  bool quiet = false;        ///< no "Attached N probes"
-  bool verbose = false;      ///< sites, figures at the end
-  bool line_buffered = true; ///< -B line (default), full, none
+  std::string output_path;    ///< -o; empty: stdout
+  bool quiet = false;         ///< no "Attached N probes"
+  bool verbose = false;       ///< sites, figures at the end
+  bool line_buffered = true;  ///< -B line (default), full, none
 };
 
 /// The exit status of spile itself.
 enum ExitStatus : int {
   kOk = 0,
-  kFailed = 1,   ///< wrong script, refused, no permission
+  kFailed = 1,  ///< wrong script, refused, no permission
   kUsage = 2,
 };
 

@@ -33,10 +33,12 @@ std::string format_site(const engine::SiteReport& site) {
   std::string text;
   std::string who = site.pid != 0 ? fmt::format("{} ", site.pid) : "";
   if (site.refused) {
-    text = fmt::format("{}{} at {:#x}: REFUSED: {}\n", who, site.location, site.address, site.reason);
+    text =
+        fmt::format("{}{} at {:#x}: REFUSED: {}\n", who, site.location, site.address, site.reason);
     return text;
   }
-  text = fmt::format("{}{} at {:#x}: [{}]{}{}\n", who, site.location, site.address, site.mechanism, site.reason.empty() ? "" : " ", site.reason);
+  text = fmt::format("{}{} at {:#x}: [{}]{}{}\n", who, site.location, site.address, site.mechanism,
+                     site.reason.empty() ? "" : " ", site.reason);
   if (!site.after.empty() && !site.before.empty()) {
     text += indented(x86::format_diff(site.before, site.after, TargetAddr(site.address)), "    ");
   } else if (!site.before.empty()) {
@@ -71,7 +73,8 @@ int plan_sites(const TraceRequest& request) {
 
 int show_sites(const std::vector<pid_t>& pids) {
   if (pids.empty()) {
-    fmt::print(stderr, "spile: sites: give a process with -p PID, and a script to see where it would go\n");
+    fmt::print(stderr,
+               "spile: sites: give a process with -p PID, and a script to see where it would go\n");
     return kUsage;
   }
   int status = kOk;

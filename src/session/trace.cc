@@ -32,7 +32,9 @@ constexpr size_t kMaxRefusalsShown = 10;
 
 volatile sig_atomic_t g_interrupted = 0;
 
-void on_signal(int) { g_interrupted = 1; }
+void on_signal(int) {
+  g_interrupted = 1;
+}
 
 /// Ctrl-C at any moment: attaching and detaching run to their end, then the maps are printed.
 void catch_signals() {
@@ -42,13 +44,16 @@ void catch_signals() {
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction before = {};
     // What nohup and shells have switched off stays so.
-    if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);
+    if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
+      sigaction(signal, &action, nullptr);
   }
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
 }
 
-void say(const std::string& text) { fmt::print(stderr, "spile: {}\n", text); }
+void say(const std::string& text) {
+  fmt::print(stderr, "spile: {}\n", text);
+}
 
 Result<std::unique_ptr<output::Output>> open_output(const TraceRequest& request) {
   auto buffering = request.line_buffered ? output::Buffering::kLine : output::Buffering::kFull;
@@ -65,7 +70,8 @@ Result<std::unique_ptr<output::Output>> open_output(const TraceRequest& request)
 /// One trace from its bundle to its last line.
 class Session {
  public:
-  Session(const TraceRequest& request, std::unique_ptr<output::Output> out) : request_(request), output_(std::move(out)) {}
+  Session(const TraceRequest& request, std::unique_ptr<output::Output> out)
+      : request_(request), output_(std::move(out)) {}
 
   int run();
 
@@ -84,7 +90,10 @@ class Session {
   void finish();
   void report_end();
   void tell_warnings();
-  void failed(const Error& error) { say(error.message); status_ = kFailed; }
+  void failed(const Error& error) {
+    say(error.message);
+    status_ = kFailed;
+  }
   int exit_status() const;
 
   const TraceRequest& request_;
@@ -103,7 +112,8 @@ class Session {
   int status_ = kOk;
 };
 
-// ---- start -----------------------------------------------------------------------------------------------------------
+// ---- start
+// -----------------------------------------------------------------------------------------------------------
 
 bool Session::compile_script() {
   MachineWorld world = world_for(request_.target);
@@ -188,7 +198,8 @@ bool Session::start_user() {
 
 bool Session::start() {
   if (!chosen_.note.empty() && !request_.quiet) say(chosen_.note);
-  Progress progress(fmt::format("attaching {} probe{}", bundle_.probes.size(), bundle_.probes.size() == 1 ? "" : "s"));
+  Progress progress(fmt::format("attaching {} probe{}", bundle_.probes.size(),
+                                bundle_.probes.size() == 1 ? "" : "s"));
   return chosen_.engine == EngineChoice::kKernel ? start_kernel() : start_user();
 }
 
@@ -201,7 +212,8 @@ void Session::show_refusals() {
     }
     refused++;
   }
-  if (refused > kMaxRefusalsShown && !request_.verbose) say(fmt::format("not probed: {} more (-v shows all)", refused - kMaxRefusalsShown));
+  if (refused > kMaxRefusalsShown && !request_.verbose)
+    say(fmt::format("not probed: {} more (-v shows all)", refused - kMaxRefusalsShown));
 }
 
 /// Probes that are in place somewhere: those of which every site was refused are not.
@@ -221,10 +233,13 @@ void Session::announce() {
   for (const auto& site : trace_->sites()) {
     if (!site.refused) fmt::print(stderr, "{}", format_site(site));
   }
-  if (trace_->stopped_ns() > 0) say(fmt::format("target stopped for {:.3f} ms", static_cast<double>(trace_->stopped_ns()) / 1e6));
+  if (trace_->stopped_ns() > 0)
+    say(fmt::format("target stopped for {:.3f} ms",
+                    static_cast<double>(trace_->stopped_ns()) / 1e6));
 }
 
-// ---- while it runs ---------------------------------------------------------------------------------------------------
+// ---- while it runs
+// ---------------------------------------------------------------------------------------------------
 
 void Session::take_records(std::chrono::milliseconds timeout) {
   auto count = trace_->poll(timeout, [&](std::span<const uint8_t> record) {
@@ -253,7 +268,8 @@ bool Session::child_has_ended() {
 /// A script of BEGIN and END alone, without a command, has nothing to wait for.
 bool only_special_probes(const bundle::Bundle& bundle) {
   for (const bundle::Probe& probe : bundle.probes) {
-    if (probe.kind != bundle::ProbeKind::kBegin && probe.kind != bundle::ProbeKind::kEnd) return false;
+    if (probe.kind != bundle::ProbeKind::kBegin && probe.kind != bundle::ProbeKind::kEnd)
+      return false;
   }
   return true;
 }
@@ -269,7 +285,8 @@ void Session::loop() {
   }
 }
 
-// ---- the end ---------------------------------------------------------------------------------------------------------
+// ---- the end
+// ---------------------------------------------------------------------------------------------------------
 
 void Session::tell_warnings() {
   for (const std::string& warning : trace_->take_warnings()) say(warning);
@@ -280,7 +297,8 @@ void Session::finish() {
     Progress progress("detaching");
     if (auto detached = trace_->detach(); !detached) failed(detached.error());
   }
-  // What was on its way is printed, but nothing that came after exit(). Then END, which prints in any case.
+  // What was on its way is printed, but nothing that came after exit(). Then END, which prints in
+  // any case.
   take_records(std::chrono::milliseconds(0));
   exit_code_.reset();
   if (auto ended = trace_->run_end(); !ended) failed(ended.error());
@@ -293,7 +311,8 @@ void Session::finish() {
     }
   }
   report_end();
-  if (auto flushed = output_->flush(); !flushed && flushed.error().code != ErrorCode::kTargetGone) failed(flushed.error());
+  if (auto flushed = output_->flush(); !flushed && flushed.error().code != ErrorCode::kTargetGone)
+    failed(flushed.error());
 }
 
 /// One line where something was lost, or where figures were asked for.
@@ -309,8 +328,10 @@ void Session::report_end() {
   if (!request_.verbose && !any_loss) return;
   std::string line = "end:";
   if (stats->hits > 0) line += fmt::format(" {} hits,", stats->hits);
-  line += fmt::format(" {} records lost, {} updates of full maps, {} failed reads, {} missed hits", lost, stats->map_full, stats->read_failed, stats->missed);
-  if (stats->estimated_hit_ns > 0) line += fmt::format(", about {:.0f} ns a hit", stats->estimated_hit_ns);
+  line += fmt::format(" {} records lost, {} updates of full maps, {} failed reads, {} missed hits",
+                      lost, stats->map_full, stats->read_failed, stats->missed);
+  if (stats->estimated_hit_ns > 0)
+    line += fmt::format(", about {:.0f} ns a hit", stats->estimated_hit_ns);
   say(line);
 }
 
@@ -331,8 +352,13 @@ int Session::run() {
   finish();
   int status = exit_status();
   if (status != kOk || by_exit) return status != kOk ? status : script_status;
-  // -c: its status is ours. A child that still runs is left alone, untraced; only a child of Ctrl-C is not waited for.
-  if (child_ > 0 && child_has_ended()) return target::ExitStatus{WIFSIGNALED(*child_status_), WIFSIGNALED(*child_status_) ? WTERMSIG(*child_status_) : WEXITSTATUS(*child_status_)}.shell_status();
+  // -c: its status is ours. A child that still runs is left alone, untraced; only a child of Ctrl-C
+  // is not waited for.
+  if (child_ > 0 && child_has_ended())
+    return target::ExitStatus{WIFSIGNALED(*child_status_), WIFSIGNALED(*child_status_)
+                                                               ? WTERMSIG(*child_status_)
+                                                               : WEXITSTATUS(*child_status_)}
+        .shell_status();
   return status;
 }
 

@@ -5,8 +5,8 @@
 
 namespace spile::session {
 
-/// Compiles, attaches, prints until the script, the target or the user ends it, detaches, prints the maps.
-/// Returns spile's exit status: that of exit(n), of the command of -c, or an ExitStatus.
+/// Compiles, attaches, prints until the script, the target or the user ends it, detaches, prints
+/// the maps. Returns spile's exit status: that of exit(n), of the command of -c, or an ExitStatus.
 int trace(const TraceRequest& request);
 
 }  // namespace spile::session

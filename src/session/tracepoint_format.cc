@@ -33,11 +33,13 @@ std::optional<uint32_t> number_of(std::string_view line, std::string_view key) {
   return value;
 }
 
-/// "char prev_comm[16]" -> "prev_comm", "char[16]"; "__data_loc char[] name" -> "name", "__data_loc char[]".
+/// "char prev_comm[16]" -> "prev_comm", "char[16]"; "__data_loc char[] name" -> "name", "__data_loc
+/// char[]".
 bool split_declaration(std::string_view declaration, EventField& field) {
   declaration = trim(declaration);
   std::string_view array;
-  if (const auto bracket = declaration.find('['); bracket != std::string_view::npos && declaration.ends_with(']')) {
+  if (const auto bracket = declaration.find('[');
+      bracket != std::string_view::npos && declaration.ends_with(']')) {
     array = declaration.substr(bracket);
     declaration = trim(declaration.substr(0, bracket));
   }
@@ -58,17 +60,20 @@ Shape array_shape(const EventField& field) {
   if (field.size == 0) return Shape::kOther;  // char x[]: the rest of the record
   const auto element = std::string_view(field.type).substr(0, field.type.find('['));
   if (element == "char" || element == "const char") return Shape::kCharArray;
-  return element.starts_with("struct ") || element.starts_with("union ") ? Shape::kOther : Shape::kIntArray;
+  return element.starts_with("struct ") || element.starts_with("union ") ? Shape::kOther
+                                                                         : Shape::kIntArray;
 }
 
 Shape shape_of(const EventField& field) {
   const std::string_view type = field.type;
-  if (type.starts_with("__data_loc")) return location_shape(type, Shape::kDataLocStr, Shape::kDataLoc);
+  if (type.starts_with("__data_loc"))
+    return location_shape(type, Shape::kDataLocStr, Shape::kDataLoc);
   if (type.starts_with("__rel_loc")) return location_shape(type, Shape::kRelLocStr, Shape::kOther);
   if (type.ends_with(']')) return array_shape(field);
   if (type.ends_with('*')) return field.size == 8 ? Shape::kPointer : Shape::kOther;
   if (type.starts_with("struct ") || type.starts_with("union ")) return Shape::kOther;
-  return field.size == 1 || field.size == 2 || field.size == 4 || field.size == 8 ? Shape::kInt : Shape::kOther;
+  return field.size == 1 || field.size == 2 || field.size == 4 || field.size == 8 ? Shape::kInt
+                                                                                  : Shape::kOther;
 }
 
 std::optional<EventField> parse_field(std::string_view line) {
@@ -88,25 +93,29 @@ std::optional<EventField> parse_field(std::string_view line) {
 
 }  // namespace
 
-Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category, std::string_view event,
+Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category,
+                                                 std::string_view event,
                                                  std::string_view text) {
   constexpr std::string_view kField = "field:";
   lang::Tracepoint tracepoint{std::string(category), std::string(event), 0, {}};
   while (!text.empty()) {
     const auto line = trim(text.substr(0, text.find('\n')));
-    text.remove_prefix(
-        std::min(text.size(), text.find('\n') == std::string_view::npos ? text.size() : text.find('\n') + 1));
+    text.remove_prefix(std::min(text.size(), text.find('\n') == std::string_view::npos
+                                                 ? text.size()
+                                                 : text.find('\n') + 1));
     if (line.starts_with("print fmt:")) break;
     if (!line.starts_with(kField)) continue;
     auto field = parse_field(line.substr(kField.size()));
     if (!field || tracepoint.fields.size() >= kMaxFields)
-      return fail(ErrorCode::kCorrupt, "the format of tracepoint:{}:{} has a line that is not understood: {}", category,
+      return fail(ErrorCode::kCorrupt,
+                  "the format of tracepoint:{}:{} has a line that is not understood: {}", category,
                   event, line);
     tracepoint.record_size = std::max(tracepoint.record_size, field->offset + field->size);
     tracepoint.fields.push_back(std::move(*field));
   }
   if (tracepoint.fields.empty())
-    return fail(ErrorCode::kCorrupt, "the format of tracepoint:{}:{} lists no fields", category, event);
+    return fail(ErrorCode::kCorrupt, "the format of tracepoint:{}:{} lists no fields", category,
+                event);
   return tracepoint;
 }
 

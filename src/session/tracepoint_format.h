@@ -17,7 +17,8 @@ namespace spile::session {
 ///   print fmt: ...
 ///
 /// Errors: corrupt, naming the line.
-Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category, std::string_view event,
+Result<lang::Tracepoint> parse_tracepoint_format(std::string_view category,
+                                                 std::string_view event,
                                                  std::string_view text);
 
 }  // namespace spile::session

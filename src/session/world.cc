@@ -21,12 +21,13 @@ using symbols::Located;
 
 constexpr size_t kSuggestions = 3;
 
-// ---- processes and their roots -----------------------------------------------------------------------------------
+// ---- processes and their roots
+// -----------------------------------------------------------------------------------
 
 /// "" where the process sees the same files as we do, else "/proc/PID/root".
 std::string root_of(pid_t pid) {
   const auto root = fmt::format("/proc/{}/root", pid);
-  struct stat theirs {}, ours {};
+  struct stat theirs{}, ours{};
   if (::stat((root + "/").c_str(), &theirs) != 0 || ::stat("/", &ours) != 0) return "";
   const auto their_space = os::read_link(fmt::format("/proc/{}/ns/mnt", pid)),
              our_space = os::read_link("/proc/self/ns/mnt");
@@ -35,37 +36,48 @@ std::string root_of(pid_t pid) {
   return is_same_space && is_same_root ? "" : root;
 }
 
-/// A path from /proc/PID/maps or exe as a file that we can open; empty where none of that inode is found.
-std::optional<Located> as_seen_by_us(const std::string& root, const std::string& path, uint64_t inode) {
+/// A path from /proc/PID/maps or exe as a file that we can open; empty where none of that inode is
+/// found.
+std::optional<Located> as_seen_by_us(const std::string& root,
+                                     const std::string& path,
+                                     uint64_t inode) {
   for (const auto& base : {root, std::string()}) {
     const auto found = symbols::locate(path, base);
-    if (found && !found->empty() && (inode == 0 || found->front().identity.inode == inode)) return found->front();
+    if (found && !found->empty() && (inode == 0 || found->front().identity.inode == inode))
+      return found->front();
   }
   return std::nullopt;
 }
 
-/// The program of a process: by its path, or where that is deleted or out of sight by the kernel's own link to the file.
+/// The program of a process: by its path, or where that is deleted or out of sight by the kernel's
+/// own link to the file.
 Result<Located> program_of(pid_t pid) {
   const auto link = fmt::format("/proc/{}/exe", pid);
-  struct stat st {};
-  if (::stat(link.c_str(), &st) != 0) return fail_errno(errno, "find the program of process {}", pid);
+  struct stat st{};
+  if (::stat(link.c_str(), &st) != 0)
+    return fail_errno(errno, "find the program of process {}", pid);
   if (const auto path = os::read_link(link))
     if (auto found = as_seen_by_us(root_of(pid), *path, st.st_ino)) return std::move(*found);
   return Located{link, link, link, {st.st_dev, st.st_ino}};
 }
 
-/// How bpftrace names the file: as the search found it, links and all. Engines compare files by inode.
+/// How bpftrace names the file: as the search found it, links and all. Engines compare files by
+/// inode.
 const std::string& shown_path(const Located& file) {
   return file.host_path == file.path ? file.found_as : file.host_path;
 }
 
-std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
-
-void add_once(std::vector<Located>& files, Located file) {
-  if (std::ranges::find(files, file.identity, &Located::identity) == files.end()) files.push_back(std::move(file));
+std::string_view base_name(std::string_view path) {
+  return path.substr(path.rfind('/') + 1);
 }
 
-// ---- tracefs -----------------------------------------------------------------------------------------------------
+void add_once(std::vector<Located>& files, Located file) {
+  if (std::ranges::find(files, file.identity, &Located::identity) == files.end())
+    files.push_back(std::move(file));
+}
+
+// ---- tracefs
+// -----------------------------------------------------------------------------------------------------
 
 /// The subfolders of `folder` that the pattern matches, sorted. Errors: as opendir's.
 Result<std::vector<std::string>> folders_in(const std::string& folder, std::string_view pattern) {
@@ -75,7 +87,8 @@ Result<std::vector<std::string>> folders_in(const std::string& folder, std::stri
   while (const dirent* entry = ::readdir(dir)) {
     const std::string_view name = entry->d_name;
     const bool is_folder = entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN;
-    if (is_folder && name != "." && name != ".." && symbols::glob_matches(pattern, name)) names.emplace_back(name);
+    if (is_folder && name != "." && name != ".." && symbols::glob_matches(pattern, name))
+      names.emplace_back(name);
   }
   ::closedir(dir);
   std::ranges::sort(names);
@@ -83,18 +96,22 @@ Result<std::vector<std::string>> folders_in(const std::string& folder, std::stri
 }
 
 bool exists(const std::string& path) {
-  struct stat st {};
+  struct stat st{};
   return ::stat(path.c_str(), &st) == 0;
 }
 
 /// Not a function: a name that kallsyms gives to padding or type hashes in front of one.
-bool is_prefix_symbol(std::string_view name) { return name.starts_with("__pfx_") || name.starts_with("__cfi_"); }
+bool is_prefix_symbol(std::string_view name) {
+  return name.starts_with("__pfx_") || name.starts_with("__cfi_");
+}
 
 }  // namespace
 
-// ---- user functions ----------------------------------------------------------------------------------------------
+// ---- user functions
+// ----------------------------------------------------------------------------------------------
 
-Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string_view target, std::string_view symbol) {
+Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string_view target,
+                                                                     std::string_view symbol) {
   SPILE_TRY(const auto files, this->files(target));
   const bool is_pattern = symbols::has_wildcard(symbol);
   std::vector<lang::UserFunction> found;
@@ -107,29 +124,34 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
     const auto matches = is_pattern ? (*module)->match(symbol) : (*module)->find(symbol);
     for (const auto* f : matches) {
       const auto name = is_pattern ? f->name : symbol;  // keeps memcpy@GLIBC_2.2.5
-      if (seen.emplace(file.host_path, name).second) found.push_back({shown_path(file), std::string(name)});
+      if (seen.emplace(file.host_path, name).second)
+        found.push_back({shown_path(file), std::string(name)});
     }
   }
   if (!found.empty()) return found;
-  const auto where =
-      files.size() == 1 ? shown_path(files[0]) : fmt::format("{} files that {} stands for", files.size(), target);
-  auto only = files.size() == 1 ? this->module(files[0]) : Result<const symbols::ModuleSymbols*>(nullptr);
+  const auto where = files.size() == 1
+                         ? shown_path(files[0])
+                         : fmt::format("{} files that {} stands for", files.size(), target);
+  auto only =
+      files.size() == 1 ? this->module(files[0]) : Result<const symbols::ModuleSymbols*>(nullptr);
   const bool is_stripped = only && *only != nullptr && !(*only)->has_full_symbols();
-  return fail(ErrorCode::kNotFound, "no function {} {} in {}{}", is_pattern ? "matches" : "is called", symbol, where,
+  return fail(ErrorCode::kNotFound, "no function {} {} in {}{}",
+              is_pattern ? "matches" : "is called", symbol, where,
               is_stripped ? " (it is stripped: only exported functions are known)" : "");
 }
 
 Result<std::string> MachineWorld::user_file(std::string_view target) {
   SPILE_TRY(const auto files, this->files(target));
   if (files.size() > 1)
-    return fail(ErrorCode::kInvalid, "{} stands for {} files, {} and {} among them: name one", target, files.size(),
-                shown_path(files[0]), shown_path(files[1]));
+    return fail(ErrorCode::kInvalid, "{} stands for {} files, {} and {} among them: name one",
+                target, files.size(), shown_path(files[0]), shown_path(files[1]));
   auto module = this->module(files[0]);
   if (!module) return forward(module);
   return shown_path(files[0]);
 }
 
-std::vector<std::string> MachineWorld::near_user_functions(std::string_view target, std::string_view symbol) {
+std::vector<std::string> MachineWorld::near_user_functions(std::string_view target,
+                                                           std::string_view symbol) {
   symbols::Nearest near(symbol, kSuggestions);
   const auto files = this->files(target);
   if (!files) return {};
@@ -157,7 +179,8 @@ Result<std::vector<Located>> MachineWorld::find_files(std::string_view target) {
     for (const pid_t pid : options_.pids) {
       const auto root = root_of(pid);
       auto theirs = root.empty() ? std::vector<Located>()
-                                 : symbols::locate(target, root, options_.search_path).value_or(std::vector<Located>());
+                                 : symbols::locate(target, root, options_.search_path)
+                                       .value_or(std::vector<Located>());
       for (auto& file : theirs) add_once(found, std::move(file));
     }
   }
@@ -167,7 +190,8 @@ Result<std::vector<Located>> MachineWorld::find_files(std::string_view target) {
 
 Result<std::vector<Located>> MachineWorld::programs() {
   if (!options_.program.empty()) return symbols::locate(options_.program, "", options_.search_path);
-  if (options_.pids.empty()) return fail(ErrorCode::kInvalid, "a probe without a file needs -p or -c");
+  if (options_.pids.empty())
+    return fail(ErrorCode::kInvalid, "a probe without a file needs -p or -c");
   std::vector<Located> found;
   for (const pid_t pid : options_.pids) {
     SPILE_TRY(auto program, program_of(pid));
@@ -176,7 +200,8 @@ Result<std::vector<Located>> MachineWorld::programs() {
   return found;
 }
 
-/// The files whose code the processes run and that the target's name means: what is loaded beats what would be loaded.
+/// The files whose code the processes run and that the target's name means: what is loaded beats
+/// what would be loaded.
 std::vector<Located> MachineWorld::mapped_files(std::string_view target) {
   std::vector<Located> found;
   for (const pid_t pid : options_.pids) {
@@ -186,7 +211,8 @@ std::vector<Located> MachineWorld::mapped_files(std::string_view target) {
     for (const auto& map : *maps) {
       if (!map.exec || map.inode == 0 || map.deleted || !map.path.starts_with('/')) continue;
       const auto name = base_name(map.path);
-      if (!symbols::glob_matches(target, name) && !symbols::library_name_matches(target, name)) continue;
+      if (!symbols::glob_matches(target, name) && !symbols::library_name_matches(target, name))
+        continue;
       if (auto file = as_seen_by_us(root, map.path, map.inode)) add_once(found, std::move(*file));
     }
   }
@@ -197,14 +223,17 @@ Result<const symbols::ModuleSymbols*> MachineWorld::module(const Located& file) 
   auto known = modules_.find(file.identity);
   if (known == modules_.end()) {
     const auto root = file.host_path.substr(0, file.host_path.size() - file.path.size());
-    known =
-        modules_.emplace(file.identity, symbols::ModuleSymbols::load(file.host_path, {root, file.path, true})).first;
+    known = modules_
+                .emplace(file.identity,
+                         symbols::ModuleSymbols::load(file.host_path, {root, file.path, true}))
+                .first;
   }
   if (!known->second) return std::unexpected(known->second.error());
   return &*known->second;
 }
 
-// ---- kernel functions --------------------------------------------------------------------------------------------
+// ---- kernel functions
+// --------------------------------------------------------------------------------------------
 
 Result<const symbols::Kallsyms*> MachineWorld::kernel() {
   if (!kernel_) kernel_ = symbols::Kallsyms::load(options_.kallsyms);
@@ -217,16 +246,20 @@ Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::st
   const bool is_pattern = symbols::has_wildcard(symbol) || symbols::has_wildcard(module);
   auto kernel = this->kernel();
   // Without a list the kernel itself must judge a plain name; a pattern cannot be expanded.
-  if (!kernel && !is_pattern) return std::vector{lang::KernelFunction{std::string(symbol), std::string(module)}};
+  if (!kernel && !is_pattern)
+    return std::vector{lang::KernelFunction{std::string(symbol), std::string(module)}};
   if (!kernel) return forward(kernel, "list the kernel's functions");
   std::vector<lang::KernelFunction> found;
   std::set<std::pair<std::string_view, std::string_view>> seen;
-  for (const auto* f : is_pattern ? (*kernel)->match(symbol, module) : (*kernel)->find(symbol, module)) {
+  for (const auto* f :
+       is_pattern ? (*kernel)->match(symbol, module) : (*kernel)->find(symbol, module)) {
     if (is_pattern && is_prefix_symbol(f->name)) continue;
-    if (seen.emplace(f->name, f->module).second) found.push_back({std::string(f->name), std::string(f->module)});
+    if (seen.emplace(f->name, f->module).second)
+      found.push_back({std::string(f->name), std::string(f->module)});
   }
   if (!found.empty()) return found;
-  return fail(ErrorCode::kNotFound, "no kernel function {} {}{}", is_pattern ? "matches" : "is called", symbol,
+  return fail(ErrorCode::kNotFound, "no kernel function {} {}{}",
+              is_pattern ? "matches" : "is called", symbol,
               module.empty() ? "" : fmt::format(" in module {}", module));
 }
 
@@ -235,7 +268,8 @@ std::vector<std::string> MachineWorld::near_kernel_functions(std::string_view sy
   return kernel ? (*kernel)->nearest(symbol, kSuggestions) : std::vector<std::string>();
 }
 
-// ---- tracepoints -------------------------------------------------------------------------------------------------
+// ---- tracepoints
+// -------------------------------------------------------------------------------------------------
 
 Result<std::string> MachineWorld::events_folder() {
   int denied = 0;
@@ -246,12 +280,15 @@ Result<std::string> MachineWorld::events_folder() {
     if (errno == EACCES || errno == EPERM) denied = errno;
     tried += (tried.empty() ? "" : " and ") + base;
   }
-  if (denied != 0) return fail(ErrorCode::kDenied, "tracefs at {} cannot be read without root", tried);
+  if (denied != 0)
+    return fail(ErrorCode::kDenied, "tracefs at {} cannot be read without root", tried);
   return fail(ErrorCode::kUnsupported,
-              "no tracefs is mounted at {}; as root: mount -t tracefs tracefs /sys/kernel/tracing", tried);
+              "no tracefs is mounted at {}; as root: mount -t tracefs tracefs /sys/kernel/tracing",
+              tried);
 }
 
-Result<std::vector<std::string>> MachineWorld::tracepoint_names(std::string_view category, std::string_view event) {
+Result<std::vector<std::string>> MachineWorld::tracepoint_names(std::string_view category,
+                                                                std::string_view event) {
   SPILE_TRY(const auto events, events_folder());
   SPILE_TRY(const auto categories, folders_in(events, category));
   std::vector<std::string> names;
@@ -263,7 +300,8 @@ Result<std::vector<std::string>> MachineWorld::tracepoint_names(std::string_view
   return names;
 }
 
-Result<std::vector<lang::Tracepoint>> MachineWorld::tracepoints(std::string_view category, std::string_view event) {
+Result<std::vector<lang::Tracepoint>> MachineWorld::tracepoints(std::string_view category,
+                                                                std::string_view event) {
   SPILE_TRY(const auto names, tracepoint_names(category, event));
   SPILE_TRY(const auto events, events_folder());
   std::vector<lang::Tracepoint> found;
@@ -271,8 +309,10 @@ Result<std::vector<lang::Tracepoint>> MachineWorld::tracepoints(std::string_view
     const auto colon = name.find(':');
     const auto c = name.substr(0, colon), e = name.substr(colon + 1);
     const auto text = os::read_file(fmt::format("{}/{}/{}/format", events, c, e));
-    if (!text && text.error().code == ErrorCode::kNotFound) continue;  // ftrace:* and others that have no format
-    if (!text) return std::unexpected(Error(text.error()).context(fmt::format("tracepoint:{}", name)));
+    if (!text && text.error().code == ErrorCode::kNotFound)
+      continue;  // ftrace:* and others that have no format
+    if (!text)
+      return std::unexpected(Error(text.error()).context(fmt::format("tracepoint:{}", name)));
     SPILE_TRY(auto tracepoint, parse_tracepoint_format(c, e, *text));
     found.push_back(std::move(tracepoint));
   }
@@ -280,7 +320,8 @@ Result<std::vector<lang::Tracepoint>> MachineWorld::tracepoints(std::string_view
   return fail(ErrorCode::kNotFound, "no tracepoint matches {}:{}", category, event);
 }
 
-std::vector<std::string> MachineWorld::near_tracepoints(std::string_view category, std::string_view event) {
+std::vector<std::string> MachineWorld::near_tracepoints(std::string_view category,
+                                                        std::string_view event) {
   symbols::Nearest near(fmt::format("{}:{}", category, event), kSuggestions);
   if (const auto names = tracepoint_names("*", "*"))
     for (const auto& name : *names) near.offer(name);

@@ -1,4 +1,5 @@
-// The machine as a script sees it: which functions, files and events its probes can name. Implements lang::World.
+// The machine as a script sees it: which functions, files and events its probes can name.
+// Implements lang::World.
 #pragma once
 
 #include <sys/types.h>
@@ -19,9 +20,10 @@
 namespace spile::session {
 
 struct WorldOptions {
-  std::vector<pid_t> pids;      ///< -p: names mean their files, "" is their program, "*" all files they map
-  std::string program;          ///< -c: path or name of the program that will run; "" none
-  std::string search_path;      ///< $PATH; "" is the usual one
+  std::vector<pid_t>
+      pids;             ///< -p: names mean their files, "" is their program, "*" all files they map
+  std::string program;  ///< -c: path or name of the program that will run; "" none
+  std::string search_path;  ///< $PATH; "" is the usual one
   std::string kallsyms = "/proc/kallsyms";
   /// Where tracefs may be mounted, in the order of trial.
   std::vector<std::string> tracefs = {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"};
@@ -32,16 +34,23 @@ class MachineWorld final : public lang::World {
  public:
   explicit MachineWorld(WorldOptions options) : options_(std::move(options)) {}
 
-  Result<std::vector<lang::UserFunction>> user_functions(std::string_view target, std::string_view symbol) override;
+  Result<std::vector<lang::UserFunction>> user_functions(std::string_view target,
+                                                         std::string_view symbol) override;
   Result<std::string> user_file(std::string_view target) override;
-  Result<std::vector<lang::KernelFunction>> kernel_functions(std::string_view module, std::string_view symbol) override;
-  Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category, std::string_view event) override;
-  std::vector<std::string> near_user_functions(std::string_view target, std::string_view symbol) override;
+  Result<std::vector<lang::KernelFunction>> kernel_functions(std::string_view module,
+                                                             std::string_view symbol) override;
+  Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
+                                                    std::string_view event) override;
+  std::vector<std::string> near_user_functions(std::string_view target,
+                                               std::string_view symbol) override;
   std::vector<std::string> near_kernel_functions(std::string_view symbol) override;
-  std::vector<std::string> near_tracepoints(std::string_view category, std::string_view event) override;
+  std::vector<std::string> near_tracepoints(std::string_view category,
+                                            std::string_view event) override;
 
-  /// The names alone of what tracepoints() would give, sorted: "sched:sched_switch". Errors: denied, unsupported.
-  Result<std::vector<std::string>> tracepoint_names(std::string_view category, std::string_view event);
+  /// The names alone of what tracepoints() would give, sorted: "sched:sched_switch". Errors:
+  /// denied, unsupported.
+  Result<std::vector<std::string>> tracepoint_names(std::string_view category,
+                                                    std::string_view event);
 
  private:
   Result<std::vector<symbols::Located>> files(std::string_view target);

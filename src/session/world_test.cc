@@ -44,8 +44,10 @@ class Machine : public ::testing::Test {
     write("tracing/events/sched/sched_wakeup/format", kSwitch);
     write("tracing/events/net/net_dev_xmit/format", kSwitch);
     write("tracing/events/enable", "0");
-    write("kallsyms", "ffffffff81000000 T vfs_read\nffffffff81000100 T vfs_write\nffffffff81000180 t __pfx_vfs_open\n"
-                      "ffffffffc0000000 t nft_init\t[nft]\nffffffffc0000010 t nft_init\t[nft]\n");
+    write("kallsyms",
+          "ffffffff81000000 T vfs_read\nffffffff81000100 T vfs_write\nffffffff81000180 t "
+          "__pfx_vfs_open\n"
+          "ffffffffc0000000 t nft_init\t[nft]\nffffffffc0000010 t nft_init\t[nft]\n");
   }
   void TearDown() override { fs::remove_all(folder_); }
   void write(const std::string& path, const std::string& text) {
@@ -86,9 +88,13 @@ TEST(TracepointFormat, GivesFieldsTheirShapes) {
 
 TEST(TracepointFormat, RefusesLinesThatItDoesNotUnderstand) {
   EXPECT_EQ(parse_tracepoint_format("a", "b", "").error().code, ErrorCode::kCorrupt);
-  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int;\toffset:0;\tsize:4;\n").error().code, ErrorCode::kCorrupt);
-  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int x;\tsize:4;\n").error().code, ErrorCode::kCorrupt);
-  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int x;\toffset:99999999999;\tsize:4;\n").error().code,
+  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int;\toffset:0;\tsize:4;\n").error().code,
+            ErrorCode::kCorrupt);
+  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int x;\tsize:4;\n").error().code,
+            ErrorCode::kCorrupt);
+  EXPECT_EQ(parse_tracepoint_format("a", "b", "\tfield:int x;\toffset:99999999999;\tsize:4;\n")
+                .error()
+                .code,
             ErrorCode::kCorrupt);
 }
 
@@ -187,21 +193,27 @@ TEST_F(Machine, MeansTheFilesOfTheProcess) {
 TEST_F(Machine, MeansTheFilesOfAnotherRoot) {
   if (::geteuid() != 0) GTEST_SKIP() << "chroot needs root";
   write("root/prog.c",
-        "int only_here(void) { return 1; }\nint main(void) { for (;;) __builtin_ia32_pause(); return only_here(); }\n");
+        "int only_here(void) { return 1; }\nint main(void) { for (;;) __builtin_ia32_pause(); "
+        "return only_here(); }\n");
   const auto prog = folder_ / "root/prog";
-  if (std::system(fmt::format("gcc -static -O1 -o {0} {0}.c 2>/dev/null", prog.string()).c_str()) != 0)
+  if (std::system(fmt::format("gcc -static -O1 -o {0} {0}.c 2>/dev/null", prog.string()).c_str()) !=
+      0)
     GTEST_SKIP() << "no static C library";
   const pid_t child = ::fork();
   if (child == 0) {
-    if (::chroot((folder_ / "root").c_str()) == 0 && ::chdir("/") == 0) ::execl("/prog", "prog", nullptr);
+    if (::chroot((folder_ / "root").c_str()) == 0 && ::chdir("/") == 0)
+      ::execl("/prog", "prog", nullptr);
     ::_exit(1);
   }
   std::error_code ignored;
-  for (int i = 0; i < 400 && !fs::equivalent(fmt::format("/proc/{}/exe", child), prog, ignored); ++i) ::usleep(5000);
+  for (int i = 0; i < 400 && !fs::equivalent(fmt::format("/proc/{}/exe", child), prog, ignored);
+       ++i)
+    ::usleep(5000);
   auto o = options();
   o.pids = {child};
   MachineWorld world(o);
-  const auto by_path = world.user_functions("/prog", "only_here"), by_default = world.user_functions("", "only_here");
+  const auto by_path = world.user_functions("/prog", "only_here"),
+             by_default = world.user_functions("", "only_here");
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   ASSERT_TRUE(by_path) << by_path.error().message;

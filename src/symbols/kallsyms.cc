@@ -76,7 +76,8 @@ void Kallsyms::add_line(std::string_view line) {
     return;
   }
   if (std::string_view("tTwW").find(type.front()) == std::string_view::npos) return;
-  functions_.push_back({name, has_module ? line.substr(1, line.size() - 2) : std::string_view(), addr});
+  functions_.push_back(
+      {name, has_module ? line.substr(1, line.size() - 2) : std::string_view(), addr});
   has_addresses_ |= addr != 0;
 }
 
@@ -85,17 +86,21 @@ Result<Kallsyms> Kallsyms::load(const std::string& path) {
   return parse(std::move(text));
 }
 
-std::vector<const KernelFunction*> Kallsyms::find(std::string_view name, std::string_view module) const {
-  const auto same = std::ranges::equal_range(by_name_, name, {}, [&](uint32_t i) { return functions_[i].name; });
+std::vector<const KernelFunction*> Kallsyms::find(std::string_view name,
+                                                  std::string_view module) const {
+  const auto same =
+      std::ranges::equal_range(by_name_, name, {}, [&](uint32_t i) { return functions_[i].name; });
   std::vector<const KernelFunction*> found;
   for (const uint32_t i : same) {
     const auto& f = functions_[i];
-    if (module.empty() || module == (f.module.empty() ? kKernelItself : f.module)) found.push_back(&f);
+    if (module.empty() || module == (f.module.empty() ? kKernelItself : f.module))
+      found.push_back(&f);
   }
   return found;
 }
 
-std::vector<const KernelFunction*> Kallsyms::match(std::string_view glob, std::string_view module_glob) const {
+std::vector<const KernelFunction*> Kallsyms::match(std::string_view glob,
+                                                   std::string_view module_glob) const {
   std::vector<const KernelFunction*> found;
   for (const auto& f : functions_)
     if (glob_matches(glob, f.name) && module_matches(module_glob, f)) found.push_back(&f);
@@ -110,7 +115,8 @@ std::vector<std::string> Kallsyms::nearest(std::string_view name, size_t at_most
 
 std::optional<Kallsyms::Resolved> Kallsyms::resolve(uint64_t addr) const {
   if (!has_addresses_) return std::nullopt;
-  const auto after = std::ranges::upper_bound(by_addr_, addr, {}, [&](uint32_t i) { return functions_[i].addr; });
+  const auto after =
+      std::ranges::upper_bound(by_addr_, addr, {}, [&](uint32_t i) { return functions_[i].addr; });
   if (after == by_addr_.begin()) return std::nullopt;
   const auto& f = functions_[*std::prev(after)];
   return Resolved{&f, addr - f.addr};

@@ -20,7 +20,8 @@ struct KernelFunction {
 
 class Kallsyms {
  public:
-  /// Keeps the text; symbols of the types t, T, w, W are functions. Lines that make no sense are passed over and counted.
+  /// Keeps the text; symbols of the types t, T, w, W are functions. Lines that make no sense are
+  /// passed over and counted.
   static Kallsyms parse(std::string text);
   /// Reads the file (at most 256 MiB). Errors: not found, denied.
   static Result<Kallsyms> load(const std::string& path = "/proc/kallsyms");
@@ -31,11 +32,16 @@ class Kallsyms {
   /// False: all addresses read as 0.
   bool has_addresses() const { return has_addresses_; }
 
-  /// All of that name (static functions may share one); `module` "" is any, "vmlinux" the kernel itself.
-  std::vector<const KernelFunction*> find(std::string_view name, std::string_view module = "") const;
-  bool exists(std::string_view name, std::string_view module = "") const { return !find(name, module).empty(); }
+  /// All of that name (static functions may share one); `module` "" is any, "vmlinux" the kernel
+  /// itself.
+  std::vector<const KernelFunction*> find(std::string_view name,
+                                          std::string_view module = "") const;
+  bool exists(std::string_view name, std::string_view module = "") const {
+    return !find(name, module).empty();
+  }
   /// Both may hold `*`.
-  std::vector<const KernelFunction*> match(std::string_view glob, std::string_view module_glob = "") const;
+  std::vector<const KernelFunction*> match(std::string_view glob,
+                                           std::string_view module_glob = "") const;
   std::vector<std::string> nearest(std::string_view name, size_t at_most = 3) const;
 
   struct Resolved {

@@ -52,7 +52,8 @@ TEST(Kallsyms, WorksWithoutPrivilege) {
 
 TEST(Kallsyms, PassesOverLinesThatMakeNoSense) {
   const auto k = Kallsyms::parse(
-      "garbage\nffff T\n T x\nxyz T x\nffff TT x\nffff T x [m]y\nffffffff81000000 T good\n\nffff T last");
+      "garbage\nffff T\n T x\nxyz T x\nffff TT x\nffff T x [m]y\nffffffff81000000 T good\n\nffff T "
+      "last");
   EXPECT_TRUE(k.exists("good"));
   EXPECT_TRUE(k.exists("last"));
   EXPECT_GE(k.bad_lines(), 4u);

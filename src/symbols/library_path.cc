@@ -22,13 +22,20 @@ namespace {
 
 constexpr size_t kMaxCacheBytes = 64 << 20;
 constexpr size_t kMaxFound = 4096;  ///< files that one pattern may stand for
-constexpr std::string_view kUsualPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+constexpr std::string_view kUsualPath =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 constexpr std::string_view kMuslPathFile = "/etc/ld-musl-x86_64.path";
 
 // glibc's, with Debian's and Fedora's names, then musl's.
-constexpr std::array<std::string_view, 9> kLibraryFolders = {
-    "/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/lib64", "/usr/local/lib", "/usr/lib", "/lib",
-    "/usr/lib/x86_64-linux-musl", "/lib/x86_64-linux-musl"};
+constexpr std::array<std::string_view, 9> kLibraryFolders = {"/usr/lib/x86_64-linux-gnu",
+                                                             "/lib/x86_64-linux-gnu",
+                                                             "/usr/lib64",
+                                                             "/lib64",
+                                                             "/usr/local/lib",
+                                                             "/usr/lib",
+                                                             "/lib",
+                                                             "/usr/lib/x86_64-linux-musl",
+                                                             "/lib/x86_64-linux-musl"};
 
 std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
   std::vector<std::string_view> parts;
@@ -52,7 +59,8 @@ Result<std::string> read_file(const std::string& path, size_t max_bytes) {
     if (got < 0) return fail_errno(errno, "read {}", path);
     if (got == 0) return text;
     text.append(chunk, static_cast<size_t>(got));
-    if (text.size() > max_bytes) return fail(ErrorCode::kCorrupt, "{} is larger than {} bytes", path, max_bytes);
+    if (text.size() > max_bytes)
+      return fail(ErrorCode::kCorrupt, "{} is larger than {} bytes", path, max_bytes);
   }
 }
 
@@ -71,11 +79,13 @@ std::vector<std::string> names_in(const std::string& folder) {
 
 /// libc.so of a development package is text for the linker.
 bool is_elf(const std::string& path) {
-  struct stat st {};
-  if (::stat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;  // opening a device may have effects
+  struct stat st{};
+  if (::stat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode))
+    return false;  // opening a device may have effects
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   char magic[4];
-  return fd && ::read(fd.get(), magic, sizeof magic) == sizeof magic && std::memcmp(magic, "\177ELF", 4) == 0;
+  return fd && ::read(fd.get(), magic, sizeof magic) == sizeof magic &&
+         std::memcmp(magic, "\177ELF", 4) == 0;
 }
 
 /// Collects files, each once.
@@ -86,24 +96,26 @@ class Finder {
   /// Errors say why the path leads to no file.
   Result<void> add(const std::string& path) {
     auto canonical = elf::canonical_path(root_, path);
-    struct stat st {};
+    struct stat st{};
     std::string host_path;
     if (canonical) {
       host_path = root_ + *canonical;
       if (::stat(host_path.c_str(), &st) != 0) return fail_errno(errno, "{}", host_path);
     }
-    // /proc/PID/exe and /proc/PID/root are links that only the kernel can follow: their text may name nothing, or another
-    // file. In our own root the kernel's answer counts.
-    struct stat direct {};
+    // /proc/PID/exe and /proc/PID/root are links that only the kernel can follow: their text may
+    // name nothing, or another file. In our own root the kernel's answer counts.
+    struct stat direct{};
     const bool is_ours = root_.empty() && ::stat(path.c_str(), &direct) == 0;
     if (is_ours && (!canonical || direct.st_ino != st.st_ino || direct.st_dev != st.st_dev)) {
       canonical = host_path = path;
       st = direct;
     }
     if (!canonical) return forward(canonical);
-    if (!S_ISREG(st.st_mode)) return fail(ErrorCode::kInvalid, "{} is not a regular file", host_path);
+    if (!S_ISREG(st.st_mode))
+      return fail(ErrorCode::kInvalid, "{} is not a regular file", host_path);
     const elf::FileIdentity identity{st.st_dev, st.st_ino};
-    if (std::ranges::find(found_, identity, &Located::identity) == found_.end() && found_.size() < kMaxFound)
+    if (std::ranges::find(found_, identity, &Located::identity) == found_.end() &&
+        found_.size() < kMaxFound)
       found_.push_back({*canonical, host_path, path, identity});
     return {};
   }
@@ -116,12 +128,14 @@ class Finder {
   void add_matching(const std::string& folder, std::span<const std::string_view> parts) {
     if (found_.size() >= kMaxFound) return;
     if (parts.empty()) return add_if_elf(folder);
-    if (!has_wildcard(parts.front())) return add_matching(folder + "/" + std::string(parts.front()), parts.subspan(1));
+    if (!has_wildcard(parts.front()))
+      return add_matching(folder + "/" + std::string(parts.front()), parts.subspan(1));
     const auto real = elf::canonical_path(root_, folder.empty() ? "/" : folder);
     if (!real) return;
     for (const auto& name : names_in(root_ + *real)) {
       const bool hidden = name.starts_with('.') && !parts.front().starts_with('.');
-      if (!hidden && glob_matches(parts.front(), name)) add_matching(folder + "/" + name, parts.subspan(1));
+      if (!hidden && glob_matches(parts.front(), name))
+        add_matching(folder + "/" + name, parts.subspan(1));
     }
   }
 
@@ -133,7 +147,8 @@ class Finder {
   std::vector<Located> found_;
 };
 
-// ---- libraries ---------------------------------------------------------------------------------------------------
+// ---- libraries
+// ---------------------------------------------------------------------------------------------------
 
 void add_from_cache(Finder& finder, std::string_view name, const std::string& root) {
   const auto text = read_file(root + "/etc/ld.so.cache", kMaxCacheBytes);
@@ -202,7 +217,8 @@ void add_program(Finder& finder, std::string_view name, std::string_view search_
 //
 //   0  char magic[17] "glibc-ld.so.cache", version[3] "1.1"
 //   20 u32 entries, u32 bytes of strings, u8 flags, 3 unused, u32 extension, u32 unused[3]
-//   48 entries of 24 bytes: s32 flags, u32 soname, u32 path (offsets from the magic), u32 unused, u64 hwcap
+//   48 entries of 24 bytes: s32 flags, u32 soname, u32 path (offsets from the magic), u32 unused,
+//   u64 hwcap
 //
 // glibc before 2.32 puts a cache of the old format ("ld.so-1.7.0") in front.
 Result<std::vector<CacheEntry>> parse_ld_cache(std::string_view bytes) {
@@ -212,7 +228,8 @@ Result<std::vector<CacheEntry>> parse_ld_cache(std::string_view bytes) {
   if (!bytes.starts_with(kMagic)) {
     const auto start = bytes.starts_with(kOldMagic) ? bytes.find(kMagic) : std::string_view::npos;
     if (start == std::string_view::npos)
-      return fail(ErrorCode::kUnsupported, "the loader's cache has a format that is not known here");
+      return fail(ErrorCode::kUnsupported,
+                  "the loader's cache has a format that is not known here");
     bytes.remove_prefix(start);
   }
   const auto number = [&](size_t at) {
@@ -233,14 +250,16 @@ Result<std::vector<CacheEntry>> parse_ld_cache(std::string_view bytes) {
     const size_t at = kHeaderBytes + i * kEntryBytes;
     if ((number(at) & kArchMask) != kX86_64) continue;
     const auto soname = string(number(at + 4)), path = string(number(at + 8));
-    if (!soname || !path) return fail(ErrorCode::kCorrupt, "entry {} of the loader's cache is damaged", i);
+    if (!soname || !path)
+      return fail(ErrorCode::kCorrupt, "entry {} of the loader's cache is damaged", i);
     entries.push_back({*soname, *path, number(at + 16) | uint64_t{number(at + 20)} << 32});
   }
   return entries;
 }
 
 bool library_name_matches(std::string_view name, std::string_view soname) {
-  if (has_wildcard(name)) return soname.find(".so") != std::string_view::npos && glob_matches(name, soname);
+  if (has_wildcard(name))
+    return soname.find(".so") != std::string_view::npos && glob_matches(name, soname);
   if (!soname.starts_with(name)) return false;
   const auto rest = soname.substr(name.size());
   if (rest.empty()) return soname.find(".so") != std::string_view::npos;
@@ -249,7 +268,9 @@ bool library_name_matches(std::string_view name, std::string_view soname) {
   return rest == ".so" || rest.starts_with(".so.") || rest.starts_with(".musl-x86_64.so");
 }
 
-Result<std::vector<Located>> locate(std::string_view name, const std::string& root, std::string_view search_path) {
+Result<std::vector<Located>> locate(std::string_view name,
+                                    const std::string& root,
+                                    std::string_view search_path) {
   if (name.empty() || name.size() >= 4096 || name.find('\0') != std::string_view::npos)
     return fail(ErrorCode::kInvalid, "'{}' is no file name", name);
   if (name.find('/') != std::string_view::npos) return locate_path(name, root);
@@ -260,8 +281,10 @@ Result<std::vector<Located>> locate(std::string_view name, const std::string& ro
   if (finder.empty()) add_program(finder, name, search_path);
   if (!finder.empty()) return finder.take();
   if (is_library)
-    return fail(ErrorCode::kNotFound,
-                "there is no library {} in {}/etc/ld.so.cache, the loader's default folders or $PATH", name, root);
+    return fail(
+        ErrorCode::kNotFound,
+        "there is no library {} in {}/etc/ld.so.cache, the loader's default folders or $PATH", name,
+        root);
   return fail(ErrorCode::kNotFound, "there is no program {} in {}", name,
               search_path.empty() ? kUsualPath : search_path);
 }

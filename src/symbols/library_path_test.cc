@@ -36,7 +36,9 @@ class Root : public ::testing::Test {
   Scratch root_;
 };
 
-void put_u32(std::string& bytes, size_t at, uint32_t value) { std::memcpy(bytes.data() + at, &value, sizeof value); }
+void put_u32(std::string& bytes, size_t at, uint32_t value) {
+  std::memcpy(bytes.data() + at, &value, sizeof value);
+}
 
 struct CacheLine {
   std::string soname, path;
@@ -72,8 +74,8 @@ TEST(LibraryName, MatchesItsSonameInEveryLength) {
 TEST_F(Root, LibrariesComeFromTheLoadersCache) {
   put("opt/odd/libodd.so.3");
   put("usr/lib/libodd.so.2");
-  put("etc/ld.so.cache",
-      make_cache({{"libodd.so.3", "/opt/odd/libodd.so.3"}, {"libodd.so.9", "/opt/i386/libodd.so.9", 0x0003}}));
+  put("etc/ld.so.cache", make_cache({{"libodd.so.3", "/opt/odd/libodd.so.3"},
+                                     {"libodd.so.9", "/opt/i386/libodd.so.9", 0x0003}}));
   EXPECT_EQ(paths_of("libodd"), Paths{"/opt/odd/libodd.so.3"});
   EXPECT_EQ(paths_of("libodd.so.3"), Paths{"/opt/odd/libodd.so.3"});
 }
@@ -181,7 +183,8 @@ TEST(LdCache, OfThisMachineHoldsLibc) {
 }
 
 TEST(LdCache, BehindTheOldFormatIsRead) {
-  const auto text = "ld.so-1.7.0" + std::string(21, '\0') + make_cache({{"libx.so.1", "/lib/libx.so.1"}});
+  const auto text =
+      "ld.so-1.7.0" + std::string(21, '\0') + make_cache({{"libx.so.1", "/lib/libx.so.1"}});
   const auto entries = parse_ld_cache(text);
   ASSERT_TRUE(entries);
   ASSERT_EQ(entries->size(), 1u);
@@ -191,7 +194,8 @@ TEST(LdCache, BehindTheOldFormatIsRead) {
 TEST(LdCache, DamagedOnesAreRefusedOrReadButNeverLeft) {
   const auto good = make_cache({{"liba.so.1", "/lib/liba.so.1"}, {"libb.so.2", "/lib/libb.so.2"}});
   EXPECT_EQ(parse_ld_cache("nonsense").error().code, ErrorCode::kUnsupported);
-  for (size_t size = 20; size < 48 + 48; ++size) EXPECT_FALSE(parse_ld_cache(std::string_view(good).substr(0, size)));
+  for (size_t size = 20; size < 48 + 48; ++size)
+    EXPECT_FALSE(parse_ld_cache(std::string_view(good).substr(0, size)));
   std::mt19937 random(7);
   for (int round = 0; round < 5000; ++round) {
     auto bytes = good;

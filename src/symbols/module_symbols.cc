@@ -13,10 +13,13 @@
 namespace spile::symbols {
 namespace {
 
-/// How far resolve() looks back for a function that encloses others. Only hostile files nest deeper.
+/// How far resolve() looks back for a function that encloses others. Only hostile files nest
+/// deeper.
 constexpr int kMaxNesting = 4096;
 
-uint32_t hash_of(std::string_view name) { return static_cast<uint32_t>(std::hash<std::string_view>{}(name)); }
+uint32_t hash_of(std::string_view name) {
+  return static_cast<uint32_t>(std::hash<std::string_view>{}(name));
+}
 
 bool has_symtab(const elf::File& file) {
   const auto* section = file.section(".symtab");
@@ -35,7 +38,9 @@ Wanted split_version(std::string_view name) {
   return {name.substr(0, at), name.substr(at + skip)};
 }
 
-bool is_label(const Function& f) { return f.type == elf::SymbolType::kLabel; }
+bool is_label(const Function& f) {
+  return f.type == elf::SymbolType::kLabel;
+}
 
 /// The same symbol from .symtab and .dynsym. Only one of them may know the version.
 bool is_same(const Function& a, const Function& b) {
@@ -44,13 +49,14 @@ bool is_same(const Function& a, const Function& b) {
 
 /// Which of several names of one address people know it by: smaller is better.
 auto preference(const Function& f) {
-  return std::tuple(is_label(f), f.binding == elf::Binding::kLocal, !f.is_default_version, f.name.starts_with('_'),
-                    f.name.size());
+  return std::tuple(is_label(f), f.binding == elf::Binding::kLocal, !f.is_default_version,
+                    f.name.starts_with('_'), f.name.size());
 }
 
 }  // namespace
 
-// ---- loading -----------------------------------------------------------------------------------------------------
+// ---- loading
+// -----------------------------------------------------------------------------------------------------
 
 Result<ModuleSymbols> ModuleSymbols::load(const std::string& path, LoadOptions options) {
   SPILE_TRY(auto file, elf::File::open(path));
@@ -89,15 +95,19 @@ void ModuleSymbols::add_debug_symbols(const std::string& root, const std::string
 void ModuleSymbols::add(const std::vector<elf::Symbol>& symbols) {
   functions_.reserve(functions_.size() + symbols.size());
   for (const auto& s : symbols)
-    functions_.push_back({s.name, s.version, s.addr, s.size, false, s.type, s.binding, s.is_default_version});
+    functions_.push_back(
+        {s.name, s.version, s.addr, s.size, false, s.type, s.binding, s.is_default_version});
 }
 
 void ModuleSymbols::index() {
-  // Within one name those with a version come last, so that is_same() sees the pair (without, with) in this order.
+  // Within one name those with a version come last, so that is_same() sees the pair (without, with)
+  // in this order.
   std::ranges::sort(functions_, [](const Function& a, const Function& b) {
-    return std::tie(a.addr, a.name, a.version, b.size) < std::tie(b.addr, b.name, b.version, a.size);
+    return std::tie(a.addr, a.name, a.version, b.size) <
+           std::tie(b.addr, b.name, b.version, a.size);
   });
-  // Keep the last of each run of equals: it has the version; take over a size that only the other one knows.
+  // Keep the last of each run of equals: it has the version; take over a size that only the other
+  // one knows.
   size_t kept = 0;
   for (size_t i = 0; i < functions_.size(); ++i) {
     if (kept > 0 && is_same(functions_[kept - 1], functions_[i])) {
@@ -128,7 +138,8 @@ void ModuleSymbols::complete_sizes() {
     const auto& segment = *file_->segment_at(f.addr);  // read_symbols() kept no other
     const uint64_t room = segment.mem_size - (f.addr.value - segment.addr.value);
     if (f.size == 0) {
-      f.size = guessed_size(f.addr, next && *next < f.addr + room ? next->value - f.addr.value : room);
+      f.size =
+          guessed_size(f.addr, next && *next < f.addr + room ? next->value - f.addr.value : room);
       f.size_is_guessed = true;
     }
     f.size = std::min(f.size, room);
@@ -142,11 +153,13 @@ uint64_t ModuleSymbols::guessed_size(LinkAddr addr, uint64_t room) const {
   return range != nullptr ? std::min(range->end.value - addr.value, room) : room;
 }
 
-// ---- questions ---------------------------------------------------------------------------------------------------
+// ---- questions
+// ---------------------------------------------------------------------------------------------------
 
 template <typename Visit>
 void ModuleSymbols::for_each_named(std::string_view name, Visit visit) const {
-  const auto same_hash = std::ranges::equal_range(by_name_, hash_of(name), {}, &std::pair<uint32_t, uint32_t>::first);
+  const auto same_hash =
+      std::ranges::equal_range(by_name_, hash_of(name), {}, &std::pair<uint32_t, uint32_t>::first);
   for (const auto& [hash, i] : same_hash)
     if (functions_[i].name == name) visit(functions_[i]);
 }
@@ -159,9 +172,10 @@ std::vector<const Function*> ModuleSymbols::find(std::string_view name) const {
   });
   if (!std::ranges::all_of(found, [](auto* f) { return is_label(*f); }))
     std::erase_if(found, [](auto* f) { return is_label(*f); });
-  const bool has_default =
-      std::ranges::any_of(found, [](auto* f) { return f->is_default_version && !f->version.empty(); });
-  if (has_default && wanted.version.empty()) std::erase_if(found, [](auto* f) { return !f->is_default_version; });
+  const bool has_default = std::ranges::any_of(
+      found, [](auto* f) { return f->is_default_version && !f->version.empty(); });
+  if (has_default && wanted.version.empty())
+    std::erase_if(found, [](auto* f) { return !f->is_default_version; });
   return found;
 }
 
@@ -190,7 +204,8 @@ std::optional<Resolved> ModuleSymbols::resolve(LinkAddr addr) const {
   int steps = 0;
   for (auto i = after - functions_.begin(); i-- > 0 && ++steps < kMaxNesting;) {
     const auto& f = functions_[static_cast<size_t>(i)];
-    if (reach_[static_cast<size_t>(i)] <= addr.value || (best != nullptr && f.addr < best->addr)) break;
+    if (reach_[static_cast<size_t>(i)] <= addr.value || (best != nullptr && f.addr < best->addr))
+      break;
     if (f.end() <= addr) continue;
     if (best == nullptr || preference(f) < preference(*best)) best = &f;
   }

@@ -22,7 +22,7 @@ struct Function {
   std::string_view name;     ///< without version; lives as long as the ModuleSymbols
   std::string_view version;  ///< "GLIBC_2.2.5" or ""
   LinkAddr addr;
-  uint64_t size = 0;         ///< bytes; completed from .eh_frame or the next symbol where the file says 0
+  uint64_t size = 0;  ///< bytes; completed from .eh_frame or the next symbol where the file says 0
   bool size_is_guessed = false;
   elf::SymbolType type = elf::SymbolType::kFunction;
   elf::Binding binding = elf::Binding::kLocal;
@@ -38,16 +38,17 @@ struct Resolved {
 };
 
 struct LoadOptions {
-  std::string root;            ///< "" or "/proc/PID/root": where debug files are looked for
-  std::string path_in_root;    ///< the file's path there; "" is the path it was opened by
+  std::string root;          ///< "" or "/proc/PID/root": where debug files are looked for
+  std::string path_in_root;  ///< the file's path there; "" is the path it was opened by
   bool use_debug_files = true;
 };
 
 class ModuleSymbols {
  public:
-  /// Opens the file and reads its symbols, its debug file's (looked up only where .symtab is missing), and those of
-  /// .gnu_debugdata. A module without any symbol is not an error: functions() is empty.
-  /// Errors: those of elf::File::open. Cost: node (100 MB, 80,000 functions) 100 ms or less.
+  /// Opens the file and reads its symbols, its debug file's (looked up only where .symtab is
+  /// missing), and those of .gnu_debugdata. A module without any symbol is not an error:
+  /// functions() is empty. Errors: those of elf::File::open. Cost: node (100 MB, 80,000 functions)
+  /// 100 ms or less.
   static Result<ModuleSymbols> load(const std::string& path, LoadOptions options = {});
   static Result<ModuleSymbols> load(elf::File file, LoadOptions options = {});
 
@@ -58,8 +59,9 @@ class ModuleSymbols {
   /// By address, then name; aliases are separate entries.
   std::span<const Function> functions() const { return functions_; }
 
-  /// All functions of exactly this name: static functions may share one. Of several versions the default one is meant;
-  /// "memcpy@GLIBC_2.2.5" names a version, "memcpy@@GLIBC_2.14" too. Labels are found only where no function has the name.
+  /// All functions of exactly this name: static functions may share one. Of several versions the
+  /// default one is meant; "memcpy@GLIBC_2.2.5" names a version, "memcpy@@GLIBC_2.14" too. Labels
+  /// are found only where no function has the name.
   std::vector<const Function*> find(std::string_view name) const;
   /// All functions whose name matches; only `*` is a wildcard. By address. No labels.
   std::vector<const Function*> match(std::string_view glob) const;
@@ -86,7 +88,8 @@ class ModuleSymbols {
   std::unique_ptr<elf::File> file_, debug_;
   bool has_full_symbols_ = false;
   std::vector<Function> functions_;
-  std::vector<std::pair<uint32_t, uint32_t>> by_name_;  ///< hash of the name, index into functions_; sorted
+  std::vector<std::pair<uint32_t, uint32_t>>
+      by_name_;                  ///< hash of the name, index into functions_; sorted
   std::vector<uint64_t> reach_;  ///< the largest end() of functions_[0..i]
   mutable std::unique_ptr<elf::UnwindTable> unwind_;
   mutable std::optional<std::vector<LinkAddr>> code_pointers_;

@@ -67,7 +67,8 @@ TEST(ModuleSymbols, CompletesSizesFromTheUnwindTable) {
   const std::string source =
       "asm(\".text\\n.globl sizeless\\n.type sizeless,@function\\nsizeless: "
       ".cfi_startproc\\nnop\\nnop\\nret\\n.cfi_endproc\\n.skip 64\\n\"\n"
-      "    \".globl bare\\n.type bare,@function\\nbare: nop\\nret\\n.globl after\\n.type after,@function\\nafter: "
+      "    \".globl bare\\n.type bare,@function\\nbare: nop\\nret\\n.globl after\\n.type "
+      "after,@function\\nafter: "
       "ret\\n\");\n"
       "int main(void) { return 0; }\n";
   if (!compile(source, scratch / "p", "-O1")) GTEST_SKIP() << "no C compiler";
@@ -81,33 +82,39 @@ TEST(ModuleSymbols, CompletesSizesFromTheUnwindTable) {
 
 TEST(ModuleSymbols, GivesStaticFunctionsOfOneNameAll) {
   Scratch scratch;
-  elf::testing::write_file(scratch / "a.c",
-                           "static __attribute__((noinline)) int twin(int x) { asm(\"\"); return x + 1; }\nint fa(int "
-                           "x) { return twin(x); }\n");
-  elf::testing::write_file(scratch / "b.c",
-                           "static __attribute__((noinline)) int twin(int x) { asm(\"\"); return x + 2; }\nint "
-                           "fa(int);\nint main(int c, char** v) { return fa(c) + twin(c); }\n");
-  if (!succeeds("cd " + scratch.path() + " && gcc -O1 -o p a.c b.c")) GTEST_SKIP() << "no C compiler";
+  elf::testing::write_file(
+      scratch / "a.c",
+      "static __attribute__((noinline)) int twin(int x) { asm(\"\"); return x + 1; }\nint fa(int "
+      "x) { return twin(x); }\n");
+  elf::testing::write_file(
+      scratch / "b.c",
+      "static __attribute__((noinline)) int twin(int x) { asm(\"\"); return x + 2; }\nint "
+      "fa(int);\nint main(int c, char** v) { return fa(c) + twin(c); }\n");
+  if (!succeeds("cd " + scratch.path() + " && gcc -O1 -o p a.c b.c"))
+    GTEST_SKIP() << "no C compiler";
   EXPECT_EQ(load(scratch / "p").find("twin").size(), 2u);
 }
 
 TEST(ModuleSymbols, OfAStrippedProgramComeFromItsDebugFile) {
   Scratch scratch;
   const std::string source =
-      "static __attribute__((noinline)) int hidden(int x) { asm(\"\"); return x * 3; }\nint main(int c, char** v) { "
+      "static __attribute__((noinline)) int hidden(int x) { asm(\"\"); return x * 3; }\nint "
+      "main(int c, char** v) { "
       "return hidden(c); }\n";
   if (!compile(source, scratch / "p", "-O1 -Wl,--build-id=0xabcdef") || !has_tool("objcopy"))
     GTEST_SKIP() << "no C compiler or binutils";
-  ASSERT_TRUE(succeeds("cd " + scratch.path() + " && mkdir -p usr/lib/debug/.build-id/ab && strip -o stripped p"));
+  ASSERT_TRUE(succeeds("cd " + scratch.path() +
+                       " && mkdir -p usr/lib/debug/.build-id/ab && strip -o stripped p"));
   const auto before = load(scratch / "stripped", {scratch.path(), "/stripped", true});
   EXPECT_FALSE(before.has_full_symbols());
   EXPECT_TRUE(before.find("hidden").empty());
-  ASSERT_TRUE(
-      succeeds("cd " + scratch.path() + " && objcopy --only-keep-debug p usr/lib/debug/.build-id/ab/cdef.debug"));
+  ASSERT_TRUE(succeeds("cd " + scratch.path() +
+                       " && objcopy --only-keep-debug p usr/lib/debug/.build-id/ab/cdef.debug"));
   const auto after = load(scratch / "stripped", {scratch.path(), "/stripped", true});
   EXPECT_TRUE(after.has_full_symbols());
   EXPECT_EQ(after.find("hidden").size(), 1u);
-  EXPECT_TRUE(load(scratch / "stripped", {scratch.path(), "/stripped", false}).find("hidden").empty());
+  EXPECT_TRUE(
+      load(scratch / "stripped", {scratch.path(), "/stripped", false}).find("hidden").empty());
 }
 
 TEST(ModuleSymbols, StaysUsableAfterAMove) {
@@ -131,11 +138,15 @@ TEST(ModuleSymbols, OfALargeProgramLoadQuickly) {
   ASSERT_TRUE(table) << table.error().message;
   ASSERT_TRUE((*table)->all_landing_pads());
   const auto unwound = std::chrono::steady_clock::now();
-  const auto ms = [](auto d) { return std::chrono::duration_cast<std::chrono::milliseconds>(d).count(); };
+  const auto ms = [](auto d) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(d).count();
+  };
   RecordProperty("load_ms", static_cast<int>(ms(loaded - start)));
-  fmt::print("node: {} functions {} ms, {} code pointers {} ms, {} ranges and {} landing pads {} ms\n",
-             node.functions().size(), ms(loaded - start), node.code_pointers()->size(), ms(pointers - loaded),
-             (*table)->functions().size(), (*table)->all_landing_pads()->size(), ms(unwound - pointers));
+  fmt::print(
+      "node: {} functions {} ms, {} code pointers {} ms, {} ranges and {} landing pads {} ms\n",
+      node.functions().size(), ms(loaded - start), node.code_pointers()->size(),
+      ms(pointers - loaded), (*table)->functions().size(), (*table)->all_landing_pads()->size(),
+      ms(unwound - pointers));
   EXPECT_LT(loaded - start, std::chrono::seconds(2));
 }
 

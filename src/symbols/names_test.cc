@@ -1,7 +1,7 @@
+#include <gtest/gtest.h>
+
 #include <chrono>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "symbols/glob.h"
 #include "symbols/nearest.h"
@@ -47,7 +47,8 @@ TEST(EditDistance, CountsInsertionsDeletionsReplacementsAndSwaps) {
 
 TEST(Nearest, GivesTheBestFirstAndNothingTwice) {
   Nearest near("malloc", 3);
-  for (const char* name : {"mallocs", "mallox", "calloc", "malloc_x", "mallox", "realloc", "zebra"}) near.offer(name);
+  for (const char* name : {"mallocs", "mallox", "calloc", "malloc_x", "mallox", "realloc", "zebra"})
+    near.offer(name);
   const auto names = near.take();
   ASSERT_EQ(names.size(), 3u);
   EXPECT_EQ(names[0], "mallocs");

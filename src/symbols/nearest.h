@@ -8,11 +8,12 @@
 
 namespace spile::symbols {
 
-/// The number of insertions, deletions, replacements and swaps of neighbours between `a` and `b`, or `limit` + 1 where it is
-/// more than `limit`. Time: length times limit.
+/// The number of insertions, deletions, replacements and swaps of neighbours between `a` and `b`,
+/// or `limit` + 1 where it is more than `limit`. Time: length times limit.
 size_t edit_distance(std::string_view a, std::string_view b, size_t limit);
 
-/// Collects the candidates nearest to a name. Short names tolerate fewer edits: "f" suggests nothing.
+/// Collects the candidates nearest to a name. Short names tolerate fewer edits: "f" suggests
+/// nothing.
 class Nearest {
  public:
   Nearest(std::string_view name, size_t at_most);

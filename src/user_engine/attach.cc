@@ -1,8 +1,10 @@
-// How probes come into a process: the second of spile's two stories, from top to bottom in attach_to().
+// How probes come into a process: the second of spile's two stories, from top to bottom in
+// attach_to().
 //
-// Everything that can be done while the target runs is done then: decoding, planning, compiling. The stop itself maps
-// memory, copies finished bytes and writes the jumps. At every moment of it the tracer may be killed and the target
-// runs on: before a jump is written its detour is complete, and the journal says what was changed.
+// Everything that can be done while the target runs is done then: decoding, planning, compiling.
+// The stop itself maps memory, copies finished bytes and writes the jumps. At every moment of it
+// the tracer may be killed and the target runs on: before a jump is written its detour is complete,
+// and the journal says what was changed.
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,7 +39,9 @@ constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kReach = uint64_t{1} << 31;
 constexpr std::string_view kCodeName = "spile-code", kDataName = "spile-data";
 
-uint64_t page_of(TargetAddr a) { return a.value / kPageBytes; }
+uint64_t page_of(TargetAddr a) {
+  return a.value / kPageBytes;
+}
 
 /// A code region and the sites that it serves.
 struct Neighbourhood {
@@ -47,10 +51,11 @@ struct Neighbourhood {
   CodeImage code;
 };
 
-/// A page or two at the one place (or one of the few) where a punned jump can lead; on it a jump to the detour.
+/// A page or two at the one place (or one of the few) where a punned jump can lead; on it a jump to
+/// the detour.
 struct SteppingStone {
-  TargetAddr at;            ///< where the punned jump leads
-  TargetAddr base;          ///< page
+  TargetAddr at;    ///< where the punned jump leads
+  TargetAddr base;  ///< page
   uint64_t size_bytes = 0;
 };
 
@@ -69,24 +74,34 @@ constexpr size_t kMaxSteppingStones = 64;
 constexpr uint64_t kGuardBytes = 64 << 10, kBrkRoomBytes = uint64_t{1} << 30;
 constexpr uint64_t kLowestAddress = 64 << 10, kHighestAddress = uint64_t{0x7fff} << 32;
 
-/// Is [start, end) free, and not needed by the target later: not above its break, not below its main stack?
-bool is_free(const std::vector<os::MapEntry>& maps, const target::GapRules& rules, uint64_t start, uint64_t end) {
+/// Is [start, end) free, and not needed by the target later: not above its break, not below its
+/// main stack?
+bool is_free(const std::vector<os::MapEntry>& maps,
+             const target::GapRules& rules,
+             uint64_t start,
+             uint64_t end) {
   if (start < kLowestAddress || end > kHighestAddress) return false;
-  if (rules.start_brk != 0 && end > rules.start_brk && start < rules.start_brk + kBrkRoomBytes) return false;
+  if (rules.start_brk != 0 && end > rules.start_brk && start < rules.start_brk + kBrkRoomBytes)
+    return false;
   for (const os::MapEntry& m : maps) {
     bool is_stack = m.path == "[stack]";
-    uint64_t low = m.start.value - std::min(m.start.value, is_stack ? rules.stack_limit_bytes + kGuardBytes : 0);
+    uint64_t low = m.start.value -
+                   std::min(m.start.value, is_stack ? rules.stack_limit_bytes + kGuardBytes : 0);
     if (start < m.end.value && end > low) return false;
   }
   return true;
 }
 
 /// The first free place among those that a punned jump can reach.
-std::optional<SteppingStone> find_stepping_stone(const std::vector<os::MapEntry>& maps, const target::GapRules& rules, const patch::SitePlan& plan) {
+std::optional<SteppingStone> find_stepping_stone(const std::vector<os::MapEntry>& maps,
+                                                 const target::GapRules& rules,
+                                                 const patch::SitePlan& plan) {
   auto reach = patch::pun_targets(plan);
   for (uint64_t at = reach.first.value;;) {
-    uint64_t base = at & ~(kPageBytes - 1), end = (at + kSteppingStoneBytes + kPageBytes - 1) & ~(kPageBytes - 1);
-    if (is_free(maps, rules, base, end)) return SteppingStone{TargetAddr(at), TargetAddr(base), end - base};
+    uint64_t base = at & ~(kPageBytes - 1),
+             end = (at + kSteppingStoneBytes + kPageBytes - 1) & ~(kPageBytes - 1);
+    if (is_free(maps, rules, base, end))
+      return SteppingStone{TargetAddr(at), TargetAddr(base), end - base};
     // The next page's first byte; a place that ends on the next page was tried with it.
     uint64_t next = base + kPageBytes;
     if (next > reach.last.value || next < at) return std::nullopt;
@@ -103,18 +118,20 @@ void occupy(std::vector<os::MapEntry>& maps, TargetAddr start, uint64_t size_byt
   maps.insert(at, entry);
 }
 
-/// Read-only data of the program itself, of libc and of the loader: these are never unmapped, so a probe may read them
-/// with a plain load.
+/// Read-only data of the program itself, of libc and of the loader: these are never unmapped, so a
+/// probe may read them with a plain load.
 std::vector<abi::SafeRange> safe_ranges(const Target& target) {
   std::vector<abi::SafeRange> ranges;
   auto modules = target.modules();
   if (!modules) return ranges;
   for (const target::Module& m : *modules) {
-    bool stays = m.main_program || m.path.find("/libc.so") != std::string::npos || m.path.find("/ld-linux") != std::string::npos ||
+    bool stays = m.main_program || m.path.find("/libc.so") != std::string::npos ||
+                 m.path.find("/ld-linux") != std::string::npos ||
                  m.path.find("/ld-musl") != std::string::npos;
     if (!stays || m.deleted) continue;
     for (const target::Segment& s : m.segments) {
-      if (s.read && !s.write && ranges.size() < abi::kMaxSafeRanges) ranges.push_back({s.start.value, s.end.value});
+      if (s.read && !s.write && ranges.size() < abi::kMaxSafeRanges)
+        ranges.push_back({s.start.value, s.end.value});
     }
   }
   std::ranges::sort(ranges, {}, &abi::SafeRange::begin);
@@ -130,10 +147,11 @@ class Attacher {
   Result<void> prepare();
   /// Patches the stopped process. On error roll_back() puts back what has changed in it.
   Result<void> commit(StoppedProcess& process);
-  /// After a failed commit, in the same stop. Only what this attacher has made is taken out: another spile may hold the
-  /// process by now, at the very addresses that were meant for us.
+  /// After a failed commit, in the same stop. Only what this attacher has made is taken out:
+  /// another spile may hold the process by now, at the very addresses that were meant for us.
   void roll_back(StoppedProcess& process);
-  /// Sites that threads stand in the way of, and stay: a punned jump where that fits, else left out for good.
+  /// Sites that threads stand in the way of, and stay: a punned jump where that fits, else left out
+  /// for good.
   void give_up_blocked_sites();
 
   std::unique_ptr<Attachment> finish(std::unique_ptr<Target> target);
@@ -146,7 +164,8 @@ class Attacher {
   std::vector<const PlannedSite*> active_sites() const;
   void make_neighbourhoods();
   Result<void> choose_addresses();
-  Result<void> choose_stepping_stones(std::vector<os::MapEntry>& maps, const target::GapRules& rules);
+  Result<void> choose_stepping_stones(std::vector<os::MapEntry>& maps,
+                                      const target::GapRules& rules);
   Result<void> build_code();
   Result<void> check_unchanged(const StoppedProcess& process) const;
   Result<void> find_blocked_sites(const StoppedProcess& process);
@@ -196,9 +215,11 @@ void Attacher::refuse(const PlannedSite& site, const std::string& reason) {
   dropped_.insert(&site);
 }
 
-// ---- while the target runs -----------------------------------------------------------------------------------------
+// ---- while the target runs
+// -----------------------------------------------------------------------------------------
 
-/// Sites whose modules lie within reach of one region share it: the program and its libraries usually make two.
+/// Sites whose modules lie within reach of one region share it: the program and its libraries
+/// usually make two.
 void Attacher::make_neighbourhoods() {
   prepared_.neighbourhoods.clear();
   for (const PlannedSite* site : active_sites()) {
@@ -216,27 +237,32 @@ void Attacher::make_neighbourhoods() {
     }
     if (home == nullptr) home = &prepared_.neighbourhoods.emplace_back();
     home->sites.push_back(site);
-    bool known = std::ranges::any_of(home->modules, [&](const AddressRange& r) { return r.start == range.start; });
+    bool known = std::ranges::any_of(home->modules,
+                                     [&](const AddressRange& r) { return r.start == range.start; });
     if (!known) home->modules.push_back(range);
   }
 }
 
-Result<void> Attacher::choose_stepping_stones(std::vector<os::MapEntry>& maps, const target::GapRules& rules) {
+Result<void> Attacher::choose_stepping_stones(std::vector<os::MapEntry>& maps,
+                                              const target::GapRules& rules) {
   for (const PlannedSite* site : active_sites()) {
     if (site->plan.mechanism != patch::Mechanism::kPunned) continue;
     if (prepared_.stones.size() == kMaxSteppingStones) {
-      refuse(*site, fmt::format("only a punned jump fits here, and {} others are in use already", kMaxSteppingStones));
+      refuse(*site, fmt::format("only a punned jump fits here, and {} others are in use already",
+                                kMaxSteppingStones));
       continue;
     }
     auto stone = find_stepping_stone(maps, rules, site->plan);
     if (!stone) {
-      refuse(*site, "only a punned jump fits here, and the addresses that it could lead to are taken");
+      refuse(*site,
+             "only a punned jump fits here, and the addresses that it could lead to are taken");
       continue;
     }
     occupy(maps, stone->base, stone->size_bytes);
     prepared_.stones.emplace(site, *stone);
   }
-  for (Neighbourhood& n : prepared_.neighbourhoods) std::erase_if(n.sites, [&](const PlannedSite* s) { return dropped_.contains(s); });
+  for (Neighbourhood& n : prepared_.neighbourhoods)
+    std::erase_if(n.sites, [&](const PlannedSite* s) { return dropped_.contains(s); });
   std::erase_if(prepared_.neighbourhoods, [](const Neighbourhood& n) { return n.sites.empty(); });
   return {};
 }
@@ -248,14 +274,17 @@ Result<void> Attacher::choose_addresses() {
   for (Neighbourhood& n : prepared_.neighbourhoods) {
     uint64_t size = max_code_bytes(*context_.bundle, n.sites);
     auto gap = target::find_gap(maps, rules, n.modules, size);
-    if (!gap) return forward(gap, "find room for {} KiB of code near {}", size / 1024, n.sites.front()->image->module().path);
+    if (!gap)
+      return forward(gap, "find room for {} KiB of code near {}", size / 1024,
+                     n.sites.front()->image->module().path);
     n.base = *gap;
     occupy(maps, n.base, size);
     if (near_code.empty()) near_code.push_back({n.base, n.base + size});
   }
   SPILE_TRY_VOID(choose_stepping_stones(maps, rules));
   // The per-thread page lies right below the data region: that is how an adopter recognises it.
-  SPILE_TRY(TargetAddr data, target::find_gap(maps, rules, near_code, prepared_.layout.size_bytes + kPageBytes));
+  SPILE_TRY(TargetAddr data,
+            target::find_gap(maps, rules, near_code, prepared_.layout.size_bytes + kPageBytes));
   prepared_.private_base = data;
   prepared_.data_base = data + kPageBytes;
   return {};
@@ -271,8 +300,11 @@ Result<void> Attacher::build_code() {
       request.maps.push_back(shm::map_descriptor(prepared_.layout, i, prepared_.data_base.value));
     }
     request.sites = n.sites;
-    for (const auto& [site, stone] : prepared_.stones) request.stepping_stones.emplace(site, stone.at);
-    bool has_rdpid = (shm::consts_for(prepared_.layout, prepared_.data_base.value, n.base.value).flags & abi::kHasRdpid) != 0;
+    for (const auto& [site, stone] : prepared_.stones)
+      request.stepping_stones.emplace(site, stone.at);
+    bool has_rdpid =
+        (shm::consts_for(prepared_.layout, prepared_.data_base.value, n.base.value).flags &
+         abi::kHasRdpid) != 0;
     request.cpu = has_rdpid ? jit::CpuNumber::kRdpid : jit::CpuNumber::kLsl;
     request.cpu_stats = prepared_.data_base + abi::kStatsOffset;
     request.cpu_mask = prepared_.layout.cpu_slots - 1;
@@ -297,9 +329,11 @@ Result<void> Attacher::prepare() {
   return {};
 }
 
-// ---- while it is stopped -------------------------------------------------------------------------------------------
+// ---- while it is stopped
+// -------------------------------------------------------------------------------------------
 
-/// The plan was made while the target ran: since then a library may have gone, or another tool may have come.
+/// The plan was made while the target ran: since then a library may have gone, or another tool may
+/// have come.
 Result<void> Attacher::check_unchanged(const StoppedProcess& process) const {
   std::vector<uint8_t> page;
   for (size_t first = 0; first < built_.size();) {
@@ -311,33 +345,42 @@ Result<void> Attacher::check_unchanged(const StoppedProcess& process) const {
       const patch::SitePlan& plan = built_[i]->site->plan;
       auto offset = static_cast<size_t>(plan.site - start);
       bool same = page.size() >= offset + std::max(plan.window.size(), plan.before.size()) &&
-                  std::equal(plan.before.begin(), plan.before.end(), page.begin() + static_cast<ptrdiff_t>(offset)) &&
-                  std::equal(plan.window.begin(), plan.window.end(), page.begin() + static_cast<ptrdiff_t>(offset));
-      if (!same) return fail(ErrorCode::kUnsafe, "the code at {} has changed since it was looked at: unloaded, or patched by another tool", plan.site);
+                  std::equal(plan.before.begin(), plan.before.end(),
+                             page.begin() + static_cast<ptrdiff_t>(offset)) &&
+                  std::equal(plan.window.begin(), plan.window.end(),
+                             page.begin() + static_cast<ptrdiff_t>(offset));
+      if (!same)
+        return fail(ErrorCode::kUnsafe,
+                    "the code at {} has changed since it was looked at: unloaded, or patched by "
+                    "another tool",
+                    plan.site);
     }
     first = i;
   }
   return {};
 }
 
-/// The site whose window may hold the thread's rip, or the system call instruction right before it: that one decides
-/// where the call is restarted, also when another window begins at rip.
+/// The site whose window may hold the thread's rip, or the system call instruction right before it:
+/// that one decides where the call is restarted, also when another window begins at rip.
 const BuiltSite* Attacher::site_around(const target::StoppedThread& thread) const {
   TargetAddr rip(thread.registers.rip - (thread.in_user_code() ? 0 : 1));
-  auto after = std::ranges::upper_bound(built_, rip, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+  auto after = std::ranges::upper_bound(built_, rip, {},
+                                        [](const BuiltSite* s) { return s->site->plan.site; });
   if (after == built_.begin()) return nullptr;
   const BuiltSite* site = *std::prev(after);
   uint64_t bytes = std::max(site->site->plan.window.size(), patch::kPatchBytes);
   return static_cast<uint64_t>(rip - site->site->plan.site) <= bytes ? site : nullptr;
 }
 
-Result<TargetAddr> Attacher::rip_after(const BuiltSite& site, const target::StoppedThread& thread) const {
+Result<TargetAddr> Attacher::rip_after(const BuiltSite& site,
+                                       const target::StoppedThread& thread) const {
   bool in_syscall = static_cast<int64_t>(thread.registers.orig_rax) >= 0;
-  return patch::rip_after_attach(site.site->plan, site.displaced, TargetAddr(thread.registers.rip), in_syscall);
+  return patch::rip_after_attach(site.site->plan, site.displaced, TargetAddr(thread.registers.rip),
+                                 in_syscall);
 }
 
-/// Threads that stand where no displaced instruction begins, and those that were interrupted inside a window and will come
-/// back there when their signal handler returns.
+/// Threads that stand where no displaced instruction begins, and those that were interrupted inside
+/// a window and will come back there when their signal handler returns.
 Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
   for (const target::StoppedThread& thread : process.threads()) {
     const BuiltSite* site = site_around(thread);
@@ -345,11 +388,14 @@ Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
   }
   std::map<TargetAddr, const PlannedSite*> heads;
   for (const PlannedSite* site : active_sites()) {
-    for (size_t i = 1; i < site->plan.heads.size(); i++) heads.emplace(site->plan.site + site->plan.heads[i], site);
+    for (size_t i = 1; i < site->plan.heads.size(); i++)
+      heads.emplace(site->plan.site + site->plan.heads[i], site);
   }
   if (!heads.empty()) {
-    auto interrupted = target::live_contexts(process, [&](TargetAddr a) { return heads.contains(a); });
-    for (const target::LiveContext& context : interrupted.found) blocked_.insert(heads.at(context.rip));
+    auto interrupted =
+        target::live_contexts(process, [&](TargetAddr a) { return heads.contains(a); });
+    for (const target::LiveContext& context : interrupted.found)
+      blocked_.insert(heads.at(context.rip));
     if (!interrupted.incomplete.empty()) {
       for (const auto& [head, site] : heads) blocked_.insert(site);
     }
@@ -361,18 +407,23 @@ Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
 Result<void> Attacher::map_regions(StoppedProcess& process) {
   std::vector<target::RegionSpec> specs;
   for (const Neighbourhood& n : prepared_.neighbourhoods) {
-    specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), n.base, n.code.bytes.size(), true});
+    specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), n.base,
+                     n.code.bytes.size(), true});
   }
   for (const auto& [site, stone] : prepared_.stones) {
-    specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), stone.base, stone.size_bytes, true});
+    specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), stone.base,
+                     stone.size_bytes, true});
   }
-  specs.push_back({target::RegionSpec::Kind::kData, std::string(kDataName), prepared_.data_base, prepared_.layout.size_bytes, false});
-  specs.push_back({target::RegionSpec::Kind::kPrivate, {}, prepared_.private_base, kPageBytes, true});
+  specs.push_back({target::RegionSpec::Kind::kData, std::string(kDataName), prepared_.data_base,
+                   prepared_.layout.size_bytes, false});
+  specs.push_back(
+      {target::RegionSpec::Kind::kPrivate, {}, prepared_.private_base, kPageBytes, true});
   SPILE_TRY(auto memories, target::map_shared(process, specs));
   mapped_ = true;
   code_.clear();
   for (target::RemoteMemory& memory : memories) {
-    if (memory.spec.kind == target::RegionSpec::Kind::kCode) code_.push_back(std::move(memory.local));
+    if (memory.spec.kind == target::RegionSpec::Kind::kCode)
+      code_.push_back(std::move(memory.local));
     if (memory.spec.kind == target::RegionSpec::Kind::kData) data_ = std::move(memory.local);
   }
   // Now, while nothing can change: later the target may be gone, and its children still have them.
@@ -387,10 +438,12 @@ Result<void> Attacher::fill_data() {
   if (context_.bundle->start_map >= 0) {
     timespec now = {};
     clock_gettime(CLOCK_MONOTONIC, &now);
-    uint64_t ns = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+    uint64_t ns =
+        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
     uint32_t index = 0;
     SPILE_TRY_VOID(shm::update(region_, static_cast<size_t>(context_.bundle->start_map),
-                               {reinterpret_cast<const uint8_t*>(&index), 4}, {reinterpret_cast<const uint8_t*>(&ns), 8}));
+                               {reinterpret_cast<const uint8_t*>(&index), 4},
+                               {reinterpret_cast<const uint8_t*>(&ns), 8}));
   }
   return {};
 }
@@ -402,7 +455,8 @@ abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, const Neigh
     consts.tid_fs_offset = static_cast<int32_t>(*tid_offset);
   }
   if (prepared_.seccomp_mode != 0) consts.allowed_calls = 0;
-  if (auto status = os::read_status(target_.pid()); status && status->innermost_tid != target_.pid()) {
+  if (auto status = os::read_status(target_.pid());
+      status && status->innermost_tid != target_.pid()) {
     consts.tgid_inside = static_cast<uint32_t>(status->innermost_tid);
     consts.tgid_outside = static_cast<uint32_t>(target_.pid());
   }
@@ -418,7 +472,8 @@ Result<void> Attacher::fill_code(const StoppedProcess& process) {
     const Neighbourhood& n = prepared_.neighbourhoods[i];
     std::span<uint8_t> memory = code_[i].bytes();
     std::memcpy(memory.data(), n.code.bytes.data(), n.code.bytes.size());
-    SPILE_TRY(uint64_t bodies, shm::write_code_prefix(memory, prepared_.layout, constants(tid_offset, n)));
+    SPILE_TRY(uint64_t bodies,
+              shm::write_code_prefix(memory, prepared_.layout, constants(tid_offset, n)));
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
     // Our writable view goes: from here on nobody can change this code.
     code_[i].reset();
@@ -439,7 +494,8 @@ Result<void> Attacher::fill_code(const StoppedProcess& process) {
 }
 
 void Attacher::set_state(abi::JournalState state) {
-  __atomic_store_n(reinterpret_cast<uint32_t*>(&region_.journal_untrusted().state), static_cast<uint32_t>(state), __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<uint32_t*>(&region_.journal_untrusted().state),
+                   static_cast<uint32_t>(state), __ATOMIC_RELEASE);
 }
 
 /// Before the first code byte changes, everything that undoing it takes is in the journal.
@@ -454,11 +510,14 @@ void Attacher::write_journal_ahead() {
   journal.region_count = 0;
   for (const Neighbourhood& n : prepared_.neighbourhoods) {
     if (journal.region_count + 2 < abi::kMaxRegions) {
-      journal.regions[journal.region_count++] = {n.base.value, n.code.bytes.size(), 0, abi::RegionKind::kCode, 0};
+      journal.regions[journal.region_count++] = {n.base.value, n.code.bytes.size(), 0,
+                                                 abi::RegionKind::kCode, 0};
     }
   }
-  journal.regions[journal.region_count++] = {prepared_.data_base.value, prepared_.layout.size_bytes, 0, abi::RegionKind::kData, 0};
-  journal.regions[journal.region_count++] = {prepared_.private_base.value, kPageBytes, 0, abi::RegionKind::kPerThread, 0};
+  journal.regions[journal.region_count++] = {prepared_.data_base.value, prepared_.layout.size_bytes,
+                                             0, abi::RegionKind::kData, 0};
+  journal.regions[journal.region_count++] = {prepared_.private_base.value, kPageBytes, 0,
+                                             abi::RegionKind::kPerThread, 0};
   set_state(abi::JournalState::kMapped);
   journaled_ = true;
 
@@ -480,8 +539,8 @@ void Attacher::write_journal_ahead() {
   set_state(abi::JournalState::kPatching);
 }
 
-/// A thread that is stopped inside a window continues in the copy. The jump is not there yet, so both ways are right
-/// and a tracer that dies here has done no harm.
+/// A thread that is stopped inside a window continues in the copy. The jump is not there yet, so
+/// both ways are right and a tracer that dies here has done no harm.
 Result<void> Attacher::move_threads(StoppedProcess& process) {
   for (size_t i = 0; i < process.threads().size(); i++) {
     const target::StoppedThread& thread = process.threads()[i];
@@ -501,9 +560,12 @@ Result<void> Attacher::write_jumps(const StoppedProcess& process) {
   auto entries = region_.sites_untrusted();
   for (size_t first = 0; first < built_.size();) {
     size_t last = first;
-    while (last + 1 < built_.size() && page_of(built_[last + 1]->site->plan.site) == page_of(built_[first]->site->plan.site)) last++;
+    while (last + 1 < built_.size() &&
+           page_of(built_[last + 1]->site->plan.site) == page_of(built_[first]->site->plan.site))
+      last++;
     TargetAddr start = built_[first]->site->plan.site;
-    std::vector<uint8_t> bytes(static_cast<size_t>(built_[last]->site->plan.site - start) + patch::kPatchBytes);
+    std::vector<uint8_t> bytes(static_cast<size_t>(built_[last]->site->plan.site - start) +
+                               patch::kPatchBytes);
     SPILE_TRY_VOID(process.memory().read(start, bytes));
     for (size_t i = first; i <= last; i++) {
       std::ranges::copy(built_[i]->patched, bytes.begin() + (built_[i]->site->plan.site - start));
@@ -511,7 +573,8 @@ Result<void> Attacher::write_jumps(const StoppedProcess& process) {
     auto written = process.memory().write(start, bytes);
     if (!written) return forward(written, "write {} jumps at {}", last - first + 1, start);
     for (size_t i = first; i <= last; i++) {
-      __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[i].state), static_cast<uint8_t>(abi::SiteState::kPatched), __ATOMIC_RELEASE);
+      __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[i].state),
+                       static_cast<uint8_t>(abi::SiteState::kPatched), __ATOMIC_RELEASE);
     }
     first = last + 1;
   }
@@ -545,7 +608,8 @@ void Attacher::roll_back(StoppedProcess& process) {
   if (!std::exchange(mapped_, false)) return;
   bool undone = undo_in_stop(process, patched_sites(), ranges()).has_value();
   // Where that failed, whoever comes next may take it out: nobody lives who needs it.
-  if (!undone && journaled_) __atomic_store_n(&region_.journal_untrusted().tracer_pid, 0, __ATOMIC_RELEASE);
+  if (!undone && journaled_)
+    __atomic_store_n(&region_.journal_untrusted().tracer_pid, 0, __ATOMIC_RELEASE);
   journaled_ = false;
   region_ = {};
   data_.reset();
@@ -559,8 +623,10 @@ void Attacher::give_up_blocked_sites() {
     if (pun && site.plan.mechanism != patch::Mechanism::kPunned) {
       site.plan = std::move(*pun);
     } else {
-      refuse(site, "a thread stays inside the instructions to be replaced (or was interrupted there by a signal, "
-                   "or its stack cannot be searched for that)");
+      refuse(site,
+             "a thread stays inside the instructions to be replaced (or was interrupted there by a "
+             "signal, "
+             "or its stack cannot be searched for that)");
     }
   }
   blocked_.clear();
@@ -568,19 +634,24 @@ void Attacher::give_up_blocked_sites() {
 
 std::vector<PatchedSite> Attacher::patched_sites() const {
   std::vector<PatchedSite> sites;
-  for (const BuiltSite* b : built_) sites.push_back({*b->site, b->detour, b->displaced, b->patched, b->stack_bytes});
+  for (const BuiltSite* b : built_)
+    sites.push_back({*b->site, b->detour, b->displaced, b->patched, b->stack_bytes});
   return sites;
 }
 
-/// In the order in which they are taken out: the data region last, for as long as anything is there the journal is too.
+/// In the order in which they are taken out: the data region last, for as long as anything is there
+/// the journal is too.
 std::vector<RegionRange> Attacher::ranges() const {
   std::vector<RegionRange> ranges;
-  for (const Neighbourhood& n : prepared_.neighbourhoods) ranges.push_back({abi::RegionKind::kCode, {n.base, n.base + n.code.bytes.size()}});
+  for (const Neighbourhood& n : prepared_.neighbourhoods)
+    ranges.push_back({abi::RegionKind::kCode, {n.base, n.base + n.code.bytes.size()}});
   for (const auto& [site, stone] : prepared_.stones) {
     ranges.push_back({abi::RegionKind::kCode, {stone.base, stone.base + stone.size_bytes}});
   }
-  ranges.push_back({abi::RegionKind::kPerThread, {prepared_.private_base, prepared_.private_base + kPageBytes}});
-  ranges.push_back({abi::RegionKind::kData, {prepared_.data_base, prepared_.data_base + prepared_.layout.size_bytes}});
+  ranges.push_back(
+      {abi::RegionKind::kPerThread, {prepared_.private_base, prepared_.private_base + kPageBytes}});
+  ranges.push_back({abi::RegionKind::kData,
+                    {prepared_.data_base, prepared_.data_base + prepared_.layout.size_bytes}});
   return ranges;
 }
 
@@ -608,7 +679,8 @@ std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
   return attachment;
 }
 
-// ---- the story -----------------------------------------------------------------------------------------------------
+// ---- the story
+// -----------------------------------------------------------------------------------------------------
 
 Error all_refused(const ProcessPlan& plan, const std::vector<SiteReport>& more) {
   std::string text = "no probe could be placed safely:";
@@ -631,7 +703,8 @@ Result<void> make_way(const Target& target) {
     SPILE_TRY_VOID(refuse_live_owner(target));
     auto report = detach_leftovers(target.pid());
     if (report) return {};
-    // Busy: somebody else is at the same work, or about to attach. Who it is, and whether anything is left, shows soon.
+    // Busy: somebody else is at the same work, or about to attach. Who it is, and whether anything
+    // is left, shows soon.
     if (report.error().code != ErrorCode::kBusy || i == kMaxAttempts) {
       return forward(report, "take out what an earlier spile left in process {}", target.pid());
     }
@@ -646,10 +719,12 @@ Result<void> expect_nobody(const Target& target) {
   return fail(ErrorCode::kBusy, "another spile has come first");
 }
 
-/// A site that another spile has just patched, a process that it holds at the moment: its name says more than these.
+/// A site that another spile has just patched, a process that it holds at the moment: its name says
+/// more than these.
 std::unexpected<Error> name_owner(const Target& target, Error error) {
   auto alone = refuse_live_owner(target);
-  if (!alone && alone.error().code == ErrorCode::kBusy) return std::unexpected(std::move(alone.error()));
+  if (!alone && alone.error().code == ErrorCode::kBusy)
+    return std::unexpected(std::move(alone.error()));
   return std::unexpected(std::move(error));
 }
 
@@ -661,7 +736,8 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
   auto target = std::make_unique<Target>(std::move(opened));
   SPILE_TRY_VOID(make_way(*target));
 
-  // Which bytes would change, and what is in the way? A place that is not surely safe is refused here.
+  // Which bytes would change, and what is in the way? A place that is not surely safe is refused
+  // here.
   SPILE_TRY(auto planned, plan_process(*target, *context.bundle));
   auto plan = std::make_shared<ProcessPlan>(std::move(planned));
   Attacher attacher(*target, context, plan);
@@ -682,23 +758,32 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
       return committed;
     });
     if (done) break;
-    // A thread stood in the way, the place was taken, or somebody holds the process. What roll_back() had to leave is taken
-    // out like that of a dead tracer; what a living one holds is not.
-    // A stop that timed out (a thread in vfork, a dead disk) held the others all the while: few tries, long pauses.
+    // A thread stood in the way, the place was taken, or somebody holds the process. What
+    // roll_back() had to leave is taken out like that of a dead tracer; what a living one holds is
+    // not. A stop that timed out (a thread in vfork, a dead disk) held the others all the while:
+    // few tries, long pauses.
     auto held = std::chrono::steady_clock::now() - began;
     bool is_slow = held > std::chrono::milliseconds(100);
-    bool again = done.error().code == ErrorCode::kBusy && attempt < (is_slow ? kMaxSlowAttempts : kMaxAttempts);
+    bool again = done.error().code == ErrorCode::kBusy &&
+                 attempt < (is_slow ? kMaxSlowAttempts : kMaxAttempts);
     auto free = make_way(*target);
-    if (!again) return name_owner(*target, std::move(done.error()).context(fmt::format("attach to process {} ({})", pid, target->name())));
+    if (!again)
+      return name_owner(
+          *target, std::move(done.error())
+                       .context(fmt::format("attach to process {} ({})", pid, target->name())));
     SPILE_TRY_VOID(std::move(free));
     if (attempt >= kMaxAttempts / 2) attacher.give_up_blocked_sites();
-    if (!attacher.has_sites()) return forward(done, "attach to process {} ({})", pid, target->name());
-    std::this_thread::sleep_for(is_slow ? held * 5 : std::chrono::steady_clock::duration(std::chrono::milliseconds(2 * attempt)));
+    if (!attacher.has_sites())
+      return forward(done, "attach to process {} ({})", pid, target->name());
+    std::this_thread::sleep_for(
+        is_slow ? held * 5
+                : std::chrono::steady_clock::duration(std::chrono::milliseconds(2 * attempt)));
   }
   return attacher.finish(std::move(target));
 }
 
-Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command, const AttachContext& context) {
+Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command,
+                                                   const AttachContext& context) {
   return target::with_tracer_thread([&]() -> Result<std::unique_ptr<Attachment>> {
     // Started and stopped: libraries are mapped, no constructor has run.
     SPILE_TRY(auto child, target::Child::spawn(command, loader_symbols));

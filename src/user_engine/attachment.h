@@ -1,4 +1,5 @@
-// One process with our probes in it: what was mapped where, which bytes were changed, the tracer's view of its memory.
+// One process with our probes in it: what was mapped where, which bytes were changed, the tracer's
+// view of its memory.
 #pragma once
 
 #include <functional>
@@ -32,16 +33,18 @@ struct RegionRange {
   target::AddressRange range;
 };
 
-/// Owned by the trace. Nothing in it is read from memory that the target can write, but through `region`.
+/// Owned by the trace. Nothing in it is read from memory that the target can write, but through
+/// `region`.
 struct Attachment {
   pid_t pid = 0;
   std::unique_ptr<target::Target> target;
-  ProcessPlan plan;                     ///< owns the images that sites point to
-  std::vector<PatchedSite> sites;       ///< by address
+  ProcessPlan plan;                ///< owns the images that sites point to
+  std::vector<PatchedSite> sites;  ///< by address
   std::vector<RegionRange> ranges;
-  std::vector<os::MapEntry> mappings;   ///< the same as the kernel lists them, memory files only: children have them too
-  Mapping data;                         ///< our view of the data region
-  shm::Region region;                   ///< over `data`
+  std::vector<os::MapEntry>
+      mappings;  ///< the same as the kernel lists them, memory files only: children have them too
+  Mapping data;  ///< our view of the data region
+  shm::Region region;  ///< over `data`
   std::vector<engine::SiteReport> reports;
   std::vector<std::string> warnings;
   uint64_t stopped_ns = 0;
@@ -58,11 +61,12 @@ struct AttachContext {
 };
 
 /// Attaches to a running process.
-/// Errors: those of Target::open and plan_process; unsafe when every site was refused; busy when another spile holds
-/// the process; whatever fails, the process is as it was before.
+/// Errors: those of Target::open and plan_process; unsafe when every site was refused; busy when
+/// another spile holds the process; whatever fails, the process is as it was before.
 Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& context);
 
 /// Starts a program and attaches to it before its constructors run.
-Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command, const AttachContext& context);
+Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command,
+                                                   const AttachContext& context);
 
 }  // namespace spile::user_engine

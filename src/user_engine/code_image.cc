@@ -13,14 +13,18 @@ using bundle::Bundle;
 namespace {
 
 constexpr uint64_t kDetourAlignment = 16;
-/// Bodies up to this size are copied into the detour: a call less a hit. With many sites the copies would cost more memory
-/// than they are worth.
+/// Bodies up to this size are copied into the detour: a call less a hit. With many sites the copies
+/// would cost more memory than they are worth.
 constexpr uint32_t kInlineLimitBytes = 256, kInlineLimitManyBytes = 96;
 constexpr size_t kManySites = 256;
 
-uint32_t inline_limit(size_t sites) { return sites > kManySites ? kInlineLimitManyBytes : kInlineLimitBytes; }
+uint32_t inline_limit(size_t sites) {
+  return sites > kManySites ? kInlineLimitManyBytes : kInlineLimitBytes;
+}
 
-uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+uint64_t round_up(uint64_t value, uint64_t to) {
+  return (value + to - 1) / to * to;
+}
 
 bpf::MapKind check_kind(bundle::MapKind kind) {
   switch (kind) {
@@ -36,8 +40,9 @@ bpf::MapKind check_kind(bundle::MapKind kind) {
 jit::MapCode map_code(const abi::RtMap& map, TargetAddr descriptor) {
   jit::MapCode code{descriptor, std::nullopt};
   if (map.kind == abi::RtMapKind::kArray || map.kind == abi::RtMapKind::kPerCpuArray) {
-    code.array = jit::ArrayLayout{TargetAddr(map.values), map.value_stride, static_cast<uint32_t>(map.per_cpu_stride), map.cpu_mask,
-                                  map.max_entries};
+    code.array =
+        jit::ArrayLayout{TargetAddr(map.values), map.value_stride,
+                         static_cast<uint32_t>(map.per_cpu_stride), map.cpu_mask, map.max_entries};
   }
   return code;
 }
@@ -65,7 +70,10 @@ class Builder {
       for (const bpf::Insn& insn : program.code) {
         if (insn.code != (bpf::kClassJmp | bpf::kCall)) continue;
         auto offset = rt::helper_offset(insn.imm);
-        if (offset) env.helpers[insn.imm] = {request_.base + *offset, rt::helper_stack_bytes(insn.imm).value_or(rt::kMaxHelperStackBytes)};
+        if (offset)
+          env.helpers[insn.imm] = {
+              request_.base + *offset,
+              rt::helper_stack_bytes(insn.imm).value_or(rt::kMaxHelperStackBytes)};
       }
     }
     for (size_t i = 0; i < request_.maps.size(); i++) {
@@ -82,11 +90,13 @@ class Builder {
     jit::JitEnv env = environment();
     for (const PlannedSite* site : request_.sites) {
       for (int probe : site->probes) {
-        auto program = static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
+        auto program =
+            static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
         if (bodies_[program]) continue;
         align();
         env.base = here();
-        auto body = jit::compile(request_.bundle->programs[program].code, request_.analyses[program], env);
+        auto body =
+            jit::compile(request_.bundle->programs[program].code, request_.analyses[program], env);
         if (!body) return forward(body, "compile {}", request_.bundle->programs[program].name);
         image_.bytes.insert(image_.bytes.end(), body->bytes.begin(), body->bytes.end());
         bodies_[program] = std::move(*body);
@@ -108,7 +118,9 @@ class Builder {
     if (!detour) return forward(detour, "make the detour of {}", site.plan.site);
     built.stack_bytes = detour->stack_bytes;
     auto stone = request_.stepping_stones.find(&site);
-    SPILE_TRY(built.patched, patch::patch_bytes(site.plan, stone == request_.stepping_stones.end() ? built.detour : stone->second));
+    SPILE_TRY(built.patched, patch::patch_bytes(site.plan, stone == request_.stepping_stones.end()
+                                                               ? built.detour
+                                                               : stone->second));
     image_.bytes.insert(image_.bytes.end(), detour->bytes.begin(), detour->bytes.end());
     image_.sites.push_back(std::move(built));
     return {};
@@ -119,13 +131,16 @@ class Builder {
     spec.at = built.detour;
     spec.site = site.plan.site;
     for (int probe : site.probes) {
-      auto program = static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
+      auto program =
+          static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
       spec.programs.push_back({&*bodies_[program], static_cast<uint64_t>(probe)});
     }
     spec.flags_live = site.plan.flags_live;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
-    if (request_.count_hits) spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits), sizeof(abi::CpuStats), request_.cpu_mask};
+    if (request_.count_hits)
+      spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
+                                  sizeof(abi::CpuStats), request_.cpu_mask};
     if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;
     spec.displaced = [&site, &built](TargetAddr at) -> Result<std::vector<uint8_t>> {
       SPILE_TRY(built.displaced, patch::displaced_code(site.plan, at));
@@ -143,7 +158,8 @@ class Builder {
 
 bpf::CheckEnv check_env(const Bundle& bundle, const bundle::Program& program) {
   bpf::CheckEnv env;
-  env.context_size = program.context == bundle::ContextKind::kRegs ? bpf::x86_64_regs::kSize : program.context_size;
+  env.context_size = program.context == bundle::ContextKind::kRegs ? bpf::x86_64_regs::kSize
+                                                                   : program.context_size;
   if (program.context == bundle::ContextKind::kNone) env.context_size = 0;
   if (program.context == bundle::ContextKind::kTracepoint) env.context_first_byte = 8;
   for (const bundle::MapSpec& map : bundle.maps) {
@@ -155,11 +171,14 @@ bpf::CheckEnv check_env(const Bundle& bundle, const bundle::Program& program) {
 uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const> sites) {
   uint64_t size = abi::bodies_offset(bundle.maps.size());
   uint64_t bodies = 0;
-  for (const bundle::Program& program : bundle.programs) bodies += program.code.size() * jit::kMaxBytesPerInsn + jit::kMaxBodyOverheadBytes + kDetourAlignment;
+  for (const bundle::Program& program : bundle.programs)
+    bodies +=
+        program.code.size() * jit::kMaxBytesPerInsn + jit::kMaxBodyOverheadBytes + kDetourAlignment;
   size += bodies;
   for (const PlannedSite* site : sites) {
-    size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * site->probes.size() + inline_limit(sites.size()) +
-            patch::displaced_size_bytes(site->plan).value_or(256) + kDetourAlignment;
+    size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * site->probes.size() +
+            inline_limit(sites.size()) + patch::displaced_size_bytes(site->plan).value_or(256) +
+            kDetourAlignment;
   }
   return round_up(size, 4096);
 }
@@ -172,6 +191,8 @@ std::array<uint8_t, kSteppingStoneBytes> stepping_stone(TargetAddr to) {
   return code;
 }
 
-Result<CodeImage> build_code(const CodeRequest& request) { return Builder(request).build(); }
+Result<CodeImage> build_code(const CodeRequest& request) {
+  return Builder(request).build();
+}
 
 }  // namespace spile::user_engine

@@ -1,5 +1,5 @@
-// The bytes of a code region behind the blob, the constants and the map descriptors (shm::write_code_prefix): program
-// bodies, then one detour a site. Pure: addresses in, bytes out.
+// The bytes of a code region behind the blob, the constants and the map descriptors
+// (shm::write_code_prefix): program bodies, then one detour a site. Pure: addresses in, bytes out.
 #pragma once
 
 #include <array>
@@ -20,12 +20,13 @@ namespace spile::user_engine {
 /// What our checker is told about one program of a bundle.
 bpf::CheckEnv check_env(const bundle::Bundle& bundle, const bundle::Program& program);
 
-/// A Go function whose stack check has not run yet has at least this much stack: StackGuard less StackSmall less what
-/// the linker allows a chain of unchecked functions to have used already (runtime/stack.go, 928 - 128 - 8, rounded down).
+/// A Go function whose stack check has not run yet has at least this much stack: StackGuard less
+/// StackSmall less what the linker allows a chain of unchecked functions to have used already
+/// (runtime/stack.go, 928 - 128 - 8, rounded down).
 inline constexpr uint32_t kGoStackBytes = 700;
 
 struct CodeRequest {
-  TargetAddr base;                          ///< where the region will be mapped
+  TargetAddr base;  ///< where the region will be mapped
   const bundle::Bundle* bundle = nullptr;
   std::span<const bpf::Analysis> analyses;  ///< one a program
   std::vector<abi::RtMap> maps;             ///< descriptors with addresses of the target
@@ -33,7 +34,7 @@ struct CodeRequest {
   /// Punned sites: where their jump leads, to a stepping stone that goes on to the detour.
   std::map<const PlannedSite*, TargetAddr> stepping_stones;
   jit::CpuNumber cpu = jit::CpuNumber::kRdpid;
-  TargetAddr cpu_stats;                     ///< of CPU slot 0
+  TargetAddr cpu_stats;  ///< of CPU slot 0
   uint32_t cpu_mask = 0;
   bool count_hits = false;
 };
@@ -48,9 +49,10 @@ struct BuiltSite {
 
 struct CodeImage {
   TargetAddr base;
-  std::vector<uint8_t> bytes;    ///< whole pages from `base` on; zero up to abi::bodies_offset
+  std::vector<uint8_t> bytes;  ///< whole pages from `base` on; zero up to abi::bodies_offset
   std::vector<BuiltSite> sites;
-  std::vector<std::pair<const PlannedSite*, std::string>> refused;  ///< a hit would need more stack than there is
+  std::vector<std::pair<const PlannedSite*, std::string>>
+      refused;  ///< a hit would need more stack than there is
 };
 
 /// jmp *0(%rip); the address: reaches everything, touches no register.

@@ -28,30 +28,36 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 constexpr auto kSlowStop = std::chrono::milliseconds(100);
-constexpr int kSlowStops = 3;           ///< a thread that cannot be stopped (vfork, dead disk) is asked this often
-constexpr int kStops = 60;              ///< times a process is stopped again until its threads have left our code
+constexpr int kSlowStops =
+    3;  ///< a thread that cannot be stopped (vfork, dead disk) is asked this often
+constexpr int kStops =
+    60;  ///< times a process is stopped again until its threads have left our code
 constexpr uint64_t kMaxRegionBytes = uint64_t{1} << 33;
 
 /// A jump of ours and what was there before.
 struct Jump {
   TargetAddr address;
   std::vector<uint8_t> original, patched;
-  const x86::RelocatedCode* displaced = nullptr;  ///< null for an adopter: threads in the copy are waited for
+  const x86::RelocatedCode* displaced =
+      nullptr;  ///< null for an adopter: threads in the copy are waited for
 };
 
 /// What is to be undone in one process. The same for its forked children.
 struct Job {
-  std::vector<Jump> jumps;              ///< by address
-  std::vector<AddressRange> code;       ///< where a thread may be
-  std::vector<AddressRange> unmap;      ///< in this order: the journal's own region last
-  std::optional<TargetAddr> journal;    ///< its address in the target
-  uint64_t tracer_start_time = 0;       ///< clock ticks since boot; 0: not known
-  bool adopted = false;                 ///< left by another tracer
-  std::set<uint64_t> inodes;            ///< of an adopted job's memory files
-  std::vector<os::MapEntry> mappings;   ///< our memory files in the process: a forked child has exactly these
+  std::vector<Jump> jumps;            ///< by address
+  std::vector<AddressRange> code;     ///< where a thread may be
+  std::vector<AddressRange> unmap;    ///< in this order: the journal's own region last
+  std::optional<TargetAddr> journal;  ///< its address in the target
+  uint64_t tracer_start_time = 0;     ///< clock ticks since boot; 0: not known
+  bool adopted = false;               ///< left by another tracer
+  std::set<uint64_t> inodes;          ///< of an adopted job's memory files
+  std::vector<os::MapEntry>
+      mappings;  ///< our memory files in the process: a forked child has exactly these
 };
 
-uint64_t page_of(TargetAddr a) { return a.value / kPageBytes; }
+uint64_t page_of(TargetAddr a) {
+  return a.value / kPageBytes;
+}
 
 bool in_any(const std::vector<AddressRange>& ranges, TargetAddr a) {
   return std::ranges::any_of(ranges, [&](const AddressRange& r) { return r.contains(a); });
@@ -60,7 +66,8 @@ bool in_any(const std::vector<AddressRange>& ranges, TargetAddr a) {
 /// One stop of one process: what has been done and what still stands in the way.
 class Undo {
  public:
-  Undo(const Target& target, const Job& job, DetachReport& report) : target_(target), job_(job), report_(report) {}
+  Undo(const Target& target, const Job& job, DetachReport& report)
+      : target_(target), job_(job), report_(report) {}
 
   Result<void> run();
   /// For a process in which no thread has run since it was patched.
@@ -94,9 +101,12 @@ Result<void> Undo::set_state(abi::JournalState state) {
 Result<void> Undo::restore_bytes() {
   for (size_t first = 0; first < job_.jumps.size();) {
     size_t last = first;
-    while (last + 1 < job_.jumps.size() && page_of(job_.jumps[last + 1].address) == page_of(job_.jumps[first].address)) last++;
+    while (last + 1 < job_.jumps.size() &&
+           page_of(job_.jumps[last + 1].address) == page_of(job_.jumps[first].address))
+      last++;
     TargetAddr start = job_.jumps[first].address;
-    std::vector<uint8_t> bytes(static_cast<size_t>(job_.jumps[last].address - start) + job_.jumps[last].patched.size());
+    std::vector<uint8_t> bytes(static_cast<size_t>(job_.jumps[last].address - start) +
+                               job_.jumps[last].patched.size());
     auto readable = target_.memory().read(start, bytes);
     bool changed = false;
     for (size_t i = first; readable && i <= last; i++) {
@@ -107,8 +117,10 @@ Result<void> Undo::restore_bytes() {
         changed = true;
         report_.restored++;
       } else if (!std::ranges::equal(here, jump.original)) {
-        report_.notes.push_back(fmt::format("process {}: the code at {} was changed by somebody else meanwhile ({}) and is left alone",
-                                            target_.pid(), jump.address, x86::hex(here)));
+        report_.notes.push_back(
+            fmt::format("process {}: the code at {} was changed by somebody else meanwhile ({}) "
+                        "and is left alone",
+                        target_.pid(), jump.address, x86::hex(here)));
       }
     }
     // Unreadable: the library has been unloaded, and its jumps with it.
@@ -142,15 +154,17 @@ Result<void> Undo::move_threads(StoppedProcess& process) {
 
 std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) const {
   std::set<pid_t> inside;
-  for (const auto& found : target::threads_at(process, job_.code)) inside.insert(process.threads()[found.thread].tid);
+  for (const auto& found : target::threads_at(process, job_.code))
+    inside.insert(process.threads()[found.thread].tid);
   auto interrupted = target::live_contexts(process, job_.code);
   for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
   for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
   return {inside.begin(), inside.end()};
 }
 
-/// An adopter comes back stop after stop. Between two stops another may have finished the job, the target may have mapped
-/// something of its own there, and a new tracer may have attached, even at the same addresses.
+/// An adopter comes back stop after stop. Between two stops another may have finished the job, the
+/// target may have mapped something of its own there, and a new tracer may have attached, even at
+/// the same addresses.
 Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
   if (!job_.adopted) return job_.unmap;
   auto free = refuse_live_owner(target_);
@@ -163,7 +177,8 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
   for (const AddressRange& range : job_.unmap) {
     bool is_there = std::ranges::any_of(target::our_mappings(maps), [&](const os::MapEntry& m) {
       // A per-thread page is known by the data region behind it.
-      return job_.inodes.contains(m.inode) && (m.contains(range.start) || (range.size() == kPageBytes && m.start == range.end));
+      return job_.inodes.contains(m.inode) &&
+             (m.contains(range.start) || (range.size() == kPageBytes && m.start == range.end));
     });
     if (is_there) ranges.push_back(range);
   }
@@ -204,9 +219,12 @@ Result<bool> Undo::once(bool last) {
   auto inside = ranges.empty() ? std::vector<pid_t>() : threads_inside(process);
   if (!inside.empty()) {
     if (last) {
-      report_.notes.push_back(fmt::format("process {}: thread {} may still return into our code (a signal handler that has not come back, or a stack that cannot be searched); "
-                                          "the code stays mapped, nothing jumps to it any more; spile detach -p {} removes it later",
-                                          target_.pid(), inside.front(), target_.pid()));
+      report_.notes.push_back(
+          fmt::format("process {}: thread {} may still return into our code (a signal handler that "
+                      "has not come back, or a stack that cannot be searched); "
+                      "the code stays mapped, nothing jumps to it any more; spile detach -p {} "
+                      "removes it later",
+                      target_.pid(), inside.front(), target_.pid()));
     }
     return false;
   }
@@ -221,12 +239,16 @@ Result<void> Undo::run() {
     auto began = std::chrono::steady_clock::now();
     auto done = target::with_tracer_thread([&] { return once(i == kStops); });
     if (!done && done.error().code == ErrorCode::kTargetGone) return {};
-    if (!done && (done.error().code != ErrorCode::kBusy || refused_ || i == kStops)) return forward(done, "detach from process {}", target_.pid());
+    if (!done && (done.error().code != ErrorCode::kBusy || refused_ || i == kStops))
+      return forward(done, "detach from process {}", target_.pid());
     if (done && *done) return {};
-    // A stop that timed out has held the other threads all the while: they get ten times as long before the next.
+    // A stop that timed out has held the other threads all the while: they get ten times as long
+    // before the next.
     auto held = std::chrono::steady_clock::now() - began;
-    if (!done && held > kSlowStop && i >= kSlowStops) return forward(done, "detach from process {}", target_.pid());
-    std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(std::chrono::milliseconds(std::min(i, 20)), done ? held * 0 : held * 10));
+    if (!done && held > kSlowStop && i >= kSlowStops)
+      return forward(done, "detach from process {}", target_.pid());
+    std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(
+        std::chrono::milliseconds(std::min(i, 20)), done ? held * 0 : held * 10));
   }
   return {};
 }
@@ -238,20 +260,24 @@ std::set<uint64_t> our_inodes(const std::vector<os::MapEntry>& maps) {
   return inodes;
 }
 
-/// A child that was forked while its parent was traced has the same files at the same addresses. Anything else that
-/// happens to map one of them is none of our business: what a hostile process says of itself must not reach another.
+/// A child that was forked while its parent was traced has the same files at the same addresses.
+/// Anything else that happens to map one of them is none of our business: what a hostile process
+/// says of itself must not reach another.
 bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEntry>& wanted) {
   bool has_code = false;
   for (const os::MapEntry& w : wanted) {
-    auto same = std::ranges::find_if(maps, [&](const os::MapEntry& m) { return m.start == w.start && m.end == w.end; });
-    if (same == maps.end() || same->inode != w.inode || same->device != w.device || same->exec != w.exec || same->offset != w.offset) return false;
+    auto same = std::ranges::find_if(
+        maps, [&](const os::MapEntry& m) { return m.start == w.start && m.end == w.end; });
+    if (same == maps.end() || same->inode != w.inode || same->device != w.device ||
+        same->exec != w.exec || same->offset != w.offset)
+      return false;
     has_code |= w.exec;
   }
   return has_code;
 }
 
-/// Other processes that share one of these memory files: children forked while the target was traced, so none that is
-/// older than the tracer.
+/// Other processes that share one of these memory files: children forked while the target was
+/// traced, so none that is older than the tracer.
 std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known) {
   std::vector<pid_t> found;
   std::error_code error;
@@ -268,7 +294,8 @@ std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known)
   return found;
 }
 
-/// Undoes the job in a process and in every process that it forked meanwhile, until no new one turns up.
+/// Undoes the job in a process and in every process that it forked meanwhile, until no new one
+/// turns up.
 Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
   DetachReport report;
   std::set<pid_t> known{target.pid(), getpid()};
@@ -282,17 +309,22 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
     for (pid_t pid : children) {
       known.insert(pid);
       auto child = Target::open(pid);
-      // Looked at again through the opened process: the number may be another's by now, or it has called exec.
+      // Looked at again through the opened process: the number may be another's by now, or it has
+      // called exec.
       auto maps = child ? child->maps() : Result<std::vector<os::MapEntry>>();
       if (child && (!maps || !has_all(*maps, job.mappings))) continue;
       if (!child && child.error().code == ErrorCode::kTargetGone) continue;
       if (!child) {
-        report.notes.push_back(fmt::format("process {}, forked while traced, keeps its probes: {}", pid, child.error().message));
+        report.notes.push_back(fmt::format("process {}, forked while traced, keeps its probes: {}",
+                                           pid, child.error().message));
         continue;
       }
       auto undone = Undo(*child, job, report).run();
-      if (undone) report.processes++;
-      else report.notes.push_back(fmt::format("process {}, forked while traced: {}", pid, undone.error().message));
+      if (undone)
+        report.processes++;
+      else
+        report.notes.push_back(
+            fmt::format("process {}, forked while traced: {}", pid, undone.error().message));
     }
   }
   return report;
@@ -325,17 +357,21 @@ Result<DetachReport> detach(Attachment& attachment) {
   return undo_everywhere(*attachment.target, job);
 }
 
-Result<void> undo_in_stop(StoppedProcess& process, const std::vector<PatchedSite>& sites, const std::vector<RegionRange>& ranges) {
+Result<void> undo_in_stop(StoppedProcess& process,
+                          const std::vector<PatchedSite>& sites,
+                          const std::vector<RegionRange>& ranges) {
   Job job = job_of(sites, ranges);
   DetachReport report;
   return Undo(process.target(), job, report).in_stop(process);
 }
 
-// ---- what others left ----------------------------------------------------------------------------------------------
+// ---- what others left
+// ----------------------------------------------------------------------------------------------
 
 namespace {
 
-/// The regions of ours that a process has, joined where the kernel shows one region as several lines.
+/// The regions of ours that a process has, joined where the kernel shows one region as several
+/// lines.
 struct Found {
   std::vector<AddressRange> code, data;
   std::vector<os::MapEntry> maps;
@@ -346,8 +382,10 @@ Result<Found> find_regions(const Target& target) {
   SPILE_TRY(found.maps, target.maps());
   for (const os::MapEntry& entry : target::our_mappings(found.maps)) {
     auto& list = entry.exec ? found.code : found.data;
-    if (!list.empty() && list.back().end == entry.start) list.back().end = entry.end;
-    else list.push_back({entry.start, entry.end});
+    if (!list.empty() && list.back().end == entry.start)
+      list.back().end = entry.end;
+    else
+      list.push_back({entry.start, entry.end});
   }
   return found;
 }
@@ -360,44 +398,55 @@ struct Adopted {
 };
 
 Result<Adopted> read_journal(const Target& target, const AddressRange& data) {
-  if (data.size() > kMaxRegionBytes || data.size() < 4 * kPageBytes) return fail(ErrorCode::kCorrupt, "a region of {} bytes", data.size());
+  if (data.size() > kMaxRegionBytes || data.size() < 4 * kPageBytes)
+    return fail(ErrorCode::kCorrupt, "a region of {} bytes", data.size());
   Adopted adopted;
   adopted.address = data.start;
   SPILE_TRY(auto header, target.memory().read_value<abi::DataHeader>(data.start));
-  SPILE_TRY(adopted.journal, target.memory().read_value<abi::Journal>(data.start + abi::kJournalOffset));
-  if (header.magic != abi::kDataMagic || header.version != abi::kAbiVersion) return fail(ErrorCode::kCorrupt, "no header");
+  SPILE_TRY(adopted.journal,
+            target.memory().read_value<abi::Journal>(data.start + abi::kJournalOffset));
+  if (header.magic != abi::kDataMagic || header.version != abi::kAbiVersion)
+    return fail(ErrorCode::kCorrupt, "no header");
   if (adopted.journal.magic != abi::kJournalMagic) return fail(ErrorCode::kNotFound, "no journal");
   uint64_t table_bytes = uint64_t{adopted.journal.site_count} * sizeof(abi::SiteEntry);
   if (header.sites_offset > data.size() || table_bytes > data.size() - header.sites_offset) {
     return fail(ErrorCode::kCorrupt, "a journal of {} sites", adopted.journal.site_count);
   }
   adopted.sites.resize(adopted.journal.site_count);
-  SPILE_TRY_VOID(target.memory().read(data.start + header.sites_offset, {reinterpret_cast<uint8_t*>(adopted.sites.data()), table_bytes}));
+  SPILE_TRY_VOID(
+      target.memory().read(data.start + header.sites_offset,
+                           {reinterpret_cast<uint8_t*>(adopted.sites.data()), table_bytes}));
   return adopted;
 }
 
 /// The bytes that the file behind `address` has there.
-std::vector<uint8_t> file_bytes(const Target& target, const std::vector<os::MapEntry>& maps, TargetAddr address, size_t size) {
+std::vector<uint8_t> file_bytes(const Target& target,
+                                const std::vector<os::MapEntry>& maps,
+                                TargetAddr address,
+                                size_t size) {
   for (const os::MapEntry& m : maps) {
     if (!m.contains(address) || m.path.empty()) continue;
     std::string path = fmt::format("/proc/{}/root{}", target.pid(), m.path);
-    if (m.deleted) path = fmt::format("/proc/{}/map_files/{:x}-{:x}", target.pid(), m.start.value, m.end.value);
+    if (m.deleted)
+      path = fmt::format("/proc/{}/map_files/{:x}-{:x}", target.pid(), m.start.value, m.end.value);
     Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     std::vector<uint8_t> bytes(size);
     auto offset = static_cast<off_t>(m.offset + static_cast<uint64_t>(address - m.start));
-    if (fd && pread(fd.get(), bytes.data(), size, offset) == static_cast<ssize_t>(size)) return bytes;
+    if (fd && pread(fd.get(), bytes.data(), size, offset) == static_cast<ssize_t>(size))
+      return bytes;
   }
   return {};
 }
 
-/// Nothing in the table is taken on trust: a jump is undone only if it leads into our code and the saved bytes are those
-/// of the file.
+/// Nothing in the table is taken on trust: a jump is undone only if it leads into our code and the
+/// saved bytes are those of the file.
 std::optional<Jump> believe(const Target& target, const Found& found, const abi::SiteEntry& entry) {
   if (entry.length != patch::kPatchBytes || entry.patched[0] != 0xe9) return std::nullopt;
   int32_t distance = 0;
   std::memcpy(&distance, entry.patched + 1, sizeof distance);
   TargetAddr address(entry.address);
-  TargetAddr to = address + patch::kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(distance));
+  TargetAddr to =
+      address + patch::kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(distance));
   if (!in_any(found.code, to)) return std::nullopt;
   Jump jump;
   jump.address = address;
@@ -411,7 +460,8 @@ std::optional<Jump> believe(const Target& target, const Found& found, const abi:
 bool is_restored(const Target& target, const abi::SiteEntry& entry) {
   if (entry.length > abi::kMaxSiteBytes) return false;
   std::vector<uint8_t> now(entry.length);
-  return target.memory().read(TargetAddr(entry.address), now) && std::equal(now.begin(), now.end(), entry.original);
+  return target.memory().read(TargetAddr(entry.address), now) &&
+         std::equal(now.begin(), now.end(), entry.original);
 }
 
 Job job_of(const Target& target, const Found& found, DetachReport& report) {
@@ -425,7 +475,8 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
     auto adopted = read_journal(target, data);
     // The page below a data region is its per-thread page.
     for (const os::MapEntry& m : found.maps) {
-      bool is_ours = m.end == data.start && m.size() == kPageBytes && m.inode == 0 && m.read && m.write && !m.exec && !m.shared && m.path.empty();
+      bool is_ours = m.end == data.start && m.size() == kPageBytes && m.inode == 0 && m.read &&
+                     m.write && !m.exec && !m.shared && m.path.empty();
       if (is_ours) job.unmap.push_back({m.start, m.end});
     }
     job.unmap.push_back(data);
@@ -436,8 +487,12 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
     for (const abi::SiteEntry& entry : adopted->sites) {
       if (entry.state == abi::SiteState::kEmpty) continue;
       auto jump = believe(target, found, entry);
-      if (jump) job.jumps.push_back(std::move(*jump));
-      else if (!is_restored(target, entry)) report.notes.push_back(fmt::format("process {}: the journal's entry for {:#x} does not hold up and is not used", target.pid(), entry.address));
+      if (jump)
+        job.jumps.push_back(std::move(*jump));
+      else if (!is_restored(target, entry))
+        report.notes.push_back(fmt::format(
+            "process {}: the journal's entry for {:#x} does not hold up and is not used",
+            target.pid(), entry.address));
     }
   }
   std::ranges::sort(job.jumps, {}, &Jump::address);
@@ -445,7 +500,10 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
 }
 
 /// A jump into our code that no journal entry explains.
-std::optional<TargetAddr> unknown_jump(std::span<const uint8_t> memory, TargetAddr start, const Found& found, const Job& job) {
+std::optional<TargetAddr> unknown_jump(std::span<const uint8_t> memory,
+                                       TargetAddr start,
+                                       const Found& found,
+                                       const Job& job) {
   for (size_t i = 0; i + patch::kPatchBytes <= memory.size(); i++) {
     if (memory[i] != 0xe9) continue;
     int32_t distance = 0;
@@ -458,13 +516,15 @@ std::optional<TargetAddr> unknown_jump(std::span<const uint8_t> memory, TargetAd
   return std::nullopt;
 }
 
-/// Where a module may hold jumps: where its memory is not what its file has, and some bytes around, since a punned jump
-/// shares bytes with the file. All of its code where there is no file to compare with.
+/// Where a module may hold jumps: where its memory is not what its file has, and some bytes around,
+/// since a punned jump shares bytes with the file. All of its code where there is no file to
+/// compare with.
 std::vector<AddressRange> changed_code(const Target& target, const target::Module& module) {
   std::vector<AddressRange> ranges;
   if (auto differences = target.compare_text(module)) {
     for (const target::TextDifference& d : *differences) {
-      ranges.push_back({d.start - (patch::kPatchBytes - 1), d.start + d.memory.size() + (patch::kPatchBytes - 1)});
+      ranges.push_back({d.start - (patch::kPatchBytes - 1),
+                        d.start + d.memory.size() + (patch::kPatchBytes - 1)});
     }
     return ranges;
   }
@@ -483,26 +543,32 @@ Result<void> refuse_unknown_jumps(const Target& target, const Found& found, cons
       memory.resize(target.memory().read_some(range.start, memory));
       auto at = unknown_jump(memory, range.start, found, job);
       if (!at) continue;
-      return fail(ErrorCode::kCorrupt, "process {} jumps into our code at {}, and no journal says what was there; nothing was changed",
+      return fail(ErrorCode::kCorrupt,
+                  "process {} jumps into our code at {}, and no journal says what was there; "
+                  "nothing was changed",
                   target.pid(), *at);
     }
   }
   return {};
 }
 
-/// Waits until no thread is in a stub of a killed tracer: such a thread may still be mapping or unmapping our regions.
+/// Waits until no thread is in a stub of a killed tracer: such a thread may still be mapping or
+/// unmapping our regions.
 Result<void> settle_stubs(const Target& target) {
   for (int i = 1; i <= kStops; i++) {
     auto settled = target::with_tracer_thread([&]() -> Result<bool> {
       SPILE_TRY(auto process, StoppedProcess::stop(target));
       SPILE_TRY_VOID(target::clean_leftover_stubs(process));
-      return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
+      return std::ranges::none_of(target::find_leftover_stubs(process),
+                                  &target::LeftoverStub::running);
     });
     if (settled && *settled) return {};
-    if (!settled && settled.error().code != ErrorCode::kBusy) return std::unexpected(std::move(settled.error()));
+    if (!settled && settled.error().code != ErrorCode::kBusy)
+      return std::unexpected(std::move(settled.error()));
     std::this_thread::sleep_for(std::chrono::milliseconds(std::min(i, 20)));
   }
-  return fail(ErrorCode::kBusy, "a thread of process {} stays in the code of a killed tracer", target.pid());
+  return fail(ErrorCode::kBusy, "a thread of process {} stays in the code of a killed tracer",
+              target.pid());
 }
 
 }  // namespace
@@ -528,7 +594,8 @@ Result<std::optional<pid_t>> live_owner(const Target& target) {
     if (pid <= 0) continue;
     auto stat = os::read_stat(pid, pid);
     // The same number and the same start: not a later process that got the number again.
-    if (stat && stat->start_time == adopted->journal.tracer_start_time && stat->state != 'Z') return std::optional(pid);
+    if (stat && stat->start_time == adopted->journal.tracer_start_time && stat->state != 'Z')
+      return std::optional(pid);
   }
   return std::optional<pid_t>();
 }
@@ -536,7 +603,8 @@ Result<std::optional<pid_t>> live_owner(const Target& target) {
 Result<void> refuse_live_owner(const Target& target) {
   SPILE_TRY(auto owner, live_owner(target));
   if (!owner) return {};
-  return fail(ErrorCode::kBusy, "process {} ({}) is already traced by spile process {}", target.pid(), target.name(), *owner);
+  return fail(ErrorCode::kBusy, "process {} ({}) is already traced by spile process {}",
+              target.pid(), target.name(), *owner);
 }
 
 Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid) {
@@ -557,7 +625,8 @@ Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid) {
       bool is_there = std::equal(report.after.begin(), report.after.end(), entry.patched);
       report.mechanism = is_there ? "jump" : "not in place";
       for (const os::MapEntry& m : found.maps) {
-        if (m.contains(TargetAddr(entry.address))) report.location = fmt::format("{}+{:#x}", m.path, entry.file_offset);
+        if (m.contains(TargetAddr(entry.address)))
+          report.location = fmt::format("{}+{:#x}", m.path, entry.file_offset);
       }
       reports.push_back(std::move(report));
     }

@@ -11,7 +11,8 @@ namespace spile::user_engine {
 
 namespace {
 
-/// A data symbol of .dynsym. symbols/ knows functions only, and this is the one place that asks for data.
+/// A data symbol of .dynsym. symbols/ knows functions only, and this is the one place that asks for
+/// data.
 std::optional<LinkAddr> find_object(const elf::File& file, std::string_view name) {
   const elf::Section* table = file.section(".dynsym");
   const elf::Section* strings = file.section(".dynstr");
@@ -33,7 +34,8 @@ std::optional<LinkAddr> find_object(const elf::File& file, std::string_view name
 }  // namespace
 
 std::optional<target::LoaderSymbols> loader_symbols(const target::Module& loader) {
-  auto symbols = symbols::ModuleSymbols::load(loader.host_path.empty() ? loader.path : loader.host_path);
+  auto symbols =
+      symbols::ModuleSymbols::load(loader.host_path.empty() ? loader.path : loader.host_path);
   if (!symbols) return std::nullopt;
   auto notify = symbols->find("_dl_debug_state");
   if (notify.empty()) return std::nullopt;

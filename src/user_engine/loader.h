@@ -1,4 +1,5 @@
-// What we know about dynamic loaders: the function they call when the list of libraries has changed.
+// What we know about dynamic loaders: the function they call when the list of libraries has
+// changed.
 #pragma once
 
 #include <optional>

@@ -13,8 +13,8 @@ using patch::Function;
 
 Result<ModuleImage> ModuleImage::load(const target::Target& target, const target::Module& module) {
   if (module.host_path.empty()) {
-    return fail(ErrorCode::kNotFound, "{}: the file behind it cannot be opened from here{}", module.path,
-                module.deleted ? " (it has been removed or replaced)" : "");
+    return fail(ErrorCode::kNotFound, "{}: the file behind it cannot be opened from here{}",
+                module.path, module.deleted ? " (it has been removed or replaced)" : "");
   }
   ModuleImage image;
   image.module_ = module;
@@ -25,8 +25,10 @@ Result<ModuleImage> ModuleImage::load(const target::Target& target, const target
   SPILE_TRY(auto symbols, symbols::ModuleSymbols::load(module.host_path, options));
   image.symbols_ = std::make_unique<symbols::ModuleSymbols>(std::move(symbols));
   image.is_go_ = image.symbols_->file().is_go();
-  // Go turns a fault at a known address into a panic: a displaced instruction faults at an address that it does not know.
-  image.code_.handles_faults_by_address = image.is_go_ || module.path.find("/libjvm.so") != std::string::npos;
+  // Go turns a fault at a known address into a panic: a displaced instruction faults at an address
+  // that it does not know.
+  image.code_.handles_faults_by_address =
+      image.is_go_ || module.path.find("/libjvm.so") != std::string::npos;
   SPILE_TRY_VOID(image.read_segments());
   SPILE_TRY_VOID(image.collect_functions());
   SPILE_TRY_VOID(image.collect_code_pointers());
@@ -46,20 +48,24 @@ Result<void> ModuleImage::read_segments() {
     // Jump tables lie in read-only data or, with some linkers, between the functions.
     code_.read_only.push_back(part);
   }
-  if (code_.text.empty()) return fail(ErrorCode::kCorrupt, "{}: no executable segment", module_.path);
+  if (code_.text.empty())
+    return fail(ErrorCode::kCorrupt, "{}: no executable segment", module_.path);
   return {};
 }
 
-/// Symbols and unwind entries: the latter know static functions of stripped files and the ends of functions.
+/// Symbols and unwind entries: the latter know static functions of stripped files and the ends of
+/// functions.
 Result<void> ModuleImage::collect_functions() {
   for (const symbols::Function& f : symbols_->functions()) {
     // A guessed end says nothing that the planner does not see itself.
     LinkAddr end = f.size_is_guessed ? f.addr : f.end();
-    code_.functions.push_back({module_.bias.to_target(f.addr), module_.bias.to_target(end), f.name});
+    code_.functions.push_back(
+        {module_.bias.to_target(f.addr), module_.bias.to_target(end), f.name});
   }
   SPILE_TRY(const elf::UnwindTable* unwind, symbols_->unwind());
   for (const elf::FunctionRange& range : unwind->functions()) {
-    code_.functions.push_back({module_.bias.to_target(range.start), module_.bias.to_target(range.end), {}});
+    code_.functions.push_back(
+        {module_.bias.to_target(range.start), module_.bias.to_target(range.end), {}});
   }
   std::ranges::stable_sort(code_.functions, {}, &Function::start);
   return {};
@@ -77,22 +83,26 @@ Result<void> ModuleImage::collect_code_pointers() {
   return {};
 }
 
-/// Restartable sequences: the kernel compares rip with [start, start + length) and checks four bytes before the abort
-/// handler. The descriptors are read from memory: the loader has relocated them there.
+/// Restartable sequences: the kernel compares rip with [start, start + length) and checks four
+/// bytes before the abort handler. The descriptors are read from memory: the loader has relocated
+/// them there.
 void ModuleImage::reserve_rseq_sections(const target::Target& target) {
   struct Descriptor {
     uint32_t version, flags;
     uint64_t start, length, abort;
   };
   for (const elf::Section& section : symbols_->file().sections()) {
-    if (section.name != "__rseq_cs" && section.name != ".data.rseq" && section.name != "rseq_cs") continue;
+    if (section.name != "__rseq_cs" && section.name != ".data.rseq" && section.name != "rseq_cs")
+      continue;
     uint64_t count = std::min<uint64_t>(section.size / sizeof(Descriptor), 4096);
     for (uint64_t i = 0; i < count; i++) {
       auto at = module_.bias.to_target(section.addr + i * sizeof(Descriptor));
       auto d = target.memory().read_value<Descriptor>(at);
       if (!d || d->start == 0 || d->length > 4096) continue;
-      code_.reserved.push_back({TargetAddr(d->start), TargetAddr(d->start + d->length), "inside a restartable sequence (rseq)"});
-      code_.reserved.push_back({TargetAddr(d->abort - 4), TargetAddr(d->abort + 1), "the abort handler of a restartable sequence (rseq)"});
+      code_.reserved.push_back({TargetAddr(d->start), TargetAddr(d->start + d->length),
+                                "inside a restartable sequence (rseq)"});
+      code_.reserved.push_back({TargetAddr(d->abort - 4), TargetAddr(d->abort + 1),
+                                "the abort handler of a restartable sequence (rseq)"});
     }
   }
 }
@@ -103,7 +113,9 @@ void ModuleImage::reserve_signal_frames() {
   if (!unwind) return;
   for (const elf::FunctionRange& range : (*unwind)->functions()) {
     if (!range.is_signal_frame) continue;
-    code_.reserved.push_back({module_.bias.to_target(range.start), module_.bias.to_target(range.end), "the return from a signal handler"});
+    code_.reserved.push_back({module_.bias.to_target(range.start),
+                              module_.bias.to_target(range.end),
+                              "the return from a signal handler"});
   }
 }
 

@@ -1,4 +1,5 @@
-// A module of the target as the planner wants it: original code, functions, every known way into them.
+// A module of the target as the planner wants it: original code, functions, every known way into
+// them.
 #pragma once
 
 #include <memory>
@@ -12,12 +13,13 @@
 
 namespace spile::user_engine {
 
-/// Owns what the ModuleCode points to. Read once per attach; nothing of the target is changed or stopped.
+/// Owns what the ModuleCode points to. Read once per attach; nothing of the target is changed or
+/// stopped.
 class ModuleImage {
  public:
-  /// Reads the module's file. The code in it is what the target had before anybody patched it; whether its memory still
-  /// agrees is for the caller to check, site by site.
-  /// Errors: not found   there is no way to the file from here (deleted, other file system)
+  /// Reads the module's file. The code in it is what the target had before anybody patched it;
+  /// whether its memory still agrees is for the caller to check, site by site. Errors: not found
+  /// there is no way to the file from here (deleted, other file system)
   ///         those of symbols::ModuleSymbols::load
   static Result<ModuleImage> load(const target::Target& target, const target::Module& module);
 

@@ -19,10 +19,10 @@ using bundle::ProbeKind;
 using engine::SiteReport;
 
 Error ifunc_refused(std::string_view file, std::string_view symbol) {
-  return {ErrorCode::kUnsupported,
-          fmt::format("{} in {} is an IFUNC: its symbol is the resolver that picks an implementation for this CPU, not the "
-                      "function; probe the implementation itself",
-                      symbol, file)};
+  return {ErrorCode::kUnsupported, fmt::format("{} in {} is an IFUNC: its symbol is the resolver "
+                                               "that picks an implementation for this CPU, not the "
+                                               "function; probe the implementation itself",
+                                               symbol, file)};
 }
 
 namespace {
@@ -41,7 +41,8 @@ class ModuleFinder {
     struct stat file = {};
     if (stat(path.c_str(), &file) == 0) {
       for (const target::Module& m : modules_) {
-        if (m.inode == file.st_ino && m.device == makedev(major(file.st_dev), minor(file.st_dev))) found.push_back(&m);
+        if (m.inode == file.st_ino && m.device == makedev(major(file.st_dev), minor(file.st_dev)))
+          found.push_back(&m);
       }
     }
     // Overlay and other stacked file systems show another device in maps: the build-id is the same.
@@ -68,8 +69,10 @@ struct Request {
   int probe = -1;
 };
 
-/// The link addresses that a probe names in a module. Static functions may share a name: all are meant.
-Result<std::vector<LinkAddr>> addresses_of(const Probe& probe, const symbols::ModuleSymbols& symbols) {
+/// The link addresses that a probe names in a module. Static functions may share a name: all are
+/// meant.
+Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
+                                           const symbols::ModuleSymbols& symbols) {
   if (probe.address) return std::vector{LinkAddr(*probe.address)};
   std::vector<LinkAddr> found;
   bool is_ifunc = false;
@@ -81,47 +84,61 @@ Result<std::vector<LinkAddr>> addresses_of(const Probe& probe, const symbols::Mo
     found.push_back(f->addr + probe.offset);
   }
   if (found.empty() && is_ifunc) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
-  if (found.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
+  if (found.empty())
+    return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
   std::ranges::sort(found);
   auto tail = std::ranges::unique(found);
   found.erase(tail.begin(), tail.end());
   return found;
 }
 
-SiteReport refusal_report(const ModuleImage& image, const Request& request, pid_t pid, const patch::Refusal& refusal) {
+SiteReport refusal_report(const ModuleImage& image,
+                          const Request& request,
+                          pid_t pid,
+                          const patch::Refusal& refusal) {
   SiteReport report;
   report.pid = pid;
   report.probe = request.probe;
-  report.location = fmt::format("{}:{}", std::filesystem::path(image.module().path).filename().string(), image.name_of(request.address));
+  report.location =
+      fmt::format("{}:{}", std::filesystem::path(image.module().path).filename().string(),
+                  image.name_of(request.address));
   report.address = request.address.value;
   report.refused = true;
   report.mechanism = std::string(to_string(refusal.kind));
   report.reason = refusal.instruction.empty() ? refusal.reason
-                                              : fmt::format("{} (at {}: {})", refusal.reason, refusal.address, refusal.instruction);
+                                              : fmt::format("{} (at {}: {})", refusal.reason,
+                                                            refusal.address, refusal.instruction);
   auto bytes = image.original(request.address, 16);
   report.before.assign(bytes.begin(), bytes.end());
   return report;
 }
 
-/// A goroutine's stack is small and only functions that check it are sure to have some hundred bytes left at their entry:
-/// the linker keeps that much for chains of functions that do not check.
+/// A goroutine's stack is small and only functions that check it are sure to have some hundred
+/// bytes left at their entry: the linker keeps that much for chains of functions that do not check.
 patch::Refusal no_stack_check(const patch::SitePlan& plan) {
   patch::Refusal refusal;
   refusal.kind = patch::RefusalKind::kReserved;
   refusal.address = plan.site;
-  refusal.reason = "a function of a Go program that does not check its stack: there may be no room for a probe's frame";
+  refusal.reason =
+      "a function of a Go program that does not check its stack: there may be no room for a "
+      "probe's frame";
   return refusal;
 }
 
-/// Memory must hold what the file holds wherever we read the file to decide: else somebody else has patched it.
-Result<void> check_memory(const target::Target& target, const ModuleImage& image, const patch::SitePlan& plan) {
+/// Memory must hold what the file holds wherever we read the file to decide: else somebody else has
+/// patched it.
+Result<void> check_memory(const target::Target& target,
+                          const ModuleImage& image,
+                          const patch::SitePlan& plan) {
   size_t size = std::max(plan.window.size(), patch::kPatchBytes);
   std::vector<uint8_t> now(size);
   SPILE_TRY_VOID(target.memory().read(plan.site, now));
   auto original = image.original(plan.site, size);
   if (original.size() == size && std::equal(now.begin(), now.end(), original.begin())) return {};
-  const char* who = now[0] == 0xcc ? "a breakpoint of another tracer or a kernel uprobe is there" : "another tool has patched it";
-  return fail(ErrorCode::kUnsafe, "the code in memory ({}) is not that of the file ({}): {}", x86::hex(now), x86::hex(original), who);
+  const char* who = now[0] == 0xcc ? "a breakpoint of another tracer or a kernel uprobe is there"
+                                   : "another tool has patched it";
+  return fail(ErrorCode::kUnsafe, "the code in memory ({}) is not that of the file ({}): {}",
+              x86::hex(now), x86::hex(original), who);
 }
 
 class Planner {
@@ -145,8 +162,10 @@ class Planner {
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = finder_.find(probe.path);
       if (entry->second.empty()) {
-        return fail(ErrorCode::kNotFound, "process {} ({}) does not have {} loaded; libraries loaded later are not followed yet",
-                    target_.pid(), target_.name(), probe.path);
+        return fail(
+            ErrorCode::kNotFound,
+            "process {} ({}) does not have {} loaded; libraries loaded later are not followed yet",
+            target_.pid(), target_.name(), probe.path);
       }
       for (const target::Module* module : entry->second) {
         SPILE_TRY(ModuleImage * image, image_of(*module));
@@ -156,7 +175,8 @@ class Planner {
           continue;
         }
         if (!addresses) return std::unexpected(std::move(addresses.error()));
-        for (LinkAddr a : *addresses) requests_[image].push_back({module->bias.to_target(a), static_cast<int>(i)});
+        for (LinkAddr a : *addresses)
+          requests_[image].push_back({module->bias.to_target(a), static_cast<int>(i)});
       }
     }
     return {};
@@ -166,7 +186,8 @@ class Planner {
     SiteReport report;
     report.pid = target_.pid();
     report.probe = probe;
-    report.location = fmt::format("{}:{}", std::filesystem::path(module.path).filename().string(), bundle_.probes[static_cast<size_t>(probe)].symbol);
+    report.location = fmt::format("{}:{}", std::filesystem::path(module.path).filename().string(),
+                                  bundle_.probes[static_cast<size_t>(probe)].symbol);
     report.refused = true;
     report.reason = error.message;
     plan_.refused.push_back(std::move(report));
@@ -188,11 +209,13 @@ class Planner {
     std::map<TargetAddr, size_t> by_site;  // several names of one function share a site
     for (size_t i = 0; i < outcomes.size(); i++) {
       if (!outcomes[i]) {
-        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), outcomes[i].error()));
+        plan_.refused.push_back(
+            refusal_report(image, requests[i], target_.pid(), outcomes[i].error()));
         continue;
       }
       if (image.is_go() && !outcomes[i]->go_stack_check) {
-        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), no_stack_check(*outcomes[i])));
+        plan_.refused.push_back(
+            refusal_report(image, requests[i], target_.pid(), no_stack_check(*outcomes[i])));
         continue;
       }
       auto [entry, is_new] = by_site.try_emplace(outcomes[i]->site, plan_.sites.size());
@@ -232,8 +255,10 @@ SiteReport describe(const PlannedSite& site, pid_t pid, const Bundle& bundle) {
   report.pid = pid;
   report.probe = site.probes.front();
   std::string function = site.image->name_of(site.plan.site);
-  report.location = fmt::format("{}:{}", std::filesystem::path(site.image->module().path).filename().string(),
-                                function.empty() ? bundle.probes.at(static_cast<size_t>(site.probes.front())).symbol : function);
+  report.location = fmt::format(
+      "{}:{}", std::filesystem::path(site.image->module().path).filename().string(),
+      function.empty() ? bundle.probes.at(static_cast<size_t>(site.probes.front())).symbol
+                       : function);
   report.address = site.plan.site.value;
   report.mechanism = std::string(to_string(site.plan.mechanism));
   report.reason = site.plan.reason;

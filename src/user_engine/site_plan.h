@@ -35,7 +35,8 @@ Result<ProcessPlan> plan_process(const target::Target& target, const bundle::Bun
 /// How a planned site is described to people: `spile sites`, -v.
 engine::SiteReport describe(const PlannedSite& site, pid_t pid, const bundle::Bundle& bundle);
 
-/// The address of an IFUNC symbol is that of its resolver, which runs once, before main: not what anybody wants to trace.
+/// The address of an IFUNC symbol is that of its resolver, which runs once, before main: not what
+/// anybody wants to trace.
 Error ifunc_refused(std::string_view file, std::string_view symbol);
 
 }  // namespace spile::user_engine

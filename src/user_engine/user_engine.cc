@@ -56,14 +56,17 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
       case ProbeKind::kUretprobe:
       case ProbeKind::kUsdt:
         return fail(ErrorCode::kUnsupported, "{}: not built yet in the user engine", probe.name);
-      default: return fail(ErrorCode::kUnsupported, "{}: only the kernel has this probe; use --engine kernel", probe.name);
+      default:
+        return fail(ErrorCode::kUnsupported,
+                    "{}: only the kernel has this probe; use --engine kernel", probe.name);
     }
   }
   return {};
 }
 
 bool has_uprobes(const Bundle& bundle) {
-  return std::ranges::any_of(bundle.probes, [](const Probe& p) { return p.kind == ProbeKind::kUprobe; });
+  return std::ranges::any_of(bundle.probes,
+                             [](const Probe& p) { return p.kind == ProbeKind::kUprobe; });
 }
 
 struct Interval {
@@ -103,7 +106,9 @@ class UserTrace final : public engine::Trace {
   Result<void> run_program(size_t probe, const shm::Region& region);
   Result<void> run_due_intervals();
   void start_intervals();
-  const shm::Region& primary() const { return attachments_.empty() ? local_region_ : attachments_.front()->region; }
+  const shm::Region& primary() const {
+    return attachments_.empty() ? local_region_ : attachments_.front()->region;
+  }
   std::vector<const shm::Region*> regions() const;
   void refresh_clock();
 
@@ -130,10 +135,12 @@ std::vector<const shm::Region*> UserTrace::regions() const {
   return all;
 }
 
-// ---- start ---------------------------------------------------------------------------------------------------------
+// ---- start
+// ---------------------------------------------------------------------------------------------------------
 
 Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
-  const bundle::Program& program = bundle_.programs.at(static_cast<size_t>(bundle_.probes[probe].program));
+  const bundle::Program& program =
+      bundle_.programs.at(static_cast<size_t>(bundle_.probes[probe].program));
   bpf::HelperTable helpers = shm::make_helpers(region);
   std::vector<uint64_t> maps = shm::map_addresses(region);
   bpf::RunEnv env;
@@ -157,17 +164,21 @@ Result<void> UserTrace::run_all(ProbeKind kind, const shm::Region& region) {
 /// Scripts without uprobes need no process: their maps live in our own memory.
 Result<void> UserTrace::make_local_region() {
   SPILE_TRY(auto layout, shm::plan_region(bundle_, {}));
-  void* memory = mmap(nullptr, layout.size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return fail_errno(errno, "map {} bytes for maps and rings", layout.size_bytes);
+  void* memory = mmap(nullptr, layout.size_bytes, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED)
+    return fail_errno(errno, "map {} bytes for maps and rings", layout.size_bytes);
   local_memory_ = Mapping(memory, layout.size_bytes);
   SPILE_TRY(local_region_, shm::Region::format(local_memory_.bytes(), std::move(layout)));
   clock_.publish(local_region_.time_page());
   if (bundle_.start_map >= 0) {
     timespec now = {};
     clock_gettime(CLOCK_MONOTONIC, &now);
-    uint64_t ns = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+    uint64_t ns =
+        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
     uint32_t index = 0;
-    SPILE_TRY_VOID(shm::update(local_region_, static_cast<size_t>(bundle_.start_map), {reinterpret_cast<const uint8_t*>(&index), 4},
+    SPILE_TRY_VOID(shm::update(local_region_, static_cast<size_t>(bundle_.start_map),
+                               {reinterpret_cast<const uint8_t*>(&index), 4},
                                {reinterpret_cast<const uint8_t*>(&ns), 8}));
   }
   return {};
@@ -176,7 +187,9 @@ Result<void> UserTrace::make_local_region() {
 Result<void> UserTrace::spawn_untraced(const std::vector<std::string>& command) {
   return target::with_tracer_thread([&]() -> Result<void> {
     SPILE_TRY(auto child, target::Child::spawn(command, loader_symbols));
-    { SPILE_TRY(auto stopped, child.take_stopped()); }
+    {
+      SPILE_TRY(auto stopped, child.take_stopped());
+    }
     child_ = child.pid();
     child.release();
     return {};
@@ -190,7 +203,8 @@ Result<void> UserTrace::add_ring(const shm::Region& region, pid_t pid) {
     if (tid == 0 || pid == 0) return shm::OwnerState::kUnknown;
     auto status = os::read_status(pid);
     if (status && status->innermost_tid != pid) return shm::OwnerState::kUnknown;
-    return kill(static_cast<pid_t>(tid), 0) < 0 && errno == ESRCH ? shm::OwnerState::kGone : shm::OwnerState::kUnknown;
+    return kill(static_cast<pid_t>(tid), 0) < 0 && errno == ESRCH ? shm::OwnerState::kGone
+                                                                  : shm::OwnerState::kUnknown;
   };
   return reader_.add(region, static_cast<size_t>(bundle_.ring_map), owner);
 }
@@ -210,7 +224,8 @@ Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& co
     SPILE_TRY(auto attachment, user_engine::attach(pid, context));
     attachments_.push_back(std::move(attachment));
   }
-  for (const auto& attachment : attachments_) SPILE_TRY_VOID(add_ring(attachment->region, attachment->pid));
+  for (const auto& attachment : attachments_)
+    SPILE_TRY_VOID(add_ring(attachment->region, attachment->pid));
   return {};
 }
 
@@ -231,7 +246,9 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   context.count_hits = options_.measure;
   if (has_uprobes(bundle_)) {
     if (scope.pids.empty() && scope.command.empty()) {
-      return fail(ErrorCode::kInvalid, "the user engine needs a process: -p PID or -c COMMAND (system-wide uprobes need --engine kernel)");
+      return fail(ErrorCode::kInvalid,
+                  "the user engine needs a process: -p PID or -c COMMAND (system-wide uprobes need "
+                  "--engine kernel)");
     }
     SPILE_TRY_VOID(attach_all(scope, context));
   } else {
@@ -244,15 +261,18 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   return {};
 }
 
-// ---- while it runs -------------------------------------------------------------------------------------------------
+// ---- while it runs
+// -------------------------------------------------------------------------------------------------
 
 void UserTrace::refresh_clock() {
   if (SteadyClock::now() < next_refresh_) return;
   next_refresh_ = SteadyClock::now() + shm::Clock::kRefreshEvery;
   bool first = true;
   for (const shm::Region* region : regions()) {
-    if (std::exchange(first, false)) clock_.refresh(region->time_page());
-    else clock_.publish(region->time_page());
+    if (std::exchange(first, false))
+      clock_.refresh(region->time_page());
+    else
+      clock_.publish(region->time_page());
   }
 }
 
@@ -276,7 +296,8 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     size_t count = detached_ ? reader_.finish(visit) : reader_.poll(visit);
     if (reader_.stats().corrupt_rings > 0 && !std::exchange(gave_up_ring_, true)) {
       // Even exit() of our own programs goes through it, so there is nothing to wait for any more.
-      return fail(ErrorCode::kCorrupt, "the target has overwritten a ring in the shared memory: the trace ends here");
+      return fail(ErrorCode::kCorrupt,
+                  "the target has overwritten a ring in the shared memory: the trace ends here");
     }
     auto now = SteadyClock::now();
     if (count > 0 || now >= deadline || detached_) return count;
@@ -305,7 +326,9 @@ Result<std::vector<engine::MapEntry>> UserTrace::read_map(int map) {
       engine::MapEntry& out = merged[entry.key];
       if (!out.values.empty() && !adds_up) {
         if (!std::exchange(warned_shared_key_, true)) {
-          warnings_.push_back(fmt::format("{}: several processes have set the same key; one of their values is shown", bundle_.maps[static_cast<size_t>(map)].name));
+          warnings_.push_back(fmt::format(
+              "{}: several processes have set the same key; one of their values is shown",
+              bundle_.maps[static_cast<size_t>(map)].name));
         }
         continue;
       }
@@ -319,16 +342,19 @@ Result<std::vector<engine::MapEntry>> UserTrace::read_map(int map) {
 }
 
 Result<void> UserTrace::clear_map(int map) {
-  for (const shm::Region* region : regions()) SPILE_TRY_VOID(shm::clear(*region, static_cast<size_t>(map)));
+  for (const shm::Region* region : regions())
+    SPILE_TRY_VOID(shm::clear(*region, static_cast<size_t>(map)));
   return {};
 }
 
 Result<void> UserTrace::zero_map(int map) {
-  for (const shm::Region* region : regions()) SPILE_TRY_VOID(shm::zero(*region, static_cast<size_t>(map)));
+  for (const shm::Region* region : regions())
+    SPILE_TRY_VOID(shm::zero(*region, static_cast<size_t>(map)));
   return {};
 }
 
-// ---- the end -------------------------------------------------------------------------------------------------------
+// ---- the end
+// -------------------------------------------------------------------------------------------------------
 
 Result<void> UserTrace::detach() {
   if (std::exchange(detached_, true)) return {};
@@ -355,7 +381,8 @@ Result<engine::Stats> UserTrace::stats() {
     stats.missed += counted.missed + counted.map_contended;
     stats.ring_lost += counted.ring_contended;
     if (counted.corrupt > 0 && !attachments_.empty()) {
-      warnings_.push_back("the shared memory of a target was overwritten by somebody; its figures may be wrong");
+      warnings_.push_back(
+          "the shared memory of a target was overwritten by somebody; its figures may be wrong");
     }
   }
   stats.ring_lost += reader_.stats().abandoned;
@@ -377,7 +404,8 @@ Result<engine::Stats> UserTrace::stats() {
 
 std::vector<engine::SiteReport> UserTrace::sites() {
   std::vector<engine::SiteReport> all;
-  for (const auto& attachment : attachments_) all.insert(all.end(), attachment->reports.begin(), attachment->reports.end());
+  for (const auto& attachment : attachments_)
+    all.insert(all.end(), attachment->reports.begin(), attachment->reports.end());
   return all;
 }
 
@@ -391,7 +419,8 @@ class UserEngine final : public engine::Engine {
  public:
   explicit UserEngine(const Options& options) : options_(options) {}
   std::string_view name() const override { return "user"; }
-  Result<std::unique_ptr<engine::Trace>> attach(const Bundle& bundle, const engine::Scope& scope) override {
+  Result<std::unique_ptr<engine::Trace>> attach(const Bundle& bundle,
+                                                const engine::Scope& scope) override {
     auto trace = std::make_unique<UserTrace>(bundle, options_);
     SPILE_TRY_VOID(trace->start(scope));
     return trace;
@@ -403,7 +432,9 @@ class UserEngine final : public engine::Engine {
 
 }  // namespace
 
-std::unique_ptr<engine::Engine> make_engine(const Options& options) { return std::make_unique<UserEngine>(options); }
+std::unique_ptr<engine::Engine> make_engine(const Options& options) {
+  return std::make_unique<UserEngine>(options);
+}
 
 Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& bundle) {
   SPILE_TRY(auto target, target::Target::open(pid));
@@ -421,12 +452,16 @@ Result<std::string> dump_code(pid_t pid, const Bundle& bundle) {
   SPILE_TRY(auto layout, shm::plan_region(bundle, {}));
   std::string text;
   for (const PlannedSite& site : plan.sites) {
-    // Each as if it were alone, in a region right below its module: what is printed depends on nothing else.
+    // Each as if it were alone, in a region right below its module: what is printed depends on
+    // nothing else.
     CodeRequest request;
-    request.base = TargetAddr((site.image->module().start.value - (uint64_t{64} << 20)) & ~uint64_t{4095});
+    request.base =
+        TargetAddr((site.image->module().start.value - (uint64_t{64} << 20)) & ~uint64_t{4095});
     request.bundle = &bundle;
     request.analyses = analyses;
-    for (size_t i = 0; i < layout.maps.size(); i++) request.maps.push_back(shm::map_descriptor(layout, i, request.base.value - layout.size_bytes));
+    for (size_t i = 0; i < layout.maps.size(); i++)
+      request.maps.push_back(
+          shm::map_descriptor(layout, i, request.base.value - layout.size_bytes));
     request.sites = {&site};
     request.cpu_stats = request.base - layout.size_bytes + abi::kStatsOffset;
     request.cpu_mask = layout.cpu_slots - 1;
@@ -436,7 +471,8 @@ Result<std::string> dump_code(pid_t pid, const Bundle& bundle) {
     size_t start = abi::bodies_offset(bundle.maps.size());
     size_t end = image.bytes.size();
     while (end > start && image.bytes[end - 1] == 0xcc) end--;
-    text += x86::format_code(std::span(image.bytes).subspan(start, end - start), request.base + start);
+    text +=
+        x86::format_code(std::span(image.bytes).subspan(start, end - start), request.base + start);
     text += "\n";
   }
   return text;

@@ -1,11 +1,11 @@
-// The engine on real processes: children of this test that call a function and count their calls themselves. Bundles are
-// made by hand, so that what fails here is not the language.
+// The engine on real processes: children of this test that call a function and count their calls
+// themselves. Bundles are made by hand, so that what fails here is not the language.
 #include "user_engine/user_engine.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -88,9 +88,21 @@ std::string self_path() {
 
 Bundle counting_bundle() {
   Bundle bundle;
-  bundle.maps = {{.name = "@", .kind = bundle::MapKind::kPerCpuArray, .role = bundle::MapRole::kCount, .key_size = 4, .value_size = 8, .max_entries = 1}};
-  bundle.programs = {{.name = "count", .code = count_program(0), .context = bundle::ContextKind::kRegs, .context_size = 168}};
-  bundle.probes = {{.kind = bundle::ProbeKind::kUprobe, .name = "u", .path = self_path(), .symbol = "spile_engine_test_hot", .program = 0}};
+  bundle.maps = {{.name = "@",
+                  .kind = bundle::MapKind::kPerCpuArray,
+                  .role = bundle::MapRole::kCount,
+                  .key_size = 4,
+                  .value_size = 8,
+                  .max_entries = 1}};
+  bundle.programs = {{.name = "count",
+                      .code = count_program(0),
+                      .context = bundle::ContextKind::kRegs,
+                      .context_size = 168}};
+  bundle.probes = {{.kind = bundle::ProbeKind::kUprobe,
+                    .name = "u",
+                    .path = self_path(),
+                    .symbol = "spile_engine_test_hot",
+                    .program = 0}};
   return bundle;
 }
 
@@ -108,7 +120,8 @@ uint64_t total(engine::Trace& trace) {
   return sum;
 }
 
-/// A child that calls the hot function as often as it is told, on several threads, and checks every result.
+/// A child that calls the hot function as often as it is told, on several threads, and checks every
+/// result.
 class Worker {
  public:
   explicit Worker(int threads = 1) {
@@ -136,7 +149,9 @@ class Worker {
   }
 
   pid_t pid() const { return pid_; }
-  void start(uint64_t calls) { EXPECT_EQ(write(in_, &calls, sizeof calls), static_cast<ssize_t>(sizeof calls)); }
+  void start(uint64_t calls) {
+    EXPECT_EQ(write(in_, &calls, sizeof calls), static_cast<ssize_t>(sizeof calls));
+  }
   void join() {
     char ok = 0;
     EXPECT_EQ(read(out_, &ok, 1), 1);
@@ -154,7 +169,8 @@ class Worker {
       std::atomic<bool> good = true;
       auto work = [&] {
         for (uint64_t i = 0; i < calls; i++) {
-          if (spile_engine_test_hot(static_cast<long>(i), 7) != static_cast<long>(i * 3 + 7)) good = false;
+          if (spile_engine_test_hot(static_cast<long>(i), 7) != static_cast<long>(i * 3 + 7))
+            good = false;
         }
       };
       std::vector<std::thread> others;
@@ -181,7 +197,8 @@ struct Snapshot {
     std::ifstream maps(fmt::format("/proc/{}/maps", pid));
     // Only the addresses and names: reading a private page of code does not change them.
     for (std::string line; std::getline(maps, line);) {
-      if (line.find("[heap]") == std::string::npos && line.find("[stack]") == std::string::npos) s.maps.push_back(line);
+      if (line.find("[heap]") == std::string::npos && line.find("[stack]") == std::string::npos)
+        s.maps.push_back(line);
     }
     auto target = target::Target::open(pid);
     EXPECT_TRUE(target) << target.error().message;
@@ -196,7 +213,8 @@ struct Snapshot {
       }
     }
     std::error_code error;
-    for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid), error)) {
+    for (const auto& entry :
+         std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid), error)) {
       (void)entry;
       s.descriptors++;
     }
@@ -210,7 +228,9 @@ void expect_same(const Snapshot& before, const Snapshot& after) {
   EXPECT_EQ(before.descriptors, after.descriptors);
 }
 
-std::unique_ptr<engine::Trace> attach_or_fail(const Bundle& bundle, const engine::Scope& scope, bool measure = false) {
+std::unique_ptr<engine::Trace> attach_or_fail(const Bundle& bundle,
+                                              const engine::Scope& scope,
+                                              bool measure = false) {
   auto attached = make_engine({.measure = measure})->attach(bundle, scope);
   EXPECT_TRUE(attached) << attached.error().message;
   return attached ? std::move(*attached) : nullptr;
@@ -267,7 +287,10 @@ TEST(UserEngine, AttachesAndDetachesUnderLoad) {
 
 TEST(UserEngine, HandsOutRecordsInOrder) {
   Bundle bundle = counting_bundle();
-  bundle.maps.push_back({.name = "", .kind = bundle::MapKind::kRing, .role = bundle::MapRole::kRing, .max_entries = 1 << 20});
+  bundle.maps.push_back({.name = "",
+                         .kind = bundle::MapKind::kRing,
+                         .role = bundle::MapRole::kRing,
+                         .max_entries = 1 << 20});
   bundle.ring_map = 1;
   bundle.programs[0].code = record_program(1);
   Worker worker;
@@ -300,7 +323,8 @@ TEST(UserEngine, RefusesASecondTracerAndNamesTheFirst) {
   auto second = make_engine({})->attach(counting_bundle(), {.pids = {worker.pid()}});
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, ErrorCode::kBusy);
-  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos) << second.error().message;
+  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos)
+      << second.error().message;
   worker.run(100);
   EXPECT_EQ(total(*trace), 100u);
 }
@@ -313,21 +337,25 @@ TEST(UserEngine, LeavesWhatALivingTracerHoldsToIt) {
   auto taken = detach_leftovers(worker.pid());
   ASSERT_FALSE(taken);
   EXPECT_EQ(taken.error().code, ErrorCode::kBusy);
-  EXPECT_NE(taken.error().message.find(std::to_string(getpid())), std::string::npos) << taken.error().message;
+  EXPECT_NE(taken.error().message.find(std::to_string(getpid())), std::string::npos)
+      << taken.error().message;
   expect_same(during, Snapshot::of(worker.pid()));
   worker.run(100);
   EXPECT_EQ(total(*trace), 100u);
   EXPECT_TRUE(trace->detach());
 }
 
-/// Attaches, lets the other side have a go, and detaches: 0 attached, 1 refused because of the other tracer, 2 anything else.
-/// A tracer that has gone again by the time of the refusal cannot be named; its jump was seen.
+/// Attaches, lets the other side have a go, and detaches: 0 attached, 1 refused because of the
+/// other tracer, 2 anything else. A tracer that has gone again by the time of the refusal cannot be
+/// named; its jump was seen.
 int attach_once(pid_t pid, pid_t other) {
   auto trace = make_engine({})->attach(counting_bundle(), {.pids = {pid}});
   if (!trace) {
     const std::string& text = trace.error().message;
-    bool named = trace.error().code == ErrorCode::kBusy && text.find(std::to_string(other)) != std::string::npos;
-    bool seen = trace.error().code == ErrorCode::kUnsafe && text.find("another tool has patched it") != std::string::npos;
+    bool named = trace.error().code == ErrorCode::kBusy &&
+                 text.find(std::to_string(other)) != std::string::npos;
+    bool seen = trace.error().code == ErrorCode::kUnsafe &&
+                text.find("another tool has patched it") != std::string::npos;
     if (!named && !seen) fmt::print(stderr, "attach: {}\n", text);
     return named || seen ? 1 : 2;
   }
@@ -365,12 +393,17 @@ TEST(UserEngine, OfTwoTracersThatStartTogetherTheSecondIsRefusedOrComesLater) {
       tracers[i] = fork();
       if (tracers[i] != 0) continue;
       pid_t other = 0;
-      _exit(read(go[i][0], &other, sizeof other) == sizeof other ? attach_once(worker.pid(), other) : 3);
+      _exit(read(go[i][0], &other, sizeof other) == sizeof other ? attach_once(worker.pid(), other)
+                                                                 : 3);
     }
-    for (int i = 0; i < 2; i++) EXPECT_EQ(write(go[i][1], &tracers[1 - i], sizeof(pid_t)), static_cast<ssize_t>(sizeof(pid_t)));
+    for (int i = 0; i < 2; i++)
+      EXPECT_EQ(write(go[i][1], &tracers[1 - i], sizeof(pid_t)),
+                static_cast<ssize_t>(sizeof(pid_t)));
     int statuses[2] = {};
     for (int i = 0; i < 2; i++) EXPECT_EQ(waitpid(tracers[i], &statuses[i], 0), tracers[i]);
-    for (int status : statuses) EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) <= 1) << "round " << round << ", status " << status;
+    for (int status : statuses)
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) <= 1)
+          << "round " << round << ", status " << status;
     for (auto& ends : go) close(ends[0]), close(ends[1]);
   }
   worker.join();
@@ -380,7 +413,10 @@ TEST(UserEngine, OfTwoTracersThatStartTogetherTheSecondIsRefusedOrComesLater) {
 TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
   Bundle bundle = counting_bundle();
   shm::Clock clock = shm::Clock::start();
-  AttachContext context{.bundle = &bundle, .analyses = {*bpf::check(bundle.programs[0].code, check_env(bundle, bundle.programs[0]))}, .clock = &clock};
+  AttachContext context{
+      .bundle = &bundle,
+      .analyses = {*bpf::check(bundle.programs[0].code, check_env(bundle, bundle.programs[0]))},
+      .clock = &clock};
   Worker worker(2);
   worker.run(1);
   Snapshot before = Snapshot::of(worker.pid());
@@ -392,7 +428,8 @@ TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
   };
   auto attached = user_engine::attach(worker.pid(), context);
   ASSERT_FALSE(attached);
-  EXPECT_NE(attached.error().message.find("on purpose"), std::string::npos) << attached.error().message;
+  EXPECT_NE(attached.error().message.find("on purpose"), std::string::npos)
+      << attached.error().message;
   EXPECT_EQ(calls, 1);
   auto target = target::Target::open(worker.pid());
   ASSERT_TRUE(target);
@@ -415,7 +452,10 @@ TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
 TEST(UserEngine, UndoneInOneStopAnAttachLeavesNothing) {
   Bundle bundle = counting_bundle();
   shm::Clock clock = shm::Clock::start();
-  AttachContext context{.bundle = &bundle, .analyses = {*bpf::check(bundle.programs[0].code, check_env(bundle, bundle.programs[0]))}, .clock = &clock};
+  AttachContext context{
+      .bundle = &bundle,
+      .analyses = {*bpf::check(bundle.programs[0].code, check_env(bundle, bundle.programs[0]))},
+      .clock = &clock};
   Worker worker;
   worker.run(1);
   Snapshot before = Snapshot::of(worker.pid());
@@ -508,14 +548,15 @@ TEST(UserEngine, CleansChildrenOfATargetThatHasEnded) {
   close(ready[1]);
 }
 
-/// A hostile process maps a file with our name over an address that is precious to another process, which has the same
-/// file elsewhere. Cleaning the first one up must not reach the second.
+/// A hostile process maps a file with our name over an address that is precious to another process,
+/// which has the same file elsewhere. Cleaning the first one up must not reach the second.
 TEST(UserEngine, AHostileProcessCannotAimTheCleanUpAtAnother) {
   constexpr size_t kBytes = 1 << 16;
   int file = memfd_create("spile-data", MFD_CLOEXEC);
   ASSERT_GE(file, 0);
   ASSERT_EQ(ftruncate(file, kBytes), 0);
-  void* precious = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* precious =
+      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(precious, MAP_FAILED);
   std::memset(precious, 42, kBytes);
   Told hostile([&](auto wait) {

@@ -14,7 +14,8 @@ const ZydisDecoder& decoder() {
   return kDecoder;
 }
 
-/// 90 and 0f 1f /0. Zydis also calls nops what is reserved for later use, some of which faults (0f 0d ee).
+/// 90 and 0f 1f /0. Zydis also calls nops what is reserved for later use, some of which faults (0f
+/// 0d ee).
 bool is_recommended_nop(const ZydisDecodedInstruction& in) {
   if (in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) return in.opcode == 0x90;
   return in.opcode_map == ZYDIS_OPCODE_MAP_0F && in.opcode == 0x1f && in.raw.modrm.reg == 0;
@@ -25,7 +26,8 @@ Kind kind_of_mnemonic(const ZydisDecodedInstruction& in) {
     case ZYDIS_MNEMONIC_ENDBR64: return Kind::kEndbr;
     case ZYDIS_MNEMONIC_NOP: return is_recommended_nop(in) ? Kind::kNop : Kind::kPlain;
     case ZYDIS_MNEMONIC_INT3: return Kind::kBreakpoint;
-    case ZYDIS_MNEMONIC_INT: return in.raw.imm[0].value.u == 3 ? Kind::kBreakpoint : Kind::kInterrupt;
+    case ZYDIS_MNEMONIC_INT:
+      return in.raw.imm[0].value.u == 3 ? Kind::kBreakpoint : Kind::kInterrupt;
     case ZYDIS_MNEMONIC_SYSCALL: return Kind::kSyscall;
     case ZYDIS_MNEMONIC_UD0:
     case ZYDIS_MNEMONIC_UD1:
@@ -40,7 +42,8 @@ Kind kind_of_mnemonic(const ZydisDecodedInstruction& in) {
     case ZYDIS_MNEMONIC_SYSEXIT:
     case ZYDIS_MNEMONIC_UIRET:
     case ZYDIS_MNEMONIC_ENCLU: return Kind::kFar;
-    case ZYDIS_MNEMONIC_RET: return in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? Kind::kFar : Kind::kRet;
+    case ZYDIS_MNEMONIC_RET:
+      return in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? Kind::kFar : Kind::kRet;
     case ZYDIS_MNEMONIC_XBEGIN: return Kind::kXbegin;
     case ZYDIS_MNEMONIC_JCXZ:
     case ZYDIS_MNEMONIC_JECXZ:
@@ -86,12 +89,16 @@ void fill_shape(const ZydisDecodedInstruction& in, Shape& out) {
   out.map = map_of(in);
   out.opcode = in.opcode;
   if (in.attributes & ZYDIS_ATTRIB_HAS_REX) {
-    out.rex = static_cast<uint8_t>(0x40 | in.raw.rex.W << 3 | in.raw.rex.R << 2 | in.raw.rex.X << 1 | in.raw.rex.B);
+    out.rex = static_cast<uint8_t>(0x40 | in.raw.rex.W << 3 | in.raw.rex.R << 2 |
+                                   in.raw.rex.X << 1 | in.raw.rex.B);
   }
-  out.opcode_offset = in.raw.prefix_count + (out.map == 1 ? 1 : out.map == 2 || out.map == 3 ? 2 : 0);
+  out.opcode_offset = in.raw.prefix_count + (out.map == 1                   ? 1
+                                             : out.map == 2 || out.map == 3 ? 2
+                                                                            : 0);
   if (in.attributes & ZYDIS_ATTRIB_HAS_MODRM) {
     out.modrm_offset = in.raw.modrm.offset;
-    out.modrm = static_cast<uint8_t>(in.raw.modrm.mod << 6 | in.raw.modrm.reg << 3 | in.raw.modrm.rm);
+    out.modrm =
+        static_cast<uint8_t>(in.raw.modrm.mod << 6 | in.raw.modrm.reg << 3 | in.raw.modrm.rm);
     out.rip_relative = in.raw.modrm.mod == 0 && in.raw.modrm.rm == 5;
   }
   if (in.attributes & ZYDIS_ATTRIB_HAS_SIB) {
@@ -110,7 +117,8 @@ void fill_shape(const ZydisDecodedInstruction& in, Shape& out) {
   }
 }
 
-/// Allowed only at an I/O privilege level that programs practically never have; Zydis counts them apart.
+/// Allowed only at an I/O privilege level that programs practically never have; Zydis counts them
+/// apart.
 bool needs_io_privilege(ZydisMnemonic mnemonic) {
   switch (mnemonic) {
     case ZYDIS_MNEMONIC_CLI:
@@ -156,12 +164,14 @@ void add_memory(const ZydisDecodedOperand& op, Insn& out) {
   out.has_memory |= accessed;
   const unsigned size_bytes = op.size / 8;
   out.memory_bytes = static_cast<uint8_t>(size_bytes > 255 ? 255 : size_bytes);
-  out.base = static_cast<uint8_t>(op.mem.base == ZYDIS_REGISTER_RIP ? kNoReg : gpr_number(op.mem.base));
+  out.base =
+      static_cast<uint8_t>(op.mem.base == ZYDIS_REGISTER_RIP ? kNoReg : gpr_number(op.mem.base));
   out.index = static_cast<uint8_t>(gpr_number(op.mem.index));
   out.scale = op.mem.scale;
 }
 
-/// Shifts and rotates by a count that may be zero, and repeated string instructions, may leave flags alone.
+/// Shifts and rotates by a count that may be zero, and repeated string instructions, may leave
+/// flags alone.
 bool may_keep_flags(const ZydisDecodedInstruction& in) {
   switch (in.meta.category) {
     case ZYDIS_CATEGORY_SHIFT:
@@ -175,8 +185,10 @@ void add_flags(const ZydisDecodedInstruction& in, Insn& out) {
   if (in.cpu_flags == nullptr) return;
   const auto& f = *in.cpu_flags;
   out.flags_read = static_cast<FlagMask>(f.tested & kStatusFlags);
-  out.flags_written = static_cast<FlagMask>((f.modified | f.set_0 | f.set_1 | f.undefined) & kStatusFlags);
-  // "Undefined" may mean unchanged: AMD's imul leaves PF as it was. And, or, xor and test clear AF everywhere.
+  out.flags_written =
+      static_cast<FlagMask>((f.modified | f.set_0 | f.set_1 | f.undefined) & kStatusFlags);
+  // "Undefined" may mean unchanged: AMD's imul leaves PF as it was. And, or, xor and test clear AF
+  // everywhere.
   const auto kept = in.meta.category == ZYDIS_CATEGORY_LOGICAL ? 0u : f.undefined;
   out.flags_overwritten = may_keep_flags(in) ? 0 : static_cast<FlagMask>(out.flags_written & ~kept);
 }
@@ -208,7 +220,8 @@ std::string_view to_string(Kind kind) {
 
 std::optional<Shape> decode_shape(std::span<const uint8_t> bytes) {
   ZydisDecodedInstruction in;
-  if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&decoder(), nullptr, bytes.data(), bytes.size(), &in))) {
+  if (ZYAN_FAILED(
+          ZydisDecoderDecodeInstruction(&decoder(), nullptr, bytes.data(), bytes.size(), &in))) {
     return std::nullopt;
   }
   Shape out;
@@ -219,10 +232,12 @@ std::optional<Shape> decode_shape(std::span<const uint8_t> bytes) {
 std::optional<Insn> decode(std::span<const uint8_t> bytes) {
   ZydisDecodedInstruction in;
   ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-  if (ZYAN_FAILED(ZydisDecoderDecodeFull(&decoder(), bytes.data(), bytes.size(), &in, ops))) return std::nullopt;
+  if (ZYAN_FAILED(ZydisDecoderDecodeFull(&decoder(), bytes.data(), bytes.size(), &in, ops)))
+    return std::nullopt;
   Insn out;
   fill_shape(in, out);
-  out.privileged = (in.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0 || needs_io_privilege(in.mnemonic);
+  out.privileged =
+      (in.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0 || needs_io_privilege(in.mnemonic);
   for (int i = 0; i < in.operand_count; ++i) {
     if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER) add_register(ops[i], out);
     if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY) add_memory(ops[i], out);

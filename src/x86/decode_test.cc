@@ -1,8 +1,8 @@
 #include "x86/decode.h"
 
-#include <vector>
-
 #include <gtest/gtest.h>
+
+#include <vector>
 
 namespace spile::x86 {
 namespace {
@@ -31,32 +31,47 @@ TEST_P(DecodeKind, NamesWhatMattersToMovers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Table, DecodeKind,
+    Table,
+    DecodeKind,
     testing::Values(
-        KindCase{"push %rbp", {0x55}, Kind::kPlain}, KindCase{"nop", {0x90}, Kind::kNop},
+        KindCase{"push %rbp", {0x55}, Kind::kPlain},
+        KindCase{"nop", {0x90}, Kind::kNop},
         KindCase{"xchg %eax,%eax long form clears the upper half", {0x87, 0xc0}, Kind::kPlain},
         KindCase{"nopl 0(%rax,%rax)", {0x0f, 0x1f, 0x44, 0x00, 0x00}, Kind::kNop},
         KindCase{"data16 cs nopw", {0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0}, Kind::kNop},
         KindCase{"a reserved nop that faults", {0x0f, 0x0d, 0xee}, Kind::kPlain},
         KindCase{"a reserved nop that CET uses", {0x0f, 0x1e, 0xc0}, Kind::kPlain},
-        KindCase{"pause", {0xf3, 0x90}, Kind::kPlain}, KindCase{"xchg %rax,%r8", {0x49, 0x90}, Kind::kPlain},
+        KindCase{"pause", {0xf3, 0x90}, Kind::kPlain},
+        KindCase{"xchg %rax,%r8", {0x49, 0x90}, Kind::kPlain},
         KindCase{"endbr64", {0xf3, 0x0f, 0x1e, 0xfa}, Kind::kEndbr},
-        KindCase{"call", {0xe8, 0, 0, 0, 0}, Kind::kCall}, KindCase{"call *%rax", {0xff, 0xd0}, Kind::kCallIndirect},
+        KindCase{"call", {0xe8, 0, 0, 0, 0}, Kind::kCall},
+        KindCase{"call *%rax", {0xff, 0xd0}, Kind::kCallIndirect},
         KindCase{"call *8(%rsp)", {0xff, 0x54, 0x24, 0x08}, Kind::kCallIndirect},
-        KindCase{"jmp rel8", {0xeb, 0x00}, Kind::kJmp}, KindCase{"jmp rel32", {0xe9, 0, 0, 0, 0}, Kind::kJmp},
+        KindCase{"jmp rel8", {0xeb, 0x00}, Kind::kJmp},
+        KindCase{"jmp rel32", {0xe9, 0, 0, 0, 0}, Kind::kJmp},
         KindCase{"bnd jmp", {0xf2, 0xe9, 0, 0, 0, 0}, Kind::kJmp},
         KindCase{"notrack jmp *%rax", {0x3e, 0xff, 0xe0}, Kind::kJmpIndirect},
         KindCase{"jmp *x(%rip)", {0xff, 0x25, 0, 0, 0, 0}, Kind::kJmpIndirect},
-        KindCase{"je rel8", {0x74, 0x00}, Kind::kJcc}, KindCase{"jg rel32", {0x0f, 0x8f, 0, 0, 0, 0}, Kind::kJcc},
-        KindCase{"loop", {0xe2, 0x00}, Kind::kLoop}, KindCase{"jecxz", {0x67, 0xe3, 0x00}, Kind::kLoop},
-        KindCase{"jrcxz", {0xe3, 0x00}, Kind::kLoop}, KindCase{"xbegin", {0xc7, 0xf8, 0, 0, 0, 0}, Kind::kXbegin},
-        KindCase{"ret", {0xc3}, Kind::kRet}, KindCase{"rep ret", {0xf3, 0xc3}, Kind::kRet},
-        KindCase{"ret $8", {0xc2, 0x08, 0x00}, Kind::kRet}, KindCase{"retf", {0xcb}, Kind::kFar},
-        KindCase{"iretq", {0x48, 0xcf}, Kind::kFar}, KindCase{"sysret", {0x48, 0x0f, 0x07}, Kind::kFar},
-        KindCase{"ljmp *(%rax)", {0xff, 0x28}, Kind::kFar}, KindCase{"lcall *(%rax)", {0xff, 0x18}, Kind::kFar},
-        KindCase{"syscall", {0x0f, 0x05}, Kind::kSyscall}, KindCase{"int $0x80", {0xcd, 0x80}, Kind::kInterrupt},
-        KindCase{"int3", {0xcc}, Kind::kBreakpoint}, KindCase{"int $3", {0xcd, 0x03}, Kind::kBreakpoint},
-        KindCase{"ud2", {0x0f, 0x0b}, Kind::kTrap}, KindCase{"hlt", {0xf4}, Kind::kTrap},
+        KindCase{"je rel8", {0x74, 0x00}, Kind::kJcc},
+        KindCase{"jg rel32", {0x0f, 0x8f, 0, 0, 0, 0}, Kind::kJcc},
+        KindCase{"loop", {0xe2, 0x00}, Kind::kLoop},
+        KindCase{"jecxz", {0x67, 0xe3, 0x00}, Kind::kLoop},
+        KindCase{"jrcxz", {0xe3, 0x00}, Kind::kLoop},
+        KindCase{"xbegin", {0xc7, 0xf8, 0, 0, 0, 0}, Kind::kXbegin},
+        KindCase{"ret", {0xc3}, Kind::kRet},
+        KindCase{"rep ret", {0xf3, 0xc3}, Kind::kRet},
+        KindCase{"ret $8", {0xc2, 0x08, 0x00}, Kind::kRet},
+        KindCase{"retf", {0xcb}, Kind::kFar},
+        KindCase{"iretq", {0x48, 0xcf}, Kind::kFar},
+        KindCase{"sysret", {0x48, 0x0f, 0x07}, Kind::kFar},
+        KindCase{"ljmp *(%rax)", {0xff, 0x28}, Kind::kFar},
+        KindCase{"lcall *(%rax)", {0xff, 0x18}, Kind::kFar},
+        KindCase{"syscall", {0x0f, 0x05}, Kind::kSyscall},
+        KindCase{"int $0x80", {0xcd, 0x80}, Kind::kInterrupt},
+        KindCase{"int3", {0xcc}, Kind::kBreakpoint},
+        KindCase{"int $3", {0xcd, 0x03}, Kind::kBreakpoint},
+        KindCase{"ud2", {0x0f, 0x0b}, Kind::kTrap},
+        KindCase{"hlt", {0xf4}, Kind::kTrap},
         KindCase{"int1", {0xf1}, Kind::kTrap},
         KindCase{"rdsspq %rax", {0xf3, 0x48, 0x0f, 0x1e, 0xc8}, Kind::kShadowStack},
         KindCase{"saveprevssp", {0xf3, 0x0f, 0x01, 0xea}, Kind::kShadowStack},
@@ -90,9 +105,11 @@ TEST(Decode, FindsRipRelativeOperandsAndTheirDisplacement) {
 
 TEST(Decode, FindsBranchTargetsForwardAndBackward) {
   EXPECT_EQ(decoded({0xeb, 0xfe}).branch_target(TargetAddr(0x1000)), TargetAddr(0x1000));
-  EXPECT_EQ(decoded({0x0f, 0x84, 0xfa, 0xff, 0xff, 0xff}).branch_target(TargetAddr(0x1000)), TargetAddr(0x1000));
+  EXPECT_EQ(decoded({0x0f, 0x84, 0xfa, 0xff, 0xff, 0xff}).branch_target(TargetAddr(0x1000)),
+            TargetAddr(0x1000));
   EXPECT_EQ(decoded({0xe8, 0x10, 0, 0, 0}).branch_target(TargetAddr(0x1000)), TargetAddr(0x1015));
-  EXPECT_EQ(decoded({0xc7, 0xf8, 0x01, 0, 0, 0}).branch_target(TargetAddr(0x1000)), TargetAddr(0x1007));
+  EXPECT_EQ(decoded({0xc7, 0xf8, 0x01, 0, 0, 0}).branch_target(TargetAddr(0x1000)),
+            TargetAddr(0x1007));
 }
 
 TEST(Decode, FindsTheOpcodeBehindPrefixes) {
@@ -131,11 +148,11 @@ TEST(Decode, KnowsRegistersReadAndWritten) {
 }
 
 TEST(Decode, KnowsFlagsReadAndOverwritten) {
-  EXPECT_EQ(decoded({0x74, 0x00}).flags_read, 0x40);                  // je: ZF
+  EXPECT_EQ(decoded({0x74, 0x00}).flags_read, 0x40);  // je: ZF
   EXPECT_EQ(decoded({0x48, 0x01, 0xc8}).flags_overwritten, kStatusFlags);
-  EXPECT_EQ(decoded({0x11, 0xc8}).flags_read, 0x01);                  // adc: CF
-  EXPECT_EQ(decoded({0xff, 0xc0}).flags_overwritten & 0x01, 0);       // inc keeps CF
-  EXPECT_EQ(decoded({0xd3, 0xe0}).flags_overwritten, 0);              // shl %cl,%eax: by 0 keeps all
+  EXPECT_EQ(decoded({0x11, 0xc8}).flags_read, 0x01);             // adc: CF
+  EXPECT_EQ(decoded({0xff, 0xc0}).flags_overwritten & 0x01, 0);  // inc keeps CF
+  EXPECT_EQ(decoded({0xd3, 0xe0}).flags_overwritten, 0);         // shl %cl,%eax: by 0 keeps all
   EXPECT_EQ(decoded({0x89, 0xc8}).flags_written, 0);
 }
 

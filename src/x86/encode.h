@@ -17,7 +17,8 @@ using Code = std::vector<uint8_t>;
 inline constexpr size_t kJmpBytes = 5;
 inline constexpr std::array<uint8_t, 4> kEndbr64 = {0xf3, 0x0f, 0x1e, 0xfa};
 /// What unwinders take for the signal trampoline: mov $15,%rax; syscall.
-inline constexpr std::array<uint8_t, 9> kRestoreRt = {0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05};
+inline constexpr std::array<uint8_t, 9> kRestoreRt = {0x48, 0xc7, 0xc0, 0x0f, 0x00,
+                                                      0x00, 0x00, 0x0f, 0x05};
 
 /// jmp from `from` to `to`. Errors: unsupported, more than 2 GiB apart.
 Result<std::array<uint8_t, kJmpBytes>> encode_jmp(TargetAddr from, TargetAddr to);
@@ -35,8 +36,8 @@ void append_push_imm64(Code& code, uint64_t value);
 
 void append_u32(Code& code, uint32_t value);
 
-/// How many bytes at the start of `bytes` are padding that a compiler or linker puts between code: 90, cc, nops of
-/// several bytes. Stops at a nop that `bytes` cuts off.
+/// How many bytes at the start of `bytes` are padding that a compiler or linker puts between code:
+/// 90, cc, nops of several bytes. Stops at a nop that `bytes` cuts off.
 size_t padding_bytes(std::span<const uint8_t> bytes);
 
 }  // namespace spile::x86

@@ -11,11 +11,13 @@ namespace {
 TEST(Encode, JumpsForwardAndBackward) {
   EXPECT_EQ(hex(*encode_jmp(TargetAddr(0x1000), TargetAddr(0x2000))), "e9 fb 0f 00 00");
   EXPECT_EQ(hex(*encode_jmp(TargetAddr(0x2000), TargetAddr(0x1000))), "e9 fb ef ff ff");
-  EXPECT_EQ(hex(*encode_jmp(TargetAddr(0x1000), TargetAddr(0x1005 + 0x7fffffffu))), "e9 ff ff ff 7f");
+  EXPECT_EQ(hex(*encode_jmp(TargetAddr(0x1000), TargetAddr(0x1005 + 0x7fffffffu))),
+            "e9 ff ff ff 7f");
 }
 
 TEST(Encode, RefusesJumpsOfMoreThanTwoGiB) {
-  EXPECT_EQ(encode_jmp(TargetAddr(0x1000), TargetAddr(0x1005 + 0x80000000u)).error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(encode_jmp(TargetAddr(0x1000), TargetAddr(0x1005 + 0x80000000u)).error().code,
+            ErrorCode::kUnsupported);
   EXPECT_FALSE(encode_jmp(TargetAddr(0x100000000), TargetAddr(0x1000)));
   EXPECT_TRUE(encode_jmp(TargetAddr(0x80001000), TargetAddr(0x1005)));
 }

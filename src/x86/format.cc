@@ -1,9 +1,9 @@
 #include "x86/format.h"
 
-#include <vector>
-
 #include <Zydis/Zydis.h>
 #include <fmt/format.h>
+
+#include <vector>
 
 #include "x86/decode.h"
 
@@ -28,16 +28,20 @@ std::vector<Line> lines_of(std::span<const uint8_t> bytes, TargetAddr at) {
   return lines;
 }
 
-std::string text_of(const Line& line) { return fmt::format("{}  {:<30}  {}\n", line.at, line.bytes, line.text); }
+std::string text_of(const Line& line) {
+  return fmt::format("{}  {:<30}  {}\n", line.at, line.bytes, line.text);
+}
 
 }  // namespace
 
-std::string hex(std::span<const uint8_t> bytes) { return fmt::format("{:02x}", fmt::join(bytes, " ")); }
+std::string hex(std::span<const uint8_t> bytes) {
+  return fmt::format("{:02x}", fmt::join(bytes, " "));
+}
 
 std::string format_insn(std::span<const uint8_t> bytes, TargetAddr at) {
   ZydisDisassembledInstruction insn;
-  if (ZYAN_FAILED(
-          ZydisDisassembleATT(ZYDIS_MACHINE_MODE_LONG_64, at.value, bytes.data(), bytes.size(), &insn))) {
+  if (ZYAN_FAILED(ZydisDisassembleATT(ZYDIS_MACHINE_MODE_LONG_64, at.value, bytes.data(),
+                                      bytes.size(), &insn))) {
     return "(bad)";
   }
   return insn.text;
@@ -49,9 +53,12 @@ std::string format_code(std::span<const uint8_t> bytes, TargetAddr at) {
   return out;
 }
 
-std::string format_diff(std::span<const uint8_t> before, std::span<const uint8_t> after, TargetAddr at) {
+std::string format_diff(std::span<const uint8_t> before,
+                        std::span<const uint8_t> after,
+                        TargetAddr at) {
   const auto old_lines = lines_of(before, at), new_lines = lines_of(after, at);
-  const auto marked = [](const std::vector<Line>& lines, const std::vector<Line>& others, char mark) {
+  const auto marked = [](const std::vector<Line>& lines, const std::vector<Line>& others,
+                         char mark) {
     std::string out;
     for (const Line& line : lines) {
       bool same = false;

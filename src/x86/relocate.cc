@@ -11,7 +11,9 @@ constexpr size_t kMaxWindowBytes = 64;
 constexpr uint8_t kModrmRegMask = 0x38;
 constexpr uint8_t kModrmJmp = 4 << 3;
 
-int64_t sign_extended_rsp_disp(const Insn& insn) { return insn.disp_bytes == 0 ? 0 : insn.disp; }
+int64_t sign_extended_rsp_disp(const Insn& insn) {
+  return insn.disp_bytes == 0 ? 0 : insn.disp;
+}
 
 Result<void> check_indirect_call(const Insn& insn) {
   const bool through_register = (insn.modrm >> 6) == 3;
@@ -22,19 +24,22 @@ Result<void> check_indirect_call(const Insn& insn) {
     return {};
   }
   if (insn.base != kRsp) return {};
-  if (insn.address32) return fail(ErrorCode::kUnsupported, "a call through 32-bit stack addressing");
+  if (insn.address32)
+    return fail(ErrorCode::kUnsupported, "a call through 32-bit stack addressing");
   // The push of the return address happens before the operand is read: it must not be what is read.
   if (insn.index != kNoReg || sign_extended_rsp_disp(insn) < 0) {
     return fail(ErrorCode::kUnsupported, "a call through memory below the stack pointer");
   }
-  if (sign_extended_rsp_disp(insn) > INT32_MAX - 8) return fail(ErrorCode::kUnsupported, "a call far up the stack");
+  if (sign_extended_rsp_disp(insn) > INT32_MAX - 8)
+    return fail(ErrorCode::kUnsupported, "a call far up the stack");
   return {};
 }
 
 /// One run of relocate.
 class Relocator {
  public:
-  Relocator(std::span<const uint8_t> bytes, TargetAddr from, TargetAddr to) : bytes_(bytes), from_(from) {
+  Relocator(std::span<const uint8_t> bytes, TargetAddr from, TargetAddr to)
+      : bytes_(bytes), from_(from) {
     out_.address = to;
     out_.original = from;
     out_.original_bytes = static_cast<uint8_t>(bytes.size());
@@ -43,9 +48,11 @@ class Relocator {
   Result<RelocatedCode> run() {
     for (size_t at = 0; at < bytes_.size();) {
       SPILE_TRY(const Insn insn, next(at));
-      if (!out_.falls_through) return fail(ErrorCode::kInvalid, "instructions behind the end of control flow");
+      if (!out_.falls_through)
+        return fail(ErrorCode::kInvalid, "instructions behind the end of control flow");
       add_point(code().size(), from_ + at, 0);
-      out_.insns.push_back({static_cast<uint8_t>(at), insn.length, static_cast<uint16_t>(code().size()), insn.kind});
+      out_.insns.push_back(
+          {static_cast<uint8_t>(at), insn.length, static_cast<uint16_t>(code().size()), insn.kind});
       SPILE_TRY_VOID(emit(insn, at));
       at += insn.length;
       if (insn.ends_flow() || is_call(insn)) out_.falls_through = false;
@@ -55,16 +62,19 @@ class Relocator {
   }
 
  private:
-  static bool is_call(const Insn& insn) { return insn.kind == Kind::kCall || insn.kind == Kind::kCallIndirect; }
+  static bool is_call(const Insn& insn) {
+    return insn.kind == Kind::kCall || insn.kind == Kind::kCallIndirect;
+  }
 
   Code& code() { return out_.bytes; }
   TargetAddr here() const { return out_.address + out_.bytes.size(); }
 
   void add_point(size_t at, TargetAddr original, uint8_t pop_bytes) {
     const auto offset = static_cast<uint16_t>(at);
-    // An instruction that left no bytes shares its place with the next: the later moment is the right one to go back
-    // to. Not behind a system call: a thread that waits in it must go back right behind the original one, because the
-    // kernel restarts it by stepping two bytes back from wherever the thread stands.
+    // An instruction that left no bytes shares its place with the next: the later moment is the
+    // right one to go back to. Not behind a system call: a thread that waits in it must go back
+    // right behind the original one, because the kernel restarts it by stepping two bytes back from
+    // wherever the thread stands.
     if (!out_.points.empty() && out_.points.back().offset == offset) {
       if (behind_system_call()) return;
       out_.points.pop_back();
@@ -91,7 +101,8 @@ class Relocator {
     if (insn->is_direct_branch()) {
       const TargetAddr target = insn->branch_target(from_ + at);
       if (target > from_ && target < from_ + bytes_.size()) {
-        return fail(ErrorCode::kUnsafe, "the branch at {} goes into the window, to {}", from_ + at, target);
+        return fail(ErrorCode::kUnsafe, "the branch at {} goes into the window, to {}", from_ + at,
+                    target);
       }
     }
     return *insn;
@@ -206,7 +217,8 @@ Result<void> check_relocatable(const Insn& insn) {
   }
   if (insn.privileged) return fail(ErrorCode::kUnsafe, "a privileged instruction");
   if (insn.operand16 && (insn.is_direct_branch() || insn.kind == Kind::kCallIndirect)) {
-    return fail(ErrorCode::kUnsupported, "a 16-bit branch, which Intel and AMD processors run differently");
+    return fail(ErrorCode::kUnsupported,
+                "a 16-bit branch, which Intel and AMD processors run differently");
   }
   if (insn.rip_relative && insn.address32) {
     return fail(ErrorCode::kUnsupported, "an operand relative to eip");

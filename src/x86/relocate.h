@@ -1,8 +1,8 @@
 // Instructions that do at another address what they did at their own.
 //
-// Displaced code is copied byte by byte; only displacements are patched and branches rewritten. Decoding and encoding
-// again would be shorter to write, but changes the meaning of some instructions (87 c0, xchg %eax,%eax, clears the
-// upper half of rax; an encoder makes a nop of it).
+// Displaced code is copied byte by byte; only displacements are patched and branches rewritten.
+// Decoding and encoding again would be shorter to write, but changes the meaning of some
+// instructions (87 c0, xchg %eax,%eax, clears the upper half of rax; an encoder makes a nop of it).
 //
 //   rip-relative operand       displacement rebased
 //   jmp, jcc rel8/rel32        e9 rel32, 0f 8x rel32
@@ -13,8 +13,8 @@
 //   nop, endbr64               left out
 //   everything else            copied
 //
-// Calls push the original return address so that the callee and unwinders see what they always saw. They must be the
-// last instruction: the return comes back into the original code.
+// Calls push the original return address so that the callee and unwinders see what they always saw.
+// They must be the last instruction: the return comes back into the original code.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,9 @@
 
 namespace spile::x86 {
 
-/// The same moment of the program in the original code: a thread at `RelocatedCode::address + offset` may be moved to
-/// `original` after adding `pop_bytes` to its rsp. Every instruction boundary in relocated code has one.
+/// The same moment of the program in the original code: a thread at `RelocatedCode::address +
+/// offset` may be moved to `original` after adding `pop_bytes` to its rsp. Every instruction
+/// boundary in relocated code has one.
 struct ResumePoint {
   uint16_t offset = 0;
   TargetAddr original;
@@ -48,30 +49,32 @@ struct MovedInsn {
 };
 
 struct RelocatedCode {
-  TargetAddr address;              ///< where `bytes` must be placed
-  TargetAddr original;             ///< where the instructions came from
+  TargetAddr address;   ///< where `bytes` must be placed
+  TargetAddr original;  ///< where the instructions came from
   uint8_t original_bytes = 0;
-  bool falls_through = true;       ///< control can leave at the end of `bytes` (into the jump back)
+  bool falls_through = true;  ///< control can leave at the end of `bytes` (into the jump back)
   Code bytes;
-  std::vector<MovedInsn> insns;    ///< in order
-  std::vector<ResumePoint> points; ///< in order of offset
+  std::vector<MovedInsn> insns;     ///< in order
+  std::vector<ResumePoint> points;  ///< in order of offset
 
-  /// Where a thread that was about to run the instruction at `rip` continues here. The end of the original window
-  /// maps to the end of `bytes`. nullopt: not the head of a relocated instruction.
+  /// Where a thread that was about to run the instruction at `rip` continues here. The end of the
+  /// original window maps to the end of `bytes`. nullopt: not the head of a relocated instruction.
   std::optional<TargetAddr> to_relocated(TargetAddr rip) const;
   /// The way back. nullopt: `rip` is not at an instruction boundary of `bytes`.
   std::optional<ResumePoint> to_original(TargetAddr rip) const;
 };
 
 /// Whether one instruction can be relocated at all, wherever to. `text` of the error says why not.
-/// Errors: unsafe        int3 of a debugger, traps whose address a handler looks at, shadow-stack and far transfers
+/// Errors: unsafe        int3 of a debugger, traps whose address a handler looks at, shadow-stack
+/// and far transfers
 ///         unsupported   a form that has no equivalent here
 Result<void> check_relocatable(const Insn& insn);
 
 /// Rewrites the instructions in `bytes`, which run at `from`, so that they do the same at `to`.
 ///
 /// Units:   target addresses; `bytes` is 1..64 bytes and holds whole instructions.
-/// Errors:  unsafe       an instruction jumps into `bytes` (to its start is allowed), a call is not the last,
+/// Errors:  unsafe       an instruction jumps into `bytes` (to its start is allowed), a call is not
+/// the last,
 ///                       check_relocatable refuses
 ///          unsupported  an operand or target is more than 2 GiB away from `to`
 ///          invalid      `bytes` does not decode or ends inside an instruction

@@ -1,4 +1,5 @@
-// Any bytes, anywhere: relocation refuses or gives code whose every instruction decodes and whose points are in order.
+// Any bytes, anywhere: relocation refuses or gives code whose every instruction decodes and whose
+// points are in order.
 #include <cstdint>
 #include <cstring>
 

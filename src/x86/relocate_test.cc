@@ -1,9 +1,9 @@
 #include "x86/relocate.h"
 
+#include <gtest/gtest.h>
+
 #include <random>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "x86/format.h"
 
@@ -23,11 +23,13 @@ class Relocation : public testing::TestWithParam<Case> {};
 TEST_P(Relocation, WritesTheseBytes) {
   const auto code = relocate(GetParam().bytes, kFrom, kTo);
   ASSERT_TRUE(code) << GetParam().text << ": " << code.error().message;
-  EXPECT_EQ(hex(code->bytes), GetParam().expected) << GetParam().text << "\n" << format_code(code->bytes, kTo);
+  EXPECT_EQ(hex(code->bytes), GetParam().expected) << GetParam().text << "\n"
+                                                   << format_code(code->bytes, kTo);
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Table, Relocation,
+    Table,
+    Relocation,
     testing::Values(
         Case{"push %rbp", {0x55}, "55"},
         Case{"xchg %eax,%eax keeps its long form", {0x87, 0xc0}, "87 c0"},
@@ -43,7 +45,9 @@ INSTANTIATE_TEST_SUITE_P(
         // cmpl $1, 0x20(%rip): displacement before an immediate
         Case{"cmpl", {0x83, 0x3d, 0x20, 0, 0, 0, 0x01}, "83 3d 20 00 f0 ff 01"},
         // vmovups 0(%rip),%zmm1: EVEX
-        Case{"evex", {0x62, 0xf1, 0x7c, 0x48, 0x10, 0x0d, 0, 0, 0, 0}, "62 f1 7c 48 10 0d 00 00 f0 ff"},
+        Case{"evex",
+             {0x62, 0xf1, 0x7c, 0x48, 0x10, 0x0d, 0, 0, 0, 0},
+             "62 f1 7c 48 10 0d 00 00 f0 ff"},
         Case{"jmp *(%rip)", {0xff, 0x25, 0, 0, 0, 0}, "ff 25 00 00 f0 ff"},
         Case{"notrack jmp *%rax", {0x3e, 0xff, 0xe0}, "3e ff e0"},
         // targets: 0x401002 + 0x10 = 0x401012
@@ -65,8 +69,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"call *8(%rbx,%rcx,8)", {0xff, 0x54, 0xcb, 0x08}, "68 04 10 40 00 ff 64 cb 08"},
         Case{"call *8(%rsp)", {0xff, 0x54, 0x24, 0x08}, "68 04 10 40 00 ff a4 24 10 00 00 00"},
         Case{"call *(%rsp)", {0xff, 0x14, 0x24}, "68 03 10 40 00 ff a4 24 08 00 00 00"},
-        Case{"call *0x12345(%rsp)", {0xff, 0x94, 0x24, 0x45, 0x23, 0x01, 0}, "68 07 10 40 00 ff a4 24 4d 23 01 00"},
-        Case{"call *(%r12) uses a SIB but not rsp", {0x41, 0xff, 0x14, 0x24}, "68 04 10 40 00 41 ff 24 24"}));
+        Case{"call *0x12345(%rsp)",
+             {0xff, 0x94, 0x24, 0x45, 0x23, 0x01, 0},
+             "68 07 10 40 00 ff a4 24 4d 23 01 00"},
+        Case{"call *(%r12) uses a SIB but not rsp",
+             {0x41, 0xff, 0x14, 0x24},
+             "68 04 10 40 00 41 ff 24 24"}));
 
 TEST(Relocate, PushesReturnAddressesAboveFourGiBInTwoHalves) {
   const TargetAddr from(0x7f1234561000), to(0x7f1234661000);
@@ -91,28 +99,34 @@ TEST_P(RelocationRefusal, SaysWhy) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Table, RelocationRefusal,
-    testing::Values(Refused{"int3", {0xcc}, ErrorCode::kUnsafe}, Refused{"ud2", {0x0f, 0x0b}, ErrorCode::kUnsafe},
-                    Refused{"retf", {0xcb}, ErrorCode::kUnsafe}, Refused{"iretq", {0x48, 0xcf}, ErrorCode::kUnsafe},
-                    Refused{"hlt", {0xf4}, ErrorCode::kUnsafe}, Refused{"cli", {0xfa}, ErrorCode::kUnsafe},
-                    Refused{"rdsspq", {0xf3, 0x48, 0x0f, 0x1e, 0xc8}, ErrorCode::kUnsafe},
-                    Refused{"call first", {0xff, 0xd0, 0x55}, ErrorCode::kUnsafe},
-                    Refused{"jump into the window", {0xeb, 0x01, 0x55, 0x55}, ErrorCode::kUnsafe},
-                    Refused{"jump back into the window", {0x55, 0x55, 0x74, 0xfd}, ErrorCode::kUnsafe},
-                    Refused{"loop into the window", {0x55, 0x55, 0xe2, 0xfd}, ErrorCode::kUnsafe},
-                    Refused{"call through rsp", {0xff, 0xd4}, ErrorCode::kUnsupported},
-                    Refused{"call through the red zone", {0xff, 0x54, 0x24, 0xf8}, ErrorCode::kUnsupported},
-                    Refused{"call *(%rsp,%rax,8)", {0xff, 0x14, 0xc4}, ErrorCode::kUnsupported},
-                    Refused{"16-bit jump", {0x66, 0xe9, 0x10, 0, 0, 0}, ErrorCode::kUnsupported},
-                    Refused{"mov 0(%eip),%eax", {0x67, 0x8b, 0x05, 0, 0, 0, 0}, ErrorCode::kUnsupported},
-                    Refused{"code behind a jump", {0xeb, 0x70, 0x55}, ErrorCode::kInvalid},
-                    Refused{"half an instruction", {0x55, 0xe8, 0x00}, ErrorCode::kInvalid},
-                    Refused{"nothing", {}, ErrorCode::kInvalid}));
+    Table,
+    RelocationRefusal,
+    testing::Values(
+        Refused{"int3", {0xcc}, ErrorCode::kUnsafe},
+        Refused{"ud2", {0x0f, 0x0b}, ErrorCode::kUnsafe},
+        Refused{"retf", {0xcb}, ErrorCode::kUnsafe},
+        Refused{"iretq", {0x48, 0xcf}, ErrorCode::kUnsafe},
+        Refused{"hlt", {0xf4}, ErrorCode::kUnsafe},
+        Refused{"cli", {0xfa}, ErrorCode::kUnsafe},
+        Refused{"rdsspq", {0xf3, 0x48, 0x0f, 0x1e, 0xc8}, ErrorCode::kUnsafe},
+        Refused{"call first", {0xff, 0xd0, 0x55}, ErrorCode::kUnsafe},
+        Refused{"jump into the window", {0xeb, 0x01, 0x55, 0x55}, ErrorCode::kUnsafe},
+        Refused{"jump back into the window", {0x55, 0x55, 0x74, 0xfd}, ErrorCode::kUnsafe},
+        Refused{"loop into the window", {0x55, 0x55, 0xe2, 0xfd}, ErrorCode::kUnsafe},
+        Refused{"call through rsp", {0xff, 0xd4}, ErrorCode::kUnsupported},
+        Refused{"call through the red zone", {0xff, 0x54, 0x24, 0xf8}, ErrorCode::kUnsupported},
+        Refused{"call *(%rsp,%rax,8)", {0xff, 0x14, 0xc4}, ErrorCode::kUnsupported},
+        Refused{"16-bit jump", {0x66, 0xe9, 0x10, 0, 0, 0}, ErrorCode::kUnsupported},
+        Refused{"mov 0(%eip),%eax", {0x67, 0x8b, 0x05, 0, 0, 0, 0}, ErrorCode::kUnsupported},
+        Refused{"code behind a jump", {0xeb, 0x70, 0x55}, ErrorCode::kInvalid},
+        Refused{"half an instruction", {0x55, 0xe8, 0x00}, ErrorCode::kInvalid},
+        Refused{"nothing", {}, ErrorCode::kInvalid}));
 
 TEST(Relocate, RefusesOperandsOutOfReach) {
   const TargetAddr far_away(0x7f0000000000);
-  for (const Code& bytes : {Code{0x48, 0x8d, 0x05, 0, 0, 0, 0}, Code{0xe9, 0, 0, 0, 0}, Code{0x74, 0x10},
-                            Code{0xe8, 0, 0, 0, 0}, Code{0xe2, 0x10}, Code{0xc7, 0xf8, 0, 0, 0, 0}}) {
+  for (const Code& bytes :
+       {Code{0x48, 0x8d, 0x05, 0, 0, 0, 0}, Code{0xe9, 0, 0, 0, 0}, Code{0x74, 0x10},
+        Code{0xe8, 0, 0, 0, 0}, Code{0xe2, 0x10}, Code{0xc7, 0xf8, 0, 0, 0, 0}}) {
     const auto code = relocate(bytes, kFrom, far_away);
     ASSERT_FALSE(code) << hex(bytes);
     EXPECT_EQ(code.error().code, ErrorCode::kUnsupported);
@@ -137,7 +151,8 @@ TEST(Relocate, MapsEveryHeadThereAndBack) {
   EXPECT_EQ(code->to_relocated(kFrom + 9), std::nullopt) << "control does not fall through a call";
   EXPECT_EQ(code->to_original(kTo)->original, kFrom);
   EXPECT_EQ(code->to_original(kTo + 1), (ResumePoint{1, kFrom + 3, 0}));
-  EXPECT_EQ(code->to_original(kTo + 6), (ResumePoint{6, kFrom + 3, 8})) << "the push is undone, the call repeated";
+  EXPECT_EQ(code->to_original(kTo + 6), (ResumePoint{6, kFrom + 3, 8}))
+      << "the push is undone, the call repeated";
   EXPECT_EQ(code->to_original(kTo + 2), std::nullopt);
 }
 
@@ -145,12 +160,14 @@ TEST(Relocate, MapsTheInsideOfALoopStub) {
   const auto code = relocate(Code{0xe2, 0x10, 0x55}, kFrom, kTo);
   ASSERT_TRUE(code);
   EXPECT_EQ(code->to_original(kTo + 2)->original, kFrom + 2) << "not taken";
-  EXPECT_EQ(code->to_original(kTo + 4)->original, kFrom + 0x12) << "taken: rcx is counted down already";
+  EXPECT_EQ(code->to_original(kTo + 4)->original, kFrom + 0x12)
+      << "taken: rcx is counted down already";
   EXPECT_EQ(code->to_original(kTo + 9)->original, kFrom + 2);
   EXPECT_EQ(code->to_original(kTo + 10)->original, kFrom + 3);
 }
 
-// The kernel restarts a call by stepping two bytes back: from anywhere else than right behind it, it is skipped.
+// The kernel restarts a call by stepping two bytes back: from anywhere else than right behind it,
+// it is skipped.
 TEST(Relocate, GoesBackRightBehindASystemCallAlsoWhenNopsFollow) {
   const auto go_back = [](const Code& bytes, uint16_t offset) {
     auto code = relocate(bytes, kFrom, kTo);
@@ -160,7 +177,8 @@ TEST(Relocate, GoesBackRightBehindASystemCallAlsoWhenNopsFollow) {
   EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x90, 0x90}, 2), kFrom + 2);
   EXPECT_EQ(go_back({0x90, 0x0f, 0x05, 0x90, 0x66, 0x90, 0x50}, 2), kFrom + 3);
   EXPECT_EQ(go_back({0xcd, 0x80, 0x0f, 0x1f, 0x00}, 2), kFrom + 2) << "int $0x80";
-  EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x50, 0x90}, 3), kFrom + 5) << "a nop that follows something else";
+  EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x50, 0x90}, 3), kFrom + 5)
+      << "a nop that follows something else";
 }
 
 TEST(Relocate, JumpsBackBehindTheWindow) {

@@ -378,7 +378,8 @@ TEST(Memory, PadsKeysAndValuesOnAStackThatWasUsed) {
       "str(arg1, 20)] = comm; @c[\"a long text in the key\", str(arg0)] = str(arg0);"
       "{ $s = str(arg0); $t = str(arg1); @d[$t] = $t; } @e[buf(arg1, 2)] = 1; @f[pid ? str(arg1) : "
       "str(arg0)] = 1;"
-      "@a[str(arg0)] = str(arg0); { $c = comm; @g[$c, 1] = 1; } @g[\"a text that makes all keys longer\", 2] = 1; }"));
+      "@a[str(arg0)] = str(arg0); { $c = comm; @g[$c, 1] = 1; } @g[\"a text that makes all keys "
+      "longer\", 2] = 1; }"));
   std::string longer(100, 'x'), shorter = "ab";
   Registers regs = arguments(address(longer.data()), address(shorter.data()));
   run_ok(machine, 0, &regs);

@@ -102,11 +102,11 @@ std::string to_string(const TypeName& type) {
 
 bool is_builtin_type(std::string_view name) {
   static constexpr auto kNames = std::to_array<std::string_view>({
-      "bool",  "int8",    "int16",   "int32",   "int64",     "uint8",     "uint16",        "uint32",
-      "uint64", "void",   "string",  "buffer",  "inet",      "min_t",     "umin_t",        "max_t",
-      "umax_t", "sum_t",  "usum_t",  "count_t", "avg_t",     "uavg_t",    "stats_t",       "ustats_t",
-      "hist_t", "lhist_t", "tseries_t", "timestamp", "macaddr_t", "cgroup_path_t", "username_t", "ksym_t",
-      "usym_t", "kstack_t", "ustack_t",
+      "bool",      "int8",          "int16",      "int32",  "int64",   "uint8",     "uint16",
+      "uint32",    "uint64",        "void",       "string", "buffer",  "inet",      "min_t",
+      "umin_t",    "max_t",         "umax_t",     "sum_t",  "usum_t",  "count_t",   "avg_t",
+      "uavg_t",    "stats_t",       "ustats_t",   "hist_t", "lhist_t", "tseries_t", "timestamp",
+      "macaddr_t", "cgroup_path_t", "username_t", "ksym_t", "usym_t",  "kstack_t",  "ustack_t",
   });
   return std::ranges::find(kNames, name) != kNames.end();
 }

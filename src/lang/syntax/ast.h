@@ -1,11 +1,12 @@
 // The script as a tree: what was written, nothing of what it means.
 //
-// The tree covers the whole language. Whatever is not built yet is parsed all the same and refused by name later, so
-// that nobody is told "syntax error" about a correct script.
+// The tree covers the whole language. Whatever is not built yet is parsed all the same and refused
+// by name later, so that nobody is told "syntax error" about a correct script.
 //
-// Every node knows its span and has a dense id (0 .. Program::node_count - 1), so that later stages keep what they
-// learn in vectors beside the tree and never change it. Trees are at most kMaxTreeDepth high: recursion over them is
-// safe. Nodes are owned by their parents; switch over `kind`, then `as<T>(node)`.
+// Every node knows its span and has a dense id (0 .. Program::node_count - 1), so that later stages
+// keep what they learn in vectors beside the tree and never change it. Trees are at most
+// kMaxTreeDepth high: recursion over them is safe. Nodes are owned by their parents; switch over
+// `kind`, then `as<T>(node)`.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ using NodeId = uint32_t;
 /// The parser refuses scripts whose tree would be higher than this.
 inline constexpr uint32_t kMaxTreeDepth = 500;
 
-// ---- expressions ----------------------------------------------------------------------------------------------------
+// ---- expressions
+// ----------------------------------------------------------------------------------------------------
 
 enum class ExprKind : uint8_t {
   kInteger,          ///< 1, 0x1f, 1e6, 500ms
@@ -70,10 +72,10 @@ struct Expr {
 using ExprPtr = std::unique_ptr<Expr>;
 
 enum class StmtKind : uint8_t {
-  kExpr,      ///< printf(...);  @x++;
-  kAssign,    ///< $x = e;  @x[k] += e;
-  kDiscard,   ///< _ = e;
-  kLet,       ///< let $x : type = e;
+  kExpr,     ///< printf(...);  @x++;
+  kAssign,   ///< $x = e;  @x[k] += e;
+  kDiscard,  ///< _ = e;
+  kLet,      ///< let $x : type = e;
   kIf,
   kWhile,
   kForRange,  ///< for ($i : a..b) {}
@@ -82,8 +84,8 @@ enum class StmtKind : uint8_t {
   kBreak,
   kContinue,
   kReturn,
-  kImport,    ///< import "stdlib/..." inside a block
-  kBlock,     ///< { ... }
+  kImport,  ///< import "stdlib/..." inside a block
+  kBlock,   ///< { ... }
 };
 
 struct Stmt {
@@ -98,7 +100,8 @@ struct Stmt {
 };
 using StmtPtr = std::unique_ptr<Stmt>;
 
-/// `{ statements }`. The last statement may be an expression without `;`: the block's value where one is wanted.
+/// `{ statements }`. The last statement may be an expression without `;`: the block's value where
+/// one is wanted.
 struct Block {
   Span span;
   std::vector<StmtPtr> statements;
@@ -106,14 +109,31 @@ struct Block {
 
 enum class UnaryOp : uint8_t { kNegate, kNot, kBitNot, kDeref, kAddressOf, kPlus };
 enum class BinaryOp : uint8_t {
-  kMul, kDiv, kMod, kAdd, kSub, kShl, kShr, kLt, kGt, kLe, kGe, kEq, kNe, kBitAnd, kBitXor, kBitOr, kLogAnd, kLogOr,
+  kMul,
+  kDiv,
+  kMod,
+  kAdd,
+  kSub,
+  kShl,
+  kShr,
+  kLt,
+  kGt,
+  kLe,
+  kGe,
+  kEq,
+  kNe,
+  kBitAnd,
+  kBitXor,
+  kBitOr,
+  kLogAnd,
+  kLogOr,
 };
 /// "-", "<<=" without the "=": as written in a script.
 std::string_view to_string(UnaryOp op);
 std::string_view to_string(BinaryOp op);
 
-/// A type as written: a base, then `*` and `[N]` from left to right: `struct X *[4]` is {kPointer, kArray 4}.
-/// string[64], buffer[N] and inet[N] are written alike: base "string" and one kArray.
+/// A type as written: a base, then `*` and `[N]` from left to right: `struct X *[4]` is {kPointer,
+/// kArray 4}. string[64], buffer[N] and inet[N] are written alike: base "string" and one kArray.
 struct TypeName {
   enum class Base : uint8_t { kNamed, kStruct, kUnion, kEnum, kTypeof };
   struct Suffix {
@@ -121,15 +141,16 @@ struct TypeName {
     ExprPtr size;           ///< of an array; null for `[]`
   };
   Base base = Base::kNamed;
-  std::string name;                      ///< "uint32", "task_struct"; "" for kTypeof
-  ExprPtr typeof_operand;                ///< kTypeof of an expression
-  std::unique_ptr<TypeName> typeof_type; ///< kTypeof of a type
+  std::string name;                       ///< "uint32", "task_struct"; "" for kTypeof
+  ExprPtr typeof_operand;                 ///< kTypeof of an expression
+  std::unique_ptr<TypeName> typeof_type;  ///< kTypeof of a type
   std::vector<Suffix> suffixes;
   Span span;
 };
 /// The type as a script writes it, in normal spacing: "struct task_struct *".
 std::string to_string(const TypeName& type);
-/// True for the names that are types by themselves: uint8 .. int64, bool, void, string, buffer, inet, sum_t, ...
+/// True for the names that are types by themselves: uint8 .. int64, bool, void, string, buffer,
+/// inet, sum_t, ...
 bool is_builtin_type(std::string_view name);
 
 struct Integer : Expr {
@@ -307,7 +328,8 @@ struct Comptime : Expr {
   ExprPtr operand;
 };
 
-// ---- statements -----------------------------------------------------------------------------------------------------
+// ---- statements
+// -----------------------------------------------------------------------------------------------------
 
 struct ExprStmt : Stmt {
   static constexpr StmtKind kKind = StmtKind::kExpr;
@@ -429,11 +451,31 @@ const T* try_as(const Stmt* node) {
   return node != nullptr && node->kind == T::kKind ? static_cast<const T*>(node) : nullptr;
 }
 
-// ---- probes ---------------------------------------------------------------------------------------------------------
+// ---- probes
+// ---------------------------------------------------------------------------------------------------------
 
 enum class ProbeType : uint8_t {
-  kBegin, kEnd, kUprobe, kUretprobe, kUsdt, kTracepoint, kKprobe, kKretprobe, kFentry, kFexit, kRawTracepoint,
-  kInterval, kProfile, kSoftware, kHardware, kWatchpoint, kAsyncWatchpoint, kIter, kSelf, kTest, kBench,
+  kBegin,
+  kEnd,
+  kUprobe,
+  kUretprobe,
+  kUsdt,
+  kTracepoint,
+  kKprobe,
+  kKretprobe,
+  kFentry,
+  kFexit,
+  kRawTracepoint,
+  kInterval,
+  kProfile,
+  kSoftware,
+  kHardware,
+  kWatchpoint,
+  kAsyncWatchpoint,
+  kIter,
+  kSelf,
+  kTest,
+  kBench,
 };
 /// The canonical name: "BEGIN", "uprobe", "rawtracepoint".
 std::string_view to_string(ProbeType type);
@@ -446,21 +488,25 @@ struct AttachPart {
   char separator = ':';    ///< what stands before it: ':' or '@'
 };
 
-/// `provider:part:...`. A wildcard in the provider (`k*:f`) makes one AttachPoint for each type it matches.
+/// `provider:part:...`. A wildcard in the provider (`k*:f`) makes one AttachPoint for each type it
+/// matches.
 ///
-/// The typed fields below `parts` are filled by type, as said beside each. '*' in them is a wildcard.
+/// The typed fields below `parts` are filled by type, as said beside each. '*' in them is a
+/// wildcard.
 struct AttachPoint {
   Span span;
-  std::string text;  ///< with the canonical type, quotes removed, $N replaced: "uprobe:/bin/bash:readline"
+  std::string
+      text;  ///< with the canonical type, quotes removed, $N replaced: "uprobe:/bin/bash:readline"
   ProbeType type = ProbeType::kBegin;
   Span type_span;
   std::vector<AttachPart> parts;  ///< without the type
 
-  /// uprobe, uretprobe, usdt: path or library, "" when left out (then -p says it). kprobe, fentry...: module or "".
-  /// tracepoint, rawtracepoint: category or "". iter: "".
+  /// uprobe, uretprobe, usdt: path or library, "" when left out (then -p says it). kprobe,
+  /// fentry...: module or "". tracepoint, rawtracepoint: category or "". iter: "".
   std::string target;
-  /// uprobe..., kprobe..., fentry...: function. tracepoint, rawtracepoint, usdt, software, hardware: event.
-  /// iter: what to iterate. self: the signal. test, bench: the name. "" where `address` or `source_file` says it.
+  /// uprobe..., kprobe..., fentry...: function. tracepoint, rawtracepoint, usdt, software,
+  /// hardware: event. iter: what to iterate. self: the signal. test, bench: the name. "" where
+  /// `address` or `source_file` says it.
   std::string function;
   std::string usdt_namespace;       ///< usdt: the middle part, or ""
   bool is_cpp = false;              ///< uprobe:PATH:cpp:"demangled*"
@@ -468,13 +514,13 @@ struct AttachPoint {
   std::optional<uint64_t> address;  ///< uprobe:PATH:0x123, kprobe:0x123, watchpoint:0x123:...
   std::string source_file;          ///< uprobe:PATH@file:line[:col]
   uint32_t source_line = 0, source_column = 0;
-  uint64_t period_ns = 0;           ///< interval, profile; of hz:N too (1e9 / N)
-  uint64_t frequency_hz = 0;        ///< interval:hz:N, profile:hz:N; else 0
-  uint64_t count = 0;               ///< software, hardware: events a sample; 0: not given
-  uint32_t watch_length = 0;        ///< watchpoint: bytes, 1 2 4 8
-  std::string watch_mode;           ///< watchpoint: of "rwx"
-  std::string pin;                  ///< iter: where to pin it, or ""
-  std::string bpf_id;               ///< fentry:bpf[:id]:program; target is then "bpf"
+  uint64_t period_ns = 0;     ///< interval, profile; of hz:N too (1e9 / N)
+  uint64_t frequency_hz = 0;  ///< interval:hz:N, profile:hz:N; else 0
+  uint64_t count = 0;         ///< software, hardware: events a sample; 0: not given
+  uint32_t watch_length = 0;  ///< watchpoint: bytes, 1 2 4 8
+  std::string watch_mode;     ///< watchpoint: of "rwx"
+  std::string pin;            ///< iter: where to pin it, or ""
+  std::string bpf_id;         ///< fentry:bpf[:id]:program; target is then "bpf"
 };
 
 /// `attach points /predicate/ { body }`
@@ -486,18 +532,27 @@ struct Clause {
   Block body;
 };
 
-// ---- the other things at the top of a script --------------------------------------------------------------------------
+// ---- the other things at the top of a script
+// --------------------------------------------------------------------------
 
 /// C text before the probes, unread.
 struct CDefinition {
   enum class Kind : uint8_t {
-    kInclude, kDefine, kConditional /* #if #ifdef #ifndef #else #elif #endif */, kOtherDirective,
-    kStruct, kUnion, kEnum, kTypedef,
+    kInclude,
+    kDefine,
+    kConditional /* #if #ifdef #ifndef #else #elif #endif */,
+    kOtherDirective,
+    kStruct,
+    kUnion,
+    kEnum,
+    kTypedef,
   };
   Kind kind = Kind::kOtherDirective;
-  std::string name;  ///< kDefine, kStruct, kUnion, kEnum: what is defined; kInclude: the file; others: the directive
+  std::string name;  ///< kDefine, kStruct, kUnion, kEnum: what is defined; kInclude: the file;
+                     ///< others: the directive
   Span span;         ///< all of it
-  Span body;         ///< kDefine: the replacement text; kConditional: the condition; structs: between the braces
+  Span body;  ///< kDefine: the replacement text; kConditional: the condition; structs: between the
+              ///< braces
 };
 
 struct ConfigEntry {

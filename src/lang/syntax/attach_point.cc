@@ -20,7 +20,8 @@ struct ProbeName {
   bool is_alias;
 };
 
-/// Canonical names first. Compared without case, but `u` and `U` are told apart by their exact spelling first.
+/// Canonical names first. Compared without case, but `u` and `U` are told apart by their exact
+/// spelling first.
 constexpr auto kProbeNames = std::to_array<ProbeName>({
     {"BEGIN", ProbeType::kBegin, false, false},
     {"END", ProbeType::kEnd, false, false},
@@ -63,7 +64,9 @@ constexpr auto kProbeNames = std::to_array<ProbeName>({
     {"it", ProbeType::kIter, true, true},
 });
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+char lower(char c) {
+  return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+}
 
 bool same_name(std::string_view a, std::string_view b) {
   return std::ranges::equal(a, b, [](char x, char y) { return lower(x) == lower(y); });
@@ -85,7 +88,8 @@ bool matches(std::string_view pattern, std::string_view name) {
       return false;
     }
   }
-  return std::all_of(pattern.begin() + static_cast<ptrdiff_t>(p), pattern.end(), [](char c) { return c == '*'; });
+  return std::all_of(pattern.begin() + static_cast<ptrdiff_t>(p), pattern.end(),
+                     [](char c) { return c == '*'; });
 }
 
 std::vector<const ProbeName*> find_probes(std::string_view provider) {
@@ -112,11 +116,15 @@ bool is_quote_closed(std::string_view text, uint32_t begin, uint32_t last) {
   return last != begin && at == last && text[last] == '"';
 }
 
-// ---- splitting ------------------------------------------------------------------------------------------------------------
+// ---- splitting
+// ------------------------------------------------------------------------------------------------------------
 
 class Splitter {
  public:
-  Splitter(std::string_view raw, Span span, const std::vector<std::string>& positional, Diagnostics& diagnostics)
+  Splitter(std::string_view raw,
+           Span span,
+           const std::vector<std::string>& positional,
+           Diagnostics& diagnostics)
       : raw_(raw), span_(span), positional_(positional), diagnostics_(diagnostics) {}
 
   /// Parts between colons, the provider first. Empty after a reported fault.
@@ -183,8 +191,9 @@ bool Splitter::take_positional(AttachPart& part) {
     if (++digits <= kMostDigits) index = index * 10 + static_cast<size_t>(raw_[at_] - '0');
   }
   if (index == 0 || digits > kMostDigits || index > positional_.size()) {
-    diagnostics_.error(here(begin, at_), "the probe needs {}, but {} parameters were given",
-                       raw_.substr(begin, at_ - begin), positional_.size())
+    diagnostics_
+        .error(here(begin, at_), "the probe needs {}, but {} parameters were given",
+               raw_.substr(begin, at_ - begin), positional_.size())
         .with_hint("give it after the script");
     return false;
   }
@@ -192,7 +201,8 @@ bool Splitter::take_positional(AttachPart& part) {
   return true;
 }
 
-// ---- what the parts mean ----------------------------------------------------------------------------------------------------
+// ---- what the parts mean
+// ----------------------------------------------------------------------------------------------------
 
 std::optional<uint64_t> number_of(const AttachPart& part) {
   if (part.is_quoted) return std::nullopt;
@@ -204,14 +214,17 @@ std::optional<uint64_t> number_of(const AttachPart& part) {
 /// Fills the typed fields of one attach point from its parts.
 class Reader {
  public:
-  Reader(AttachPoint& point, Diagnostics& diagnostics) : point_(point), parts_(point.parts), diagnostics_(diagnostics) {}
+  Reader(AttachPoint& point, Diagnostics& diagnostics)
+      : point_(point), parts_(point.parts), diagnostics_(diagnostics) {}
 
   bool read();
 
  private:
   bool wrong_form(std::string_view form);
   bool fault(const AttachPart& part, std::string message);
-  bool at_most(size_t count, std::string_view form) { return parts_.size() <= count || wrong_form(form); }
+  bool at_most(size_t count, std::string_view form) {
+    return parts_.size() <= count || wrong_form(form);
+  }
   bool no_empty_parts(std::string_view form);
 
   bool uprobe();
@@ -249,7 +262,8 @@ bool Reader::fault(const AttachPart& part, std::string message) {
 }
 
 bool Reader::no_empty_parts(std::string_view form) {
-  const bool has_empty = std::ranges::any_of(parts_, [](const AttachPart& part) { return part.text.empty(); });
+  const bool has_empty =
+      std::ranges::any_of(parts_, [](const AttachPart& part) { return part.text.empty(); });
   return !has_empty || wrong_form(form);
 }
 
@@ -283,7 +297,8 @@ bool Reader::read() {
 /// `function`, `function+offset`, or a number: an address.
 bool Reader::function(const AttachPart& part, bool takes_offset) {
   if (const auto address = number_of(part)) {
-    if (!takes_offset) return fault(part, fmt::format("{} takes no address", ast::to_string(point_.type)));
+    if (!takes_offset)
+      return fault(part, fmt::format("{} takes no address", ast::to_string(point_.type)));
     point_.address = *address;
     return true;
   }
@@ -298,7 +313,8 @@ bool Reader::function(const AttachPart& part, bool takes_offset) {
       point_.offset = offset->value;
       return true;
     }
-    if (!part.is_quoted) return fault(part, fmt::format("'{}' is not an offset", part.text.substr(plus + 1)));
+    if (!part.is_quoted)
+      return fault(part, fmt::format("'{}' is not an offset", part.text.substr(plus + 1)));
   }
   point_.function = part.text;
   return true;
@@ -306,7 +322,8 @@ bool Reader::function(const AttachPart& part, bool takes_offset) {
 
 bool Reader::uprobe() {
   constexpr std::string_view kForm =
-      "PATH:FUNCTION, PATH:FUNCTION+OFFSET, PATH:ADDRESS, PATH:cpp:\"NAME\" or PATH@FILE:LINE after the first ':'";
+      "PATH:FUNCTION, PATH:FUNCTION+OFFSET, PATH:ADDRESS, PATH:cpp:\"NAME\" or PATH@FILE:LINE "
+      "after the first ':'";
   if (parts_.empty() || !no_empty_parts(kForm)) return parts_.empty() ? wrong_form(kForm) : false;
   const bool takes_offset = point_.type == ProbeType::kUprobe;
   const std::string& first = parts_[0].text;
@@ -321,7 +338,8 @@ bool Reader::uprobe() {
     return function(parts_[2], takes_offset);
   }
   diagnostics_.error(point_.span, "this {} has too many parts", ast::to_string(point_.type))
-      .with_hint("a name with ':' in it must be quoted: {}:{}:cpp:\"ns::function\"", ast::to_string(point_.type), first);
+      .with_hint("a name with ':' in it must be quoted: {}:{}:cpp:\"ns::function\"",
+                 ast::to_string(point_.type), first);
   return false;
 }
 
@@ -332,7 +350,8 @@ bool Reader::source_line(std::string_view path, std::string_view file) {
   point_.source_file = file;
   const auto read = [&](const AttachPart& part, uint32_t& into) {
     const auto number = number_of(part);
-    if (!number || *number == 0 || *number > UINT32_MAX) return fault(part, "lines and columns count from 1");
+    if (!number || *number == 0 || *number > UINT32_MAX)
+      return fault(part, "lines and columns count from 1");
     into = static_cast<uint32_t>(*number);
     return true;
   };
@@ -352,8 +371,9 @@ bool Reader::usdt() {
 
 bool Reader::kernel_function() {
   const bool is_entry = point_.type == ProbeType::kKprobe;
-  const std::string_view form = is_entry ? "kprobe:FUNCTION, kprobe:FUNCTION+OFFSET or kprobe:MODULE:FUNCTION"
-                                         : "kretprobe:FUNCTION or kretprobe:MODULE:FUNCTION";
+  const std::string_view form =
+      is_entry ? "kprobe:FUNCTION, kprobe:FUNCTION+OFFSET or kprobe:MODULE:FUNCTION"
+               : "kretprobe:FUNCTION or kretprobe:MODULE:FUNCTION";
   if (parts_.empty() || parts_.size() > 2) return wrong_form(form);
   if (!no_empty_parts(form)) return false;
   if (parts_.size() == 2) point_.target = parts_[0].text;
@@ -361,7 +381,8 @@ bool Reader::kernel_function() {
 }
 
 bool Reader::fentry() {
-  constexpr std::string_view kForm = "FUNCTION, MODULE:FUNCTION or bpf:ID:PROGRAM after the first ':'";
+  constexpr std::string_view kForm =
+      "FUNCTION, MODULE:FUNCTION or bpf:ID:PROGRAM after the first ':'";
   if (parts_.empty() || parts_.size() > 3) return wrong_form(kForm);
   if (!no_empty_parts(kForm)) return false;
   if (parts_.size() == 3 && parts_[0].text != "bpf") return wrong_form(kForm);
@@ -408,7 +429,8 @@ bool Reader::timer() {
 bool Reader::timer_unit(const AttachPart& unit, const AttachPart& amount_part) {
   constexpr uint64_t kSecond = 1'000'000'000;
   const auto amount = number_of(amount_part);
-  if (!amount || *amount == 0) return fault(amount_part, fmt::format("'{}' is not a positive number", amount_part.text));
+  if (!amount || *amount == 0)
+    return fault(amount_part, fmt::format("'{}' is not a positive number", amount_part.text));
   if (unit.text == "hz") {
     if (*amount > kSecond / 1000) return fault(amount_part, "the highest frequency is 1000000 hz");
     point_.frequency_hz = *amount;
@@ -419,8 +441,10 @@ bool Reader::timer_unit(const AttachPart& unit, const AttachPart& amount_part) {
   if (unit.text == "s") unit_ns = kSecond;
   if (unit.text == "ms") unit_ns = 1'000'000;
   if (unit.text == "us") unit_ns = 1'000;
-  if (unit_ns == 0) return fault(unit, fmt::format("'{}' is not a unit: use s, ms, us or hz", unit.text));
-  if (__builtin_mul_overflow(*amount, unit_ns, &point_.period_ns)) return fault(amount_part, "this period is too long");
+  if (unit_ns == 0)
+    return fault(unit, fmt::format("'{}' is not a unit: use s, ms, us or hz", unit.text));
+  if (__builtin_mul_overflow(*amount, unit_ns, &point_.period_ns))
+    return fault(amount_part, "this period is too long");
   return true;
 }
 
@@ -431,13 +455,15 @@ bool Reader::perf_event() {
   point_.function = parts_[0].text;
   if (parts_.size() == 1 || parts_[1].text.empty()) return true;
   const auto count = number_of(parts_[1]);
-  if (!count || *count == 0) return fault(parts_[1], fmt::format("'{}' is not a positive number", parts_[1].text));
+  if (!count || *count == 0)
+    return fault(parts_[1], fmt::format("'{}' is not a positive number", parts_[1].text));
   point_.count = *count;
   return true;
 }
 
 bool Reader::watchpoint() {
-  if (parts_.size() != 3) return wrong_form("watchpoint:ADDRESS:LENGTH:MODE with a mode of r, w and x");
+  if (parts_.size() != 3)
+    return wrong_form("watchpoint:ADDRESS:LENGTH:MODE with a mode of r, w and x");
   const auto address = number_of(parts_[0]), length = number_of(parts_[1]);
   if (!address) return fault(parts_[0], fmt::format("'{}' is not an address", parts_[0].text));
   if (!length || (*length != 1 && *length != 2 && *length != 4 && *length != 8))
@@ -474,7 +500,8 @@ bool Reader::named() {
   return true;
 }
 
-// ---- putting it together ------------------------------------------------------------------------------------------------------
+// ---- putting it together
+// ------------------------------------------------------------------------------------------------------
 
 void report_unknown(std::string_view provider, Span span, Diagnostics& diagnostics) {
   std::vector<std::string_view> names;
@@ -482,7 +509,8 @@ void report_unknown(std::string_view provider, Span span, Diagnostics& diagnosti
     if (!probe.is_alias) names.push_back(probe.name);
   }
   if (provider.empty()) {
-    diagnostics.error(span, "a probe is expected here").with_hint("for example uprobe:libc:malloc, or BEGIN");
+    diagnostics.error(span, "a probe is expected here")
+        .with_hint("for example uprobe:libc:malloc, or BEGIN");
     return;
   }
   Diagnostic& error = diagnostics.error(span, "unknown probe type '{}'", provider);
@@ -520,7 +548,9 @@ uint32_t attach_quote_end(std::string_view text, uint32_t at) {
   return std::max(begin, static_cast<uint32_t>(std::min<size_t>(at, text.size())) - 1);
 }
 
-std::vector<AttachPoint> read_attach_point(std::string_view raw, Span span, const std::vector<std::string>& positional,
+std::vector<AttachPoint> read_attach_point(std::string_view raw,
+                                           Span span,
+                                           const std::vector<std::string>& positional,
                                            Diagnostics& diagnostics) {
   const auto parts = Splitter(raw, span, positional, diagnostics).split();
   if (parts.empty()) return {};
@@ -533,7 +563,8 @@ std::vector<AttachPoint> read_attach_point(std::string_view raw, Span span, cons
   Diagnostics refused;  // of a wildcard: types that do not take these parts are left out
   for (const ProbeName* probe : probes) {
     AttachPoint point = make_point(*probe, parts, span);
-    if (Reader(point, probes.size() == 1 ? diagnostics : refused).read()) points.push_back(std::move(point));
+    if (Reader(point, probes.size() == 1 ? diagnostics : refused).read())
+      points.push_back(std::move(point));
   }
   if (points.empty() && probes.size() > 1)
     diagnostics.error(span, "no probe type that matches '{}' takes these parts", parts[0].text);

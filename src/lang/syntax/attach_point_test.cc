@@ -17,7 +17,8 @@ struct Read {
 Read read(std::string_view text, std::vector<std::string> positional = {}) {
   Diagnostics diagnostics;
   Read out;
-  out.points = read_attach_point(text, {0, static_cast<uint32_t>(text.size())}, positional, diagnostics);
+  out.points =
+      read_attach_point(text, {0, static_cast<uint32_t>(text.size())}, positional, diagnostics);
   if (diagnostics.has_errors()) out.error = diagnostics.all()[0].message;
   EXPECT_EQ(out.points.empty(), diagnostics.has_errors()) << text;
   return out;

@@ -7,7 +7,8 @@
 namespace spile::lang {
 namespace {
 
-constexpr std::string_view kRed = "\x1b[31m", kYellow = "\x1b[33m", kCyan = "\x1b[36m", kReset = "\x1b[0m";
+constexpr std::string_view kRed = "\x1b[31m", kYellow = "\x1b[33m", kCyan = "\x1b[36m",
+                           kReset = "\x1b[0m";
 
 /// Lines longer than this are shown only around the marker: a script may be one line of a megabyte.
 constexpr uint32_t kShownColumns = 400;
@@ -15,10 +16,12 @@ constexpr uint32_t kShownColumns = 400;
 std::string location(const Source& source, Span span) {
   const Position from = source.position(span.begin), to = source.position(span.end);
   if (to.line != from.line) return fmt::format("{}:{}-{}", source.name(), from.line, to.line);
-  return fmt::format("{}:{}:{}-{}", source.name(), from.line, from.column, std::max(to.column, from.column + 1));
+  return fmt::format("{}:{}:{}-{}", source.name(), from.line, from.column,
+                     std::max(to.column, from.column + 1));
 }
 
-/// A script's bytes must not steer the terminal. Tabs become one blank, so that the marker stays below its text.
+/// A script's bytes must not steer the terminal. Tabs become one blank, so that the marker stays
+/// below its text.
 std::string printable(std::string_view text) {
   std::string out(text);
   for (char& c : out) {
@@ -48,7 +51,8 @@ std::string excerpt(const Source& source, Span span) {
     first -= cut;
     last = std::min(last - cut, kShownColumns);
   }
-  return fmt::format("{}\n{}{}\n", printable(line), std::string(first, ' '), std::string(last - first, '~'));
+  return fmt::format("{}\n{}{}\n", printable(line), std::string(first, ' '),
+                     std::string(last - first, '~'));
 }
 
 }  // namespace
@@ -59,18 +63,26 @@ Diagnostic& Diagnostics::add(Diagnostic diagnostic) {
   return all_.emplace_back(std::move(diagnostic));
 }
 
-std::string render(const Source& source, const Diagnostic& diagnostic, const RenderOptions& options) {
+std::string render(const Source& source,
+                   const Diagnostic& diagnostic,
+                   const RenderOptions& options) {
   const bool is_error = diagnostic.severity == Severity::kError;
-  const auto paint = [&](std::string_view colour) { return options.colour ? colour : std::string_view(); };
-  std::string out = fmt::format("{}{}: {}: {}{}\n", paint(is_error ? kRed : kYellow), location(source, diagnostic.span),
-                                is_error ? "ERROR" : "WARNING", printable_message(diagnostic.message), paint(kReset));
+  const auto paint = [&](std::string_view colour) {
+    return options.colour ? colour : std::string_view();
+  };
+  std::string out = fmt::format("{}{}: {}: {}{}\n", paint(is_error ? kRed : kYellow),
+                                location(source, diagnostic.span), is_error ? "ERROR" : "WARNING",
+                                printable_message(diagnostic.message), paint(kReset));
   out += excerpt(source, diagnostic.span);
   if (!diagnostic.hint.empty())
-    out += fmt::format("{}HINT: {}{}\n", paint(kCyan), printable_message(diagnostic.hint), paint(kReset));
+    out += fmt::format("{}HINT: {}{}\n", paint(kCyan), printable_message(diagnostic.hint),
+                       paint(kReset));
   return out;
 }
 
-std::string render(const Source& source, const Diagnostics& diagnostics, const RenderOptions& options) {
+std::string render(const Source& source,
+                   const Diagnostics& diagnostics,
+                   const RenderOptions& options) {
   std::vector<const Diagnostic*> sorted;
   for (const Diagnostic& d : diagnostics) sorted.push_back(&d);
   std::ranges::stable_sort(sorted, {}, [](const Diagnostic* d) { return d->span.begin; });
@@ -90,7 +102,8 @@ namespace {
 /// Levenshtein distance, ignoring case.
 size_t distance(std::string_view a, std::string_view b) {
   const auto same = [](char x, char y) {
-    return std::tolower(static_cast<unsigned char>(x)) == std::tolower(static_cast<unsigned char>(y));
+    return std::tolower(static_cast<unsigned char>(x)) ==
+           std::tolower(static_cast<unsigned char>(y));
   };
   std::vector<size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), size_t{0});

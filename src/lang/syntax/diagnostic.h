@@ -1,12 +1,12 @@
 // What is wrong with a script, where, and what to do about it. A run reports several.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "lang/syntax/source.h"
 
@@ -20,7 +20,8 @@ struct Diagnostic {
   std::string message;
   std::string hint;  ///< "" for none
 
-  /// Adds a hint: `diagnostics.error(span, "unknown function '{}'", name).with_hint("did you mean 'hist'?")`.
+  /// Adds a hint: `diagnostics.error(span, "unknown function '{}'", name).with_hint("did you mean
+  /// 'hist'?")`.
   template <typename... Args>
   Diagnostic& with_hint(fmt::format_string<Args...> format, Args&&... args) {
     hint = fmt::format(format, std::forward<Args>(args)...);
@@ -31,7 +32,8 @@ struct Diagnostic {
 /// Collects what the stages of one run report.
 class Diagnostics {
  public:
-  /// From here on errors are counted but not kept: nobody reads more, and hostile input must not fill memory.
+  /// From here on errors are counted but not kept: nobody reads more, and hostile input must not
+  /// fill memory.
   static constexpr size_t kMaxKept = 50;
 
   /// The returned reference is valid until the next report.
@@ -69,14 +71,21 @@ struct RenderOptions {
 ///             ~~~
 ///     HINT: what to do
 ///
-/// Columns count from 1 and the second one is the byte after the span, as bpftrace prints them. A span of several lines
-/// is written `stdin:1-3: ERROR: text` and shows no source. Control characters of the script are shown as `?`.
-std::string render(const Source& source, const Diagnostic& diagnostic, const RenderOptions& options = {});
+/// Columns count from 1 and the second one is the byte after the span, as bpftrace prints them. A
+/// span of several lines is written `stdin:1-3: ERROR: text` and shows no source. Control
+/// characters of the script are shown as `?`.
+std::string render(const Source& source,
+                   const Diagnostic& diagnostic,
+                   const RenderOptions& options = {});
 
-/// All of them in order of their place in the script, warnings included, and a last line when some were not kept.
-std::string render(const Source& source, const Diagnostics& diagnostics, const RenderOptions& options = {});
+/// All of them in order of their place in the script, warnings included, and a last line when some
+/// were not kept.
+std::string render(const Source& source,
+                   const Diagnostics& diagnostics,
+                   const RenderOptions& options = {});
 
-/// The candidate that a mistyped name most likely means, or "" when none is near (at most a third of it differs).
+/// The candidate that a mistyped name most likely means, or "" when none is near (at most a third
+/// of it differs).
 std::string_view nearest(std::string_view name, std::span<const std::string_view> candidates);
 
 }  // namespace spile::lang

@@ -36,12 +36,14 @@ TEST(Render, ShowsTheLineAndAMarker) {
 
 TEST(Render, ShowsNoSourceForSeveralLines) {
   const Source source("a.bt", "BEGIN {\n\n}");
-  EXPECT_EQ(render(source, Diagnostic{Severity::kWarning, {0, 10}, "long", ""}), "a.bt:1-3: WARNING: long\n");
+  EXPECT_EQ(render(source, Diagnostic{Severity::kWarning, {0, 10}, "long", ""}),
+            "a.bt:1-3: WARNING: long\n");
 }
 
 TEST(Render, MarksAnEmptySpanWithOneTilde) {
   const Source source("s", "ab");
-  EXPECT_EQ(render(source, Diagnostic{Severity::kError, {2, 2}, "end", ""}), "s:1:3-4: ERROR: end\nab\n  ~\n");
+  EXPECT_EQ(render(source, Diagnostic{Severity::kError, {2, 2}, "end", ""}),
+            "s:1:3-4: ERROR: end\nab\n  ~\n");
 }
 
 TEST(Render, LetsNoControlCharacterThrough) {
@@ -53,7 +55,8 @@ TEST(Render, LetsNoControlCharacterThrough) {
 
 TEST(Render, ShowsOnlyAPartOfAVeryLongLine) {
   const Source source("s", std::string(100'000, 'x') + "!" + std::string(100'000, 'y'));
-  const std::string text = render(source, Diagnostic{Severity::kError, {100'000, 100'001}, "here", ""});
+  const std::string text =
+      render(source, Diagnostic{Severity::kError, {100'000, 100'001}, "here", ""});
   EXPECT_LT(text.size(), 1000u);
   EXPECT_NE(text.find("x!y"), std::string::npos);
 }
@@ -78,7 +81,8 @@ TEST(Diagnostics, KeepsAFewAndCountsAll) {
 }
 
 TEST(Nearest, FindsTypingErrorsOnly) {
-  constexpr auto kNames = std::to_array<std::string_view>({"uprobe", "uretprobe", "kprobe", "interval"});
+  constexpr auto kNames =
+      std::to_array<std::string_view>({"uprobe", "uretprobe", "kprobe", "interval"});
   EXPECT_EQ(nearest("uprob", kNames), "uprobe");
   EXPECT_EQ(nearest("intervall", kNames), "interval");
   EXPECT_EQ(nearest("UPROBE", kNames), "uprobe");

@@ -1,4 +1,5 @@
-// testdata/*.bt against their .tokens and .ast. SPILE_REBASE=1 rewrites those. And mutations of all of them.
+// testdata/*.bt against their .tokens and .ast. SPILE_REBASE=1 rewrites those. And mutations of all
+// of them.
 #include <gtest/gtest.h>
 
 #include <algorithm>

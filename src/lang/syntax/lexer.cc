@@ -8,10 +8,18 @@
 namespace spile::lang {
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f'; }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_name_start(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
-bool is_name(char c) { return is_name_start(c) || is_digit(c); }
+bool is_space(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f';
+}
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+bool is_name_start(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+bool is_name(char c) {
+  return is_name_start(c) || is_digit(c);
+}
 
 struct Punctuator {
   std::string_view text;
@@ -19,32 +27,56 @@ struct Punctuator {
 };
 /// Longest first among those that start alike.
 constexpr auto kPunctuators = std::to_array<Punctuator>({
-    {"<<=", TokenKind::kShlAssign},  {">>=", TokenKind::kShrAssign},
-    {"..", TokenKind::kDotDot},      {"->", TokenKind::kArrow},
-    {"+=", TokenKind::kPlusAssign},  {"-=", TokenKind::kMinusAssign},
-    {"*=", TokenKind::kStarAssign},  {"/=", TokenKind::kSlashAssign},
-    {"%=", TokenKind::kPercentAssign}, {"&=", TokenKind::kAmpAssign},
-    {"|=", TokenKind::kPipeAssign},  {"^=", TokenKind::kCaretAssign},
-    {"<<", TokenKind::kShl},         {">>", TokenKind::kShr},
-    {"==", TokenKind::kEq},          {"!=", TokenKind::kNe},
-    {"<=", TokenKind::kLe},          {">=", TokenKind::kGe},
-    {"&&", TokenKind::kLogAnd},      {"||", TokenKind::kLogOr},
-    {"++", TokenKind::kPlusPlus},    {"--", TokenKind::kMinusMinus},
-    {"{", TokenKind::kLeftBrace},    {"}", TokenKind::kRightBrace},
-    {"(", TokenKind::kLeftParen},    {")", TokenKind::kRightParen},
-    {"[", TokenKind::kLeftBracket},  {"]", TokenKind::kRightBracket},
-    {";", TokenKind::kSemicolon},    {",", TokenKind::kComma},
-    {":", TokenKind::kColon},        {"?", TokenKind::kQuestion},
-    {".", TokenKind::kDot},          {"=", TokenKind::kAssign},
-    {"+", TokenKind::kPlus},         {"-", TokenKind::kMinus},
-    {"*", TokenKind::kStar},         {"/", TokenKind::kSlash},
-    {"%", TokenKind::kPercent},      {"&", TokenKind::kAmp},
-    {"|", TokenKind::kPipe},         {"^", TokenKind::kCaret},
-    {"~", TokenKind::kTilde},        {"!", TokenKind::kNot},
-    {"<", TokenKind::kLt},           {">", TokenKind::kGt},
+    {"<<=", TokenKind::kShlAssign},
+    {">>=", TokenKind::kShrAssign},
+    {"..", TokenKind::kDotDot},
+    {"->", TokenKind::kArrow},
+    {"+=", TokenKind::kPlusAssign},
+    {"-=", TokenKind::kMinusAssign},
+    {"*=", TokenKind::kStarAssign},
+    {"/=", TokenKind::kSlashAssign},
+    {"%=", TokenKind::kPercentAssign},
+    {"&=", TokenKind::kAmpAssign},
+    {"|=", TokenKind::kPipeAssign},
+    {"^=", TokenKind::kCaretAssign},
+    {"<<", TokenKind::kShl},
+    {">>", TokenKind::kShr},
+    {"==", TokenKind::kEq},
+    {"!=", TokenKind::kNe},
+    {"<=", TokenKind::kLe},
+    {">=", TokenKind::kGe},
+    {"&&", TokenKind::kLogAnd},
+    {"||", TokenKind::kLogOr},
+    {"++", TokenKind::kPlusPlus},
+    {"--", TokenKind::kMinusMinus},
+    {"{", TokenKind::kLeftBrace},
+    {"}", TokenKind::kRightBrace},
+    {"(", TokenKind::kLeftParen},
+    {")", TokenKind::kRightParen},
+    {"[", TokenKind::kLeftBracket},
+    {"]", TokenKind::kRightBracket},
+    {";", TokenKind::kSemicolon},
+    {",", TokenKind::kComma},
+    {":", TokenKind::kColon},
+    {"?", TokenKind::kQuestion},
+    {".", TokenKind::kDot},
+    {"=", TokenKind::kAssign},
+    {"+", TokenKind::kPlus},
+    {"-", TokenKind::kMinus},
+    {"*", TokenKind::kStar},
+    {"/", TokenKind::kSlash},
+    {"%", TokenKind::kPercent},
+    {"&", TokenKind::kAmp},
+    {"|", TokenKind::kPipe},
+    {"^", TokenKind::kCaret},
+    {"~", TokenKind::kTilde},
+    {"!", TokenKind::kNot},
+    {"<", TokenKind::kLt},
+    {">", TokenKind::kGt},
 });
 
-/// True after a token that ends an operand: what follows is an operator, and a '{' is no block expression.
+/// True after a token that ends an operand: what follows is an operator, and a '{' is no block
+/// expression.
 bool ends_operand(TokenKind kind) {
   switch (kind) {
     case TokenKind::kInteger:
@@ -81,7 +113,9 @@ class Lexer {
   };
 
   bool at_end() const { return at_ >= text_.size(); }
-  char peek(uint32_t ahead = 0) const { return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0'; }
+  char peek(uint32_t ahead = 0) const {
+    return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0';
+  }
   bool looking_at(std::string_view word) const { return text_.substr(at_).starts_with(word); }
   uint32_t skip_blanks_from(uint32_t at) const;
   void skip_space_and_comments();
@@ -120,11 +154,12 @@ class Lexer {
   Diagnostics& diagnostics_;
   std::vector<Token> tokens_;
   World world_ = World::kTop;
-  uint32_t depth_ = 0;            ///< of braces
-  bool predicate_has_if_ = false; ///< then braces in the predicate belong to it
+  uint32_t depth_ = 0;             ///< of braces
+  bool predicate_has_if_ = false;  ///< then braces in the predicate belong to it
 };
 
-// ---- blanks -----------------------------------------------------------------------------------------------------------
+// ---- blanks
+// -----------------------------------------------------------------------------------------------------------
 
 /// The first byte that is neither blank nor comment. An unclosed comment ends at the end.
 uint32_t Lexer::skip_blanks_from(uint32_t at) const {
@@ -135,7 +170,8 @@ uint32_t Lexer::skip_blanks_from(uint32_t at) const {
       at = static_cast<uint32_t>(std::min(text_.find('\n', at), text_.size()));
     } else if (text_.substr(at).starts_with("/*")) {
       const size_t close = text_.find("*/", at + 2);
-      at = close == std::string_view::npos ? static_cast<uint32_t>(text_.size()) : static_cast<uint32_t>(close + 2);
+      at = close == std::string_view::npos ? static_cast<uint32_t>(text_.size())
+                                           : static_cast<uint32_t>(close + 2);
     } else {
       break;
     }
@@ -147,8 +183,10 @@ void Lexer::skip_space_and_comments() {
   const uint32_t next = skip_blanks_from(at_);
   if (next == text_.size()) {
     for (uint32_t at = at_; at < next;) {  // the last comment may be open
-      if (text_.substr(at).starts_with("/*") && text_.find("*/", at + 2) == std::string_view::npos) {
-        diagnostics_.error({at, at + 2}, "this comment is never closed").with_hint("end it with */");
+      if (text_.substr(at).starts_with("/*") &&
+          text_.find("*/", at + 2) == std::string_view::npos) {
+        diagnostics_.error({at, at + 2}, "this comment is never closed")
+            .with_hint("end it with */");
         break;
       }
       if (text_.substr(at).starts_with("/*")) {
@@ -169,11 +207,13 @@ uint32_t Lexer::name_end(uint32_t at) const {
 }
 
 Token& Lexer::emit(TokenKind kind, uint32_t begin) {
-  Token token{.kind = kind, .span = {begin, at_}, .text = std::string(text_.substr(begin, at_ - begin))};
+  Token token{
+      .kind = kind, .span = {begin, at_}, .text = std::string(text_.substr(begin, at_ - begin))};
   return tokens_.emplace_back(std::move(token));
 }
 
-// ---- the top of a script ------------------------------------------------------------------------------------------------
+// ---- the top of a script
+// ------------------------------------------------------------------------------------------------
 
 std::vector<Token> Lexer::whole_script() {
   if (looking_at("#!")) lex_shebang();
@@ -242,7 +282,8 @@ void Lexer::lex_c_definition(std::string_view word) {
   const uint32_t end = c_definition_end();
   if (end == begin) {
     at_ += static_cast<uint32_t>(word.size());
-    diagnostics_.error({begin, at_}, "this {} has no end", word).with_hint("close it with }} and ;");
+    diagnostics_.error({begin, at_}, "this {} has no end", word)
+        .with_hint("close it with }} and ;");
     at_ = static_cast<uint32_t>(text_.size());
     emit(TokenKind::kError, begin);
     return;
@@ -251,7 +292,8 @@ void Lexer::lex_c_definition(std::string_view word) {
   emit(TokenKind::kCDefinition, begin);
 }
 
-/// `struct X { ... } __attribute__((...));`, `struct X;`, `typedef ... ;`. Returns the start when it has no end.
+/// `struct X { ... } __attribute__((...));`, `struct X;`, `typedef ... ;`. Returns the start when
+/// it has no end.
 uint32_t Lexer::c_definition_end() const {
   const bool needs_semicolon = looking_at("typedef");
   uint32_t at = at_;
@@ -297,7 +339,8 @@ uint32_t Lexer::balanced_end(uint32_t at, char open, char close) const {
   return 0;
 }
 
-// ---- attach points ------------------------------------------------------------------------------------------------------
+// ---- attach points
+// ------------------------------------------------------------------------------------------------------
 
 void Lexer::lex_attach() {
   switch (peek()) {
@@ -332,7 +375,8 @@ void Lexer::lex_attach_word() {
   emit(TokenKind::kAttachWord, begin);
 }
 
-/// Up to a blank, comma or brace outside of quotes. Where the probe type takes no path, '/' ends it too.
+/// Up to a blank, comma or brace outside of quotes. Where the probe type takes no path, '/' ends it
+/// too.
 uint32_t Lexer::attach_word_end(bool path_provider) const {
   uint32_t at = at_;
   for (; at < text_.size(); at++) {
@@ -348,8 +392,9 @@ uint32_t Lexer::attach_word_end(bool path_provider) const {
   return path_provider ? cut_predicate(at_, at) : at;
 }
 
-/// `u:/bin/a:f/pid == 1/ {`: in the last part '/' is a letter (Go's names have it) unless it opens a predicate. It does
-/// when the word ends with '/' or when what follows the word can not follow an attach point.
+/// `u:/bin/a:f/pid == 1/ {`: in the last part '/' is a letter (Go's names have it) unless it opens
+/// a predicate. It does when the word ends with '/' or when what follows the word can not follow an
+/// attach point.
 uint32_t Lexer::cut_predicate(uint32_t begin, uint32_t end) const {
   const std::string_view word = text_.substr(begin, end - begin);
   const size_t first = word.find(':');
@@ -359,11 +404,13 @@ uint32_t Lexer::cut_predicate(uint32_t begin, uint32_t end) const {
   if (slash == std::string_view::npos || slash == second + 1) return end;
   const uint32_t next = skip_blanks_from(end);
   const char next_char = next < text_.size() ? text_[next] : '{';
-  const bool opens = word.back() == '/' || (next_char != '/' && next_char != '{' && next_char != ',');
+  const bool opens =
+      word.back() == '/' || (next_char != '/' && next_char != '{' && next_char != ',');
   return opens ? begin + static_cast<uint32_t>(slash) : end;
 }
 
-// ---- the language ---------------------------------------------------------------------------------------------------------
+// ---- the language
+// ---------------------------------------------------------------------------------------------------------
 
 void Lexer::lex_language() {
   const char c = peek();
@@ -399,7 +446,9 @@ void Lexer::lex_number() {
   }
   const Span span{begin, at_};
   switch (number.error()) {
-    case NumberFault::kTooLarge: diagnostics_.error(span, "the number {} does not fit into 64 bits", text); break;
+    case NumberFault::kTooLarge:
+      diagnostics_.error(span, "the number {} does not fit into 64 bits", text);
+      break;
     case NumberFault::kOctalDigit:
       diagnostics_.error(span, "{} starts with 0, so it is octal, and has a digit above 7", text);
       break;
@@ -417,7 +466,8 @@ void Lexer::lex_string() {
   std::string value;
   while (true) {
     if (at_end() || peek() == '\n') {
-      diagnostics_.error({begin, at_}, "this string is never closed").with_hint("write \\n for a newline in a string");
+      diagnostics_.error({begin, at_}, "this string is never closed")
+          .with_hint("write \\n for a newline in a string");
       break;
     }
     const char c = text_[at_++];
@@ -425,8 +475,11 @@ void Lexer::lex_string() {
     if (c != '\\') {
       value += c;
     } else if (!read_escape(value)) {
-      diagnostics_.error({at_ - 2, std::min(at_, static_cast<uint32_t>(text_.size()))}, "unknown escape in a string")
-          .with_hint("known are \\n \\t \\r \\\" \\\\ \\a \\b \\f \\v, octal \\NNN and hexadecimal \\xNN");
+      diagnostics_
+          .error({at_ - 2, std::min(at_, static_cast<uint32_t>(text_.size()))},
+                 "unknown escape in a string")
+          .with_hint(
+              "known are \\n \\t \\r \\\" \\\\ \\a \\b \\f \\v, octal \\NNN and hexadecimal \\xNN");
     }
   }
   emit(TokenKind::kString, begin).text = std::move(value);
@@ -445,9 +498,10 @@ bool Lexer::read_escape(std::string& out) {
   const auto take = [&](unsigned base, int most, unsigned value) {
     for (int i = 0; i < most; i++) {
       const char d = peek();
-      const unsigned digit = is_digit(d) ? static_cast<unsigned>(d - '0')
+      const unsigned digit = is_digit(d)            ? static_cast<unsigned>(d - '0')
                              : d >= 'a' && d <= 'f' ? static_cast<unsigned>(d - 'a' + 10)
-                             : d >= 'A' && d <= 'F' ? static_cast<unsigned>(d - 'A' + 10) : 99u;
+                             : d >= 'A' && d <= 'F' ? static_cast<unsigned>(d - 'A' + 10)
+                                                    : 99u;
       if (digit >= base) break;
       value = value * base + digit;
       at_++;
@@ -484,7 +538,8 @@ void Lexer::lex_dollar() {
   }
   constexpr size_t kMostDigits = 6;
   uint64_t index = 0;
-  for (const char c : name.substr(0, kMostDigits)) index = index * 10 + static_cast<uint64_t>(c - '0');
+  for (const char c : name.substr(0, kMostDigits))
+    index = index * 10 + static_cast<uint64_t>(c - '0');
   if (index == 0 || name.size() > kMostDigits)
     diagnostics_.error({begin, at_}, "positional parameters are $1 to $999999");
   emit(TokenKind::kPositional, begin).value = index;
@@ -501,11 +556,12 @@ void Lexer::lex_punctuator() {
     if (!looking_at(p.text)) continue;
     const uint32_t begin = at_;
     TokenKind kind = p.kind;
-    if (world_ == World::kPredicate && kind == TokenKind::kSlash && closes_predicate()) kind = TokenKind::kPredicateEnd;
+    if (world_ == World::kPredicate && kind == TokenKind::kSlash && closes_predicate())
+      kind = TokenKind::kPredicateEnd;
     const TokenKind before = tokens_.empty() ? TokenKind::kEnd : tokens_.back().kind;
     // A predicate that was never closed ends at the body; the parser says so.
-    if (world_ == World::kPredicate && kind == TokenKind::kLeftBrace && depth_ == 0 && ends_operand(before) &&
-        !predicate_has_if_)
+    if (world_ == World::kPredicate && kind == TokenKind::kLeftBrace && depth_ == 0 &&
+        ends_operand(before) && !predicate_has_if_)
       world_ = World::kAttach;
     at_ += static_cast<uint32_t>(p.text.size());
     emit(kind, begin);
@@ -547,12 +603,14 @@ bool Lexer::closes_predicate() const {
 void Lexer::lex_garbage() {
   const uint32_t begin = at_;
   const auto is_known = [](char c) {
-    return is_space(c) || is_name(c) || std::string_view("\"$@{}()[];,:?.=+-*/%&|^~!<>").find(c) != std::string_view::npos;
+    return is_space(c) || is_name(c) ||
+           std::string_view("\"$@{}()[];,:?.=+-*/%&|^~!<>").find(c) != std::string_view::npos;
   };
   while (!at_end() && !is_known(peek())) at_++;
   const auto first = static_cast<unsigned char>(text_[begin]);
   if (first == '\'') {
-    diagnostics_.error({begin, at_}, "unexpected character '").with_hint("strings are written with \"double quotes\"");
+    diagnostics_.error({begin, at_}, "unexpected character '")
+        .with_hint("strings are written with \"double quotes\"");
   } else if (first > 0x20 && first < 0x7f) {
     diagnostics_.error({begin, at_}, "unexpected character '{}'", text_[begin]);
   } else {
@@ -570,7 +628,8 @@ std::vector<Token> lex(const Source& source, Diagnostics& diagnostics) {
 }
 
 std::vector<Token> lex_expression(const Source& source, Span span, Diagnostics& diagnostics) {
-  return Lexer(source, {std::min(span.begin, source.size()), std::min(span.end, source.size())}, diagnostics)
+  return Lexer(source, {std::min(span.begin, source.size()), std::min(span.end, source.size())},
+               diagnostics)
       .expression_only();
 }
 

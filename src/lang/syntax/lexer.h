@@ -1,9 +1,10 @@
 // Text -> tokens.
 //
-// The language has three lexical worlds: C text (kept raw), attach points (`uprobe:/bin/a*:f`, where '/' and '*' are
-// letters) and the language proper. Which one applies follows from the tokens alone: outside of braces a name starts a
-// definition or an attach point list, and a '/' after an attach point opens a predicate. A '/' in a predicate closes it
-// when a '{' follows, else it divides.
+// The language has three lexical worlds: C text (kept raw), attach points (`uprobe:/bin/a*:f`,
+// where '/' and '*' are letters) and the language proper. Which one applies follows from the tokens
+// alone: outside of braces a name starts a definition or an attach point list, and a '/' after an
+// attach point opens a predicate. A '/' in a predicate closes it when a '{' follows, else it
+// divides.
 #pragma once
 
 #include <expected>

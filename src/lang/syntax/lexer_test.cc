@@ -10,7 +10,8 @@ namespace {
 std::vector<TokenKind> kinds(std::string_view text) {
   Diagnostics diagnostics;
   std::vector<TokenKind> out;
-  for (const Token& token : lex(Source("t", std::string(text)), diagnostics)) out.push_back(token.kind);
+  for (const Token& token : lex(Source("t", std::string(text)), diagnostics))
+    out.push_back(token.kind);
   return out;
 }
 
@@ -61,8 +62,8 @@ TEST(Number, RefusesWhatDoesNotFitOrIsNone) {
 TEST(Lexer, TellsAPredicateFromADivision) {
   using enum TokenKind;
   EXPECT_EQ(kinds("BEGIN / 4 / 2 / { }"),
-            (std::vector{kAttachWord, kPredicateBegin, kInteger, kSlash, kInteger, kPredicateEnd, kLeftBrace,
-                         kRightBrace, kEnd}));
+            (std::vector{kAttachWord, kPredicateBegin, kInteger, kSlash, kInteger, kPredicateEnd,
+                         kLeftBrace, kRightBrace, kEnd}));
   EXPECT_EQ(kinds("k:f/1/{}"), kinds("k:f / 1 / {}"));
   EXPECT_EQ(kinds("k:f/1/ /* x */ {}"), kinds("k:f / 1 / {}"));
 }
@@ -104,14 +105,16 @@ TEST(Lexer, ReportsBrokenWords) {
   EXPECT_EQ(first_error("BEGIN { $ }"), "a name, a number or # must follow '$'");
   EXPECT_EQ(first_error("BEGIN { $0 }"), "positional parameters are $1 to $999999");
   EXPECT_EQ(first_error("BEGIN { 12abc }"), "'12abc' is not a number");
-  EXPECT_EQ(first_error("BEGIN { 09 }"), "09 starts with 0, so it is octal, and has a digit above 7");
+  EXPECT_EQ(first_error("BEGIN { 09 }"),
+            "09 starts with 0, so it is octal, and has a digit above 7");
   EXPECT_EQ(first_error("BEGIN { 'a' }"), "unexpected character '");
   EXPECT_EQ(first_error("BEGIN { \x01 }"), "unexpected byte 0x01");
   EXPECT_EQ(first_error("struct x { int a; "), "this struct has no end");
 }
 
 TEST(Lexer, EndsEveryScriptWithOneEnd) {
-  for (const std::string_view text : {"", " ", "#!", "/", "BEGIN", "BEGIN {", "}", "\"", "u:\"", "@", "$", "u:\"\\", "#"}) {
+  for (const std::string_view text :
+       {"", " ", "#!", "/", "BEGIN", "BEGIN {", "}", "\"", "u:\"", "@", "$", "u:\"\\", "#"}) {
     const auto all = kinds(text);
     ASSERT_FALSE(all.empty()) << text;
     EXPECT_EQ(all.back(), TokenKind::kEnd) << text;

@@ -20,9 +20,12 @@ constexpr auto kUnits = std::to_array<Unit>({
     {"h", 3'600'000'000'000},
     {"d", 86'400'000'000'000},
 });
-constexpr auto kIgnoredSuffixes = std::to_array<std::string_view>({"u", "l", "ul", "lu", "ll", "ull", "llu"});
+constexpr auto kIgnoredSuffixes =
+    std::to_array<std::string_view>({"u", "l", "ul", "lu", "ll", "ull", "llu"});
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 int digit_value(char c) {
   if (is_digit(c)) return c - '0';
@@ -68,7 +71,8 @@ std::expected<uint64_t, NumberFault> take_exponent(std::string_view& text, uint6
   auto exponent = take_digits(text, 10);
   if (!exponent) return exponent;
   for (uint64_t i = 0; i < *exponent && value != 0; i++) {
-    if (__builtin_mul_overflow(value, uint64_t{10}, &value)) return std::unexpected(NumberFault::kTooLarge);
+    if (__builtin_mul_overflow(value, uint64_t{10}, &value))
+      return std::unexpected(NumberFault::kTooLarge);
   }
   return value;
 }
@@ -77,7 +81,8 @@ std::expected<Number, NumberFault> apply_suffix(uint64_t value, std::string_view
   if (suffix.empty()) return Number{value, false, false};
   for (const Unit& unit : kUnits) {
     if (suffix != unit.suffix) continue;
-    if (__builtin_mul_overflow(value, unit.ns, &value)) return std::unexpected(NumberFault::kTooLarge);
+    if (__builtin_mul_overflow(value, unit.ns, &value))
+      return std::unexpected(NumberFault::kTooLarge);
     return Number{value, true, false};
   }
   const std::string lowered = lower(suffix);

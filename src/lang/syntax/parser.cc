@@ -43,11 +43,16 @@ struct AssignToken {
   BinaryOp op;
 };
 constexpr auto kAssignTokens = std::to_array<AssignToken>({
-    {TokenKind::kPlusAssign, BinaryOp::kAdd},     {TokenKind::kMinusAssign, BinaryOp::kSub},
-    {TokenKind::kStarAssign, BinaryOp::kMul},     {TokenKind::kSlashAssign, BinaryOp::kDiv},
-    {TokenKind::kPercentAssign, BinaryOp::kMod},  {TokenKind::kAmpAssign, BinaryOp::kBitAnd},
-    {TokenKind::kPipeAssign, BinaryOp::kBitOr},   {TokenKind::kCaretAssign, BinaryOp::kBitXor},
-    {TokenKind::kShlAssign, BinaryOp::kShl},      {TokenKind::kShrAssign, BinaryOp::kShr},
+    {TokenKind::kPlusAssign, BinaryOp::kAdd},
+    {TokenKind::kMinusAssign, BinaryOp::kSub},
+    {TokenKind::kStarAssign, BinaryOp::kMul},
+    {TokenKind::kSlashAssign, BinaryOp::kDiv},
+    {TokenKind::kPercentAssign, BinaryOp::kMod},
+    {TokenKind::kAmpAssign, BinaryOp::kBitAnd},
+    {TokenKind::kPipeAssign, BinaryOp::kBitOr},
+    {TokenKind::kCaretAssign, BinaryOp::kBitXor},
+    {TokenKind::kShlAssign, BinaryOp::kShl},
+    {TokenKind::kShrAssign, BinaryOp::kShr},
 });
 
 struct PrefixToken {
@@ -55,8 +60,12 @@ struct PrefixToken {
   UnaryOp op;
 };
 constexpr auto kPrefixTokens = std::to_array<PrefixToken>({
-    {TokenKind::kMinus, UnaryOp::kNegate}, {TokenKind::kNot, UnaryOp::kNot},   {TokenKind::kTilde, UnaryOp::kBitNot},
-    {TokenKind::kStar, UnaryOp::kDeref},   {TokenKind::kAmp, UnaryOp::kAddressOf}, {TokenKind::kPlus, UnaryOp::kPlus},
+    {TokenKind::kMinus, UnaryOp::kNegate},
+    {TokenKind::kNot, UnaryOp::kNot},
+    {TokenKind::kTilde, UnaryOp::kBitNot},
+    {TokenKind::kStar, UnaryOp::kDeref},
+    {TokenKind::kAmp, UnaryOp::kAddressOf},
+    {TokenKind::kPlus, UnaryOp::kPlus},
 });
 
 template <typename Table>
@@ -65,13 +74,21 @@ auto find_token(const Table& table, TokenKind kind) -> decltype(table.data()) {
   return it == table.end() ? nullptr : &*it;
 }
 
-/// Rules of this class: a function that returns a pointer returns null after it has reported a fault, and callers pass
-/// that up without another report; the statement or the definition that it belongs to is then skipped.
+/// Rules of this class: a function that returns a pointer returns null after it has reported a
+/// fault, and callers pass that up without another report; the statement or the definition that it
+/// belongs to is then skipped.
 class Parser {
  public:
-  Parser(const Source& source, std::vector<Token> tokens, const ParseOptions& options, Program& program,
+  Parser(const Source& source,
+         std::vector<Token> tokens,
+         const ParseOptions& options,
+         Program& program,
          Diagnostics& diagnostics)
-      : source_(source), tokens_(std::move(tokens)), options_(options), program_(program), diagnostics_(diagnostics) {}
+      : source_(source),
+        tokens_(std::move(tokens)),
+        options_(options),
+        program_(program),
+        diagnostics_(diagnostics) {}
 
   void script();
   ExprPtr lone_expression();
@@ -79,7 +96,9 @@ class Parser {
 
  private:
   // Tokens.
-  const Token& peek(size_t ahead = 0) const { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
+  const Token& peek(size_t ahead = 0) const {
+    return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
+  }
   bool at(TokenKind kind) const { return peek().kind == kind; }
   bool at_word(std::string_view word, size_t ahead = 0) const;
   const Token& take();
@@ -205,7 +224,8 @@ class Parser {
   std::vector<uint32_t> heights_;  ///< of finished nodes, by id
 };
 
-// ---- tokens -----------------------------------------------------------------------------------------------------------------
+// ---- tokens
+// -----------------------------------------------------------------------------------------------------------------
 
 bool Parser::at_word(std::string_view word, size_t ahead) const {
   const Token& token = peek(ahead);
@@ -234,16 +254,17 @@ bool Parser::expect(TokenKind kind, std::string_view where) {
 void Parser::unexpected(std::string_view wanted) {
   const Token& token = peek();
   if (token.kind == TokenKind::kError) return;  // the lexer said it already
-  const bool shows_text = token.kind == TokenKind::kIdentifier || token.kind == TokenKind::kVariable ||
-                          token.kind == TokenKind::kInteger || token.kind == TokenKind::kMap ||
-                          token.kind == TokenKind::kAttachWord;
+  const bool shows_text = token.kind == TokenKind::kIdentifier ||
+                          token.kind == TokenKind::kVariable || token.kind == TokenKind::kInteger ||
+                          token.kind == TokenKind::kMap || token.kind == TokenKind::kAttachWord;
   constexpr size_t kShown = 40;
   const std::string_view text = std::string_view(token.text).substr(0, kShown);
   diagnostics_.error(token.span, "syntax error: expected {}, found {}", wanted,
                      shows_text ? fmt::format("'{}'", text) : std::string(describe(token.kind)));
 }
 
-// ---- nodes ------------------------------------------------------------------------------------------------------------------
+// ---- nodes
+// ------------------------------------------------------------------------------------------------------------------
 
 template <typename T>
 std::unique_ptr<T> Parser::make(Span begin) {
@@ -267,15 +288,17 @@ uint32_t Parser::height(const Block& block) const {
 }
 
 uint32_t Parser::height(const TypeName& type) const {
-  uint32_t most = std::max(height(type.typeof_operand), type.typeof_type ? 1 + height(*type.typeof_type) : 0);
+  uint32_t most =
+      std::max(height(type.typeof_operand), type.typeof_type ? 1 + height(*type.typeof_type) : 0);
   for (const TypeName::Suffix& suffix : type.suffixes) most = std::max(most, height(suffix.size));
   return most;
 }
 
-/// Closes a node at the last token taken. Chains (a + b + c ...) grow trees without recursion here, but everything that
-/// walks the tree recurses, so their height is limited as well.
+/// Closes a node at the last token taken. Chains (a + b + c ...) grow trees without recursion here,
+/// but everything that walks the tree recurses, so their height is limited as well.
 template <typename T>
-std::unique_ptr<T> Parser::finish(std::unique_ptr<T> node, std::initializer_list<uint32_t> child_heights) {
+std::unique_ptr<T> Parser::finish(std::unique_ptr<T> node,
+                                  std::initializer_list<uint32_t> child_heights) {
   node->span = cover(node->span, previous_span());
   const uint32_t height = 1 + (child_heights.size() == 0 ? 0 : std::max(child_heights));
   heights_[node->id] = height;
@@ -287,11 +310,13 @@ std::unique_ptr<T> Parser::finish(std::unique_ptr<T> node, std::initializer_list
 
 bool Parser::Nest::ok() {
   if (parser_.nesting_ <= kMaxNesting) return true;
-  parser_.diagnostics_.error(parser_.peek().span, "the script is nested more than {} levels deep here", kMaxNesting);
+  parser_.diagnostics_.error(parser_.peek().span,
+                             "the script is nested more than {} levels deep here", kMaxNesting);
   return false;
 }
 
-// ---- recovery ---------------------------------------------------------------------------------------------------------------
+// ---- recovery
+// ---------------------------------------------------------------------------------------------------------------
 
 /// From a '{' past its '}'.
 void Parser::skip_balanced() {
@@ -324,7 +349,8 @@ void Parser::skip_definition() {
   }
 }
 
-// ---- the top of a script ----------------------------------------------------------------------------------------------------
+// ---- the top of a script
+// ----------------------------------------------------------------------------------------------------
 
 void Parser::script() {
   if (at(TokenKind::kShebang)) program_.shebang = take().span;
@@ -391,8 +417,9 @@ CDefinition::Kind directive_kind(std::string_view word) {
       std::to_array<std::string_view>({"if", "ifdef", "ifndef", "else", "elif", "endif"});
   if (word == "include") return CDefinition::Kind::kInclude;
   if (word == "define") return CDefinition::Kind::kDefine;
-  return std::ranges::find(kConditionals, word) != kConditionals.end() ? CDefinition::Kind::kConditional
-                                                                       : CDefinition::Kind::kOtherDirective;
+  return std::ranges::find(kConditionals, word) != kConditionals.end()
+             ? CDefinition::Kind::kConditional
+             : CDefinition::Kind::kOtherDirective;
 }
 
 /// `#word rest`. Of `#define NAME rest` the name and the rest are told apart.
@@ -411,7 +438,8 @@ void Parser::c_directive() {
     out.name = leading_name(rest);
     rest.remove_prefix(out.name.size());
     if (out.name.empty()) diagnostics_.error(out.span, "#define needs a name");
-    if (rest.starts_with('(')) out.kind = CDefinition::Kind::kOtherDirective;  // a macro with parameters
+    if (rest.starts_with('('))
+      out.kind = CDefinition::Kind::kOtherDirective;  // a macro with parameters
   }
   rest = trim(rest);
   out.body = rest.empty() ? Span{out.span.end, out.span.end} : span_of(source_, rest);
@@ -436,7 +464,9 @@ void Parser::c_definition() {
 
 bool Parser::config_block() {
   take();
-  if (!expect(TokenKind::kAssign, "after config") || !expect(TokenKind::kLeftBrace, "after config =")) return false;
+  if (!expect(TokenKind::kAssign, "after config") ||
+      !expect(TokenKind::kLeftBrace, "after config ="))
+    return false;
   while (!at(TokenKind::kRightBrace) && !at(TokenKind::kEnd)) {
     if (!config_entry()) skip_statement();
   }
@@ -453,8 +483,9 @@ bool Parser::config_entry() {
     return false;
   }
   entry.key = take().text;
-  std::ranges::transform(entry.key, entry.key.begin(),
-                         [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  std::ranges::transform(entry.key, entry.key.begin(), [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
   constexpr std::string_view kPrefix = "bpftrace_";
   if (entry.key.starts_with(kPrefix)) entry.key.erase(0, kPrefix.size());
   if (!expect(TokenKind::kAssign, "after a setting's name") || !config_value(entry)) return false;
@@ -478,7 +509,8 @@ bool Parser::config_value(ConfigEntry& entry) {
     case TokenKind::kIdentifier:
       entry.text = token.text;
       entry.integer = token.text == "true";
-      entry.kind = token.text == "true" || token.text == "false" ? ConfigEntry::Kind::kBool : ConfigEntry::Kind::kName;
+      entry.kind = token.text == "true" || token.text == "false" ? ConfigEntry::Kind::kBool
+                                                                 : ConfigEntry::Kind::kName;
       break;
     default: unexpected("a number, a string, a name, true or false"); return false;
   }
@@ -535,7 +567,8 @@ bool Parser::routine(Routine::Kind kind) {
   out.name = take().text;  // the lexer saw that it is a name
   if (!parameters(out)) return false;
   if (accept(TokenKind::kColon) && !type_name(out.return_type.emplace())) return false;
-  if (!block(out.body, kind == Routine::Kind::kMacro ? "of the macro" : "of the function")) return false;
+  if (!block(out.body, kind == Routine::Kind::kMacro ? "of the macro" : "of the function"))
+    return false;
   out.span = cover(out.span, previous_span());
   program_.routines.push_back(std::move(out));
   return true;
@@ -601,12 +634,14 @@ bool Parser::predicate(Clause& clause) {
   if (!accept(TokenKind::kPredicateBegin)) return true;
   clause.predicate = expression();
   if (!clause.predicate) {
-    while (!at(TokenKind::kPredicateEnd) && !at(TokenKind::kLeftBrace) && !at(TokenKind::kEnd)) take();
+    while (!at(TokenKind::kPredicateEnd) && !at(TokenKind::kLeftBrace) && !at(TokenKind::kEnd))
+      take();
   }
   if (accept(TokenKind::kPredicateEnd)) return true;
   if (clause.predicate) {
     if (at(TokenKind::kLeftBrace)) {
-      diagnostics_.error(begin, "syntax error: this predicate is not closed before '{{'").with_hint("write /condition/");
+      diagnostics_.error(begin, "syntax error: this predicate is not closed before '{{'")
+          .with_hint("write /condition/");
       return true;
     }
     unexpected("an operator or the '/' that closes the predicate");
@@ -614,7 +649,8 @@ bool Parser::predicate(Clause& clause) {
   return at(TokenKind::kLeftBrace);
 }
 
-// ---- statements -------------------------------------------------------------------------------------------------------------
+// ---- statements
+// -------------------------------------------------------------------------------------------------------------
 
 /// `of` completes the sentence "expected '{' ...".
 bool Parser::block(Block& out, std::string_view of) {
@@ -675,10 +711,13 @@ bool Parser::statement_end(Stmt& statement) {
     return true;
   }
   if (accept(TokenKind::kSemicolon)) return true;
-  // What starts on a later line is a statement of its own: say where the ';' is missing and lose nothing.
+  // What starts on a later line is a statement of its own: say where the ';' is missing and lose
+  // nothing.
   const Span last = previous_span();
-  if (!at(TokenKind::kEnd) && source_.position(peek().span.begin).line != source_.position(last.begin).line) {
-    diagnostics_.error({last.end, last.end}, "syntax error: expected ';' at the end of this statement");
+  if (!at(TokenKind::kEnd) &&
+      source_.position(peek().span.begin).line != source_.position(last.begin).line) {
+    diagnostics_.error({last.end, last.end},
+                       "syntax error: expected ';' at the end of this statement");
     return true;
   }
   unexpected("an operator or ';'");
@@ -722,7 +761,8 @@ StmtPtr Parser::else_branch(std::unique_ptr<If> node) {
       return nullptr;
     }
   }
-  const uint32_t below = std::max({height(node->condition), height(node->then_block), height(node->else_block)});
+  const uint32_t below =
+      std::max({height(node->condition), height(node->then_block), height(node->else_block)});
   return finish(std::move(node), {below});
 }
 
@@ -746,7 +786,8 @@ StmtPtr Parser::for_statement() {
   if (!expect(TokenKind::kColon, "after the loop's variable")) return nullptr;
   ExprPtr first = expression();
   if (!first) return nullptr;
-  if (accept(TokenKind::kDotDot)) return for_range(begin, variable, std::move(first), has_parentheses);
+  if (accept(TokenKind::kDotDot))
+    return for_range(begin, variable, std::move(first), has_parentheses);
   return for_map(begin, variable, std::move(first), has_parentheses);
 }
 
@@ -756,7 +797,8 @@ StmtPtr Parser::for_range(Span begin, const Token& variable, ExprPtr first, bool
   node->variable_span = variable.span;
   node->first = std::move(first);
   node->last = expression();
-  if (!node->last || (has_parentheses && !expect(TokenKind::kRightParen, "after the range"))) return nullptr;
+  if (!node->last || (has_parentheses && !expect(TokenKind::kRightParen, "after the range")))
+    return nullptr;
   if (!block(node->body, "after the range")) return nullptr;
   const uint32_t below = std::max({height(node->first), height(node->last), height(node->body)});
   return finish(std::move(node), {below});
@@ -783,7 +825,8 @@ StmtPtr Parser::unroll_statement() {
 
 StmtPtr Parser::return_statement() {
   auto node = make<Return>(take().span);
-  if (!at(TokenKind::kSemicolon) && !at(TokenKind::kRightBrace) && !(node->value = expression())) return nullptr;
+  if (!at(TokenKind::kSemicolon) && !at(TokenKind::kRightBrace) && !(node->value = expression()))
+    return nullptr;
   const uint32_t below = height(node->value);
   return finish(std::move(node), {below});
 }
@@ -818,7 +861,9 @@ StmtPtr Parser::discard_statement() {
   return finish(std::move(node), {below});
 }
 
-bool is_assignable(const Expr& node) { return node.kind == ExprKind::kVariable || node.kind == ExprKind::kMap; }
+bool is_assignable(const Expr& node) {
+  return node.kind == ExprKind::kVariable || node.kind == ExprKind::kMap;
+}
 
 StmtPtr Parser::assignment_or_expression() {
   const Span begin = peek().span;
@@ -832,7 +877,8 @@ StmtPtr Parser::assignment_or_expression() {
     return finish(std::move(node), {below});
   }
   if (!is_assignable(*first)) {
-    diagnostics_.error(first->span, "syntax error: only variables ($x) and maps (@x) can be assigned to");
+    diagnostics_.error(first->span,
+                       "syntax error: only variables ($x) and maps (@x) can be assigned to");
     return nullptr;
   }
   take();
@@ -845,7 +891,8 @@ StmtPtr Parser::assignment_or_expression() {
   return finish(std::move(node), {below});
 }
 
-// ---- expressions ------------------------------------------------------------------------------------------------------------
+// ---- expressions
+// ------------------------------------------------------------------------------------------------------------
 
 ExprPtr Parser::expression() {
   Nest nest(*this);
@@ -867,7 +914,8 @@ ExprPtr Parser::ternary_tail(ExprPtr condition) {
   if (!at(TokenKind::kColon) && !(node->then_value = ternary())) return nullptr;
   if (!expect(TokenKind::kColon, "between the two values of '?'")) return nullptr;
   if (!(node->else_value = ternary())) return nullptr;
-  const uint32_t below = std::max({height(node->condition), height(node->then_value), height(node->else_value)});
+  const uint32_t below =
+      std::max({height(node->condition), height(node->then_value), height(node->else_value)});
   return finish(std::move(node), {below});
 }
 
@@ -971,7 +1019,8 @@ ExprPtr Parser::postfix_dot(ExprPtr base) {
   if (!is_arrow && at(TokenKind::kInteger)) {
     const Token& number = take();
     if (base->kind == ExprKind::kInteger) {
-      diagnostics_.error(cover(base->span, number.span), "syntax error: there are no floating-point numbers");
+      diagnostics_.error(cover(base->span, number.span),
+                         "syntax error: there are no floating-point numbers");
       return nullptr;
     }
     constexpr uint64_t kMostFields = 65535;
@@ -1054,7 +1103,8 @@ ExprPtr Parser::map() {
   auto node = make<Map>(token.span);
   node->name = token.text;
   node->name_span = token.span;
-  if (accept(TokenKind::kLeftBracket) && !expression_list(node->keys, TokenKind::kRightBracket, "after the map's key"))
+  if (accept(TokenKind::kLeftBracket) &&
+      !expression_list(node->keys, TokenKind::kRightBracket, "after the map's key"))
     return nullptr;
   const uint32_t below = height(node->keys);
   return finish(std::move(node), {below});
@@ -1109,7 +1159,8 @@ ExprPtr Parser::record(Span begin) {
     Record::Member member;
     member.name_span = peek().span;
     member.name = take().text;
-    if (!expect(TokenKind::kAssign, "after the field's name") || !(member.value = expression())) return nullptr;
+    if (!expect(TokenKind::kAssign, "after the field's name") || !(member.value = expression()))
+      return nullptr;
     below = std::max(below, height(member.value));
     node->members.push_back(std::move(member));
   } while (accept(TokenKind::kComma));
@@ -1134,8 +1185,9 @@ ExprPtr Parser::if_expression() {
 
 /// A bare name, or what starts with one.
 ExprPtr Parser::name() {
-  constexpr auto kStatementWords = std::to_array<std::string_view>(
-      {"else", "while", "for", "unroll", "break", "continue", "return", "let", "struct", "union", "enum"});
+  constexpr auto kStatementWords =
+      std::to_array<std::string_view>({"else", "while", "for", "unroll", "break", "continue",
+                                       "return", "let", "struct", "union", "enum"});
   const Token& token = peek();
   if (token.text == "if") return if_expression();
   const bool called = peek(1).kind == TokenKind::kLeftParen;
@@ -1216,9 +1268,11 @@ ExprPtr Parser::offsetof_call() {
   return finish(std::move(node), {below});
 }
 
-// ---- types ------------------------------------------------------------------------------------------------------------------
+// ---- types
+// ------------------------------------------------------------------------------------------------------------------
 
-/// True where an argument is surely a type: `struct X`, `typeof(x)`, `uint64`, `uint8[4]`, `pid_t *)`.
+/// True where an argument is surely a type: `struct X`, `typeof(x)`, `uint64`, `uint8[4]`, `pid_t
+/// *)`.
 bool Parser::starts_type() const {
   if (!at(TokenKind::kIdentifier)) return false;
   const std::string& word = peek().text;
@@ -1232,8 +1286,8 @@ bool Parser::starts_type() const {
   return stars != 0 && (after == TokenKind::kRightParen || after == TokenKind::kComma);
 }
 
-/// At a '(': is what follows a type in parentheses before an operand? `(name)x` is a cast where x can not go on an
-/// expression; `(name) - x`, `(name) * x` and `(name) & x` are arithmetic.
+/// At a '(': is what follows a type in parentheses before an operand? `(name)x` is a cast where x
+/// can not go on an expression; `(name) - x`, `(name) * x` and `(name) & x` are arithmetic.
 bool Parser::starts_cast() const {
   if (peek(1).kind != TokenKind::kIdentifier) return false;
   const std::string& word = peek(1).text;
@@ -1241,7 +1295,8 @@ bool Parser::starts_cast() const {
   if (word == "typeof") return peek(2).kind == TokenKind::kLeftParen;
   size_t next = 2;
   bool surely = is_builtin_type(word);
-  for (; peek(next).kind == TokenKind::kStar; next++) surely |= peek(next + 1).kind == TokenKind::kRightParen;
+  for (; peek(next).kind == TokenKind::kStar; next++)
+    surely |= peek(next + 1).kind == TokenKind::kRightParen;
   while (peek(next).kind == TokenKind::kLeftBracket) {
     const bool is_empty = peek(next + 1).kind == TokenKind::kRightBracket;
     surely |= is_empty;
@@ -1324,7 +1379,8 @@ bool Parser::type_suffixes(TypeName& out) {
   return true;
 }
 
-// ---- entries ----------------------------------------------------------------------------------------------------------------
+// ---- entries
+// ----------------------------------------------------------------------------------------------------------------
 
 ExprPtr Parser::lone_expression() {
   ExprPtr node = expression();
@@ -1352,15 +1408,21 @@ ast::Program parse(const Source& source, const ParseOptions& options, Diagnostic
   return program;
 }
 
-std::vector<ast::AttachPoint> parse_attach_point(const Source& source, const ParseOptions& options,
+std::vector<ast::AttachPoint> parse_attach_point(const Source& source,
+                                                 const ParseOptions& options,
                                                  Diagnostics& diagnostics) {
   ast::Program program;
-  return Parser(source, lex(source, diagnostics), options, program, diagnostics).lone_attach_point();
+  return Parser(source, lex(source, diagnostics), options, program, diagnostics)
+      .lone_attach_point();
 }
 
-ast::ExprPtr parse_expression(const Source& source, Span span, ast::Program& program, Diagnostics& diagnostics) {
+ast::ExprPtr parse_expression(const Source& source,
+                              Span span,
+                              ast::Program& program,
+                              Diagnostics& diagnostics) {
   const ParseOptions options;
-  return Parser(source, lex_expression(source, span, diagnostics), options, program, diagnostics).lone_expression();
+  return Parser(source, lex_expression(source, span, diagnostics), options, program, diagnostics)
+      .lone_expression();
 }
 
 }  // namespace spile::lang

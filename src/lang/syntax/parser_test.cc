@@ -82,7 +82,10 @@ TEST(Expression, KeepsNamesThatLookLikeKeywords) {
   EXPECT_EQ(shape("config"), "config");
 }
 
-TEST(Expression, RefusesFloats) { EXPECT_EQ(errors("BEGIN { $x = 1.5; }").at(0), "syntax error: there are no floating-point numbers"); }
+TEST(Expression, RefusesFloats) {
+  EXPECT_EQ(errors("BEGIN { $x = 1.5; }").at(0),
+            "syntax error: there are no floating-point numbers");
+}
 
 TEST(Statement, NeedsASemicolonOnlyBetween) {
   EXPECT_TRUE(errors("BEGIN { $x = 1 }").empty());
@@ -101,7 +104,8 @@ TEST(Statement, AForgottenSemicolonPointsAtTheLineThatLacksIt) {
 
 TEST(Statement, MarksABlocksValue) {
   const Parsed parsed = parse_text("BEGIN { $x = { f(); g() }; }");
-  const auto& block = ast::as<ast::BlockExpr>(*ast::as<ast::Assign>(*parsed.program.clauses[0].body.statements[0]).value);
+  const auto& block = ast::as<ast::BlockExpr>(
+      *ast::as<ast::Assign>(*parsed.program.clauses[0].body.statements[0]).value);
   EXPECT_TRUE(ast::as<ast::ExprStmt>(*block.block.statements[0]).has_semicolon);
   EXPECT_FALSE(ast::as<ast::ExprStmt>(*block.block.statements[1]).has_semicolon);
 }
@@ -152,7 +156,8 @@ TEST(Errors, SayWhatWasExpected) {
       {"{ }", "syntax error: expected a probe, found '{'"},
       {"BEGIN /1 { }", "syntax error: this predicate is not closed before '{'"},
       {"BEGIN / / { }", "syntax error: expected an expression, found '/'"},
-      {"BEGIN END { }", "syntax error: expected ',', a predicate or '{' after a probe, found 'END'"},
+      {"BEGIN END { }",
+       "syntax error: expected ',', a predicate or '{' after a probe, found 'END'"},
       {"BEGIN { 1 = 2; }", "syntax error: only variables ($x) and maps (@x) can be assigned to"},
       {"BEGIN { ++1; }", "syntax error: '++' needs a variable ($x) or a map (@x)"},
       {"BEGIN { @x[] = 1; }", "syntax error: expected an expression, found ']'"},
@@ -165,7 +170,9 @@ TEST(Errors, SayWhatWasExpected) {
       {"BEGIN { else { } }", "syntax error: expected an expression, found 'else'"},
       {"config = { x }", "syntax error: expected '=' after a setting's name, found '}'"},
       {"import \"x\" BEGIN { }", "syntax error: expected ';' after import, found 'BEGIN'"},
-      {"let @a = 5; BEGIN { }", "syntax error: expected a kind of map: hash, lruhash, percpuhash or percpulruhash, found '5'"},
+      {"let @a = 5; BEGIN { }",
+       "syntax error: expected a kind of map: hash, lruhash, percpuhash or percpulruhash, found "
+       "'5'"},
   };
   for (const auto& [text, message] : cases) {
     const auto all = errors(text);
@@ -236,7 +243,8 @@ TEST(Define, BodyIsReadAsAnExpressionOnRequest) {
   ASSERT_EQ(parsed.program.c_definitions.size(), 1u);
   const auto& define = parsed.program.c_definitions[0];
   EXPECT_EQ(define.name, "LIMIT");
-  const auto expr = parse_expression(parsed.source, define.body, parsed.program, parsed.diagnostics);
+  const auto expr =
+      parse_expression(parsed.source, define.body, parsed.program, parsed.diagnostics);
   ASSERT_TRUE(expr);
   EXPECT_EQ(to_source(*expr), "(1 << 4)");
   EXPECT_LT(expr->id, parsed.program.node_count);
@@ -244,7 +252,8 @@ TEST(Define, BodyIsReadAsAnExpressionOnRequest) {
 
 TEST(CDefinitions, AreKeptRaw) {
   const Parsed parsed = parse_text(
-      "#include <linux/fs.h>\nstruct a { int x; } __attribute__((packed));\nenum { A, B };\ntypedef struct { int z; } t;\nBEGIN { }");
+      "#include <linux/fs.h>\nstruct a { int x; } __attribute__((packed));\nenum { A, B "
+      "};\ntypedef struct { int z; } t;\nBEGIN { }");
   ASSERT_FALSE(parsed.diagnostics.has_errors()) << render(parsed.source, parsed.diagnostics);
   const auto& all = parsed.program.c_definitions;
   ASSERT_EQ(all.size(), 4u);

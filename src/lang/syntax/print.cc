@@ -87,7 +87,8 @@ class TreePrinter {
   size_t indent_ = 0;
 };
 
-// ---- the top of a script ----------------------------------------------------------------------------------------------------
+// ---- the top of a script
+// ----------------------------------------------------------------------------------------------------
 
 std::string_view kind_name(CDefinition::Kind kind) {
   switch (kind) {
@@ -138,8 +139,8 @@ void TreePrinter::routine(const Routine& routine) {
     if (!parameters.empty()) parameters += ", ";
     parameters += p.type ? fmt::format("{} : {}", p.name, ast::to_string(*p.type)) : p.name;
   }
-  line("{}: {}({}){}", routine.kind == Routine::Kind::kMacro ? "macro" : "fn", routine.name, parameters,
-       routine.return_type ? " : " + ast::to_string(*routine.return_type) : "");
+  line("{}: {}({}){}", routine.kind == Routine::Kind::kMacro ? "macro" : "fn", routine.name,
+       parameters, routine.return_type ? " : " + ast::to_string(*routine.return_type) : "");
   block(routine.body);
 }
 
@@ -160,7 +161,8 @@ void TreePrinter::attach_point(const AttachPoint& p) {
   if (!p.function.empty()) line("function: {}{}", quoted(p.function), p.is_cpp ? " cpp" : "");
   if (p.offset != 0) line("offset: {}", p.offset);
   if (p.address) line("address: {:#x}", *p.address);
-  if (!p.source_file.empty()) line("source: {}:{}:{}", quoted(p.source_file), p.source_line, p.source_column);
+  if (!p.source_file.empty())
+    line("source: {}:{}:{}", quoted(p.source_file), p.source_line, p.source_column);
   if (p.period_ns != 0) line("period: {} ns", p.period_ns);
   if (p.frequency_hz != 0) line("frequency: {} hz", p.frequency_hz);
   if (p.count != 0) line("count: {}", p.count);
@@ -168,7 +170,8 @@ void TreePrinter::attach_point(const AttachPoint& p) {
   if (!p.pin.empty()) line("pin: {}", quoted(p.pin));
 }
 
-// ---- statements -------------------------------------------------------------------------------------------------------------
+// ---- statements
+// -------------------------------------------------------------------------------------------------------------
 
 void TreePrinter::labelled(std::string_view label, const ExprPtr& node) {
   line("{}", label);
@@ -234,7 +237,8 @@ void TreePrinter::stmt(const Stmt& node) {
   }
 }
 
-// ---- expressions ------------------------------------------------------------------------------------------------------------
+// ---- expressions
+// ------------------------------------------------------------------------------------------------------------
 
 void TreePrinter::expr(const Expr& node) {
   switch (node.kind) {
@@ -319,7 +323,9 @@ void TreePrinter::record(const Record& node) {
   for (const Record::Member& member : node.members) labelled(member.name, member.value);
 }
 
-std::string dotted(const std::vector<std::string>& path) { return fmt::format("{}", fmt::join(path, ".")); }
+std::string dotted(const std::vector<std::string>& path) {
+  return fmt::format("{}", fmt::join(path, "."));
+}
 
 void TreePrinter::special(const Expr& node) {
   switch (node.kind) {
@@ -333,17 +339,20 @@ void TreePrinter::special(const Expr& node) {
       return child(as<Sizeof>(node).operand);
     case ExprKind::kOffsetof: {
       const auto& n = as<Offsetof>(node);
-      line("offsetof: {}{}.{}", n.type ? ast::to_string(*n.type) : "", n.type ? " " : "", dotted(n.path));
+      line("offsetof: {}{}.{}", n.type ? ast::to_string(*n.type) : "", n.type ? " " : "",
+           dotted(n.path));
       return child(n.operand);
     }
-    case ExprKind::kTypeArgument: return line("type: {}", ast::to_string(as<TypeArgument>(node).type));
+    case ExprKind::kTypeArgument:
+      return line("type: {}", ast::to_string(as<TypeArgument>(node).type));
     case ExprKind::kBlock: return labelled("block", as<BlockExpr>(node).block);
     case ExprKind::kIf: return stmt(*as<IfExpr>(node).statement);
     default: line("comptime"); return child(as<Comptime>(node).operand);
   }
 }
 
-// ---- one line -----------------------------------------------------------------------------------------------------------------
+// ---- one line
+// -----------------------------------------------------------------------------------------------------------------
 
 std::string list(const std::vector<ExprPtr>& nodes) {
   std::string out;
@@ -357,23 +366,29 @@ std::string list(const std::vector<ExprPtr>& nodes) {
 std::string operation_source(const Expr& node) {
   switch (node.kind) {
     case ExprKind::kUnary:
-      return fmt::format("{}{}", ast::to_string(as<Unary>(node).op), to_source(*as<Unary>(node).operand));
+      return fmt::format("{}{}", ast::to_string(as<Unary>(node).op),
+                         to_source(*as<Unary>(node).operand));
     case ExprKind::kIncDec: {
       const auto& n = as<IncDec>(node);
       const std::string_view op = n.is_increment ? "++" : "--";
-      return n.is_prefix ? fmt::format("{}{}", op, to_source(*n.target)) : fmt::format("{}{}", to_source(*n.target), op);
+      return n.is_prefix ? fmt::format("{}{}", op, to_source(*n.target))
+                         : fmt::format("{}{}", to_source(*n.target), op);
     }
     case ExprKind::kBinary: {
       const auto& n = as<Binary>(node);
-      return fmt::format("({} {} {})", to_source(*n.left), ast::to_string(n.op), to_source(*n.right));
+      return fmt::format("({} {} {})", to_source(*n.left), ast::to_string(n.op),
+                         to_source(*n.right));
     }
     case ExprKind::kTernary: {
       const auto& n = as<Ternary>(node);
-      if (!n.then_value) return fmt::format("({} ?: {})", to_source(*n.condition), to_source(*n.else_value));
-      return fmt::format("({} ? {} : {})", to_source(*n.condition), to_source(*n.then_value), to_source(*n.else_value));
+      if (!n.then_value)
+        return fmt::format("({} ?: {})", to_source(*n.condition), to_source(*n.else_value));
+      return fmt::format("({} ? {} : {})", to_source(*n.condition), to_source(*n.then_value),
+                         to_source(*n.else_value));
     }
     default:
-      return fmt::format("({}){}", ast::to_string(as<Cast>(node).type), to_source(*as<Cast>(node).operand));
+      return fmt::format("({}){}", ast::to_string(as<Cast>(node).type),
+                         to_source(*as<Cast>(node).operand));
   }
 }
 
@@ -383,7 +398,8 @@ std::string access_source(const Expr& node) {
   if (const auto* index = try_as<Index>(&node))
     return fmt::format("{}[{}]", to_source(*index->base), to_source(*index->index));
   if (const auto* field = try_as<Field>(&node))
-    return fmt::format("{}{}{}", to_source(*field->base), field->is_arrow ? "->" : ".", field->name);
+    return fmt::format("{}{}{}", to_source(*field->base), field->is_arrow ? "->" : ".",
+                       field->name);
   return fmt::format("{}.{}", to_source(*as<TupleField>(node).base), as<TupleField>(node).index);
 }
 
@@ -419,14 +435,16 @@ std::string to_source(const ast::Expr& node) {
       return fmt::format("({}{})", list(elements), elements.size() == 1 ? "," : "");
     }
     case ExprKind::kRecord: return record_source(as<Record>(node));
-    case ExprKind::kCall: return fmt::format("{}({})", as<Call>(node).name, list(as<Call>(node).arguments));
+    case ExprKind::kCall:
+      return fmt::format("{}({})", as<Call>(node).name, list(as<Call>(node).arguments));
     case ExprKind::kSizeof: {
       const auto& n = as<Sizeof>(node);
       return fmt::format("sizeof({})", n.type ? ast::to_string(*n.type) : to_source(*n.operand));
     }
     case ExprKind::kOffsetof: {
       const auto& n = as<Offsetof>(node);
-      return fmt::format("offsetof({}, {})", n.type ? ast::to_string(*n.type) : to_source(*n.operand), dotted(n.path));
+      return fmt::format("offsetof({}, {})",
+                         n.type ? ast::to_string(*n.type) : to_source(*n.operand), dotted(n.path));
     }
     case ExprKind::kTypeArgument: return ast::to_string(as<TypeArgument>(node).type);
     case ExprKind::kBlock: return "{ ... }";
@@ -461,7 +479,8 @@ std::string print_tokens(const Source& source, std::span<const Token> tokens) {
     } else {
       text = token.text;
     }
-    out += fmt::format("{}:{} {}{}{}\n", at.line, at.column, to_string(token.kind), text.empty() ? "" : " ", text);
+    out += fmt::format("{}:{} {}{}{}\n", at.line, at.column, to_string(token.kind),
+                       text.empty() ? "" : " ", text);
   }
   return out;
 }

@@ -5,7 +5,8 @@
 
 namespace spile::lang {
 
-Source::Source(std::string name, std::string text) : name_(std::move(name)), text_(std::move(text)) {
+Source::Source(std::string name, std::string text)
+    : name_(std::move(name)), text_(std::move(text)) {
   if (text_.size() > kMaxBytes) {
     text_.resize(kMaxBytes);
     was_cut_ = true;

@@ -87,7 +87,11 @@ static_assert(in_order());
 
 }  // namespace
 
-std::string_view describe(TokenKind kind) { return kKinds.at(static_cast<size_t>(kind)).description; }
-std::string_view to_string(TokenKind kind) { return kKinds.at(static_cast<size_t>(kind)).name; }
+std::string_view describe(TokenKind kind) {
+  return kKinds.at(static_cast<size_t>(kind)).description;
+}
+std::string_view to_string(TokenKind kind) {
+  return kKinds.at(static_cast<size_t>(kind)).name;
+}
 
 }  // namespace spile::lang

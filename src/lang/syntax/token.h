@@ -10,15 +10,15 @@
 namespace spile::lang {
 
 enum class TokenKind : uint8_t {
-  kEnd,              ///< after the last one
-  kError,            ///< reported already; the parser only skips it
-  kShebang,          ///< #! line
-  kDirective,        ///< a # line of C, with its continuation lines
-  kCDefinition,      ///< struct X { ... };  raw
-  kAttachWord,       ///< an attach point up to a space, comma or brace, raw
-  kAttachAssign,     ///< name= before an attach point
-  kPredicateBegin,   ///< /
-  kPredicateEnd,     ///< / before {
+  kEnd,             ///< after the last one
+  kError,           ///< reported already; the parser only skips it
+  kShebang,         ///< #! line
+  kDirective,       ///< a # line of C, with its continuation lines
+  kCDefinition,     ///< struct X { ... };  raw
+  kAttachWord,      ///< an attach point up to a space, comma or brace, raw
+  kAttachAssign,    ///< name= before an attach point
+  kPredicateBegin,  ///< /
+  kPredicateEnd,    ///< / before {
   kInteger,
   kString,
   kIdentifier,       ///< keywords too
@@ -26,12 +26,52 @@ enum class TokenKind : uint8_t {
   kPositional,       ///< $1
   kPositionalCount,  ///< $#
   kMap,              ///< @, @x
-  kLeftBrace, kRightBrace, kLeftParen, kRightParen, kLeftBracket, kRightBracket,
-  kSemicolon, kComma, kColon, kQuestion, kDot, kDotDot, kArrow,
-  kAssign, kPlusAssign, kMinusAssign, kStarAssign, kSlashAssign, kPercentAssign, kAmpAssign, kPipeAssign, kCaretAssign,
-  kShlAssign, kShrAssign,
-  kPlus, kMinus, kStar, kSlash, kPercent, kAmp, kPipe, kCaret, kTilde, kNot, kShl, kShr,
-  kEq, kNe, kLt, kGt, kLe, kGe, kLogAnd, kLogOr, kPlusPlus, kMinusMinus,
+  kLeftBrace,
+  kRightBrace,
+  kLeftParen,
+  kRightParen,
+  kLeftBracket,
+  kRightBracket,
+  kSemicolon,
+  kComma,
+  kColon,
+  kQuestion,
+  kDot,
+  kDotDot,
+  kArrow,
+  kAssign,
+  kPlusAssign,
+  kMinusAssign,
+  kStarAssign,
+  kSlashAssign,
+  kPercentAssign,
+  kAmpAssign,
+  kPipeAssign,
+  kCaretAssign,
+  kShlAssign,
+  kShrAssign,
+  kPlus,
+  kMinus,
+  kStar,
+  kSlash,
+  kPercent,
+  kAmp,
+  kPipe,
+  kCaret,
+  kTilde,
+  kNot,
+  kShl,
+  kShr,
+  kEq,
+  kNe,
+  kLt,
+  kGt,
+  kLe,
+  kGe,
+  kLogAnd,
+  kLogOr,
+  kPlusPlus,
+  kMinusMinus,
 };
 
 struct Token {

@@ -12,15 +12,17 @@ using asmjit::Imm;
 
 namespace {
 
-/// Below the HitFrame: a hole that stands for the return address of an inlined body, and the arithmetic flags.
-/// A called body's return address goes below rsp, so there the HitFrame starts at rsp.
+/// Below the HitFrame: a hole that stands for the return address of an inlined body, and the
+/// arithmetic flags. A called body's return address goes below rsp, so there the HitFrame starts at
+/// rsp.
 constexpr uint32_t kHoleBytes = 8, kFlagsBytes = 8, kReturnAddressBytes = 8;
-/// The constants that Linux gives user mode: the segment selectors, and -1 for "not in a system call".
-/// Source: Linux arch/x86/include/asm/segment.h, __USER_CS and __USER_DS.
+/// The constants that Linux gives user mode: the segment selectors, and -1 for "not in a system
+/// call". Source: Linux arch/x86/include/asm/segment.h, __USER_CS and __USER_DS.
 constexpr int32_t kUserCs = 0x33, kUserSs = 0x2b, kNoSystemCall = -1;
 
-const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp, x86::rsi, x86::rdi, x86::r8,
-                       x86::r9,  x86::r10, x86::r11, x86::r12, x86::r13, x86::r14, x86::r15};
+const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp,
+                       x86::rsi, x86::rdi, x86::r8,  x86::r9,  x86::r10,
+                       x86::r11, x86::r12, x86::r13, x86::r14, x86::r15};
 
 /// What all programs of a site need together.
 struct Needs {
@@ -43,14 +45,16 @@ class DetourEmitter {
   }
 
  private:
-  // ---- decisions ------------------------------------------------------------------------------------------------
+  // ---- decisions
+  // ------------------------------------------------------------------------------------------------
 
   bool can_inline() const {
     if (spec_.programs.size() != 1) return false;
     const Body& body = *spec_.programs[0].body;
     if (body.code_bytes > spec_.inline_limit_bytes) return false;
-    return std::all_of(body.relocations.begin(), body.relocations.end(),
-                       [&](const Relocation& relocation) { return emit_.is_near(relocation.target); });
+    return std::all_of(
+        body.relocations.begin(), body.relocations.end(),
+        [&](const Relocation& relocation) { return emit_.is_near(relocation.target); });
   }
 
   void find_needs() {
@@ -60,25 +64,29 @@ class DetourEmitter {
       needs_.clobbers |= body.clobbers;
       needs_.clobbers_flags |= body.clobbers_flags;
       uint32_t call = inline_ ? 0 : kReturnAddressBytes;
-      if (!is_empty(body)) needs_.stack_bytes = std::max(needs_.stack_bytes, body.stack_bytes + call);
+      if (!is_empty(body))
+        needs_.stack_bytes = std::max(needs_.stack_bytes, body.stack_bytes + call);
     }
     if (spec_.hits) {
       needs_.clobbers |= slot_of(x86::rax) | slot_of(x86::r11);
       needs_.clobbers_flags = true;
     }
     saves_flags_ = needs_.clobbers_flags && spec_.flags_live;
-    if (saves_flags_ || (needs_.reads & (kIpSlot | kSpSlot)) != 0) needs_.clobbers |= slot_of(x86::rax);
+    if (saves_flags_ || (needs_.reads & (kIpSlot | kSpSlot)) != 0)
+      needs_.clobbers |= slot_of(x86::rax);
   }
 
   static bool is_empty(const Body& body) { return body.code_bytes == 0; }
 
   void lay_out() {
-    bool does_nothing = !spec_.hits && std::all_of(spec_.programs.begin(), spec_.programs.end(),
-                                                   [](const DetourProgram& p) { return is_empty(*p.body); });
+    bool does_nothing =
+        !spec_.hits && std::all_of(spec_.programs.begin(), spec_.programs.end(),
+                                   [](const DetourProgram& p) { return is_empty(*p.body); });
     if (does_nothing) return;
     frame_at_ = inline_ ? kHoleBytes : 0;
     flags_at_ = frame_at_ + static_cast<int32_t>(sizeof(abi::HitFrame));
-    total_ = static_cast<uint32_t>(flags_at_) + kFlagsBytes + static_cast<uint32_t>(abi::kRedZoneBytes);
+    total_ =
+        static_cast<uint32_t>(flags_at_) + kFlagsBytes + static_cast<uint32_t>(abi::kRedZoneBytes);
   }
 
   uint32_t stack_bytes() const {
@@ -90,12 +98,14 @@ class DetourEmitter {
     uint64_t limit = std::min<uint64_t>(spec_.stack_limit_bytes, abi::kMaxHitStackBytes);
     if (total_ == 0 || stack_bytes() <= limit) return {};
     return fail(ErrorCode::kUnsafe,
-                "a hit at {} would use {} bytes of the target's stack where {} may be used; running programs on a "
+                "a hit at {} would use {} bytes of the target's stack where {} may be used; "
+                "running programs on a "
                 "private stack is not built yet",
                 spec_.site, stack_bytes(), limit);
   }
 
-  // ---- code ----------------------------------------------------------------------------------------------------
+  // ---- code
+  // ----------------------------------------------------------------------------------------------------
 
   Mem slot(int32_t offset) const { return x86::qword_ptr(x86::rsp, frame_at_ + offset); }
   Mem flags_word() const { return x86::qword_ptr(x86::rsp, flags_at_); }
@@ -166,12 +176,14 @@ class DetourEmitter {
 
   void store_cookie(uint64_t cookie) {
     int32_t offset = offsetof(abi::HitFrame, cookie);
-    Mem low = x86::dword_ptr(x86::rsp, frame_at_ + offset), high = x86::dword_ptr(x86::rsp, frame_at_ + offset + 4);
+    Mem low = x86::dword_ptr(x86::rsp, frame_at_ + offset),
+        high = x86::dword_ptr(x86::rsp, frame_at_ + offset + 4);
     emit_.op(Inst::kIdMov, low, Imm(static_cast<int32_t>(cookie)));
     emit_.op(Inst::kIdMov, high, Imm(static_cast<int32_t>(cookie >> 32)));
   }
 
-  /// OF comes back by the overflow of al + 127 (al is 0 or 1), the others by sahf; nothing after that changes flags.
+  /// OF comes back by the overflow of al + 127 (al is 0 or 1), the others by sahf; nothing after
+  /// that changes flags.
   void restore() {
     if (saves_flags_) {
       emit_.op(Inst::kIdMov, x86::rax, flags_word());
@@ -179,11 +191,13 @@ class DetourEmitter {
       emit_.op(Inst::kIdSahf, x86::ah);
     }
     for (const Gp& reg : kSavable) {
-      if ((needs_.clobbers & slot_of(reg)) != 0) emit_.op(Inst::kIdMov, reg, slot(frame_offset(reg)));
+      if ((needs_.clobbers & slot_of(reg)) != 0)
+        emit_.op(Inst::kIdMov, reg, slot(frame_offset(reg)));
     }
   }
 
-  // ---- bytes ---------------------------------------------------------------------------------------------------
+  // ---- bytes
+  // ---------------------------------------------------------------------------------------------------
 
   Result<Detour> finish() {
     Detour detour;
@@ -191,7 +205,8 @@ class DetourEmitter {
     bool unsaved_register = (emit_.clobbers() & ~needs_.clobbers) != 0;
     bool unsaved_flags = emit_.clobbers_flags() && spec_.flags_live && !saves_flags_;
     if (unsaved_register || unsaved_flags) {
-      return fail(ErrorCode::kInternal, "the detour of {} destroys what it did not save", spec_.site);
+      return fail(ErrorCode::kInternal, "the detour of {} destroys what it did not save",
+                  spec_.site);
     }
     SPILE_TRY_VOID(relocate_inlined(detour.bytes));
     detour.displaced_offset = static_cast<uint32_t>(detour.bytes.size());
@@ -224,16 +239,18 @@ class DetourEmitter {
   bool inline_ = false;
   bool saves_flags_ = false;
   int32_t frame_at_ = 0, flags_at_ = 0;  ///< from rsp while programs run
-  uint32_t total_ = 0;                   ///< what rsp is lowered by; 0: the detour is only the displaced code
+  uint32_t total_ = 0;  ///< what rsp is lowered by; 0: the detour is only the displaced code
   size_t inlined_at_ = 0;
 };
 
 }  // namespace
 
 Result<Detour> emit_detour(const DetourSpec& spec) {
-  if (!spec.displaced) return fail(ErrorCode::kInvalid, "a detour without displaced code for {}", spec.site);
+  if (!spec.displaced)
+    return fail(ErrorCode::kInvalid, "a detour without displaced code for {}", spec.site);
   for (const DetourProgram& program : spec.programs) {
-    if (program.body == nullptr) return fail(ErrorCode::kInvalid, "a detour without a body for {}", spec.site);
+    if (program.body == nullptr)
+      return fail(ErrorCode::kInvalid, "a detour without a body for {}", spec.site);
   }
   return DetourEmitter(spec).run();
 }

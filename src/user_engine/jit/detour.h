@@ -8,8 +8,9 @@
 //         lea   128+frame(%rsp),%rsp
 //   displaced:  the site's own instructions and the jump back, made by the caller
 //
-// Where no program needs anything, the detour is only the displaced part. Nothing here depends on the stack's
-// alignment, on thread-local storage or on writable memory; it can be entered recursively by signal handlers.
+// Where no program needs anything, the detour is only the displaced part. Nothing here depends on
+// the stack's alignment, on thread-local storage or on writable memory; it can be entered
+// recursively by signal handlers.
 #pragma once
 
 #include <cstdint>
@@ -38,28 +39,33 @@ struct HitCounter {
 };
 
 struct DetourSpec {
-  TargetAddr at;                ///< where the detour will run
-  TargetAddr site;              ///< the probed instruction: what programs see as ip
+  TargetAddr at;    ///< where the detour will run
+  TargetAddr site;  ///< the probed instruction: what programs see as ip
   std::vector<DetourProgram> programs;
-  bool flags_live = true;       ///< false only where the site's plan proved the arithmetic flags dead
+  bool flags_live = true;  ///< false only where the site's plan proved the arithmetic flags dead
   CpuNumber cpu = CpuNumber::kRdpid;
   std::optional<HitCounter> hits;
-  /// Largest body that is copied into the detour instead of called, in bytes; 0: always call. Only for one program.
+  /// Largest body that is copied into the detour instead of called, in bytes; 0: always call. Only
+  /// for one program.
   uint32_t inline_limit_bytes = 256;
-  /// What one hit may use below the target's rsp, red zone included. Go code has less than abi::kMaxHitStackBytes.
+  /// What one hit may use below the target's rsp, red zone included. Go code has less than
+  /// abi::kMaxHitStackBytes.
   uint32_t stack_limit_bytes = abi::kMaxHitStackBytes;
-  /// The site's displaced instructions for the address they land on, ending with their own way back.
+  /// The site's displaced instructions for the address they land on, ending with their own way
+  /// back.
   std::function<Result<std::vector<uint8_t>>(TargetAddr)> displaced;
 };
 
-/// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program, and what is inlined.
+/// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program, and what
+/// is inlined.
 inline constexpr size_t kMaxDetourBytes = 448, kMaxProgramCallBytes = 32;
 
 struct Detour {
-  std::vector<uint8_t> bytes;      ///< to be put at DetourSpec::at
-  uint32_t displaced_offset = 0;   ///< where the displaced instructions begin: threads may be moved there
-  uint32_t stack_bytes = 0;        ///< upper bound below the target's rsp, red zone included
-  bool inlined = false;            ///< the body was copied in
+  std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at
+  uint32_t displaced_offset =
+      0;                     ///< where the displaced instructions begin: threads may be moved there
+  uint32_t stack_bytes = 0;  ///< upper bound below the target's rsp, red zone included
+  bool inlined = false;      ///< the body was copied in
 };
 
 /// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers

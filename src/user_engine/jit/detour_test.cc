@@ -1,14 +1,13 @@
 #include "user_engine/jit/detour.h"
 
-#include <csignal>
+#include <gtest/gtest.h>
 #include <sys/time.h>
 
 #include <atomic>
 #include <barrier>
 #include <chrono>
+#include <csignal>
 #include <thread>
-
-#include <gtest/gtest.h>
 
 #include "user_engine/jit/print.h"
 #include "user_engine/jit/test_programs.h"
@@ -35,7 +34,8 @@ std::vector<uint8_t> jump_to(TargetAddr from, TargetAddr to) {
 class Site {
  public:
   /// `code[site_offset, +7)` is one instruction that may be moved.
-  Site(World& world, std::vector<uint8_t> code, size_t site_offset) : world_(world), offset_(site_offset) {
+  Site(World& world, std::vector<uint8_t> code, size_t site_offset)
+      : world_(world), offset_(site_offset) {
     code_ = world.page.put(code);
   }
 
@@ -85,9 +85,10 @@ constexpr uint64_t kLeaAdds = 0x11223344;
 /// Every probe must leave the state that the bare function leaves, in all of these.
 void expect_state_kept(Site& site, uint64_t gpr_added = kLeaAdds) {
   for (uint64_t flags = 0; flags < 256; ++flags) {
-    uint64_t arithmetic = (flags & 1) | (flags >> 1 & 1) << 2 | (flags >> 2 & 1) << 4 | (flags >> 3 & 1) << 6 |
-                          (flags >> 4 & 1) << 7 | (flags >> 5 & 1) << 11;
-    uint64_t others = (flags >> 6 & 1 ? kDirectionFlag : 0) | (flags >> 7 & 1 ? kAlignmentFlag | kIdFlag : 0);
+    uint64_t arithmetic = (flags & 1) | (flags >> 1 & 1) << 2 | (flags >> 2 & 1) << 4 |
+                          (flags >> 3 & 1) << 6 | (flags >> 4 & 1) << 7 | (flags >> 5 & 1) << 11;
+    uint64_t others =
+        (flags >> 6 & 1 ? kDirectionFlag : 0) | (flags >> 7 & 1 ? kAlignmentFlag | kIdFlag : 0);
     CpuState before = distinct_state(flags, arithmetic | others);
     CpuState after = run_with_state(site.code().value, before, {}, flags % 2 * 8);
     before.gpr[kRax] += gpr_added;
@@ -132,7 +133,8 @@ JitEnv as_engine(JitEnv env) {
   return env;
 }
 
-// ---- nothing changes for the target ----------------------------------------------------------------------------
+// ---- nothing changes for the target
+// ----------------------------------------------------------------------------
 
 TEST(Detour, CounterKeepsEveryRegisterAndFlag) {
   for (uint32_t inline_limit : {0u, 256u}) {
@@ -172,8 +174,8 @@ TEST(Detour, HitCounterKeepsEveryRegisterAndFlagAndCounts) {
   int map = world.add_per_cpu_array(1);
   Site site(world, kLeaRet, 0);
   DetourSpec spec = site.spec({});
-  spec.hits = HitCounter{TargetAddr(reinterpret_cast<uint64_t>(world.map(map).value(0))), world.map(map).cpu_stride,
-                         kTestCpus - 1};
+  spec.hits = HitCounter{TargetAddr(reinterpret_cast<uint64_t>(world.map(map).value(0))),
+                         world.map(map).cpu_stride, kTestCpus - 1};
   site.patch(spec);
   expect_state_kept(site);
   EXPECT_EQ(world.map(map).sum(0), 256u);
@@ -199,11 +201,13 @@ TEST(Detour, DeadFlagsAreNotSaved) {
 std::vector<uint8_t> red_zone_leaf(size_t& site_offset) {
   std::vector<uint8_t> code = {0x31, 0xc0};  // xor %eax,%eax
   for (int i = 1; i <= 16; ++i) {            // movq $i,-8*i(%rsp)
-    code.insert(code.end(), {0x48, 0xc7, 0x44, 0x24, static_cast<uint8_t>(-8 * i), static_cast<uint8_t>(i), 0, 0, 0});
+    code.insert(code.end(), {0x48, 0xc7, 0x44, 0x24, static_cast<uint8_t>(-8 * i),
+                             static_cast<uint8_t>(i), 0, 0, 0});
   }
   site_offset = code.size();
-  code.insert(code.end(), {0x48, 0x8d, 0x80, 0x44, 0x33, 0x22, 0x11});                                  // the lea
-  for (int i = 1; i <= 16; ++i) code.insert(code.end(), {0x48, 0x03, 0x44, 0x24, static_cast<uint8_t>(-8 * i)});
+  code.insert(code.end(), {0x48, 0x8d, 0x80, 0x44, 0x33, 0x22, 0x11});  // the lea
+  for (int i = 1; i <= 16; ++i)
+    code.insert(code.end(), {0x48, 0x03, 0x44, 0x24, static_cast<uint8_t>(-8 * i)});
   code.push_back(0xc3);
   return code;
 }
@@ -233,14 +237,14 @@ TEST(Detour, WritesOnlyItsOwnStack) {
   Body body = world.compile(busy_program(map), env);
   Site site(world, kLeaRet, 0);
   Detour detour = site.patch({{&body, 0}});
-  // A stack of our own, filled with a pattern: what lies deeper than the stated bound stays as it is.
+  // A stack of our own, filled with a pattern: what lies deeper than the stated bound stays as it
+  // is.
   std::vector<uint64_t> stack(2048, 0x5a5a5a5a5a5a5a5a);
   auto top = reinterpret_cast<uint64_t>(stack.data() + stack.size()) - 64;
-  asm volatile(
-      "mov %%rsp, %%rbx\n mov %0, %%rsp\n call *%1\n mov %%rbx, %%rsp\n"
-      : "+r"(top)
-      : "r"(site.code().value)
-      : "rax", "rbx", "memory", "cc");
+  asm volatile("mov %%rsp, %%rbx\n mov %0, %%rsp\n call *%1\n mov %%rbx, %%rsp\n"
+               : "+r"(top)
+               : "r"(site.code().value)
+               : "rax", "rbx", "memory", "cc");
   size_t untouched = 0;
   while (stack[untouched] == 0x5a5a5a5a5a5a5a5a) ++untouched;
   uint64_t rsp_at_site = top - 8;
@@ -249,7 +253,8 @@ TEST(Detour, WritesOnlyItsOwnStack) {
   EXPECT_GT(used, abi::kRedZoneBytes);
 }
 
-// ---- what programs see -----------------------------------------------------------------------------------------
+// ---- what programs see
+// -----------------------------------------------------------------------------------------
 
 TEST(Detour, EveryContextSlotIsExact) {
   World world;
@@ -263,8 +268,9 @@ TEST(Detour, EveryContextSlotIsExact) {
   for (uint64_t flags : {uint64_t{0}, kArithmeticFlags, kDirectionFlag | 1}) {
     CpuState state = distinct_state(flags, flags);
     run_with_state(site.code().value, state);
-    constexpr int kOrder[16] = {regs::kAx,  regs::kCx,  regs::kDx,  regs::kBx, regs::kSp,  regs::kBp,
-                                regs::kSi,  regs::kDi,  regs::kR8,  regs::kR9, regs::kR10, regs::kR11,
+    constexpr int kOrder[16] = {regs::kAx,  regs::kCx,  regs::kDx,  regs::kBx,
+                                regs::kSp,  regs::kBp,  regs::kSi,  regs::kDi,
+                                regs::kR8,  regs::kR9,  regs::kR10, regs::kR11,
                                 regs::kR12, regs::kR13, regs::kR14, regs::kR15};
     for (int i = 0; i < 16; ++i) {
       if (i == kRsp) continue;
@@ -349,8 +355,9 @@ TEST(Detour, LaterProgramsSeeTheRegistersOfTheHit) {
   World world;
   int map = world.add_array(32), counter = world.add_per_cpu_array(1, 16);
   Body busy = world.compile(busy_program(counter), as_engine(world.env()));
-  Body look = world.compile(store_context_program(map, {regs::kAx, regs::kDi, regs::kR11, regs::kFlags}),
-                            as_engine(world.env()));
+  Body look =
+      world.compile(store_context_program(map, {regs::kAx, regs::kDi, regs::kR11, regs::kFlags}),
+                    as_engine(world.env()));
   Site site(world, kLeaRet, 0);
   site.patch({{&busy, 0}, {&look, 0}});
   CpuState state = distinct_state(9, 0x41);
@@ -361,7 +368,8 @@ TEST(Detour, LaterProgramsSeeTheRegistersOfTheHit) {
   EXPECT_EQ(*world.map(map).value(3), state.flags);
 }
 
-// ---- exact under threads and signals ---------------------------------------------------------------------------
+// ---- exact under threads and signals
+// ---------------------------------------------------------------------------
 
 void call_in_threads(TargetAddr code, int threads, int calls_each) {
   auto function = reinterpret_cast<void (*)()>(code.value);
@@ -370,7 +378,8 @@ void call_in_threads(TargetAddr code, int threads, int calls_each) {
   for (int t = 0; t < threads; ++t) {
     running.emplace_back([&all_ready, function, calls_each] {
       all_ready.arrive_and_wait();
-      for (int i = 0; i < calls_each; ++i) asm volatile("call *%0" ::"r"(function) : "rax", "memory", "cc");
+      for (int i = 0; i < calls_each; ++i)
+        asm volatile("call *%0" ::"r"(function) : "rax", "memory", "cc");
     });
   }
 }
@@ -398,7 +407,7 @@ TEST(Detour, NestsInSignalHandlers) {
   site.patch({{&body, 0}});
   signal_target = reinterpret_cast<void (*)()>(site.code().value);
   signal_hits = 0;
-  struct sigaction action {}, old {};
+  struct sigaction action{}, old{};
   action.sa_handler = [](int) {
     asm volatile("call *%0" ::"r"(signal_target) : "rax", "memory", "cc");
     signal_hits.fetch_add(1);
@@ -411,7 +420,10 @@ TEST(Detour, NestsInSignalHandlers) {
   while (std::chrono::steady_clock::now() < until) {
     for (uint64_t i = 0; i < 1000; ++i) {
       uint64_t rax = i;
-      asm volatile("sub $128, %%rsp\n call *%1\n add $128, %%rsp" : "+a"(rax) : "r"(signal_target) : "memory", "cc");
+      asm volatile("sub $128, %%rsp\n call *%1\n add $128, %%rsp"
+                   : "+a"(rax)
+                   : "r"(signal_target)
+                   : "memory", "cc");
       ASSERT_EQ(rax, i + kLeaAdds);
       ++calls;
     }
@@ -422,7 +434,8 @@ TEST(Detour, NestsInSignalHandlers) {
   EXPECT_EQ(world.map(map).sum(0), calls + signal_hits.load());
 }
 
-// ---- bytes and bounds ------------------------------------------------------------------------------------------
+// ---- bytes and bounds
+// ------------------------------------------------------------------------------------------
 
 TEST(Detour, IsOnlyTheDisplacedCodeWhereNothingIsToBeDone) {
   World world;
@@ -445,7 +458,8 @@ TEST(Detour, DisplacedCodeBeginsWhereItSays) {
   Site site(world, kLeaRet, 0);
   DetourSpec spec = site.spec({{&body, 0}});
   Detour detour = site.patch(spec);
-  EXPECT_TRUE(std::equal(kLeaRet.begin(), kLeaRet.begin() + 7, detour.bytes.begin() + detour.displaced_offset));
+  EXPECT_TRUE(std::equal(kLeaRet.begin(), kLeaRet.begin() + 7,
+                         detour.bytes.begin() + detour.displaced_offset));
   // A thread moved there runs the displaced instruction without a hit.
   CpuState before = distinct_state(1, 0);
   CpuState after = run_with_state((spec.at + detour.displaced_offset).value, before);
@@ -481,7 +495,8 @@ TEST(DetourRefuses, ProgramsThatNeedMoreStackThanTheSiteHas) {
   auto detour = emit_detour(spec);
   ASSERT_FALSE(detour);
   EXPECT_EQ(detour.error().code, ErrorCode::kUnsafe);
-  EXPECT_NE(detour.error().message.find("where 700 may be used"), std::string::npos) << detour.error().message;
+  EXPECT_NE(detour.error().message.find("where 700 may be used"), std::string::npos)
+      << detour.error().message;
 }
 
 TEST(DetourRefuses, ABodyOutOfReach) {
@@ -498,7 +513,9 @@ TEST(DetourRefuses, ABodyOutOfReach) {
 TEST(DetourRefuses, MissingParts) {
   DetourSpec spec;
   EXPECT_FALSE(emit_detour(spec));
-  spec.displaced = [](TargetAddr) -> Result<std::vector<uint8_t>> { return std::vector<uint8_t>{}; };
+  spec.displaced = [](TargetAddr) -> Result<std::vector<uint8_t>> {
+    return std::vector<uint8_t>{};
+  };
   spec.programs = {{nullptr, 0}};
   EXPECT_FALSE(emit_detour(spec));
 }
@@ -506,20 +523,24 @@ TEST(DetourRefuses, MissingParts) {
 TEST(Detour, PassesOnWhyTheDisplacedCodeCannotBeMade) {
   DetourSpec spec;
   spec.at = spec.site = TargetAddr(0x401000);
-  spec.displaced = [](TargetAddr) -> Result<std::vector<uint8_t>> { return fail(ErrorCode::kUnsupported, "xbegin"); };
+  spec.displaced = [](TargetAddr) -> Result<std::vector<uint8_t>> {
+    return fail(ErrorCode::kUnsupported, "xbegin");
+  };
   auto detour = emit_detour(spec);
   ASSERT_FALSE(detour);
   EXPECT_EQ(detour.error().message, "displaced code of 0x401000: xbegin");
 }
 
-// ---- figures: printed, not asserted ----------------------------------------------------------------------------
+// ---- figures: printed, not asserted
+// ----------------------------------------------------------------------------
 
 double ns_per_call(TargetAddr code) {
   double best = 1e9;
   for (int round = 0; round < 7; ++round) {
     constexpr int kCalls = 200'000;
     auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kCalls; ++i) asm volatile("call *%0" ::"r"(code.value), "D"(5) : "rax", "memory", "cc");
+    for (int i = 0; i < kCalls; ++i)
+      asm volatile("call *%0" ::"r"(code.value), "D"(5) : "rax", "memory", "cc");
     std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
     best = std::min(best, took.count() / kCalls);
   }
@@ -527,8 +548,12 @@ double ns_per_call(TargetAddr code) {
 }
 
 /// The site in a function that lies beside its maps, as in a target.
-void measure(const char* name, double bare, const std::function<Program(int)>& make, bool inline_lookups,
-             uint32_t inline_limit, bool flags_live = true) {
+void measure(const char* name,
+             double bare,
+             const std::function<Program(int)>& make,
+             bool inline_lookups,
+             uint32_t inline_limit,
+             bool flags_live = true) {
   World world;
   int map = world.add_per_cpu_array(64);
   std::vector<uint8_t> storage(world.map(map).storage.size());

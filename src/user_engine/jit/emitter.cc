@@ -28,15 +28,22 @@ constexpr std::array<uint8_t, 16> kFrameOffsets = {
     offsetof(abi::HitFrame, r12), offsetof(abi::HitFrame, r13), offsetof(abi::HitFrame, r14),
     offsetof(abi::HitFrame, r15)};
 
-bool fits_int32(int64_t value) { return value == static_cast<int32_t>(value); }
+bool fits_int32(int64_t value) {
+  return value == static_cast<int32_t>(value);
+}
 
 }  // namespace
 
-SlotMask slot_of(const Gp& reg) { return slot_bit(kFrameOffsets[reg.id()]); }
-int32_t frame_offset(const Gp& reg) { return kFrameOffsets[reg.id()]; }
+SlotMask slot_of(const Gp& reg) {
+  return slot_bit(kFrameOffsets[reg.id()]);
+}
+int32_t frame_offset(const Gp& reg) {
+  return kFrameOffsets[reg.id()];
+}
 
 Emitter::Emitter(TargetAddr base) : base_(base) {
-  // With the final base AsmJit encodes calls and rip-relative operands at once and in their short form.
+  // With the final base AsmJit encodes calls and rip-relative operands at once and in their short
+  // form.
   note(code_.init(asmjit::Environment::host(), base.value));
   note(code_.attach(&assembler_));
 }
@@ -47,7 +54,8 @@ void Emitter::note(asmjit::Error error) {
 
 void Emitter::note_writes(asmjit::InstId id, const Operand* operands, size_t count) {
   asmjit::InstRWInfo info;
-  note(asmjit::InstAPI::queryRWInfo(asmjit::Arch::kX64, asmjit::BaseInst(id), operands, count, &info));
+  note(asmjit::InstAPI::queryRWInfo(asmjit::Arch::kX64, asmjit::BaseInst(id), operands, count,
+                                    &info));
   for (size_t i = 0; i < count; ++i) {
     if (!operands[i].isReg() || !info.operand(i).isWrite()) continue;
     uint32_t reg = operands[i].id();
@@ -63,11 +71,13 @@ void Emitter::emit(asmjit::InstId id, const Operand* operands, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     if (!operands[i].isMem()) continue;
     const Mem& mem = operands[i].as<Mem>();
-    if (!mem.hasBase() && mem.isRel()) note_relocation(TargetAddr(static_cast<uint64_t>(mem.offset())), has_immediate);
+    if (!mem.hasBase() && mem.isRel())
+      note_relocation(TargetAddr(static_cast<uint64_t>(mem.offset())), has_immediate);
   }
 }
 
-/// Finds the displacement in the instruction just emitted: an immediate of 1, 2 or 4 bytes follows it, or nothing.
+/// Finds the displacement in the instruction just emitted: an immediate of 1, 2 or 4 bytes follows
+/// it, or nothing.
 void Emitter::note_relocation(TargetAddr target, bool has_immediate) {
   size_t end = offset();
   int64_t displacement = target - (base_ + end);
@@ -85,7 +95,9 @@ void Emitter::note_relocation(TargetAddr target, bool has_immediate) {
   relocations_.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(end), target});
 }
 
-void Emitter::jump_if(x86::CondCode condition, const Label& to) { note(assembler_.j(condition, to)); }
+void Emitter::jump_if(x86::CondCode condition, const Label& to) {
+  note(assembler_.j(condition, to));
+}
 
 void Emitter::call(TargetAddr to) {
   if (!is_near(to)) {
@@ -96,11 +108,14 @@ void Emitter::call(TargetAddr to) {
   note_relocation(to, false);
 }
 
-void Emitter::call_body(TargetAddr to) { call(to); }
+void Emitter::call_body(TargetAddr to) {
+  call(to);
+}
 
 void Emitter::call_helper(TargetAddr to) {
   call(to);
-  for (const Gp& reg : {x86::rax, x86::rcx, x86::rdx, x86::rsi, x86::rdi, x86::r8, x86::r9, x86::r10, x86::r11}) {
+  for (const Gp& reg :
+       {x86::rax, x86::rcx, x86::rdx, x86::rsi, x86::rdi, x86::r8, x86::r9, x86::r10, x86::r11}) {
     clobbers_ |= slot_of(reg);
   }
   clobbers_flags_ = true;
@@ -124,7 +139,8 @@ Mem Emitter::at(TargetAddr address, const Gp& scratch) {
 
 void Emitter::load_constant(const Gp& to, uint64_t value) {
   if (value == 0) return op(Inst::kIdXor, to.r32(), to.r32());
-  if (value <= std::numeric_limits<uint32_t>::max()) return op(Inst::kIdMov, to.r32(), asmjit::Imm(value));
+  if (value <= std::numeric_limits<uint32_t>::max())
+    return op(Inst::kIdMov, to.r32(), asmjit::Imm(value));
   if (fits_int32(static_cast<int64_t>(value))) return op(Inst::kIdMov, to, asmjit::Imm(value));
   if (is_near(TargetAddr(value))) return op(Inst::kIdLea, to, at(TargetAddr(value), to));
   op(Inst::kIdMov, to, asmjit::Imm(value));
@@ -151,15 +167,18 @@ void Emitter::multiply(const Gp& reg, uint32_t factor) {
 Result<std::vector<uint8_t>> Emitter::finish() {
   note(code_.flatten());
   note(code_.resolveUnresolvedLinks());
-  if (error_ == asmjit::kErrorOk && code_.hasUnresolvedLinks()) broken_ = "a label that was never bound";
+  if (error_ == asmjit::kErrorOk && code_.hasUnresolvedLinks())
+    broken_ = "a label that was never bound";
   if (error_ == asmjit::kErrorOk && code_.hasRelocEntries()) broken_ = "an operand out of reach";
   if (broken_ != nullptr) return fail(ErrorCode::kInternal, "code for {}: {}", base_, broken_);
   if (error_ != asmjit::kErrorOk) {
-    return fail(ErrorCode::kInternal, "code for {}: AsmJit: {}", base_, asmjit::DebugUtils::errorAsString(error_));
+    return fail(ErrorCode::kInternal, "code for {}: AsmJit: {}", base_,
+                asmjit::DebugUtils::errorAsString(error_));
   }
   std::vector<uint8_t> bytes(code_.codeSize());
   note(code_.copyFlattenedData(bytes.data(), bytes.size()));
-  if (error_ != asmjit::kErrorOk) return fail(ErrorCode::kInternal, "code for {}: cannot be copied", base_);
+  if (error_ != asmjit::kErrorOk)
+    return fail(ErrorCode::kInternal, "code for {}: cannot be copied", base_);
   return bytes;
 }
 

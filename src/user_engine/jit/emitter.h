@@ -1,7 +1,7 @@
 // AsmJit with bookkeeping: what the emitted code destroys, and which of its rel32 reach outside.
 //
-// Every instruction goes through op(), which asks AsmJit's instruction database what it writes. So a body's list of
-// clobbered registers cannot disagree with its code.
+// Every instruction goes through op(), which asks AsmJit's instruction database what it writes. So
+// a body's list of clobbered registers cannot disagree with its code.
 #pragma once
 
 #include <cstdint>
@@ -53,9 +53,12 @@ class Emitter {
   void call_helper(TargetAddr to);
   /// A call of code outside, nothing noted.
   void call_body(TargetAddr to);
-  void embed(const std::vector<uint8_t>& bytes) { note(assembler_.embed(bytes.data(), bytes.size())); }
+  void embed(const std::vector<uint8_t>& bytes) {
+    note(assembler_.embed(bytes.data(), bytes.size()));
+  }
 
-  /// True where a rel32 from anywhere near `base` reaches the address, with room for moving the code a little.
+  /// True where a rel32 from anywhere near `base` reaches the address, with room for moving the
+  /// code a little.
   bool is_near(TargetAddr address) const;
   /// A memory operand at a fixed address. Uses `scratch` for its address if it is not near.
   Mem at(TargetAddr address, const Gp& scratch);
@@ -70,7 +73,8 @@ class Emitter {
   bool clobbers_flags() const { return clobbers_flags_; }
   const std::vector<Relocation>& relocations() const { return relocations_; }
 
-  /// The bytes, for `base`. Errors: internal for anything AsmJit refused or a label that was never bound.
+  /// The bytes, for `base`. Errors: internal for anything AsmJit refused or a label that was never
+  /// bound.
   Result<std::vector<uint8_t>> finish();
 
  private:

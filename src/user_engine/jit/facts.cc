@@ -12,14 +12,17 @@ namespace {
 using Kind = Value::Kind;
 constexpr Value kAnything{Kind::kAny, 0};
 
-constexpr Value constant(uint64_t number) { return {Kind::kConst, static_cast<int64_t>(number)}; }
+constexpr Value constant(uint64_t number) {
+  return {Kind::kConst, static_cast<int64_t>(number)};
+}
 
 Value merge(const Value& a, const Value& b) {
   if (a.kind == Kind::kUnset || a == b) return b;
   return b.kind == Kind::kUnset ? a : kAnything;
 }
 
-// ---- arithmetic on constants -----------------------------------------------------------------------------------
+// ---- arithmetic on constants
+// -----------------------------------------------------------------------------------
 
 uint64_t sign_extend(uint64_t value, int bits) {
   int unused = 64 - bits;
@@ -79,7 +82,8 @@ bool compare(uint8_t op, Unsigned a, Unsigned b) {
   }
 }
 
-// ---- one instruction -------------------------------------------------------------------------------------------
+// ---- one instruction
+// -------------------------------------------------------------------------------------------
 
 Value source_value(const Insn& insn, const Registers& regs) {
   if (has_source_register(insn)) return regs[insn.src()];
@@ -102,7 +106,8 @@ Value alu_result(const Insn& insn, const Registers& regs) {
   bool needs_dst = operation(insn) != kMov;
   if (!src.is_const() || (needs_dst && !dst.is_const())) return moved_pointer(insn, dst, src);
   auto a = static_cast<uint64_t>(dst.number), b = static_cast<uint64_t>(src.number);
-  auto folded = is_alu64(insn) ? fold64(insn, a, b) : fold32(insn, static_cast<uint32_t>(a), static_cast<uint32_t>(b));
+  auto folded = is_alu64(insn) ? fold64(insn, a, b)
+                               : fold32(insn, static_cast<uint32_t>(a), static_cast<uint32_t>(b));
   return folded ? constant(*folded) : kAnything;
 }
 
@@ -111,7 +116,8 @@ Decision decide(const Insn& insn, const Registers& regs) {
   Value src = source_value(insn, regs);
   auto as_decision = [](bool taken) { return taken ? Decision::kTaken : Decision::kNotTaken; };
   bool wide = insn_class(insn) == kClassJmp;
-  bool is_address = dst.kind == Kind::kNonNull || dst.kind == Kind::kStack || dst.kind == Kind::kContext;
+  bool is_address =
+      dst.kind == Kind::kNonNull || dst.kind == Kind::kStack || dst.kind == Kind::kContext;
   if (wide && is_address && src == constant(0)) {
     if (operation(insn) == kJeq) return Decision::kNotTaken;
     if (operation(insn) == kJne) return Decision::kTaken;
@@ -119,11 +125,12 @@ Decision decide(const Insn& insn, const Registers& regs) {
   if (!dst.is_const() || !src.is_const()) return Decision::kOpen;
   auto a = static_cast<uint64_t>(dst.number), b = static_cast<uint64_t>(src.number);
   if (wide) return as_decision(compare<uint64_t, int64_t>(operation(insn), a, b));
-  return as_decision(
-      compare<uint32_t, int32_t>(operation(insn), static_cast<uint32_t>(a), static_cast<uint32_t>(b)));
+  return as_decision(compare<uint32_t, int32_t>(operation(insn), static_cast<uint32_t>(a),
+                                                static_cast<uint32_t>(b)));
 }
 
-// ---- calls -----------------------------------------------------------------------------------------------------
+// ---- calls
+// -----------------------------------------------------------------------------------------------------
 
 std::optional<uint32_t> constant_key(const bpf::CallFacts& call, const ArrayLayout& array) {
   if (!call.constant_key || call.constant_key->size() != sizeof(uint32_t)) return std::nullopt;
@@ -134,11 +141,13 @@ std::optional<uint32_t> constant_key(const bpf::CallFacts& call, const ArrayLayo
 }
 
 CallFacts plan_lookup(const bpf::CallFacts* call, const JitEnv& env) {
-  if (call == nullptr || call->map < 0 || static_cast<size_t>(call->map) >= env.maps.size()) return {};
+  if (call == nullptr || call->map < 0 || static_cast<size_t>(call->map) >= env.maps.size())
+    return {};
   const std::optional<ArrayLayout>& array = env.maps[call->map].array;
   if (!array || !env.inline_lookups) return {};
   if (auto key = constant_key(*call, *array)) {
-    return {array->cpu_stride == 0 ? CallPlan::kArrayAddress : CallPlan::kPerCpuAddress, &*array, *key};
+    return {array->cpu_stride == 0 ? CallPlan::kArrayAddress : CallPlan::kPerCpuAddress, &*array,
+            *key};
   }
   return {CallPlan::kIndex, &*array, 0};
 }
@@ -161,7 +170,8 @@ Value call_result(const CallFacts& call) {
   }
 }
 
-// ---- the walk --------------------------------------------------------------------------------------------------
+// ---- the walk
+// --------------------------------------------------------------------------------------------------
 
 class Walk {
  public:
@@ -229,8 +239,10 @@ class Walk {
     } else if (is_load(insn)) {
       regs[insn.dst()] = kAnything;
     } else if (is_atomic(insn)) {
-      if (insn.imm == kCmpXchg) regs[0] = kAnything;
-      else if ((insn.imm & kFetch) != 0) regs[insn.src()] = kAnything;
+      if (insn.imm == kCmpXchg)
+        regs[0] = kAnything;
+      else if ((insn.imm & kFetch) != 0)
+        regs[insn.src()] = kAnything;
     } else if (is_call(insn)) {
       for (int r = 1; r <= 5; ++r) regs[r] = kAnything;
       set(at, regs, 0, call_result(facts_.calls[at]));
@@ -255,7 +267,8 @@ class Walk {
   Result<void> check(size_t at) const {
     const Insn& insn = program_[at];
     if (is_lddw(insn)) return check_lddw(at, insn);
-    if (is_call(insn) && facts_.calls[at].plan == CallPlan::kHelper && !env_.helpers.contains(insn.imm)) {
+    if (is_call(insn) && facts_.calls[at].plan == CallPlan::kHelper &&
+        !env_.helpers.contains(insn.imm)) {
       return fail(ErrorCode::kInvalid, "insn {}: helper {} is not there", at, insn.imm);
     }
     bool is_access = is_load(insn) || is_store(insn) || is_atomic(insn);
@@ -264,9 +277,11 @@ class Walk {
 
   Result<void> check_lddw(size_t at, const Insn& insn) const {
     if (insn.src() != kPseudoNone && insn.src() != kPseudoMapIdx) {
-      return fail(ErrorCode::kInvalid, "insn {}: a 64-bit load of kind {} means nothing here", at, insn.src());
+      return fail(ErrorCode::kInvalid, "insn {}: a 64-bit load of kind {} means nothing here", at,
+                  insn.src());
     }
-    if (!facts_.result[at].is_known()) return fail(ErrorCode::kInvalid, "insn {}: no map {}", at, insn.imm);
+    if (!facts_.result[at].is_known())
+      return fail(ErrorCode::kInvalid, "insn {}: no map {}", at, insn.imm);
     return {};
   }
 
@@ -278,7 +293,8 @@ class Walk {
     int64_t low = on_stack ? -int64_t{kBpfStackBytes} : 0;
     int64_t high = on_stack ? 0 : static_cast<int64_t>(sizeof(abi::HitFrame));
     if (place->number < low || place->number + access_bytes(insn) > high) {
-      return fail(ErrorCode::kInvalid, "insn {}: an access outside the {}", at, on_stack ? "stack" : "context");
+      return fail(ErrorCode::kInvalid, "insn {}: an access outside the {}", at,
+                  on_stack ? "stack" : "context");
     }
     if (!on_stack && !is_load(insn)) {
       return fail(ErrorCode::kUnsupported, "insn {}: writing the context is not built yet", at);
@@ -296,7 +312,9 @@ class Walk {
 
 }  // namespace
 
-int base_register(const Insn& insn) { return is_load(insn) ? insn.src() : insn.dst(); }
+int base_register(const Insn& insn) {
+  return is_load(insn) ? insn.src() : insn.dst();
+}
 
 std::optional<int32_t> Facts::constant_source(const Program& program, size_t at) const {
   const Insn& insn = program[at];
@@ -307,7 +325,8 @@ std::optional<int32_t> Facts::constant_source(const Program& program, size_t at)
   if (!takes_register || is_byte_swap) return std::nullopt;
   const Value& value = before[at][insn.src()];
   if (!value.is_const()) return std::nullopt;
-  bool wide = insn_class(insn) == kClassStx ? access_bytes(insn) == 8 : is_alu64(insn) || insn_class(insn) == kClassJmp;
+  bool wide = insn_class(insn) == kClassStx ? access_bytes(insn) == 8
+                                            : is_alu64(insn) || insn_class(insn) == kClassJmp;
   auto low = static_cast<int32_t>(value.number);
   if (wide && low != value.number) return std::nullopt;
   return low;
@@ -321,7 +340,10 @@ std::optional<Value> Facts::known_place(const Program& program, size_t at) const
   return value;
 }
 
-Result<Facts> find_facts(const Program& program, const Shape& shape, const Analysis& analysis, const JitEnv& env) {
+Result<Facts> find_facts(const Program& program,
+                         const Shape& shape,
+                         const Analysis& analysis,
+                         const JitEnv& env) {
   return Walk(program, shape, analysis, env).run();
 }
 

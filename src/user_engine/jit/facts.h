@@ -1,8 +1,9 @@
 // Forward pass: what is known about registers before each instruction, without running it.
 //
-// Three kinds of knowledge pay in probe programs: constants (`r1 = 1; lock += r1` becomes `lock add $1`), places
-// relative to rsp (eBPF's stack and the context, which then need no register), and results of lookups that are
-// constant addresses in the target (arrays with a constant key). Everything else is kAny.
+// Three kinds of knowledge pay in probe programs: constants (`r1 = 1; lock += r1` becomes `lock add
+// $1`), places relative to rsp (eBPF's stack and the context, which then need no register), and
+// results of lookups that are constant addresses in the target (arrays with a constant key).
+// Everything else is kAny.
 #pragma once
 
 #include <array>
@@ -33,7 +34,9 @@ struct Value {
   constexpr bool operator==(const Value&) const = default;
   bool is_const() const { return kind == Kind::kConst; }
   /// Can be made again from nothing but rsp.
-  bool is_known() const { return kind == Kind::kConst || kind == Kind::kStack || kind == Kind::kContext; }
+  bool is_known() const {
+    return kind == Kind::kConst || kind == Kind::kStack || kind == Kind::kContext;
+  }
 };
 
 using Registers = std::array<Value, 11>;
@@ -58,24 +61,30 @@ struct CallFacts {
 enum class Decision : uint8_t { kOpen, kTaken, kNotTaken };
 
 struct Facts {
-  std::vector<Registers> before;     ///< by instruction; kUnset where it is never reached
+  std::vector<Registers> before;  ///< by instruction; kUnset where it is never reached
   std::vector<bool> reached;
-  std::vector<Decision> decision;    ///< of branches
-  std::vector<CallFacts> calls;      ///< by instruction
-  /// The instruction's only effect is that dst (r0 for a call) becomes this value, which is_known().
+  std::vector<Decision> decision;  ///< of branches
+  std::vector<CallFacts> calls;    ///< by instruction
+  /// The instruction's only effect is that dst (r0 for a call) becomes this value, which
+  /// is_known().
   std::vector<Value> result;
 
-  /// The constant that replaces the source register, sign-extended 32 bits; not set if there is none.
+  /// The constant that replaces the source register, sign-extended 32 bits; not set if there is
+  /// none.
   std::optional<int32_t> constant_source(const bpf::Program& program, size_t insn) const;
-  /// The place a load, store or atomic works on, where it needs no register: base value plus the instruction's offset.
+  /// The place a load, store or atomic works on, where it needs no register: base value plus the
+  /// instruction's offset.
   std::optional<Value> known_place(const bpf::Program& program, size_t insn) const;
 };
 
 /// The register that holds the address of a load, store or atomic.
 int base_register(const bpf::Insn& insn);
 
-/// Errors: invalid  a map or helper that env does not have, a fixed access outside the stack or the context
-Result<Facts> find_facts(const bpf::Program& program, const Shape& shape, const bpf::Analysis& analysis,
+/// Errors: invalid  a map or helper that env does not have, a fixed access outside the stack or the
+/// context
+Result<Facts> find_facts(const bpf::Program& program,
+                         const Shape& shape,
+                         const bpf::Analysis& analysis,
                          const JitEnv& env);
 
 }  // namespace spile::jit

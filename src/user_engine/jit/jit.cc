@@ -18,8 +18,8 @@ constexpr uint32_t kMaxCpuMask = 0xfff;
 Result<void> check_array(size_t map, const ArrayLayout& array) {
   constexpr uint32_t kMax = std::numeric_limits<int32_t>::max();
   bool sane = array.storage.value != 0 && array.max_entries > 0 && array.value_stride > 0 &&
-              array.value_stride <= kMax && array.cpu_stride <= kMax && array.cpu_mask <= kMaxCpuMask &&
-              std::has_single_bit(array.cpu_mask + 1);
+              array.value_stride <= kMax && array.cpu_stride <= kMax &&
+              array.cpu_mask <= kMaxCpuMask && std::has_single_bit(array.cpu_mask + 1);
   if (!sane) return fail(ErrorCode::kInvalid, "map {}: a layout that no array has", map);
   return {};
 }
@@ -32,19 +32,22 @@ Result<void> check_env(const JitEnv& env) {
   return {};
 }
 
-/// The smallest detour adds its frame and the return address; a body that does not fit even so is refused at once.
+/// The smallest detour adds its frame and the return address; a body that does not fit even so is
+/// refused at once.
 Result<void> check_stack(const Body& body) {
   uint64_t least = abi::kRedZoneBytes + sizeof(abi::HitFrame) + 8 + body.stack_bytes;
   if (least > abi::kMaxHitStackBytes) {
-    return fail(ErrorCode::kUnsafe, "a hit would use {} bytes of the target's stack, more than {}", least,
-                abi::kMaxHitStackBytes);
+    return fail(ErrorCode::kUnsafe, "a hit would use {} bytes of the target's stack, more than {}",
+                least, abi::kMaxHitStackBytes);
   }
   return {};
 }
 
 }  // namespace
 
-Result<Body> compile(const bpf::Program& program, const bpf::Analysis& analysis, const JitEnv& env) {
+Result<Body> compile(const bpf::Program& program,
+                     const bpf::Analysis& analysis,
+                     const JitEnv& env) {
   SPILE_TRY_VOID(check_env(env));
   if (analysis.insns.size() != program.size()) {
     return fail(ErrorCode::kInvalid, "the analysis is of another program");

@@ -1,9 +1,9 @@
 #include "user_engine/jit/jit.h"
 
+#include <gtest/gtest.h>
+
 #include <cstdlib>
 #include <functional>
-
-#include <gtest/gtest.h>
 
 #include "bpf/disasm.h"
 #include "bpf/random_program.h"
@@ -20,7 +20,8 @@ using bpf::Insn;
 using bpf::Program;
 using bpf::Reg;
 
-// ---- the same result as the interpreter ------------------------------------------------------------------------
+// ---- the same result as the interpreter
+// ------------------------------------------------------------------------
 
 TEST(JitConformance, EveryOpcodeGivesItsResult) {
   for (const bpf::OpcodeCase& test : bpf::opcode_cases()) {
@@ -30,13 +31,16 @@ TEST(JitConformance, EveryOpcodeGivesItsResult) {
       env.optimise = optimise;
       Body body = world.compile(test.program, env);
       EXPECT_EQ(run_body(body), test.expected) << test.name << " optimise " << optimise;
-      EXPECT_LE(body.bytes.size(), test.program.size() * kMaxBytesPerInsn + kMaxBodyOverheadBytes) << test.name;
+      EXPECT_LE(body.bytes.size(), test.program.size() * kMaxBytesPerInsn + kMaxBodyOverheadBytes)
+          << test.name;
     }
   }
 }
 
 /// `count` programs from a seed, each compiled twice, optimised and as it stands.
-void compare_random_programs(uint64_t first_seed, uint64_t count, const bpf::RandomProgramOptions& options) {
+void compare_random_programs(uint64_t first_seed,
+                             uint64_t count,
+                             const bpf::RandomProgramOptions& options) {
   std::optional<World> world;
   for (uint64_t seed = first_seed; seed < first_seed + count; ++seed) {
     if (seed % 16 == 0 || !world) world.emplace();
@@ -67,7 +71,8 @@ TEST(JitConformance, ShortRandomProgramsGiveWhatTheInterpreterGives) {
   compare_random_programs(1'000'000, random_programs() / 2, {.operations = 12});
 }
 
-// ---- optimisations ---------------------------------------------------------------------------------------------
+// ---- optimisations
+// ---------------------------------------------------------------------------------------------
 
 TEST(Jit, CounterNeedsTwoRegistersAndNoStack) {
   World world;
@@ -79,7 +84,8 @@ TEST(Jit, CounterNeedsTwoRegistersAndNoStack) {
   EXPECT_EQ(body.reads, 0u);
   EXPECT_EQ(body.stack_bytes, 0u);
   EXPECT_FALSE(body.calls_helpers);
-  // The lock prefix stays: between reading the CPU's number and adding, the thread may move to another CPU.
+  // The lock prefix stays: between reading the CPU's number and adding, the thread may move to
+  // another CPU.
   EXPECT_NE(to_text(body).find("lock add"), std::string::npos) << to_text(body);
   for (int i = 0; i < 1000; ++i) run_body(body);
   EXPECT_EQ(world.map(map).sum(0), 1000u);
@@ -308,7 +314,8 @@ TEST(Jit, EmptyProgramHasNoCode) {
   EXPECT_EQ(body.clobbers, 0u);
 }
 
-// ---- loops and their budget ------------------------------------------------------------------------------------
+// ---- loops and their budget
+// ------------------------------------------------------------------------------------
 
 /// Counts in map[0] as often as the loop runs; the bound is *(u64*)(ctx + di).
 Program loop_program(int map) {
@@ -365,7 +372,8 @@ TEST(JitBudget, AllowsExactlyAsManyJumpsBack) {
   EXPECT_EQ(missed, 1u);
 }
 
-// ---- what it refuses -------------------------------------------------------------------------------------------
+// ---- what it refuses
+// -------------------------------------------------------------------------------------------
 
 /// A checker that says yes to everything: what is refused then is refused by the JIT alone.
 bpf::Analysis blind_faith(const Program& program) {
@@ -375,7 +383,8 @@ bpf::Analysis blind_faith(const Program& program) {
   return analysis;
 }
 
-std::string refusal(const Program& program, const std::function<void(JitEnv&)>& change = [](JitEnv&) {}) {
+std::string refusal(
+    const Program& program, const std::function<void(JitEnv&)>& change = [](JitEnv&) {}) {
   World world;
   world.add_array(1);
   JitEnv env = world.env();
@@ -388,9 +397,12 @@ constexpr Insn kExit{bpf::kClassJmp | bpf::kExit, 0, 0, 0};
 constexpr uint8_t kLddw = bpf::kClassLd | bpf::kSizeDw | bpf::kModeImm;
 
 TEST(JitRefuses, AJumpBeyondTheEnd) {
-  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kJa, 0, 1, 0}, kExit}), "insn 0: goes beyond the end of the program");
-  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kJa, 0, -2, 0}, kExit}), "insn 0: goes beyond the end of the program");
-  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kJeq, 0, 32767, 0}, kExit}), "insn 0: goes beyond the end of the program");
+  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kJa, 0, 1, 0}, kExit}),
+            "insn 0: goes beyond the end of the program");
+  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kJa, 0, -2, 0}, kExit}),
+            "insn 0: goes beyond the end of the program");
+  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kJeq, 0, 32767, 0}, kExit}),
+            "insn 0: goes beyond the end of the program");
   EXPECT_EQ(refusal({{bpf::kClassJmp32 | bpf::kJa, 0, 0, INT32_MAX}, kExit}),
             "insn 0: goes beyond the end of the program");
   EXPECT_EQ(refusal({{bpf::kClassJmp32 | bpf::kJa, 0, 0, INT32_MIN}, kExit}),
@@ -398,7 +410,8 @@ TEST(JitRefuses, AJumpBeyondTheEnd) {
 }
 
 TEST(JitRefuses, AProgramThatFallsOffItsEnd) {
-  EXPECT_EQ(refusal({{bpf::kClassAlu64 | bpf::kMov, 0, 0, 1}}), "insn 0: goes beyond the end of the program");
+  EXPECT_EQ(refusal({{bpf::kClassAlu64 | bpf::kMov, 0, 0, 1}}),
+            "insn 0: goes beyond the end of the program");
   EXPECT_EQ(refusal({}), "an empty program");
 }
 
@@ -415,7 +428,8 @@ TEST(JitRefuses, HalfA64BitLoad) {
 TEST(JitRefuses, UnknownOpcodesAndRegisters) {
   EXPECT_EQ(refusal({{0xff, 0, 0, 0}, kExit}), "insn 0: unknown opcode 0xff");
   EXPECT_EQ(refusal({{bpf::kClassAlu64 | bpf::kMov, 11, 0, 0}, kExit}), "insn 0: no such register");
-  EXPECT_EQ(refusal({{bpf::kClassAlu64 | bpf::kMov | bpf::kSrcX, 0xf0, 0, 0}, kExit}), "insn 0: no such register");
+  EXPECT_EQ(refusal({{bpf::kClassAlu64 | bpf::kMov | bpf::kSrcX, 0xf0, 0, 0}, kExit}),
+            "insn 0: no such register");
   EXPECT_EQ(refusal({{bpf::kClassAlu64 | bpf::kMov, 10, 0, 0}, kExit}), "insn 0: r10 is read-only");
 }
 
@@ -426,8 +440,10 @@ TEST(JitRefuses, LocalCallsInWords) {
 
 TEST(JitRefuses, MapsAndHelpersThatAreNotThere) {
   EXPECT_EQ(refusal({{kLddw, 0x51, 0, 7}, {0, 0, 0, 0}, kExit}), "insn 0: no map 7");
-  EXPECT_EQ(refusal({{kLddw, 0x11, 0, 7}, {0, 0, 0, 0}, kExit}), "insn 0: a 64-bit load of kind 1 means nothing here");
-  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kCall, 0, 0, 9999}, kExit}), "insn 0: helper 9999 is not there");
+  EXPECT_EQ(refusal({{kLddw, 0x11, 0, 7}, {0, 0, 0, 0}, kExit}),
+            "insn 0: a 64-bit load of kind 1 means nothing here");
+  EXPECT_EQ(refusal({{bpf::kClassJmp | bpf::kCall, 0, 0, 9999}, kExit}),
+            "insn 0: helper 9999 is not there");
 }
 
 TEST(JitRefuses, FixedAccessesOutsideStackAndContext) {
@@ -456,19 +472,23 @@ TEST(JitRefuses, AnalysisOfAnotherProgram) {
 
 TEST(JitRefuses, LayoutsThatNoArrayHas) {
   Program program = {{bpf::kClassAlu64 | bpf::kMov, 0, 0, 1}, kExit};
-  auto with = [&](auto change) { return refusal(program, [&](JitEnv& env) { change(*env.maps[0].array); }); };
+  auto with = [&](auto change) {
+    return refusal(program, [&](JitEnv& env) { change(*env.maps[0].array); });
+  };
   EXPECT_EQ(with([](ArrayLayout&) {}), "accepted");
   EXPECT_EQ(with([](ArrayLayout& a) { a.cpu_mask = 5; }), "map 0: a layout that no array has");
   EXPECT_EQ(with([](ArrayLayout& a) { a.cpu_mask = 0xffff; }), "map 0: a layout that no array has");
   EXPECT_EQ(with([](ArrayLayout& a) { a.max_entries = 0; }), "map 0: a layout that no array has");
-  EXPECT_EQ(with([](ArrayLayout& a) { a.storage = TargetAddr(0); }), "map 0: a layout that no array has");
+  EXPECT_EQ(with([](ArrayLayout& a) { a.storage = TargetAddr(0); }),
+            "map 0: a layout that no array has");
 }
 
 TEST(JitRefuses, AHelperOutOfReach) {
   Program program = {{bpf::kClassJmp | bpf::kCall, 0, 0, 12}, kExit};
-  EXPECT_NE(refusal(program, [](JitEnv& env) { env.helpers[12] = {env.base + (uint64_t{8} << 30), 8}; })
-                .find("a call beyond 2 GiB"),
-            std::string::npos);
+  EXPECT_NE(
+      refusal(program, [](JitEnv& env) { env.helpers[12] = {env.base + (uint64_t{8} << 30), 8}; })
+          .find("a call beyond 2 GiB"),
+      std::string::npos);
 }
 
 }  // namespace

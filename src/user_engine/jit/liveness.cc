@@ -12,7 +12,9 @@ namespace {
 
 using Kind = Value::Kind;
 
-constexpr uint16_t reg_bit(int reg) { return static_cast<uint16_t>(1u << reg); }
+constexpr uint16_t reg_bit(int reg) {
+  return static_cast<uint16_t>(1u << reg);
+}
 
 /// Bytes of eBPF's stack, as an offset from r10 - 512 and a length.
 struct StackRange {
@@ -21,11 +23,11 @@ struct StackRange {
 
 /// What one instruction takes and makes.
 struct Effects {
-  uint16_t uses = 0, kills = 0;            ///< registers
+  uint16_t uses = 0, kills = 0;  ///< registers
   std::vector<StackRange> stack_uses;
   bool uses_all_stack = false;
-  StackRange stack_kill;                   ///< a store of known place
-  bool must_stay = false;                  ///< has an effect beyond registers and stack
+  StackRange stack_kill;   ///< a store of known place
+  bool must_stay = false;  ///< has an effect beyond registers and stack
 };
 
 bool is_pure_helper(int32_t helper) {
@@ -49,12 +51,17 @@ bool is_pointer_argument(ArgType type) {
 std::array<ArgType, 5> argument_types(const Insn& insn) {
   const HelperSignature* signature = find_helper(insn.imm);
   if (signature != nullptr) return signature->args;
-  return {ArgType::kAddress, ArgType::kAddress, ArgType::kAddress, ArgType::kAddress, ArgType::kAddress};
+  return {ArgType::kAddress, ArgType::kAddress, ArgType::kAddress, ArgType::kAddress,
+          ArgType::kAddress};
 }
 
 class Pass {
  public:
-  Pass(const Program& program, const Shape& shape, const Analysis& analysis, const Facts& facts, const JitEnv& env)
+  Pass(const Program& program,
+       const Shape& shape,
+       const Analysis& analysis,
+       const Facts& facts,
+       const JitEnv& env)
       : program_(program), shape_(shape), analysis_(analysis), facts_(facts), env_(env) {}
 
   Liveness run() {
@@ -112,7 +119,8 @@ class Pass {
 
   static Live flow_back(const Effects& effects, Live live) {
     live.registers = static_cast<uint16_t>((live.registers & ~effects.kills) | effects.uses);
-    for (size_t i = 0; i < effects.stack_kill.size; ++i) live.stack.reset(effects.stack_kill.begin + i);
+    for (size_t i = 0; i < effects.stack_kill.size; ++i)
+      live.stack.reset(effects.stack_kill.begin + i);
     for (const StackRange& range : effects.stack_uses) {
       for (size_t i = 0; i < range.size; ++i) live.stack.set(range.begin + i);
     }
@@ -120,7 +128,8 @@ class Pass {
     return live;
   }
 
-  // ---- effects -------------------------------------------------------------------------------------------------
+  // ---- effects
+  // -------------------------------------------------------------------------------------------------
 
   Effects find_effects(size_t at) const {
     const Insn& insn = program_[at];
@@ -155,7 +164,8 @@ class Pass {
   void add_read(size_t at, const Insn& insn, Effects& effects) const {
     auto place = facts_.known_place(program_, at);
     if (!place) effects.uses |= reg_bit(base_register(insn));
-    if (place && place->kind == Kind::kStack) effects.stack_uses.push_back(stack_range(*place, access_bytes(insn)));
+    if (place && place->kind == Kind::kStack)
+      effects.stack_uses.push_back(stack_range(*place, access_bytes(insn)));
     bool may_be_stack = memory(at) == Memory::kStack || memory(at) == Memory::kMixed;
     if (!place && may_be_stack) effects.uses_all_stack = true;
   }
@@ -171,8 +181,10 @@ class Pass {
     if (insn_class(insn) == kClassStx) effects.uses = source_use(at, insn);
     auto place = facts_.known_place(program_, at);
     if (!place) effects.uses |= reg_bit(insn.dst());
-    if (place && place->kind == Kind::kStack) effects.stack_kill = stack_range(*place, access_bytes(insn));
-    else effects.must_stay = true;
+    if (place && place->kind == Kind::kStack)
+      effects.stack_kill = stack_range(*place, access_bytes(insn));
+    else
+      effects.must_stay = true;
     return effects;
   }
 
@@ -215,11 +227,13 @@ class Pass {
   Memory memory(size_t at) const { return analysis_.insns[at].memory; }
 
   static StackRange stack_range(const Value& place, int bytes) {
-    auto begin = static_cast<size_t>(std::clamp<int64_t>(place.number + kBpfStackBytes, 0, kBpfStackBytes));
+    auto begin =
+        static_cast<size_t>(std::clamp<int64_t>(place.number + kBpfStackBytes, 0, kBpfStackBytes));
     return {begin, std::min<size_t>(bytes, kBpfStackBytes - begin)};
   }
 
-  // ---- how much stack and context the kept instructions touch --------------------------------------------------
+  // ---- how much stack and context the kept instructions touch
+  // --------------------------------------------------
 
   void note_memory(size_t at) {
     const Insn& insn = program_[at];
@@ -245,7 +259,8 @@ class Pass {
   }
 
   void note_context(int64_t offset, int bytes) {
-    for (int64_t word = offset / 8; word <= (offset + bytes - 1) / 8; ++word) out_.context_reads |= SlotMask{1} << word;
+    for (int64_t word = offset / 8; word <= (offset + bytes - 1) / 8; ++word)
+      out_.context_reads |= SlotMask{1} << word;
   }
 
   void note_unknown_place(Memory memory) {
@@ -283,7 +298,10 @@ class Pass {
 
 }  // namespace
 
-Liveness find_liveness(const Program& program, const Shape& shape, const Analysis& analysis, const Facts& facts,
+Liveness find_liveness(const Program& program,
+                       const Shape& shape,
+                       const Analysis& analysis,
+                       const Facts& facts,
                        const JitEnv& env) {
   return Pass(program, shape, analysis, facts, env).run();
 }

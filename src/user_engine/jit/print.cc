@@ -1,10 +1,10 @@
 #include "user_engine/jit/print.h"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <span>
 #include <string_view>
-
-#include <fmt/format.h>
 
 #include "x86/format.h"
 
@@ -13,8 +13,8 @@ namespace spile::jit {
 namespace {
 
 constexpr std::array<std::string_view, sizeof(abi::HitFrame) / 8> kSlotNames = {
-    "r15", "r14", "r13", "r12", "rbp", "rbx",     "r11", "r10", "r9",    "r8",  "rax",
-    "rcx", "rdx", "rsi", "rdi", "orig_ax", "ip",  "cs",  "flags", "sp",  "ss",  "cookie"};
+    "r15", "r14", "r13", "r12", "rbp",     "rbx", "r11", "r10",   "r9", "r8", "rax",
+    "rcx", "rdx", "rsi", "rdi", "orig_ax", "ip",  "cs",  "flags", "sp", "ss", "cookie"};
 
 }  // namespace
 
@@ -27,17 +27,19 @@ std::string slot_names(SlotMask mask) {
 }
 
 std::string to_text(const Body& body) {
-  return fmt::format("; body at {}: {} bytes, stack {}, reads {}, destroys {}{}\n{}", body.base, body.bytes.size(),
-                     body.stack_bytes, slot_names(body.reads), slot_names(body.clobbers),
-                     body.clobbers_flags ? " flags" : "", x86::format_code(body.bytes, body.base));
+  return fmt::format("; body at {}: {} bytes, stack {}, reads {}, destroys {}{}\n{}", body.base,
+                     body.bytes.size(), body.stack_bytes, slot_names(body.reads),
+                     slot_names(body.clobbers), body.clobbers_flags ? " flags" : "",
+                     x86::format_code(body.bytes, body.base));
 }
 
 std::string to_text(const Detour& detour, TargetAddr at) {
   std::span<const uint8_t> bytes = detour.bytes;
-  return fmt::format("; detour at {}: {} bytes, stack {}{}\n{}; displaced\n{}", at, bytes.size(), detour.stack_bytes,
-                     detour.inlined ? ", program inlined" : "",
-                     x86::format_code(bytes.first(detour.displaced_offset), at),
-                     x86::format_code(bytes.subspan(detour.displaced_offset), at + detour.displaced_offset));
+  return fmt::format(
+      "; detour at {}: {} bytes, stack {}{}\n{}; displaced\n{}", at, bytes.size(),
+      detour.stack_bytes, detour.inlined ? ", program inlined" : "",
+      x86::format_code(bytes.first(detour.displaced_offset), at),
+      x86::format_code(bytes.subspan(detour.displaced_offset), at + detour.displaced_offset));
 }
 
 }  // namespace spile::jit

@@ -1,10 +1,11 @@
-// Random programs in the shape that probe programs have: context, stack, maps, helpers, null checks. They are what the
-// optimisations work on (facts.h, liveness.h), so each is run as it stands, optimised and with and without inlined
-// lookups, and compared with the interpreter: r0, every map value, every register that a body may not touch.
+// Random programs in the shape that probe programs have: context, stack, maps, helpers, null
+// checks. They are what the optimisations work on (facts.h, liveness.h), so each is run as it
+// stands, optimised and with and without inlined lookups, and compared with the interpreter: r0,
+// every map value, every register that a body may not touch.
+#include <gtest/gtest.h>
+
 #include <cstdlib>
 #include <random>
-
-#include <gtest/gtest.h>
 
 #include "bpf/disasm.h"
 #include "user_engine/jit/print.h"
@@ -19,7 +20,7 @@ using bpf::Helper;
 using bpf::Program;
 using bpf::Reg;
 
-constexpr int kSlots = 12;        // 8-byte stack slots, all initialised first
+constexpr int kSlots = 12;  // 8-byte stack slots, all initialised first
 constexpr uint32_t kEntries = 6;
 uint64_t readable_memory[4] = {11, 22, 33, 44};
 
@@ -52,7 +53,9 @@ class Generator {
       case 0: return b_.load(1 << pick(4), number(), Reg::r6, context_offset());
       case 1: return arithmetic();
       case 2: return b_.store(8, Reg::r10, any_slot(), number());
-      case 3: return b_.store(1 << pick(3), Reg::r10, static_cast<int16_t>(any_slot() + 4 * pick(2)), number());
+      case 3:
+        return b_.store(1 << pick(3), Reg::r10, static_cast<int16_t>(any_slot() + 4 * pick(2)),
+                        number());
       case 4: return b_.store_imm(4, Reg::r10, any_slot(), pick(100));
       case 5: return b_.load(1 << pick(4), number(), Reg::r10, any_slot());
       case 6: return depth > 0 ? branch(depth) : arithmetic();
@@ -65,8 +68,9 @@ class Generator {
   }
 
   void arithmetic() {
-    static constexpr uint8_t kOps[] = {bpf::kAdd, bpf::kSub, bpf::kMul, bpf::kDiv, bpf::kOr,  bpf::kAnd, bpf::kLsh,
-                                       bpf::kRsh, bpf::kMod, bpf::kXor, bpf::kMov, bpf::kArsh};
+    static constexpr uint8_t kOps[] = {bpf::kAdd, bpf::kSub, bpf::kMul, bpf::kDiv,
+                                       bpf::kOr,  bpf::kAnd, bpf::kLsh, bpf::kRsh,
+                                       bpf::kMod, bpf::kXor, bpf::kMov, bpf::kArsh};
     uint8_t op = kOps[pick(std::size(kOps))];
     bool is_shift = op == bpf::kLsh || op == bpf::kRsh || op == bpf::kArsh;
     bool divides = op == bpf::kDiv || op == bpf::kMod;
@@ -80,11 +84,14 @@ class Generator {
   }
 
   void branch(int depth) {
-    static constexpr uint8_t kOps[] = {bpf::kJeq, bpf::kJne, bpf::kJgt, bpf::kJlt, bpf::kJsge, bpf::kJsle, bpf::kJset};
+    static constexpr uint8_t kOps[] = {bpf::kJeq,  bpf::kJne,  bpf::kJgt, bpf::kJlt,
+                                       bpf::kJsge, bpf::kJsle, bpf::kJset};
     auto over = b_.new_label();
     uint8_t op = kOps[pick(std::size(kOps))];
-    if (pick(2) == 0) b_.jump_if(op, number(), number(), over);
-    else b_.jump_if_imm(op, number(), pick(10), over);
+    if (pick(2) == 0)
+      b_.jump_if(op, number(), number(), over);
+    else
+      b_.jump_if_imm(op, number(), pick(10), over);
     block(3, depth - 1);
     if (pick(2) == 0) return b_.bind(over);
     auto end = b_.new_label();
@@ -121,7 +128,8 @@ class Generator {
     b_.call(Helper::kProbeReadUser);
   }
 
-  /// Through a pointer that was spilled, moved or is variable: what liveness must not lose track of.
+  /// Through a pointer that was spilled, moved or is variable: what liveness must not lose track
+  /// of.
   void stack_pointer() {
     b_.mov(Reg::r1, Reg::r10);
     b_.alu_imm(bpf::kAdd, Reg::r1, slot(kSlots - 1));
@@ -139,8 +147,10 @@ class Generator {
       }
       default: break;
     }
-    if (pick(2) == 0) b_.load(8, number(), Reg::r1, 0);
-    else b_.store(8, Reg::r1, 0, number());
+    if (pick(2) == 0)
+      b_.load(8, number(), Reg::r1, 0);
+    else
+      b_.store(8, Reg::r1, 0, number());
   }
 
   void lookup() {
@@ -207,7 +217,8 @@ struct Outcome {
 enum class How { kInterpreter, kPlain, kOptimised, kNotInlined };
 
 /// Arrays only: a per-CPU value read back is another one after a migration.
-Outcome run(const Program& program, How how, const abi::HitFrame& frame, uint64_t seed, std::string& text) {
+Outcome run(
+    const Program& program, How how, const abi::HitFrame& frame, uint64_t seed, std::string& text) {
   World world;
   for (int i = 0; i < 3; ++i) world.add_array(kEntries, 16);
   Outcome outcome;
@@ -255,10 +266,12 @@ TEST(JitConformance, RandomProbeProgramsDoWhatTheInterpreterDoes) {
     Outcome expected = run(program, How::kInterpreter, frame, seed, text);
     for (How how : {How::kPlain, How::kOptimised, How::kNotInlined}) {
       Outcome outcome = run(program, how, frame, seed, text);
-      ASSERT_EQ(outcome.r0, expected.r0) << "seed " << seed << " how " << static_cast<int>(how) << "\n"
-                                         << bpf::disassemble(program) << text;
-      ASSERT_EQ(outcome.map_sums, expected.map_sums) << "seed " << seed << " how " << static_cast<int>(how) << "\n"
-                                                     << bpf::disassemble(program) << text;
+      ASSERT_EQ(outcome.r0, expected.r0)
+          << "seed " << seed << " how " << static_cast<int>(how) << "\n"
+          << bpf::disassemble(program) << text;
+      ASSERT_EQ(outcome.map_sums, expected.map_sums)
+          << "seed " << seed << " how " << static_cast<int>(how) << "\n"
+          << bpf::disassemble(program) << text;
     }
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
   }

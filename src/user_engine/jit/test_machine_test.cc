@@ -16,10 +16,12 @@ extern "C" {
 void spile_jt_run();
 }
 
-#define FOR_EACH_GPR(X) \
-  X(0, rax) X(1, rcx) X(2, rdx) X(3, rbx) X(5, rbp) X(6, rsi) X(7, rdi) X(8, r8) X(9, r9) X(10, r10) X(11, r11) \
-  X(12, r12) X(13, r13) X(14, r14) X(15, r15)
-#define FOR_EACH_XMM(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define FOR_EACH_GPR(X)                                                                    \
+  X(0, rax)                                                                                \
+  X(1, rcx) X(2, rdx) X(3, rbx) X(5, rbp) X(6, rsi) X(7, rdi) X(8, r8) X(9, r9) X(10, r10) \
+      X(11, r11) X(12, r12) X(13, r13) X(14, r14) X(15, r15)
+#define FOR_EACH_XMM(X) \
+  X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define LOAD_GPR(i, r) "mov spile_jt_gpr+8*" #i "(%rip), %" #r "\n"
 #define STORE_GPR(i, r) "mov %" #r ", spile_jt_gpr+8*" #i "(%rip)\n"
 #define LOAD_XMM(i) "movdqu spile_jt_xmm+16*" #i "(%rip), %xmm" #i "\n"
@@ -43,7 +45,10 @@ asm(".text\n.globl spile_jt_run\n.hidden spile_jt_run\n.type spile_jt_run,@funct
     "popfq\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n"
     ".size spile_jt_run, .-spile_jt_run\n");
 
-CpuState run_with_state(uint64_t code, const CpuState& state, const abi::HitFrame& frame, uint64_t misalign_bytes) {
+CpuState run_with_state(uint64_t code,
+                        const CpuState& state,
+                        const abi::HitFrame& frame,
+                        uint64_t misalign_bytes) {
   std::memcpy(spile_jt_gpr, state.gpr.data(), sizeof spile_jt_gpr);
   std::memcpy(spile_jt_xmm, state.xmm.data(), sizeof spile_jt_xmm);
   spile_jt_flags = state.flags;
@@ -60,7 +65,8 @@ CpuState run_with_state(uint64_t code, const CpuState& state, const abi::HitFram
 
 CpuState distinct_state(uint64_t seed, uint64_t flags) {
   CpuState state;
-  for (size_t i = 0; i < state.gpr.size(); ++i) state.gpr[i] = (seed + 1) * 0x9e3779b97f4a7c15 + i * 0x0101010101010101;
+  for (size_t i = 0; i < state.gpr.size(); ++i)
+    state.gpr[i] = (seed + 1) * 0x9e3779b97f4a7c15 + i * 0x0101010101010101;
   state.gpr[kRsp] = 0;
   for (size_t i = 0; i < state.xmm.size(); ++i) state.xmm[i] = {seed + i, ~(seed * 3 + i)};
   state.flags = flags | 0x202;  // IF and the bit that is always set

@@ -1,11 +1,12 @@
-// Test support: maps, helpers and programs as the code generator writes them, compiled for this process.
+// Test support: maps, helpers and programs as the code generator writes them, compiled for this
+// process.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <cstdint>
 #include <deque>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "bpf/builder.h"
 #include "bpf/checker.h"
@@ -21,7 +22,8 @@ struct TestMap {
   std::vector<uint8_t> storage;
 
   uint64_t* value(uint32_t key, uint32_t cpu = 0) {
-    return reinterpret_cast<uint64_t*>(storage.data() + uint64_t{key} * value_stride + uint64_t{cpu} * cpu_stride);
+    return reinterpret_cast<uint64_t*>(storage.data() + uint64_t{key} * value_stride +
+                                       uint64_t{cpu} * cpu_stride);
   }
   /// Of all CPUs.
   uint64_t sum(uint32_t key);
@@ -39,7 +41,8 @@ class World {
   int add_per_cpu_array(uint32_t max_entries, uint32_t value_size = 8);
   TestMap& map(int index) { return maps_[index]; }
 
-  /// A JitEnv for the next free place, with every helper of this file; not inlined lookups count their calls.
+  /// A JitEnv for the next free place, with every helper of this file; not inlined lookups count
+  /// their calls.
   JitEnv env();
   /// Checks, compiles with `env` and puts the code where the env says.
   Body compile(const bpf::Program& program, const JitEnv& env);
@@ -54,11 +57,12 @@ class World {
   int add(uint32_t max_entries, uint32_t value_size, bool per_cpu);
 
   std::deque<TestMap> maps_;
-  bpf::CheckEnv check_env_{.context_size = sizeof(abi::HitFrame) - 8, .maps = {}, .helpers = {}, .limits = {}};
+  bpf::CheckEnv check_env_{
+      .context_size = sizeof(abi::HitFrame) - 8, .maps = {}, .helpers = {}, .limits = {}};
 };
 
-/// `return r0` of a body, run with registers that hold rubbish. Fails the test if a register changed that is not in
-/// Body::clobbers, or anything else that a body may not touch.
+/// `return r0` of a body, run with registers that hold rubbish. Fails the test if a register
+/// changed that is not in Body::clobbers, or anything else that a body may not touch.
 uint64_t run_body(const Body& body, const abi::HitFrame& frame = {}, uint64_t seed = 1);
 
 /// @[key] = count(): lookup, null check, atomic add of 1.

@@ -16,15 +16,18 @@ uint64_t lookup_calls = 0, time_calls = 0;
 
 namespace {
 
-/// Leaves rubbish in every register that a C function may destroy, as the optimiser of a real helper might.
+/// Leaves rubbish in every register that a C function may destroy, as the optimiser of a real
+/// helper might.
 void scribble() {
   asm volatile(
-      "mov $-1, %%rcx\n mov %%rcx, %%rdx\n mov %%rcx, %%rsi\n mov %%rcx, %%rdi\n mov %%rcx, %%r8\n mov %%rcx, %%r9\n"
+      "mov $-1, %%rcx\n mov %%rcx, %%rdx\n mov %%rcx, %%rsi\n mov %%rcx, %%rdi\n mov %%rcx, %%r8\n "
+      "mov %%rcx, %%r9\n"
       "mov %%rcx, %%r10\n mov %%rcx, %%r11\n" ::
           : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11");
 }
 
-// Compiled like any C function of a test: a body promises no stack alignment, so they make their own.
+// Compiled like any C function of a test: a body promises no stack alignment, so they make their
+// own.
 [[gnu::force_align_arg_pointer]] uint64_t lookup(TestMap* map, const uint32_t* key) {
   __atomic_add_fetch(&lookup_calls, 1, __ATOMIC_RELAXED);
   scribble();
@@ -61,12 +64,17 @@ int World::add(uint32_t max_entries, uint32_t value_size, bool per_cpu) {
   uint32_t cpu_stride = per_cpu ? (stride * max_entries + 63) / 64 * 64 : 0;
   size_t bytes = per_cpu ? size_t{cpu_stride} * kTestCpus : size_t{stride} * max_entries;
   maps_.push_back({stride, cpu_stride, max_entries, std::vector<uint8_t>(bytes)});
-  check_env_.maps.push_back({per_cpu ? bpf::MapKind::kPerCpuArray : bpf::MapKind::kArray, 4, value_size, max_entries});
+  check_env_.maps.push_back(
+      {per_cpu ? bpf::MapKind::kPerCpuArray : bpf::MapKind::kArray, 4, value_size, max_entries});
   return static_cast<int>(maps_.size()) - 1;
 }
 
-int World::add_array(uint32_t max_entries, uint32_t value_size) { return add(max_entries, value_size, false); }
-int World::add_per_cpu_array(uint32_t max_entries, uint32_t value_size) { return add(max_entries, value_size, true); }
+int World::add_array(uint32_t max_entries, uint32_t value_size) {
+  return add(max_entries, value_size, false);
+}
+int World::add_per_cpu_array(uint32_t max_entries, uint32_t value_size) {
+  return add(max_entries, value_size, true);
+}
 
 JitEnv World::env() {
   JitEnv env;
@@ -79,14 +87,16 @@ JitEnv World::env() {
                    {static_cast<int32_t>(Helper::kProbeReadUser), helper(&read_memory)}};
   }
   for (TestMap& map : maps_) {
-    ArrayLayout layout{TargetAddr(reinterpret_cast<uint64_t>(map.storage.data())), map.value_stride, map.cpu_stride,
-                       map.cpu_stride == 0 ? 0 : kTestCpus - 1, map.max_entries};
+    ArrayLayout layout{TargetAddr(reinterpret_cast<uint64_t>(map.storage.data())), map.value_stride,
+                       map.cpu_stride, map.cpu_stride == 0 ? 0 : kTestCpus - 1, map.max_entries};
     env.maps.push_back({TargetAddr(reinterpret_cast<uint64_t>(&map)), layout});
   }
   return env;
 }
 
-Result<bpf::Analysis> World::check(const bpf::Program& program) const { return bpf::check(program, check_env_); }
+Result<bpf::Analysis> World::check(const bpf::Program& program) const {
+  return bpf::check(program, check_env_);
+}
 
 Body World::compile(const bpf::Program& program, const JitEnv& jit_env) {
   auto analysis = check(program);
@@ -108,13 +118,16 @@ uint64_t World::interpret(const bpf::Program& program, const abi::HitFrame& fram
   helpers.set(Helper::kMapLookupElem, [](uint64_t map, uint64_t key, uint64_t, uint64_t, uint64_t) {
     return lookup(reinterpret_cast<TestMap*>(map), reinterpret_cast<const uint32_t*>(key));
   });
-  helpers.set(Helper::kProbeReadUser, [](uint64_t to, uint64_t size, uint64_t from, uint64_t, uint64_t) {
-    return read_memory(reinterpret_cast<void*>(to), size, reinterpret_cast<const void*>(from));
-  });
-  helpers.set(Helper::kGetAttachCookie, [&](uint64_t, uint64_t, uint64_t, uint64_t, uint64_t) { return frame.cookie; });
+  helpers.set(
+      Helper::kProbeReadUser, [](uint64_t to, uint64_t size, uint64_t from, uint64_t, uint64_t) {
+        return read_memory(reinterpret_cast<void*>(to), size, reinterpret_cast<const void*>(from));
+      });
+  helpers.set(Helper::kGetAttachCookie,
+              [&](uint64_t, uint64_t, uint64_t, uint64_t, uint64_t) { return frame.cookie; });
   std::vector<uint64_t> maps;
   for (TestMap& map : maps_) maps.push_back(reinterpret_cast<uint64_t>(&map));
-  auto result = bpf::run(program, reinterpret_cast<uint64_t>(&frame), {&helpers, maps, 10'000'000, nullptr});
+  auto result =
+      bpf::run(program, reinterpret_cast<uint64_t>(&frame), {&helpers, maps, 10'000'000, nullptr});
   if (!result) ADD_FAILURE() << result.error().message;
   return result ? result->r0 : 0;
 }
@@ -123,7 +136,8 @@ uint64_t run_body(const Body& body, const abi::HitFrame& frame, uint64_t seed) {
   CpuState before = distinct_state(seed, 0);
   CpuState after = run_with_state(body.base.value, before, frame, seed % 2 * 8);
   uint64_t result = after.gpr[kRax];
-  constexpr std::array<unsigned, 16> kSlots = {10, 11, 12, 5, 99, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0};
+  constexpr std::array<unsigned, 16> kSlots = {10, 11, 12, 5, 99, 4, 13, 14,
+                                               9,  8,  7,  6, 3,  2, 1,  0};
   for (size_t i = 0; i < 16; ++i) {
     if (i != kRsp && (body.clobbers >> kSlots[i] & 1) != 0) after.gpr[i] = before.gpr[i];
   }

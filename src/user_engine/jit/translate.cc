@@ -1,12 +1,14 @@
-// eBPF registers live in the x86 registers of the kernel's own JIT: r1 ... r5 are then already where the C ABI wants a
-// helper's arguments. r10 and the context need none: the frame has a fixed size, so both are rsp plus a constant.
+// eBPF registers live in the x86 registers of the kernel's own JIT: r1 ... r5 are then already
+// where the C ABI wants a helper's arguments. r10 and the context need none: the frame has a fixed
+// size, so both are rsp plus a constant.
 //
 //   rsp + frame + 8   HitFrame
 //   rsp + frame       return address, or a hole where the body is inlined
 //   rsp + budget      eBPF's stack, r10 = rsp + frame
 //   rsp               budget, only if something jumps back
 //
-// r9, r10 and r11 of x86 are scratch: r9 for a far address, r10 and r11 inside one instruction's translation.
+// r9, r10 and r11 of x86 are scratch: r9 for a far address, r10 and r11 inside one instruction's
+// translation.
 #include "user_engine/jit/translate.h"
 
 #include <algorithm>
@@ -68,9 +70,16 @@ CondCode condition_of(uint8_t op) {
 class Translator {
  public:
   Translator(const Source& source, const JitEnv& env)
-      : program_(source.program), shape_(source.shape), facts_(source.facts), liveness_(source.liveness), env_(env),
-        emit_(env.base), labels_(program_.size()), kept_before_(program_.size() + 1) {
-    for (size_t at = 0; at < program_.size(); ++at) kept_before_[at + 1] = kept_before_[at] + liveness_.kept[at];
+      : program_(source.program),
+        shape_(source.shape),
+        facts_(source.facts),
+        liveness_(source.liveness),
+        env_(env),
+        emit_(env.base),
+        labels_(program_.size()),
+        kept_before_(program_.size() + 1) {
+    for (size_t at = 0; at < program_.size(); ++at)
+      kept_before_[at + 1] = kept_before_[at] + liveness_.kept[at];
   }
 
   Result<Body> run() {
@@ -80,14 +89,16 @@ class Translator {
       if (!facts_.reached[at]) continue;
       if (labels_[at].isValid()) emit_.bind(labels_[at]);
       if (liveness_.kept[at]) instruction(at);
-      if (emit_.offset() > kMaxBodyBytes) return fail(ErrorCode::kInvalid, "more than {} bytes of code", kMaxBodyBytes);
+      if (emit_.offset() > kMaxBodyBytes)
+        return fail(ErrorCode::kInvalid, "more than {} bytes of code", kMaxBodyBytes);
     }
     back_edges();
     return leave();
   }
 
  private:
-  // ---- frame ----------------------------------------------------------------------------------------------------
+  // ---- frame
+  // ----------------------------------------------------------------------------------------------------
 
   void lay_out_frame() {
     for (size_t at = 0; at < program_.size(); ++at) {
@@ -102,15 +113,18 @@ class Translator {
   }
 
   void enter() {
-    if (frame_ > 0) emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(frame_)));
-    if (has_back_edges_) emit_.op(Inst::kIdMov, x86::dword_ptr(x86::rsp), Imm(static_cast<int32_t>(env_.budget)));
+    if (frame_ > 0)
+      emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(frame_)));
+    if (has_back_edges_)
+      emit_.op(Inst::kIdMov, x86::dword_ptr(x86::rsp), Imm(static_cast<int32_t>(env_.budget)));
     bool wants_context_register = (liveness_.entry_registers & 1u << 1) != 0;
     if (wants_context_register) materialise(kRegisters[1], {Kind::kContext, 0});
   }
 
   Result<Body> leave() {
     emit_.bind(exit_);
-    if (frame_ > 0) emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, static_cast<int32_t>(frame_)));
+    if (frame_ > 0)
+      emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, static_cast<int32_t>(frame_)));
     Body body;
     body.code_bytes = static_cast<uint32_t>(emit_.offset());
     emit_.op(Inst::kIdRet);
@@ -141,10 +155,12 @@ class Translator {
     }
   }
 
-  // ---- operands ------------------------------------------------------------------------------------------------
+  // ---- operands
+  // ------------------------------------------------------------------------------------------------
 
   Mem relative(const Value& place) const {
-    int32_t base = static_cast<int32_t>(frame_) + (place.kind == Kind::kContext ? kReturnAddressBytes : 0);
+    int32_t base =
+        static_cast<int32_t>(frame_) + (place.kind == Kind::kContext ? kReturnAddressBytes : 0);
     return x86::ptr(x86::rsp, base + static_cast<int32_t>(place.number));
   }
 
@@ -165,7 +181,8 @@ class Translator {
     auto known = facts_.known_place(program_, at);
     if (!known) return sized(x86::ptr(reg(base_register(insn), kAddressScratch), insn.off), bytes);
     if (!known->is_const()) return sized(relative(*known), bytes);
-    return sized(emit_.at(TargetAddr(static_cast<uint64_t>(known->number)), kAddressScratch), bytes);
+    return sized(emit_.at(TargetAddr(static_cast<uint64_t>(known->number)), kAddressScratch),
+                 bytes);
   }
 
   /// The constant second operand of an ALU instruction or branch.
@@ -174,11 +191,13 @@ class Translator {
     return facts_.constant_source(program_, at);
   }
 
-  // ---- dispatch ------------------------------------------------------------------------------------------------
+  // ---- dispatch
+  // ------------------------------------------------------------------------------------------------
 
   void instruction(size_t at) {
     const Insn& insn = program_[at];
-    if (facts_.result[at].is_known()) return materialise(reg(is_call(insn) ? 0 : insn.dst()), facts_.result[at]);
+    if (facts_.result[at].is_known())
+      return materialise(reg(is_call(insn) ? 0 : insn.dst()), facts_.result[at]);
     if (is_alu(insn)) return alu(at, insn);
     if (is_load(insn)) return load(at, insn);
     if (is_store(insn)) return store(at, insn);
@@ -189,7 +208,8 @@ class Translator {
     jump(at);
   }
 
-  // ---- arithmetic ----------------------------------------------------------------------------------------------
+  // ---- arithmetic
+  // ----------------------------------------------------------------------------------------------
 
   void alu(size_t at, const Insn& insn) {
     switch (operation(insn)) {
@@ -199,7 +219,8 @@ class Translator {
       case kAnd: return two_operands(Inst::kIdAnd, at, insn);
       case kXor: return two_operands(Inst::kIdXor, at, insn);
       case kMul: return multiply(at, insn);
-      case kDiv: case kMod: return divide(at, insn);
+      case kDiv:
+      case kMod: return divide(at, insn);
       case kLsh: return shift(Inst::kIdShl, at, insn);
       case kRsh: return shift(Inst::kIdShr, at, insn);
       case kArsh: return shift(Inst::kIdSar, at, insn);
@@ -230,7 +251,8 @@ class Translator {
 
   void move(const Insn& insn) {
     if (!has_source_register(insn)) {
-      uint64_t value = is_alu64(insn) ? static_cast<uint64_t>(int64_t{insn.imm}) : static_cast<uint32_t>(insn.imm);
+      uint64_t value = is_alu64(insn) ? static_cast<uint64_t>(int64_t{insn.imm})
+                                      : static_cast<uint32_t>(insn.imm);
       return emit_.load_constant(kRegisters[insn.dst()], value);
     }
     Gp from = reg(insn.src());
@@ -249,12 +271,15 @@ class Translator {
       case 16:
         if (swaps) emit_.op(Inst::kIdRol, reg64.r16(), Imm(8));
         return emit_.op(Inst::kIdMovzx, reg64.r32(), reg64.r16());
-      case 32: return swaps ? emit_.op(Inst::kIdBswap, reg64.r32()) : emit_.op(Inst::kIdMov, reg64.r32(), reg64.r32());
+      case 32:
+        return swaps ? emit_.op(Inst::kIdBswap, reg64.r32())
+                     : emit_.op(Inst::kIdMov, reg64.r32(), reg64.r32());
       default: return swaps ? emit_.op(Inst::kIdBswap, reg64) : void();
     }
   }
 
-  // ---- shifts: x86 wants the count in cl -----------------------------------------------------------------------
+  // ---- shifts: x86 wants the count in cl
+  // -----------------------------------------------------------------------
 
   void shift(asmjit::InstId id, size_t at, const Insn& insn) {
     int bits = width(insn) * 8;
@@ -271,7 +296,8 @@ class Translator {
     emit_.op(Inst::kIdMov, kCount, kScratch1);
   }
 
-  // ---- division: x86 wants rdx:rax; eBPF wants x / 0 = 0, x % 0 = x, min / -1 = min ----------------------------
+  // ---- division: x86 wants rdx:rax; eBPF wants x / 0 = 0, x % 0 = x, min / -1 = min
+  // ----------------------------
 
   void divide(size_t at, const Insn& insn) {
     if (insn.off == 0 && divide_by_power_of_two(at, insn)) return;
@@ -288,8 +314,10 @@ class Translator {
     divide_in_rax(insn, divisor);
     emit_.jump(done);
     emit_.bind(by_zero);
-    if (operation(insn) == kDiv) emit_.op(Inst::kIdXor, dst(insn), dst(insn));
-    else if (!is_alu64(insn)) emit_.op(Inst::kIdMov, dst(insn), dst(insn));
+    if (operation(insn) == kDiv)
+      emit_.op(Inst::kIdXor, dst(insn), dst(insn));
+    else if (!is_alu64(insn))
+      emit_.op(Inst::kIdMov, dst(insn), dst(insn));
     emit_.bind(done);
   }
 
@@ -310,8 +338,10 @@ class Translator {
     Label other = emit_.new_label();
     emit_.op(Inst::kIdCmp, divisor, Imm(-1));
     emit_.jump_if(CondCode::kNE, other);
-    if (operation(insn) == kDiv) emit_.op(Inst::kIdNeg, dst(insn));
-    else emit_.op(Inst::kIdXor, dst(insn), dst(insn));
+    if (operation(insn) == kDiv)
+      emit_.op(Inst::kIdNeg, dst(insn));
+    else
+      emit_.op(Inst::kIdXor, dst(insn), dst(insn));
     emit_.jump(done);
     emit_.bind(other);
   }
@@ -324,8 +354,10 @@ class Translator {
     if (keep_rax) emit_.op(Inst::kIdMov, kResult, target);
     bool wide = is_alu64(insn), is_signed = insn.off != 0;
     Gp rax = sized(kResult, width(insn)), rdx = sized(kHigh, width(insn));
-    if (!is_signed) emit_.op(Inst::kIdXor, x86::edx, x86::edx);
-    else emit_.op(wide ? Inst::kIdCqo : Inst::kIdCdq, rdx, rax);
+    if (!is_signed)
+      emit_.op(Inst::kIdXor, x86::edx, x86::edx);
+    else
+      emit_.op(wide ? Inst::kIdCqo : Inst::kIdCdq, rdx, rax);
     emit_.op(is_signed ? Inst::kIdIdiv : Inst::kIdDiv, rdx, rax, divisor);
     const Gp& result = operation(insn) == kDiv ? kResult : kHigh;
     if (target.id() != result.id()) emit_.op(Inst::kIdMov, target, result);
@@ -333,7 +365,8 @@ class Translator {
     if (keep_rdx) emit_.op(Inst::kIdMov, kHigh, kAddressScratch);
   }
 
-  // ---- memory --------------------------------------------------------------------------------------------------
+  // ---- memory
+  // --------------------------------------------------------------------------------------------------
 
   void load(size_t at, const Insn& insn) {
     int bytes = access_bytes(insn);
@@ -348,7 +381,8 @@ class Translator {
   void store(size_t at, const Insn& insn) {
     int bytes = access_bytes(insn);
     Mem to = place(at, bytes);
-    std::optional<int32_t> imm = insn_class(insn) == kClassSt ? insn.imm : facts_.constant_source(program_, at);
+    std::optional<int32_t> imm =
+        insn_class(insn) == kClassSt ? insn.imm : facts_.constant_source(program_, at);
     if (imm) return emit_.op(Inst::kIdMov, to, Imm(truncated(*imm, bytes)));
     emit_.op(Inst::kIdMov, to, sized(reg(insn.src()), bytes));
   }
@@ -359,17 +393,20 @@ class Translator {
     return imm;
   }
 
-  // ---- atomics -------------------------------------------------------------------------------------------------
+  // ---- atomics
+  // -------------------------------------------------------------------------------------------------
 
   void atomic(size_t at, const Insn& insn) {
     int bytes = access_bytes(insn);
     if (insn.imm == kCmpXchg) return compare_exchange(at, insn, bytes);
     bool fetches = (insn.imm & kFetch) != 0;
-    if (fetches && insn.imm != kXchg && insn.imm != (kAtomicAdd | kFetch)) return fetch_and_modify(at, insn, bytes);
+    if (fetches && insn.imm != kXchg && insn.imm != (kAtomicAdd | kFetch))
+      return fetch_and_modify(at, insn, bytes);
     Mem where = place(at, bytes);
     if (insn.imm == kXchg) return emit_.op(Inst::kIdXchg, where, sized(reg(insn.src()), bytes));
     if (fetches) return emit_.locked(Inst::kIdXadd, where, sized(reg(insn.src()), bytes));
-    if (auto imm = facts_.constant_source(program_, at)) return emit_.locked(bitwise(insn.imm), where, Imm(*imm));
+    if (auto imm = facts_.constant_source(program_, at))
+      return emit_.locked(bitwise(insn.imm), where, Imm(*imm));
     emit_.locked(bitwise(insn.imm), where, sized(reg(insn.src()), bytes));
   }
 
@@ -385,11 +422,12 @@ class Translator {
   void compare_exchange(size_t at, const Insn& insn, int bytes) {
     Mem where = place(at, bytes);
     emit_.locked(Inst::kIdCmpxchg, where, sized(reg(insn.src()), bytes), sized(kResult, bytes));
-    if (bytes == 4) emit_.op(Inst::kIdMov, x86::eax, x86::eax);  // a success leaves the upper half alone
+    if (bytes == 4)
+      emit_.op(Inst::kIdMov, x86::eax, x86::eax);  // a success leaves the upper half alone
   }
 
-  /// x86 has no fetching and, or, xor: a compare-exchange loop, as in the kernel's JIT. It repeats only when another
-  /// CPU succeeded meanwhile.
+  /// x86 has no fetching and, or, xor: a compare-exchange loop, as in the kernel's JIT. It repeats
+  /// only when another CPU succeeded meanwhile.
   ///   mov %rax,%r11;  mov (m),%rax
   ///   again: mov %rax,%r10;  op src,%r10;  lock cmpxchg %r10,(m);  jne again
   ///   mov %rax,src;  mov %r11,%rax
@@ -411,7 +449,8 @@ class Translator {
     emit_.op(Inst::kIdMov, kResult, kScratch2);
   }
 
-  // ---- calls ---------------------------------------------------------------------------------------------------
+  // ---- calls
+  // ---------------------------------------------------------------------------------------------------
 
   void call(size_t at, const Insn& insn) {
     const CallFacts& facts = facts_.calls[at];
@@ -420,7 +459,8 @@ class Translator {
       case CallPlan::kIndex: return index(at, *facts.array);
       case CallPlan::kCpu: return emit_.load_cpu(kResult, env_.cpu, UINT32_MAX);
       case CallPlan::kCookie:
-        return emit_.op(Inst::kIdMov, kResult, relative({Kind::kContext, offsetof(abi::HitFrame, cookie)}));
+        return emit_.op(Inst::kIdMov, kResult,
+                        relative({Kind::kContext, offsetof(abi::HitFrame, cookie)}));
       default: break;
     }
     const HelperCode& helper = env_.helpers.at(insn.imm);
@@ -433,7 +473,8 @@ class Translator {
     const ArrayLayout& array = *facts.array;
     emit_.load_cpu(kResult, env_.cpu, array.cpu_mask);
     emit_.multiply(kResult, array.cpu_stride);
-    emit_.load_constant(kScratch2, (array.storage + uint64_t{facts.key} * array.value_stride).value);
+    emit_.load_constant(kScratch2,
+                        (array.storage + uint64_t{facts.key} * array.value_stride).value);
     emit_.op(Inst::kIdAdd, kResult, kScratch2);
   }
 
@@ -459,7 +500,8 @@ class Translator {
     emit_.bind(done);
   }
 
-  // ---- jumps ---------------------------------------------------------------------------------------------------
+  // ---- jumps
+  // ---------------------------------------------------------------------------------------------------
 
   void leave_program(size_t at) {
     bool falls_into_exit = !has_back_edges_ && nothing_between(at, program_.size());
@@ -480,7 +522,9 @@ class Translator {
   }
 
   /// No kept instruction after `from` and before `to`.
-  bool nothing_between(size_t from, size_t to) const { return kept_before_[to] == kept_before_[from + 1]; }
+  bool nothing_between(size_t from, size_t to) const {
+    return kept_before_[to] == kept_before_[from + 1];
+  }
 
   void branch(size_t at, const Insn& insn) {
     if (facts_.decision[at] == Decision::kNotTaken) return;
@@ -508,7 +552,7 @@ class Translator {
   const Liveness& liveness_;
   const JitEnv& env_;
   Emitter emit_;
-  std::vector<Label> labels_;       ///< by instruction, for those that are jumped to
+  std::vector<Label> labels_;          ///< by instruction, for those that are jumped to
   std::vector<uint32_t> kept_before_;  ///< kept instructions before each
   std::vector<BackEdge> back_edges_;
   Label exit_;
@@ -520,6 +564,8 @@ class Translator {
 
 }  // namespace
 
-Result<Body> translate(const Source& source, const JitEnv& env) { return Translator(source, env).run(); }
+Result<Body> translate(const Source& source, const JitEnv& env) {
+  return Translator(source, env).run();
+}
 
 }  // namespace spile::jit

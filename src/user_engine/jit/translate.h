@@ -1,4 +1,5 @@
-// Writes the x86-64 for a program whose facts are known: one function an instruction class, no analysis.
+// Writes the x86-64 for a program whose facts are known: one function an instruction class, no
+// analysis.
 #pragma once
 
 #include "base/error.h"

@@ -1,9 +1,9 @@
 #include "user_engine/patch/code_map.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
-
-#include <fmt/format.h>
 
 namespace spile::patch {
 namespace {
@@ -29,11 +29,14 @@ std::vector<FunctionSpan> merge_aliases(const std::vector<Function>& functions) 
   return merged;
 }
 
-bool starts_before(TargetAddr a, const FunctionSpan& f) { return a < f.start; }
+bool starts_before(TargetAddr a, const FunctionSpan& f) {
+  return a < f.start;
+}
 
 }  // namespace
 
-CodeMap::CodeMap(const ModuleCode& module) : module_(module), functions_(merge_aliases(module.functions)) {
+CodeMap::CodeMap(const ModuleCode& module)
+    : module_(module), functions_(merge_aliases(module.functions)) {
   const auto by_start = [](const auto& a, const auto& b) { return a.start < b.start; };
   SPILE_CHECK(std::is_sorted(module.text.begin(), module.text.end(), by_start));
   SPILE_CHECK(std::is_sorted(module.functions.begin(), module.functions.end(), by_start));
@@ -61,7 +64,8 @@ std::span<const uint8_t> CodeMap::text_from(TargetAddr at) const {
 
 std::span<const uint8_t> CodeMap::text_of(const Region& region) const {
   const auto bytes = text_from(region.start);
-  return bytes.first(std::min<size_t>(bytes.size(), static_cast<size_t>(region.end - region.start)));
+  return bytes.first(
+      std::min<size_t>(bytes.size(), static_cast<size_t>(region.end - region.start)));
 }
 
 const FunctionSpan* CodeMap::function_at(TargetAddr at) const {
@@ -86,8 +90,10 @@ Region CodeMap::region_at(TargetAddr at) const {
   const Bytes* range = range_at(module_.text, at);
   if (range == nullptr) return {at, at, true};
   auto next = std::upper_bound(functions_.begin(), functions_.end(), at, starts_before);
-  const TargetAddr end = next == functions_.end() ? range->end() : std::min(next->start, range->end());
-  if (next == functions_.begin() || std::prev(next)->start < range->start) return {range->start, end, true};
+  const TargetAddr end =
+      next == functions_.end() ? range->end() : std::min(next->start, range->end());
+  if (next == functions_.begin() || std::prev(next)->start < range->start)
+    return {range->start, end, true};
   const auto i = static_cast<size_t>(std::prev(next) - functions_.begin());
   const TargetAddr covered = std::min(covered_to_[i], end);
   if (at < covered) return {functions_[i].start, covered, false};
@@ -105,7 +111,9 @@ std::vector<Region> CodeMap::regions() const {
   return all;
 }
 
-bool CodeMap::is_read_only(TargetAddr at) const { return range_at(module_.read_only, at) != nullptr; }
+bool CodeMap::is_read_only(TargetAddr at) const {
+  return range_at(module_.read_only, at) != nullptr;
+}
 
 bool CodeMap::read_bytes(TargetAddr at, void* to, size_t size_bytes) const {
   const Bytes* range = range_at(module_.read_only, at);
@@ -131,7 +139,10 @@ const SweptInsn* Sweep::covering(TargetAddr at) const {
 namespace {
 
 /// Decodes from `offset` until a head of the row is met.
-void sweep_overlap(std::span<const uint8_t> bytes, uint32_t offset, const std::vector<bool>& heads, Sweep& out) {
+void sweep_overlap(std::span<const uint8_t> bytes,
+                   uint32_t offset,
+                   const std::vector<bool>& heads,
+                   Sweep& out) {
   while (offset < bytes.size() && !heads[offset]) {
     const auto shape = x86::decode_shape(bytes.subspan(offset));
     if (!shape) return;
@@ -158,7 +169,8 @@ void sweep_overlaps(std::span<const uint8_t> bytes, Sweep& out) {
 
 /// in, out, ins, outs and far transfers only fault in programs: decoding has left the code.
 bool looks_like_data(const x86::Shape& s) {
-  const bool io = s.map == 0 && ((s.opcode >= 0xe4 && s.opcode <= 0xe7) || (s.opcode >= 0xec && s.opcode <= 0xef) ||
+  const bool io = s.map == 0 && ((s.opcode >= 0xe4 && s.opcode <= 0xe7) ||
+                                 (s.opcode >= 0xec && s.opcode <= 0xef) ||
                                  (s.opcode >= 0x6c && s.opcode <= 0x6f));
   return io || s.kind == x86::Kind::kFar;
 }
@@ -184,7 +196,8 @@ Sweep sweep(const CodeMap& map, const Region& region) {
 }
 
 bool may_be_instruction(const CodeMap& map, TargetAddr at) {
-  constexpr uint64_t kNearest = 2 * x86::kMaxInsnBytes;  // leaves the decoder some instructions to fall into step
+  constexpr uint64_t kNearest =
+      2 * x86::kMaxInsnBytes;  // leaves the decoder some instructions to fall into step
   constexpr uint64_t kFarthest = kNearest + 2 * x86::kMaxInsnBytes;
   const TargetAddr text_start = map.region_at(at).start;
   for (uint64_t back = kNearest; back < kFarthest; ++back) {

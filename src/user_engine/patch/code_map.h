@@ -11,8 +11,9 @@
 
 namespace spile::patch {
 
-/// A stretch of text whose start is the head of an instruction as far as we know: from a symbol to the next symbol, or
-/// from a function's end to the next symbol (a *gap*: padding, or code whose symbols were stripped).
+/// A stretch of text whose start is the head of an instruction as far as we know: from a symbol to
+/// the next symbol, or from a function's end to the next symbol (a *gap*: padding, or code whose
+/// symbols were stripped).
 struct Region {
   TargetAddr start, end;
   bool is_gap = false;
@@ -73,15 +74,16 @@ struct SweptInsn {
   x86::Shape shape;
 };
 
-/// All instructions of a region, decoded in a row from its start, and those at branch targets that the row skips
-/// (a branch behind a lock prefix, for example).
+/// All instructions of a region, decoded in a row from its start, and those at branch targets that
+/// the row skips (a branch behind a lock prefix, for example).
 struct Sweep {
   Region region;
   std::vector<SweptInsn> insns;       ///< in order of address
   std::vector<SweptInsn> overlapped;  ///< reached by a branch into the middle of one of `insns`
   bool complete = false;              ///< no byte was undecodable
-  bool holds_data = false;  ///< instructions that programs do not have (in, out, far jumps): some bytes are data
-  TargetAddr decoded_to;              ///< end, or the first undecodable byte
+  bool holds_data =
+      false;  ///< instructions that programs do not have (in, out, far jumps): some bytes are data
+  TargetAddr decoded_to;  ///< end, or the first undecodable byte
 
   /// What is not in `insns` is no instruction: nothing speaks against it.
   bool is_trustworthy() const { return complete && !holds_data && !region.is_gap; }
@@ -92,9 +94,10 @@ struct Sweep {
 
 Sweep sweep(const CodeMap& map, const Region& region);
 
-/// Whether some way of decoding the bytes before `at` arrives at `at`. Where code begins is not known in stripped text
-/// with data between: since decoding falls into step with the true instructions after a few of them, an instruction
-/// that really is there is found from one of the starts tried.
+/// Whether some way of decoding the bytes before `at` arrives at `at`. Where code begins is not
+/// known in stripped text with data between: since decoding falls into step with the true
+/// instructions after a few of them, an instruction that really is there is found from one of the
+/// starts tried.
 bool may_be_instruction(const CodeMap& map, TargetAddr at);
 
 }  // namespace spile::patch

@@ -1,9 +1,12 @@
-// Random code run twice in this process: as it is, and patched with its window displaced. Registers, flags, vector
-// registers, memory, the way it leaves and, if it faults, where, must be the same.
+// Random code run twice in this process: as it is, and patched with its window displaced.
+// Registers, flags, vector registers, memory, the way it leaves and, if it faults, where, must be
+// the same.
 //
 // SPILE_DIFFERENTIAL_CASES=1000000 runs more cases, SPILE_DIFFERENTIAL_SEED another sequence.
-#include <signal.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -17,9 +20,6 @@
 #include <random>
 #include <string>
 
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
 #include "base/fd.h"
 #include "user_engine/patch/plan.h"
 #include "x86/decode.h"
@@ -32,7 +32,8 @@ struct CpuState {
   uint64_t rip;
   alignas(16) std::array<uint8_t, 256> xmm;
 };
-static_assert(offsetof(CpuState, flags) == 128 && offsetof(CpuState, rip) == 136 && offsetof(CpuState, xmm) == 144);
+static_assert(offsetof(CpuState, flags) == 128 && offsetof(CpuState, rip) == 136 &&
+              offsetof(CpuState, xmm) == 144);
 
 extern "C" {
 /// Loads `in`, runs from in->rip, comes back through spile_differential_done, stores `out`.
@@ -104,12 +105,14 @@ using x86::Insn;
 using x86::Kind;
 
 constexpr size_t kCodeBytes = 1 << 18, kDataBytes = 1 << 16;
-constexpr uint64_t kFunction = 0x8000;      ///< offset of the code under test; short branches reach +-0x80
+constexpr uint64_t kFunction =
+    0x8000;  ///< offset of the code under test; short branches reach +-0x80
 constexpr uint64_t kNearExits = 0x8040, kBackExits = 0x7fc0;
 constexpr uint64_t kExits = 0x20000, kExitStride = 32;
 constexpr uint64_t kDetour = 0x30000;
 constexpr int kExitCount = 8;
-constexpr uint64_t kExitId = 0, kSlots = 0x100, kScratch = 0x1000, kStack = 0x8000;  ///< offsets in the data
+constexpr uint64_t kExitId = 0, kSlots = 0x100, kScratch = 0x1000,
+                   kStack = 0x8000;  ///< offsets in the data
 constexpr uint64_t kScratchBytes = 0x200, kStackBytes = 0x400;
 constexpr uint64_t kComparedFlags = 0xcd5;  ///< CF PF AF ZF SF DF OF
 constexpr uint64_t kReservedFlag = 2, kInterruptFlag = 0x200;
@@ -124,8 +127,9 @@ void on_fault(int number, siginfo_t*, void* context) {
     signal(number, SIG_DFL);
     return;
   }
-  static constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+  static constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                     REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                     REG_R12, REG_R13, REG_R14, REG_R15};
   const auto& regs = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   for (size_t i = 0; i < 16; ++i) g_faulted.gpr[i] = static_cast<uint64_t>(regs[kOrder[i]]);
   g_faulted.flags = static_cast<uint64_t>(regs[REG_EFL]);
@@ -143,20 +147,25 @@ struct Ending {
   Code scratch, stack;
 };
 
-/// Executable memory with a second, writable view; data beside it, so that rip-relative operands reach it.
+/// Executable memory with a second, writable view; data beside it, so that rip-relative operands
+/// reach it.
 class Arena {
  public:
   Arena() : fd_(memfd_create("code", MFD_CLOEXEC)) {
     EXPECT_EQ(ftruncate(fd_.get(), kCodeBytes), 0);
-    writable_ = Mapping(mmap(nullptr, kCodeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0), kCodeBytes);
-    both_ = Mapping(mmap(nullptr, kCodeBytes + kDataBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-                    kCodeBytes + kDataBytes);
-    EXPECT_NE(mmap(both_.data(), kCodeBytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd_.get(), 0), MAP_FAILED);
+    writable_ = Mapping(mmap(nullptr, kCodeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0),
+                        kCodeBytes);
+    both_ = Mapping(
+        mmap(nullptr, kCodeBytes + kDataBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+        kCodeBytes + kDataBytes);
+    EXPECT_NE(
+        mmap(both_.data(), kCodeBytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd_.get(), 0),
+        MAP_FAILED);
     EXPECT_EQ(mprotect(data(), kDataBytes, PROT_READ | PROT_WRITE), 0);
     alternate_.resize(1 << 16);
     const stack_t stack{alternate_.data(), 0, alternate_.size()};
     sigaltstack(&stack, nullptr);
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (const int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) sigaction(number, &action, nullptr);
@@ -169,9 +178,13 @@ class Arena {
   }
 
   uint8_t* data() const { return both_.data() + kCodeBytes; }
-  TargetAddr code_at(uint64_t offset) const { return TargetAddr(reinterpret_cast<uint64_t>(both_.data()) + offset); }
+  TargetAddr code_at(uint64_t offset) const {
+    return TargetAddr(reinterpret_cast<uint64_t>(both_.data()) + offset);
+  }
   TargetAddr data_at(uint64_t offset) const { return code_at(kCodeBytes + offset); }
-  TargetAddr exit_at(int i) const { return code_at(kExits + static_cast<uint64_t>(i) * kExitStride); }
+  TargetAddr exit_at(int i) const {
+    return code_at(kExits + static_cast<uint64_t>(i) * kExitStride);
+  }
   void write(uint64_t offset, std::span<const uint8_t> bytes) {
     std::memcpy(writable_.data() + offset, bytes.data(), bytes.size());
   }
@@ -211,9 +224,12 @@ class Arena {
 
   void prepare_data() {
     std::memset(data() + kExitId, 0, 8);
-    for (size_t i = 0; i < kScratchBytes; ++i) data()[kScratch + i] = static_cast<uint8_t>(i * 37 + 11);
-    for (size_t i = 0; i < 2 * kStackBytes; ++i) data()[kStack - kStackBytes + i] = static_cast<uint8_t>(i * 59 + 3);
-    // Every slot, of the table and of the stack from rsp up, is an exit: what rets and indirect branches need.
+    for (size_t i = 0; i < kScratchBytes; ++i)
+      data()[kScratch + i] = static_cast<uint8_t>(i * 37 + 11);
+    for (size_t i = 0; i < 2 * kStackBytes; ++i)
+      data()[kStack - kStackBytes + i] = static_cast<uint8_t>(i * 59 + 3);
+    // Every slot, of the table and of the stack from rsp up, is an exit: what rets and indirect
+    // branches need.
     for (uint64_t i = 0; i < 16; ++i) put_slot(kSlots + i * 8, static_cast<int>(i % kExitCount));
     for (uint64_t i = 0; i < 16; ++i) put_slot(kStack + i * 8, static_cast<int>(i % kExitCount));
   }
@@ -227,7 +243,8 @@ class Arena {
   std::vector<uint8_t> alternate_;
 };
 
-/// Makes windows. Registers with a role: rbx and rsi point into the scratch memory, rsp into the stack, r11 at an exit.
+/// Makes windows. Registers with a role: rbx and rsi point into the scratch memory, rsp into the
+/// stack, r11 at an exit.
 class Generator {
  public:
   Generator(Arena& arena, uint64_t seed) : arena_(arena), random_(seed) {}
@@ -238,9 +255,11 @@ class Generator {
   Code function() {
     code_.clear();
     bool ended = false;
-    while (code_.size() < kPatchBytes && !ended) ended = below(4) == 0 ? add_control_flow() : add_plain();
+    while (code_.size() < kPatchBytes && !ended)
+      ended = below(4) == 0 ? add_control_flow() : add_plain();
     // Behind a jump or ret, padding.
-    if (ended && code_.size() < kPatchBytes) x86::append_nops(code_, kPatchBytes - code_.size() + below(9));
+    if (ended && code_.size() < kPatchBytes)
+      x86::append_nops(code_, kPatchBytes - code_.size() + below(9));
     const size_t at = code_.size();
     append_jmp(arena_.exit_at(0), at);
     return code_;
@@ -306,7 +325,8 @@ class Generator {
     static constexpr uint8_t kModrm[] = {0x05, 0x43, 0x06, 0xc0};
     bytes.push_back(static_cast<uint8_t>(kModrm[below(4)] | below(8) << 3));
     if (bytes.back() >= 0xc0) bytes.back() |= static_cast<uint8_t>(below(8));
-    for (int i = 0; i < 12; ++i) bytes.push_back(static_cast<uint8_t>(below(2) ? random_() : below(8)));
+    for (int i = 0; i < 12; ++i)
+      bytes.push_back(static_cast<uint8_t>(below(2) ? random_() : below(8)));
     return bytes;
   }
 
@@ -329,21 +349,38 @@ class Generator {
 
   static bool is_push_or_pop(const Insn& insn) {
     const bool pop_rsp = insn.opcode == 0x5c && !(insn.rex & 1);
-    const bool by_opcode = (insn.opcode >= 0x50 && insn.opcode <= 0x5f) || insn.opcode == 0x68 || insn.opcode == 0x6a;
+    const bool by_opcode =
+        (insn.opcode >= 0x50 && insn.opcode <= 0x5f) || insn.opcode == 0x68 || insn.opcode == 0x6a;
     return insn.map == 0 && by_opcode && !pop_rsp && !insn.has_memory && !insn.operand16;
   }
 
-  /// Segment registers, fs base, x87 and control state, protection keys, random numbers, clocks, cpuid.
+  /// Segment registers, fs base, x87 and control state, protection keys, random numbers, clocks,
+  /// cpuid.
   static bool uses_forbidden_state(const Insn& insn) {
     if (insn.map == 0) {
-      return insn.opcode == 0x8e || insn.opcode == 0x8c || (insn.opcode >= 0xd8 && insn.opcode <= 0xdf) ||
-             insn.opcode == 0x9b || insn.opcode == 0xc4 || insn.opcode == 0xc5 || insn.opcode == 0x62;
+      return insn.opcode == 0x8e || insn.opcode == 0x8c ||
+             (insn.opcode >= 0xd8 && insn.opcode <= 0xdf) || insn.opcode == 0x9b ||
+             insn.opcode == 0xc4 || insn.opcode == 0xc5 || insn.opcode == 0x62;
     }
     if (insn.map != 1) return insn.map == 255;
     switch (insn.opcode) {
-      case 0x00: case 0x01: case 0xae: case 0xc7: case 0xa2: case 0x31: case 0x33: case 0x37:
-      case 0xb2: case 0xb4: case 0xb5: case 0xa0: case 0xa1: case 0xa8: case 0xa9: case 0x0e: case 0x77:
-        return true;
+      case 0x00:
+      case 0x01:
+      case 0xae:
+      case 0xc7:
+      case 0xa2:
+      case 0x31:
+      case 0x33:
+      case 0x37:
+      case 0xb2:
+      case 0xb4:
+      case 0xb5:
+      case 0xa0:
+      case 0xa1:
+      case 0xa8:
+      case 0xa9:
+      case 0x0e:
+      case 0x77: return true;
       default: return false;
     }
   }
@@ -357,13 +394,17 @@ class Generator {
       case 1:
       case 2: return add_jcc32(exit, at);
       case 3: return add_short(static_cast<uint8_t>(0xe0 | below(4)), at);
-      case 4: code_.push_back(0x67); return add_short(static_cast<uint8_t>(0xe0 | below(4)), at + 1);
+      case 4:
+        code_.push_back(0x67);
+        return add_short(static_cast<uint8_t>(0xe0 | below(4)), at + 1);
       case 5: add_short(0xeb, at); return true;
       case 6: append_jmp(arena_.exit_at(exit), at); return true;
       case 7: return add_call(exit, at);
       case 8: return add_indirect();
       case 9: code_.push_back(0xc3); return true;
-      default: code_.insert(code_.end(), {0xc2, static_cast<uint8_t>(below(4) * 8), 0x00}); return true;
+      default:
+        code_.insert(code_.end(), {0xc2, static_cast<uint8_t>(below(4) * 8), 0x00});
+        return true;
     }
   }
 
@@ -398,7 +439,10 @@ class Generator {
         x86::append_u32(bytes, static_cast<uint32_t>(*x86::rel32(here(code_.size() + 6), slot)));
         break;
       }
-      default: bytes = {0xff, static_cast<uint8_t>(0x44 | reg), 0x24, static_cast<uint8_t>(8 + below(4) * 8)}; break;
+      default:
+        bytes = {0xff, static_cast<uint8_t>(0x44 | reg), 0x24,
+                 static_cast<uint8_t>(8 + below(4) * 8)};
+        break;
     }
     if (call && code_.size() + bytes.size() < kPatchBytes) return add_plain();
     code_.insert(code_.end(), bytes.begin(), bytes.end());
@@ -412,13 +456,19 @@ class Generator {
 
 ModuleCode module_of(const Arena& arena, size_t function_bytes) {
   const TargetAddr start = arena.code_at(kFunction);
-  return {{{arena.code_at(kFunction - 0x100), arena.text()}}, {{start, start + function_bytes, "case"}}, {}, {}, {}};
+  return {{{arena.code_at(kFunction - 0x100), arena.text()}},
+          {{start, start + function_bytes, "case"}},
+          {},
+          {},
+          {}};
 }
 
 std::string difference(const Ending& bare, const Ending& patched) {
   std::string out;
-  if (bare.signal != patched.signal) out += fmt::format("signal {} {}\n", bare.signal, patched.signal);
-  if (bare.exit_id != patched.exit_id) out += fmt::format("exit {} {}\n", bare.exit_id, patched.exit_id);
+  if (bare.signal != patched.signal)
+    out += fmt::format("signal {} {}\n", bare.signal, patched.signal);
+  if (bare.exit_id != patched.exit_id)
+    out += fmt::format("exit {} {}\n", bare.exit_id, patched.exit_id);
   for (size_t i = 0; i < 16; ++i) {
     if (bare.state.gpr[i] != patched.state.gpr[i]) {
       out += fmt::format("register {}: {:#x} {:#x}\n", i, bare.state.gpr[i], patched.state.gpr[i]);
@@ -436,7 +486,8 @@ std::string difference(const Ending& bare, const Ending& patched) {
 class Differential : public testing::Test {
  protected:
   Differential() {
-    // Landing places of short branches: jmp rel8 chains would be too near, so each is a jmp rel32 in 8 bytes.
+    // Landing places of short branches: jmp rel8 chains would be too near, so each is a jmp rel32
+    // in 8 bytes.
     for (uint64_t i = 0; i < 4; ++i) {
       write_near_exit(kNearExits + i * 8, 4 + static_cast<int>(i));
       write_near_exit(kBackExits + i * 8, static_cast<int>(i));
@@ -473,7 +524,8 @@ class Differential : public testing::Test {
     return true;
   }
 
-  /// A fault in the copy maps back to where it happened in the original; a call's push is undone on the way.
+  /// A fault in the copy maps back to where it happened in the original; a call's push is undone on
+  /// the way.
   void check_fault_address(const x86::RelocatedCode& copy, const Ending& bare, Ending& patched) {
     if (bare.signal == 0 || patched.signal == 0) return;
     const auto original = rip_after_detach(copy, TargetAddr(patched.state.rip));
@@ -520,7 +572,8 @@ TEST_F(Differential, AllConditionsTakenAndNotTaken) {
     for (const uint64_t flags : {0x000u, 0x001u, 0x004u, 0x040u, 0x080u, 0x800u, 0x880u, 0x8d5u}) {
       const auto rel8 = static_cast<uint8_t>(kNearExits - (kFunction + 2));
       Code code = {static_cast<uint8_t>(0x70 | condition), rel8, 0x48, 0x89, 0xc8, 0xe9};
-      x86::append_u32(code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 10), arena.exit_at(0))));
+      x86::append_u32(code, static_cast<uint32_t>(
+                                *x86::rel32(arena.code_at(kFunction + 10), arena.exit_at(0))));
       ASSERT_TRUE(run_case(code, state_with_flags(generator, flags)));
     }
   }
@@ -532,7 +585,8 @@ TEST_F(Differential, CountedLoopsOntoThemselvesEnd) {
     for (const uint64_t count : {1u, 2u, 7u, 1000u}) {
       // loop .; mov %rcx,%rax
       Code code = {opcode, 0xfe, 0x48, 0x89, 0xc8, 0xe9};
-      x86::append_u32(code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 10), arena.exit_at(0))));
+      x86::append_u32(code, static_cast<uint32_t>(
+                                *x86::rel32(arena.code_at(kFunction + 10), arena.exit_at(0))));
       CpuState in = generator.state();
       in.gpr[x86::kRcx] = count;
       ASSERT_TRUE(run_case(code, in));
@@ -543,7 +597,8 @@ TEST_F(Differential, CountedLoopsOntoThemselvesEnd) {
 TEST_F(Differential, GetpcThunksSeeTheirOriginalAddress) {
   // call to the next instruction; pop %rax; jmp exit 0
   Code code = {0xe8, 0, 0, 0, 0, 0x58, 0xe9};
-  x86::append_u32(code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 11), arena.exit_at(0))));
+  x86::append_u32(
+      code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 11), arena.exit_at(0))));
   Generator generator(arena, 4);
   ASSERT_TRUE(run_case(code, generator.state()));
   const Ending end = arena.run(generator.state());
@@ -553,7 +608,8 @@ TEST_F(Differential, GetpcThunksSeeTheirOriginalAddress) {
 TEST_F(Differential, SystemCallsWorkFromTheCopy) {
   // mov $39,%eax; syscall; xor %ecx,%ecx (rcx is the address behind the syscall); jmp exit 0
   Code code = {0x31, 0xc0, 0xb0, SYS_getpid, 0x0f, 0x05, 0x31, 0xc9, 0xe9};
-  x86::append_u32(code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 13), arena.exit_at(0))));
+  x86::append_u32(
+      code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 13), arena.exit_at(0))));
   Generator generator(arena, 5);
   CpuState in = generator.state();
   ASSERT_TRUE(run_case(code, in));
@@ -563,7 +619,8 @@ TEST_F(Differential, SystemCallsWorkFromTheCopy) {
 TEST_F(Differential, RepeatedStringInstructionsCopyTheSame) {
   // mov $64,%ecx; lea 0x80(%rsi),%rdi; rep movsb
   Code code = {0xf3, 0xa4, 0x48, 0x89, 0xc8, 0xe9};
-  x86::append_u32(code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 10), arena.exit_at(0))));
+  x86::append_u32(
+      code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 10), arena.exit_at(0))));
   Generator generator(arena, 6);
   CpuState in = state_with_flags(generator, 0);
   in.gpr[x86::kRsi] = arena.data_at(kScratch).value;
@@ -573,9 +630,11 @@ TEST_F(Differential, RepeatedStringInstructionsCopyTheSame) {
 }
 
 TEST_F(Differential, WithoutRelocationTheResultIsWrong) {
-  // The oracle sees a difference when the copy is not rebased: lea 0x100(%rip),%rax copied as it is.
+  // The oracle sees a difference when the copy is not rebased: lea 0x100(%rip),%rax copied as it
+  // is.
   Code code = {0x48, 0x8d, 0x05, 0x00, 0x01, 0x00, 0x00, 0xe9};
-  x86::append_u32(code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 12), arena.exit_at(0))));
+  x86::append_u32(
+      code, static_cast<uint32_t>(*x86::rel32(arena.code_at(kFunction + 12), arena.exit_at(0))));
   arena.write(kFunction, code);
   Generator generator(arena, 7);
   const CpuState in = generator.state();

@@ -32,11 +32,11 @@ namespace {
 /// What a byte may be the start of, seen alone.
 enum class Lead : uint8_t {
   kNothing,
-  kRel32,      ///< e8, e9
-  kRel8,       ///< 70..7f, e0..e3, eb
-  kEscape,     ///< 0f: 0f 80..8f rel32
-  kXbegin,     ///< c7: c7 f8 rel32
-  kModrmRip,   ///< a ModRM byte with mod 0, rm 5: disp32 follows
+  kRel32,     ///< e8, e9
+  kRel8,      ///< 70..7f, e0..e3, eb
+  kEscape,    ///< 0f: 0f 80..8f rel32
+  kXbegin,    ///< c7: c7 f8 rel32
+  kModrmRip,  ///< a ModRM byte with mod 0, rm 5: disp32 follows
 };
 
 constexpr std::array<Lead, 256> make_leads() {
@@ -52,8 +52,8 @@ constexpr std::array<Lead, 256> make_leads() {
 }
 constexpr auto kLeads = make_leads();
 
-/// A byte pattern that names an address inside a window. `source` is the pattern's first byte: an opcode byte (behind
-/// prefixes, if any), a ModRM byte, or the first byte of an absolute address.
+/// A byte pattern that names an address inside a window. `source` is the pattern's first byte: an
+/// opcode byte (behind prefixes, if any), a ModRM byte, or the first byte of an absolute address.
 struct Candidate {
   TargetAddr source, target;
   enum class Form : uint8_t { kBranch, kRipRelative, kAbsolute } form = Form::kBranch;
@@ -62,7 +62,10 @@ struct Candidate {
 /// Pass one over one stretch of text.
 class PatternScan {
  public:
-  PatternScan(const Bytes& range, const WindowSet& windows, const PlanRules& rules, std::vector<Candidate>& out)
+  PatternScan(const Bytes& range,
+              const WindowSet& windows,
+              const PlanRules& rules,
+              std::vector<Candidate>& out)
       : bytes_(range.bytes), start_(range.start), windows_(windows), rules_(rules), out_(out) {}
 
   void run() {
@@ -70,7 +73,8 @@ class PatternScan {
       const Lead lead = kLeads[bytes_[i]];
       if (lead != Lead::kNothing) look(i, lead);
     }
-    // Absolute addresses fit an instruction's 32-bit fields only in modules that lie low (not position-independent).
+    // Absolute addresses fit an instruction's 32-bit fields only in modules that lie low (not
+    // position-independent).
     if (rules_.code_references && windows_.lowest().value < uint64_t{1} << 32) scan_absolute();
   }
 
@@ -92,7 +96,9 @@ class PatternScan {
 
   void branch8(size_t i) {
     if (i + 2 > bytes_.size()) return;
-    add_branch(i, start_ + i + 2 + static_cast<uint64_t>(static_cast<int64_t>(static_cast<int8_t>(bytes_[i + 1]))));
+    add_branch(i,
+               start_ + i + 2 +
+                   static_cast<uint64_t>(static_cast<int64_t>(static_cast<int8_t>(bytes_[i + 1]))));
   }
 
   void branch32(size_t i, size_t opcode_bytes) {
@@ -104,8 +110,8 @@ class PatternScan {
     if (windows_.is_inside(target)) out_.push_back({start_ + i, target, Candidate::Form::kBranch});
   }
 
-  /// An immediate of 0, 1, 2 or 4 bytes may follow the displacement. Naming a site itself is harmless in a lea (it
-  /// takes the function's address), reading it is not.
+  /// An immediate of 0, 1, 2 or 4 bytes may follow the displacement. Naming a site itself is
+  /// harmless in a lea (it takes the function's address), reading it is not.
   void rip_relative(size_t i) {
     if (!rules_.code_references || i + 5 > bytes_.size()) return;
     const TargetAddr base = start_ + i + 5 + disp32(i + 1);
@@ -123,7 +129,8 @@ class PatternScan {
       uint32_t value;
       std::memcpy(&value, &bytes_[i], sizeof value);
       const TargetAddr target(value);
-      if (windows_.is_inside(target)) out_.push_back({start_ + i, target, Candidate::Form::kAbsolute});
+      if (windows_.is_inside(target))
+        out_.push_back({start_ + i, target, Candidate::Form::kAbsolute});
     }
   }
 
@@ -140,13 +147,12 @@ class PatternScan {
   std::vector<Candidate>& out_;
 };
 
-
-
 /// Whether the instruction at `at` is what the candidate's bytes look like.
 bool matches(const Candidate& c, const x86::Shape& insn, TargetAddr at) {
   const auto field = [&](uint8_t offset) { return offset != 0 && at + offset == c.source; };
   switch (c.form) {
-    case Candidate::Form::kBranch: return insn.is_direct_branch() && insn.branch_target(at) == c.target;
+    case Candidate::Form::kBranch:
+      return insn.is_direct_branch() && insn.branch_target(at) == c.target;
     case Candidate::Form::kRipRelative:
       return insn.rip_relative && insn.kind != x86::Kind::kNop && field(insn.modrm_offset) &&
              insn.rip_target(at) == c.target;
@@ -158,14 +164,16 @@ bool matches(const Candidate& c, const x86::Shape& insn, TargetAddr at) {
   return false;
 }
 
-/// Pass two: decodes where the candidates are. Remembers the last region, since candidates come in order of address.
+/// Pass two: decodes where the candidates are. Remembers the last region, since candidates come in
+/// order of address.
 class Confirmer {
  public:
   explicit Confirmer(const CodeMap& map) : map_(map) {}
 
   std::optional<Entrance> confirm(const Candidate& c) {
     load_region(c.source);
-    const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch : RefusalKind::kCodeReference;
+    const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch
+                                                         : RefusalKind::kCodeReference;
     if (const auto at = certain_source(c)) return Entrance{*at, c.target, kind, true};
     if (sweep_.is_trustworthy()) return std::nullopt;
     if (const auto at = possible_source(c)) return Entrance{*at, c.target, kind, false};
@@ -180,7 +188,8 @@ class Confirmer {
 
   std::optional<TargetAddr> certain_source(const Candidate& c) const {
     const SweptInsn* insn = sweep_.covering(c.source);
-    if (insn != nullptr && matches(c, insn->shape, sweep_.address(*insn))) return sweep_.address(*insn);
+    if (insn != nullptr && matches(c, insn->shape, sweep_.address(*insn)))
+      return sweep_.address(*insn);
     for (const SweptInsn& other : sweep_.overlapped) {
       if (sweep_.address(other) <= c.source && matches(c, other.shape, sweep_.address(other))) {
         return sweep_.address(other);
@@ -206,7 +215,9 @@ class Confirmer {
 
 }  // namespace
 
-std::vector<Entrance> find_references(const CodeMap& map, const WindowSet& windows, const PlanRules& rules) {
+std::vector<Entrance> find_references(const CodeMap& map,
+                                      const WindowSet& windows,
+                                      const PlanRules& rules) {
   std::vector<Entrance> entrances;
   if (windows.sites().empty()) return entrances;
   Confirmer confirmer(map);

@@ -42,16 +42,21 @@ struct Entrance {
   TargetAddr source;  ///< the branch, reference or indirect jump
   TargetAddr target;
   RefusalKind kind = RefusalKind::kDirectBranch;
-  bool certain = true;  ///< false: the bytes at `source` could be such an instruction; that they are not is not known
+  bool certain = true;  ///< false: the bytes at `source` could be such an instruction; that they
+                        ///< are not is not known
 };
 
 /// Direct branches, and lea, loads and absolute addresses, that name a byte inside a window.
 ///
-/// First every byte of the text is looked at as if an instruction began there, which finds every such branch and many
-/// byte patterns that only look like one; then the few found are decoded in their function.
-std::vector<Entrance> find_references(const CodeMap& map, const WindowSet& windows, const PlanRules& rules);
+/// First every byte of the text is looked at as if an instruction began there, which finds every
+/// such branch and many byte patterns that only look like one; then the few found are decoded in
+/// their function.
+std::vector<Entrance> find_references(const CodeMap& map,
+                                      const WindowSet& windows,
+                                      const PlanRules& rules);
 
-/// Targets of jump tables inside windows, and the functions that have an indirect jump which could not be resolved.
+/// Targets of jump tables inside windows, and the functions that have an indirect jump which could
+/// not be resolved.
 struct TableScan {
   std::vector<Entrance> entrances;
   std::vector<Entrance> unresolved;  ///< source: the jump; target: start of its region

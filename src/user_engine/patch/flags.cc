@@ -44,7 +44,8 @@ class FlagWalk {
       case Kind::kCall:
       case Kind::kCallIndirect:
       case Kind::kRet:
-      case Kind::kJmpIndirect: return true;  // dead by the ABI, but hand-written code need not follow it
+      case Kind::kJmpIndirect:
+        return true;  // dead by the ABI, but hand-written code need not follow it
       case Kind::kTrap: return false;
       case Kind::kFar:
       case Kind::kBreakpoint: return true;

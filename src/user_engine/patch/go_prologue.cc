@@ -10,12 +10,13 @@ constexpr int kAny = -1;
 
 /// Go's stack checks; kAny stands for the frame's size.
 ///   49 3b 66 10           cmp 0x10(%r14),%rsp           small frame
-///   4c 8d 64 24 xx        lea -x(%rsp),%r12             larger: then 4d 3b 66 10, cmp 0x10(%r14),%r12
-///   4c 8d a4 24 xxxxxxxx
-///   64 48 8b 0c 25 f8 ff ff ff     mov %fs:-8,%rcx      before Go 1.17
+///   4c 8d 64 24 xx        lea -x(%rsp),%r12             larger: then 4d 3b 66 10, cmp
+///   0x10(%r14),%r12 4c 8d a4 24 xxxxxxxx 64 48 8b 0c 25 f8 ff ff ff     mov %fs:-8,%rcx before
+///   Go 1.17
 constexpr std::array<int, 4> kSmall = {0x49, 0x3b, 0x66, 0x10};
 constexpr std::array<int, 9> kLea8 = {0x4c, 0x8d, 0x64, 0x24, kAny, 0x4d, 0x3b, 0x66, 0x10};
-constexpr std::array<int, 12> kLea32 = {0x4c, 0x8d, 0xa4, 0x24, kAny, kAny, kAny, kAny, 0x4d, 0x3b, 0x66, 0x10};
+constexpr std::array<int, 12> kLea32 = {0x4c, 0x8d, 0xa4, 0x24, kAny, kAny,
+                                        kAny, kAny, 0x4d, 0x3b, 0x66, 0x10};
 /// The compare follows with rsp, or behind a lea with rax: 48 3b 61 10, 48 8d 44 24 xx 48 3b 41 10.
 constexpr std::array<int, 9> kThreadLocal = {0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff};
 
@@ -28,7 +29,8 @@ bool matches(std::span<const uint8_t> bytes, std::span<const int> pattern) {
 }  // namespace
 
 bool is_go_stack_checked(std::span<const uint8_t> bytes) {
-  return matches(bytes, kSmall) || matches(bytes, kLea8) || matches(bytes, kLea32) || matches(bytes, kThreadLocal);
+  return matches(bytes, kSmall) || matches(bytes, kLea8) || matches(bytes, kLea32) ||
+         matches(bytes, kThreadLocal);
 }
 
 }  // namespace spile::patch

@@ -2,15 +2,16 @@
 //
 // A switch is compiled to a jump through a table, in one of these forms (GCC, Clang, rustc, Go):
 //
-//   lea table(%rip),%rdx; movslq (%rdx,%rax,4),%rax; add %rdx,%rax; jmp *%rax     entries relative to the table
-//   lea base(%rip),%rdx;  lea table(%rip),%rcx; movslq (%rcx,%rax,4) ...          entries relative to code (a label)
-//   jmp *table(,%rax,8)                                                           absolute entries
-//   lea table(%rip),%rdx; jmp *(%rdx,%rax,8)                                      absolute entries
+//   lea table(%rip),%rdx; movslq (%rdx,%rax,4),%rax; add %rdx,%rax; jmp *%rax     entries relative
+//   to the table lea base(%rip),%rdx;  lea table(%rip),%rcx; movslq (%rcx,%rax,4) ... entries
+//   relative to code (a label) jmp *table(,%rax,8) absolute entries lea table(%rip),%rdx; jmp
+//   *(%rdx,%rax,8)                                      absolute entries
 //
-// Absolute entries are pointers in data, which ModuleCode::code_pointers has. For relative ones, every constant that a
-// region with an indirect jump takes the address of is read as a table, against itself and against every code address
-// that the region takes, for as long as entries land in text. That reads too much (the tables behind, for one), never
-// too little. A jump through a register that was computed but where no table is found is reported as unresolved.
+// Absolute entries are pointers in data, which ModuleCode::code_pointers has. For relative ones,
+// every constant that a region with an indirect jump takes the address of is read as a table,
+// against itself and against every code address that the region takes, for as long as entries land
+// in text. That reads too much (the tables behind, for one), never too little. A jump through a
+// register that was computed but where no table is found is reported as unresolved.
 #include <algorithm>
 #include <cstring>
 #include <set>
@@ -28,7 +29,8 @@ constexpr uint64_t kMaxEntries = 1 << 16;
 constexpr size_t kFewSites = 1024;
 constexpr int64_t kMaxPairedRegionBytes = 1 << 18;
 constexpr size_t kMaxLookBack = 256;
-/// A table may have entries elsewhere (cold blocks), but this many different ones in a row are another table's.
+/// A table may have entries elsewhere (cold blocks), but this many different ones in a row are
+/// another table's.
 constexpr int kMaxForeignRun = 32;
 
 /// ff /4 or /5 somewhere in the bytes: any indirect jump has it, few other places do.
@@ -39,25 +41,34 @@ bool may_jump_indirectly(std::span<const uint8_t> bytes) {
   return false;
 }
 
-bool is_lea(const Shape& s) { return s.map == 0 && s.opcode == 0x8d; }
+bool is_lea(const Shape& s) {
+  return s.map == 0 && s.opcode == 0x8d;
+}
 /// add, or, adc, ..., cmp r/m,r and r,r/m: 00..3b.
-bool is_arithmetic(const Shape& s) { return s.map == 0 && s.opcode < 0x3c; }
+bool is_arithmetic(const Shape& s) {
+  return s.map == 0 && s.opcode < 0x3c;
+}
 
 /// How the register of an indirect jump was made.
 enum class Origin { kPointer, kComputed };
 
-/// `reg` of mov %reg,%other or the like: where its value came from; nullopt if this is no such move.
+/// `reg` of mov %reg,%other or the like: where its value came from; nullopt if this is no such
+/// move.
 std::optional<unsigned> moved_from(const x86::Insn& insn) {
-  const bool move = insn.map == 0 && (insn.opcode == 0x8b || insn.opcode == 0x89) && (insn.modrm >> 6) == 3;
+  const bool move =
+      insn.map == 0 && (insn.opcode == 0x8b || insn.opcode == 0x89) && (insn.modrm >> 6) == 3;
   if (!move) return std::nullopt;
   const bool to_rm = insn.opcode == 0x89;
-  return to_rm ? (insn.modrm >> 3 & 7) | (insn.rex & 4) << 1 : (insn.modrm & 7) | (insn.rex & 1) << 3;
+  return to_rm ? (insn.modrm >> 3 & 7) | (insn.rex & 4) << 1
+               : (insn.modrm & 7) | (insn.rex & 1) << 3;
 }
 
-bool is_cmov(const x86::Insn& insn) { return insn.map == 1 && (insn.opcode & 0xf0) == 0x40; }
+bool is_cmov(const x86::Insn& insn) {
+  return insn.map == 1 && (insn.opcode & 0xf0) == 0x40;
+}
 
-/// An instruction that makes a jump target out of a table's entry. Loads of 64 bits, pops, xor (glibc's pointer
-/// guard), a lea of code and the like make pointers.
+/// An instruction that makes a jump target out of a table's entry. Loads of 64 bits, pops, xor
+/// (glibc's pointer guard), a lea of code and the like make pointers.
 bool computes_target(const CodeMap& map, const x86::Insn& insn, TargetAddr at) {
   if (is_lea(insn) && insn.rip_relative) return !map.is_text(insn.rip_target(at));
   const bool half_load = insn.map == 0 && insn.opcode == 0x8b && (insn.rex & 8) == 0;
@@ -149,11 +160,12 @@ class RegionTables {
   /// A jump through a register that was computed.
   std::optional<TargetAddr> computed_jump() const { return computed_jump_; }
 
-  /// Labels of a region as large as no compiler makes functions are not paired with its tables: that would take
-  /// forever.
+  /// Labels of a region as large as no compiler makes functions are not paired with its tables:
+  /// that would take forever.
   bool labels_ignored() const { return !bases_.empty() && !pairs_labels(); }
 
-  /// Calls visit(target) for every entry of every table. Targets outside the region may be those of other tables.
+  /// Calls visit(target) for every entry of every table. Targets outside the region may be those of
+  /// other tables.
   template <typename Visit>
   void for_each_target(Visit visit) const {
     for (const TargetAddr table : tables_) {
@@ -167,9 +179,12 @@ class RegionTables {
       const Shape& s = code_.insns[i].shape;
       const TargetAddr at = code_.address(code_.insns[i]);
       if (is_lea(s) && s.rip_relative) add_constant(s.rip_target(at));
-      // Modules that lie low name tables by their absolute address: mov $table,%edx; mov table(,%rax,4),%eax.
-      if (s.map == 0 && s.opcode >= 0xb8 && s.opcode <= 0xbf) add_constant(TargetAddr(static_cast<uint64_t>(s.imm)));
-      if (s.disp_bytes == 4 && !s.rip_relative) add_constant(TargetAddr(static_cast<uint64_t>(s.disp)));
+      // Modules that lie low name tables by their absolute address: mov $table,%edx; mov
+      // table(,%rax,4),%eax.
+      if (s.map == 0 && s.opcode >= 0xb8 && s.opcode <= 0xbf)
+        add_constant(TargetAddr(static_cast<uint64_t>(s.imm)));
+      if (s.disp_bytes == 4 && !s.rip_relative)
+        add_constant(TargetAddr(static_cast<uint64_t>(s.disp)));
       add_bias(s);
       if (s.kind == Kind::kJmpIndirect) add_jump(i, s, at);
     }
@@ -183,7 +198,8 @@ class RegionTables {
   /// (base,index,4) with a displacement: the table begins elsewhere than where lea points.
   void add_bias(const Shape& s) {
     const bool by_sib = s.modrm_offset != 0 && (s.modrm >> 6) != 3 && (s.modrm & 7) == 4;
-    if (by_sib && (s.sib >> 6) == 2 && s.disp_bytes == 1) biases_.insert(static_cast<uint64_t>(s.disp));
+    if (by_sib && (s.sib >> 6) == 2 && s.disp_bytes == 1)
+      biases_.insert(static_cast<uint64_t>(s.disp));
   }
 
   void add_jump(size_t i, const Shape& s, TargetAddr at) {
@@ -224,7 +240,9 @@ class RegionTables {
     }
   }
 
-  bool pairs_labels() const { return code_.region.end - code_.region.start <= kMaxPairedRegionBytes; }
+  bool pairs_labels() const {
+    return code_.region.end - code_.region.start <= kMaxPairedRegionBytes;
+  }
 
   bool may_be_head(TargetAddr target) const {
     const SweptInsn* insn = code_.covering(target);
@@ -260,7 +278,8 @@ class TableJudge {
       }
     }
     if (tables_.computed_jump() && (tables_.labels_ignored() || (!found && !found_in_parts()))) {
-      out_.unresolved.push_back({*tables_.computed_jump(), code_.region.start, RefusalKind::kUnknownJump, true});
+      out_.unresolved.push_back(
+          {*tables_.computed_jump(), code_.region.start, RefusalKind::kUnknownJump, true});
     }
   }
 
@@ -273,8 +292,8 @@ class TableJudge {
     return is_part(other);
   }
 
-  /// Two regions are parts of one function if one jumps into the other: the compiler moves cold blocks away, and their
-  /// symbols are often stripped.
+  /// Two regions are parts of one function if one jumps into the other: the compiler moves cold
+  /// blocks away, and their symbols are often stripped.
   bool is_part(const Sweep& other) const {
     if (jumps_into(code_, other.region) || jumps_into(other, code_.region)) return true;
     bool leads_here = false;
@@ -286,9 +305,11 @@ class TableJudge {
 
   bool found_in_parts() const {
     std::set<TargetAddr> regions;
-    tables_.for_each_target([&](TargetAddr target) { regions.insert(map_.region_at(target).start); });
-    return std::any_of(regions.begin(), regions.end(),
-                       [&](TargetAddr start) { return is_part(sweep(map_, map_.region_at(start))); });
+    tables_.for_each_target(
+        [&](TargetAddr target) { regions.insert(map_.region_at(target).start); });
+    return std::any_of(regions.begin(), regions.end(), [&](TargetAddr start) {
+      return is_part(sweep(map_, map_.region_at(start)));
+    });
   }
 
   const CodeMap& map_;
@@ -298,8 +319,8 @@ class TableJudge {
   TableScan& out_;
 };
 
-/// The regions whose tables may lead into the windows, without decoding the whole module: those of the windows, and
-/// every other part of their functions as TableJudge::is_part defines it.
+/// The regions whose tables may lead into the windows, without decoding the whole module: those of
+/// the windows, and every other part of their functions as TableJudge::is_part defines it.
 class PartFinder {
  public:
   PartFinder(const CodeMap& map, const WindowSet& windows) : map_(map) {
@@ -337,7 +358,8 @@ class PartFinder {
       const size_t field = b == 0xe9 ? i + 1 : i + 2;
       int32_t distance;
       std::memcpy(&distance, &range.bytes[field], sizeof distance);
-      const TargetAddr target = range.start + field + 4 + static_cast<uint64_t>(static_cast<int64_t>(distance));
+      const TargetAddr target =
+          range.start + field + 4 + static_cast<uint64_t>(static_cast<int64_t>(distance));
       if (is_own(target)) add(parts_, range.start + i);
     }
     // Short branches come from next door.
@@ -360,7 +382,10 @@ class PartFinder {
   std::set<TargetAddr> own_, parts_;
 };
 
-void scan_region(const CodeMap& map, const WindowSet& windows, const Region& region, TableScan& out) {
+void scan_region(const CodeMap& map,
+                 const WindowSet& windows,
+                 const Region& region,
+                 TableScan& out) {
   if (!may_jump_indirectly(map.text_of(region))) return;
   const Sweep code = sweep(map, region);
   TableJudge(map, windows, code, out).run();

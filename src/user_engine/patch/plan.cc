@@ -1,10 +1,10 @@
 #include "user_engine/patch/plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <unordered_map>
-
-#include <fmt/format.h>
 
 #include "user_engine/patch/code_map.h"
 #include "user_engine/patch/entrances.h"
@@ -46,7 +46,8 @@ class Planner {
   std::vector<TargetAddr> accepted() const {
     std::vector<TargetAddr> sites;
     for (const auto& [address, outcome] : outcomes_) {
-      if (outcome && (!only_puns_ || outcome->mechanism == Mechanism::kPunned)) sites.push_back(TargetAddr(address));
+      if (outcome && (!only_puns_ || outcome->mechanism == Mechanism::kPunned))
+        sites.push_back(TargetAddr(address));
     }
     return sites;
   }
@@ -60,9 +61,10 @@ class Planner {
     }
   }
 
-  /// Places where five bytes are too many, but where the first instruction alone may be replaced: its own bytes change, the
-  /// rest of the jump's distance is made of the bytes that follow. Nothing can enter an instruction but at its start, so
-  /// loops, jump tables, landing pads and returns into the bytes behind it all stay right.
+  /// Places where five bytes are too many, but where the first instruction alone may be replaced:
+  /// its own bytes change, the rest of the jump's distance is made of the bytes that follow.
+  /// Nothing can enter an instruction but at its start, so loops, jump tables, landing pads and
+  /// returns into the bytes behind it all stay right.
   void try_puns() {
     if (!rules_.puns) return;
     for (const TargetAddr site : order_) {
@@ -80,7 +82,8 @@ class Planner {
     only_puns_ = false;
     // The first reason says more than that of the last resort.
     for (auto& [address, refusal] : refused_before_) {
-      if (Outcome& outcome = outcomes_.at(address); !outcome) outcome = std::unexpected(std::move(refusal));
+      if (Outcome& outcome = outcomes_.at(address); !outcome)
+        outcome = std::unexpected(std::move(refusal));
     }
   }
 
@@ -122,7 +125,8 @@ class Planner {
 
   void refuse_entrances() {
     const WindowSet windows(accepted());
-    if (rules_.direct_branches || rules_.code_references) refuse_all(windows, find_references(map_, windows, rules_));
+    if (rules_.direct_branches || rules_.code_references)
+      refuse_all(windows, find_references(map_, windows, rules_));
     if (!rules_.jump_tables) return;
     const TableScan tables = find_table_targets(map_, windows);
     refuse_all(windows, tables.entrances);
@@ -135,11 +139,13 @@ class Planner {
       for (const TargetAddr site : windows.sites_around(e.target)) {
         if (e.target < end_of_change(site)) refuse(outcomes_.at(site.value), e);
       }
-      if (windows.is_site(e.target) && e.kind == RefusalKind::kCodeReference) refuse(outcomes_.at(e.target.value), e);
+      if (windows.is_site(e.target) && e.kind == RefusalKind::kCodeReference)
+        refuse(outcomes_.at(e.target.value), e);
     }
   }
 
-  /// An indirect jump goes anywhere in its function, and in the function that its cold part was split from.
+  /// An indirect jump goes anywhere in its function, and in the function that its cold part was
+  /// split from.
   void refuse_unresolved(const std::vector<Entrance>& unresolved) {
     std::unordered_map<std::string_view, const Entrance*> by_name;
     std::unordered_map<uint64_t, const Entrance*> by_region;
@@ -161,7 +167,9 @@ class Planner {
   }
 
   /// "f" of "f.cold" and "f.part.0".
-  static std::string_view base_name(std::string_view name) { return name.substr(0, name.find('.')); }
+  static std::string_view base_name(std::string_view name) {
+    return name.substr(0, name.find('.'));
+  }
 
   void refuse_overlaps() {
     if (!rules_.other_sites) return;
@@ -185,7 +193,8 @@ class Planner {
   void refuse(Outcome& outcome, const Entrance& e) {
     if (!outcome) return;
     Refusal r{e.kind, e.source, {}, reason_for(e)};
-    if (const auto bytes = map_.text_from(e.source); !bytes.empty()) r.instruction = x86::format_insn(bytes, e.source);
+    if (const auto bytes = map_.text_from(e.source); !bytes.empty())
+      r.instruction = x86::format_insn(bytes, e.source);
     outcome = std::unexpected(std::move(r));
   }
 
@@ -201,20 +210,26 @@ class Planner {
       case RefusalKind::kJumpTable:
         return fmt::format("a jump table of {} leads into the window, to {}", source, target);
       case RefusalKind::kUnknownJump:
-        return fmt::format("{} at {} may go anywhere in the function: its table was not found", text(e.source), source);
-      case RefusalKind::kCodePointer: return fmt::format("data holds a pointer into the window, to {}", target);
-      case RefusalKind::kOtherSite: return fmt::format("the window overlaps that of another probe, at {}", source);
+        return fmt::format("{} at {} may go anywhere in the function: its table was not found",
+                           text(e.source), source);
+      case RefusalKind::kCodePointer:
+        return fmt::format("data holds a pointer into the window, to {}", target);
+      case RefusalKind::kOtherSite:
+        return fmt::format("the window overlaps that of another probe, at {}", source);
       default: return fmt::format("the function does not decode at {}", source);
     }
   }
 
-  std::string text(TargetAddr at) const { return fmt::format("`{}`", x86::format_insn(map_.text_from(at), at)); }
+  std::string text(TargetAddr at) const {
+    return fmt::format("`{}`", x86::format_insn(map_.text_from(at), at));
+  }
 
   CodeMap map_;
   PlanRules rules_;
   std::vector<TargetAddr> order_;
   std::unordered_map<uint64_t, Outcome> outcomes_;
-  std::unordered_map<uint64_t, Refusal> refused_before_;  ///< why a punned site takes no ordinary jump
+  std::unordered_map<uint64_t, Refusal>
+      refused_before_;  ///< why a punned site takes no ordinary jump
   bool only_puns_ = false;
 };
 
@@ -255,7 +270,9 @@ std::string_view to_string(RefusalKind kind) {
   return "?";
 }
 
-std::vector<Outcome> plan_sites(const ModuleCode& module, std::span<const TargetAddr> sites, const PlanRules& rules) {
+std::vector<Outcome> plan_sites(const ModuleCode& module,
+                                std::span<const TargetAddr> sites,
+                                const PlanRules& rules) {
   return Planner(module, rules).run(sites);
 }
 
@@ -284,9 +301,11 @@ PunTargets pun_targets(const SitePlan& plan) {
   const unsigned own = plan.written - 1u;
   uint32_t least = 0;
   for (unsigned i = own; i < 4; ++i) least |= uint32_t{plan.before[1 + i]} << (8 * i);
-  const uint32_t most = own == 0 ? least : least | static_cast<uint32_t>((uint64_t{1} << (8 * own)) - 1);
+  const uint32_t most =
+      own == 0 ? least : least | static_cast<uint32_t>((uint64_t{1} << (8 * own)) - 1);
   const auto at = [&](uint32_t distance) {
-    return plan.site + kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(distance)));
+    return plan.site + kPatchBytes +
+           static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(distance)));
   };
   return {at(least), at(most)};
 }
@@ -295,13 +314,16 @@ Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour) {
   SPILE_TRY(const PatchBytes patch, x86::encode_jmp(plan.site, detour));
   for (size_t i = plan.written; i < kPatchBytes; ++i) {
     if (patch[i] != plan.before[i]) {
-      return fail(ErrorCode::kUnsupported, "a punned jump at {} cannot reach {}", plan.site, detour);
+      return fail(ErrorCode::kUnsupported, "a punned jump at {} cannot reach {}", plan.site,
+                  detour);
     }
   }
   return patch;
 }
 
-Result<TargetAddr> rip_after_attach(const SitePlan& plan, const x86::RelocatedCode& displaced, TargetAddr rip,
+Result<TargetAddr> rip_after_attach(const SitePlan& plan,
+                                    const x86::RelocatedCode& displaced,
+                                    TargetAddr rip,
                                     bool in_syscall) {
   for (const x86::MovedInsn& insn : displaced.insns) {
     const bool behind = rip == plan.site + insn.old_offset + insn.old_bytes;
@@ -314,7 +336,8 @@ Result<TargetAddr> rip_after_attach(const SitePlan& plan, const x86::RelocatedCo
   return fail(ErrorCode::kUnsafe, "a thread is at {}, inside the bytes to patch", rip);
 }
 
-std::optional<x86::ResumePoint> rip_after_detach(const x86::RelocatedCode& displaced, TargetAddr rip) {
+std::optional<x86::ResumePoint> rip_after_detach(const x86::RelocatedCode& displaced,
+                                                 TargetAddr rip) {
   return displaced.to_original(rip);
 }
 

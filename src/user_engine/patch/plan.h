@@ -1,16 +1,18 @@
-// Where a probe may sit, and how: code bytes and sites in, patches out. Pure: nothing here reads a process or a file.
+// Where a probe may sit, and how: code bytes and sites in, patches out. Pure: nothing here reads a
+// process or a file.
 //
-// A probe is a jmp rel32 over the first five bytes of its site. The instructions under it (the *window*) move into a
-// detour. That is safe if and only if nothing but the jump's first byte is ever entered:
+// A probe is a jmp rel32 over the first five bytes of its site. The instructions under it (the
+// *window*) move into a detour. That is safe if and only if nothing but the jump's first byte is
+// ever entered:
 //
 //   site ->  55           push %rbp          e9 xx xx xx xx   jmp detour
 //            48 89 e5     mov %rsp,%rbp
 //            41 54        push %r12          54               (left as it was, never reached)
 //            ...                             ...
 //
-// So every way into bytes 1..4 must be known: direct branches of the whole module, jump tables, code pointers in data,
-// landing pads, other symbols, stopped threads. Where one is found, or where it cannot be excluded, the site is refused
-// with the reason: no probe is better than a wrong one.
+// So every way into bytes 1..4 must be known: direct branches of the whole module, jump tables,
+// code pointers in data, landing pads, other symbols, stopped threads. Where one is found, or where
+// it cannot be excluded, the site is refused with the reason: no probe is better than a wrong one.
 #pragma once
 
 #include <array>
@@ -42,69 +44,74 @@ struct Bytes {
   bool contains(TargetAddr a) const { return a >= start && a < end(); }
 };
 
-/// [start, end). end == start means that the size is not known: it then ends where the next function starts.
+/// [start, end). end == start means that the size is not known: it then ends where the next
+/// function starts.
 struct Function {
   TargetAddr start, end;
   std::string_view name;  ///< may be empty: known from .eh_frame only
 };
 
-/// Bytes never to patch, with the reason that users get to read: rseq critical sections, the vdso, prefix data, ...
+/// Bytes never to patch, with the reason that users get to read: rseq critical sections, the vdso,
+/// prefix data, ...
 struct Reserved {
   TargetAddr start, end;
   std::string reason;
 };
 
-/// One loaded module as the target has it in memory, foreign patches and our own taken out (the original contents).
-/// The spans and names must outlive the call. All lists are sorted by start.
+/// One loaded module as the target has it in memory, foreign patches and our own taken out (the
+/// original contents). The spans and names must outlive the call. All lists are sorted by start.
 struct ModuleCode {
-  std::vector<Bytes> text;                ///< executable segments (or sections); the more complete, the safer
-  std::vector<Function> functions;        ///< symbols and .eh_frame entries; aliases and nesting allowed
-  /// Every address that data may hold: relocation addends, words that look like pointers into text, landing pads, init
-  /// arrays, e_entry, dynamic symbols.
+  std::vector<Bytes> text;  ///< executable segments (or sections); the more complete, the safer
+  std::vector<Function> functions;  ///< symbols and .eh_frame entries; aliases and nesting allowed
+  /// Every address that data may hold: relocation addends, words that look like pointers into text,
+  /// landing pads, init arrays, e_entry, dynamic symbols.
   std::vector<TargetAddr> code_pointers;
-  std::vector<Bytes> read_only;           ///< constant data: where jump tables are
+  std::vector<Bytes> read_only;  ///< constant data: where jump tables are
   std::vector<Reserved> reserved;
-  /// The program's runtime turns memory faults into its own exceptions by looking at the faulting instruction's address
-  /// (Go, Java, WebAssembly engines): then nothing that may fault is moved.
+  /// The program's runtime turns memory faults into its own exceptions by looking at the faulting
+  /// instruction's address (Go, Java, WebAssembly engines): then nothing that may fault is moved.
   bool handles_faults_by_address = false;
 };
 
 /// The safety rules. All on, always; a test switches one off to show the harm that it prevents.
 struct PlanRules {
-  bool direct_branches = true;       ///< no jmp, jcc, loop, call of the module enters the window
-  bool jump_tables = true;           ///< no switch or computed goto enters it; unknown tables refuse
-  bool code_pointers = true;         ///< no pointer in data, landing pad, ... enters it
-  bool code_references = true;       ///< no lea, no read of code as data, no absolute address in an instruction
-  bool endbr_inside = true;          ///< an endbr64 inside the window is a way in
-  bool other_functions = true;       ///< no symbol starts inside
-  bool other_sites = true;           ///< no two windows overlap
-  bool padding_only = true;          ///< past the function's end, and after a jump or ret, only padding
-  bool page_boundary = true;         ///< the five bytes lie in one page
-  bool reserved = true;              ///< ModuleCode::reserved
-  bool known_code = true;            ///< not functions that are known to be copied, or compared by address, by name
-  bool restore_rt = true;            ///< not the signal return trampoline
-  bool breakpoints = true;           ///< no int3 of somebody else
-  bool call_last = true;             ///< a call's return address is not overwritten
+  bool direct_branches = true;  ///< no jmp, jcc, loop, call of the module enters the window
+  bool jump_tables = true;      ///< no switch or computed goto enters it; unknown tables refuse
+  bool code_pointers = true;    ///< no pointer in data, landing pad, ... enters it
+  bool code_references =
+      true;  ///< no lea, no read of code as data, no absolute address in an instruction
+  bool endbr_inside = true;     ///< an endbr64 inside the window is a way in
+  bool other_functions = true;  ///< no symbol starts inside
+  bool other_sites = true;      ///< no two windows overlap
+  bool padding_only = true;     ///< past the function's end, and after a jump or ret, only padding
+  bool page_boundary = true;    ///< the five bytes lie in one page
+  bool reserved = true;         ///< ModuleCode::reserved
+  bool known_code =
+      true;  ///< not functions that are known to be copied, or compared by address, by name
+  bool restore_rt = true;   ///< not the signal return trampoline
+  bool breakpoints = true;  ///< no int3 of somebody else
+  bool call_last = true;    ///< a call's return address is not overwritten
   // Not a safety rule: off for whoever wants to see what the first choice would have been.
-  bool puns = true;                  ///< a punned jump where five bytes are refused
+  bool puns = true;  ///< a punned jump where five bytes are refused
 };
 
 enum class Mechanism : uint8_t {
   kEntryNops,  ///< nops that a compiler left at the entry
   kJump,       ///< over one or several instructions
   kPadding,    ///< over a short function and the padding behind it
-  kPunned,     ///< only the first instruction's bytes change; the bytes behind it stay and are part of the jump's distance
+  kPunned,  ///< only the first instruction's bytes change; the bytes behind it stay and are part of
+            ///< the jump's distance
 };
 std::string_view to_string(Mechanism mechanism);
 
 enum class RefusalKind : uint8_t {
-  kNoFunction,       ///< no function is known at the address
-  kUndecodable,      ///< bytes that are no instructions, here or where it would matter
-  kNotAnInstruction, ///< the address is inside an instruction
-  kTooShort,         ///< no room: fewer than five bytes and no padding
+  kNoFunction,        ///< no function is known at the address
+  kUndecodable,       ///< bytes that are no instructions, here or where it would matter
+  kNotAnInstruction,  ///< the address is inside an instruction
+  kTooShort,          ///< no room: fewer than five bytes and no padding
   kDirectBranch,
   kJumpTable,
-  kUnknownJump,      ///< an indirect jump of this function whose targets are not known
+  kUnknownJump,  ///< an indirect jump of this function whose targets are not known
   kCodePointer,
   kCodeReference,
   kEndbrInside,
@@ -115,8 +122,8 @@ enum class RefusalKind : uint8_t {
   kKnownCode,
   kRestoreRt,
   kBreakpoint,
-  kCall,             ///< a call would return into the patch
-  kInstruction,      ///< an instruction that cannot be moved
+  kCall,         ///< a call would return into the patch
+  kInstruction,  ///< an instruction that cannot be moved
 };
 std::string_view to_string(RefusalKind kind);
 
@@ -131,36 +138,39 @@ struct Refusal {
 
 /// Everything needed to patch a site, to undo it, and to explain it.
 struct SitePlan {
-  TargetAddr site;                        ///< where the jump goes: after an endbr64
-  TargetAddr function;                    ///< start of the function
+  TargetAddr site;      ///< where the jump goes: after an endbr64
+  TargetAddr function;  ///< start of the function
   Mechanism mechanism = Mechanism::kJump;
-  PatchBytes before{};                    ///< what the jump overwrites
-  uint8_t written = kPatchBytes;          ///< bytes from `site` on that change: kPunned has 1 to 4
-  std::vector<uint8_t> window;            ///< the displaced instructions: 1..19 bytes, may be fewer than five (padding)
-  std::vector<uint8_t> heads;             ///< offsets of their first bytes; [0] is 0
-  bool falls_through = true;              ///< control continues at site + window.size()
-  bool flags_live = true;                 ///< the detour must keep the status flags
-  bool may_fault = false;                 ///< a displaced instruction accesses memory other than stack and constants
-  bool go_stack_check = false;            ///< begins with Go's stack check: little stack may be left
-  std::string reason;                     ///< why this mechanism: "jump over 2 instructions"
+  PatchBytes before{};            ///< what the jump overwrites
+  uint8_t written = kPatchBytes;  ///< bytes from `site` on that change: kPunned has 1 to 4
+  std::vector<uint8_t>
+      window;  ///< the displaced instructions: 1..19 bytes, may be fewer than five (padding)
+  std::vector<uint8_t> heads;  ///< offsets of their first bytes; [0] is 0
+  bool falls_through = true;   ///< control continues at site + window.size()
+  bool flags_live = true;      ///< the detour must keep the status flags
+  bool may_fault =
+      false;  ///< a displaced instruction accesses memory other than stack and constants
+  bool go_stack_check = false;  ///< begins with Go's stack check: little stack may be left
+  std::string reason;           ///< why this mechanism: "jump over 2 instructions"
 
   TargetAddr window_end() const { return site + window.size(); }
 };
 
 using Outcome = std::expected<SitePlan, Refusal>;
 
-/// Plans probes at many places of a module at once; outcome i belongs to sites[i]. A site at a function's start is
-/// moved behind its endbr64. The same site twice gives the same plan twice; of overlapping windows the first in
-/// `sites` wins.
-/// Cost: about one pass over the text (1 to 2 ns a byte) and some microseconds a site.
-std::vector<Outcome> plan_sites(const ModuleCode& module, std::span<const TargetAddr> sites,
+/// Plans probes at many places of a module at once; outcome i belongs to sites[i]. A site at a
+/// function's start is moved behind its endbr64. The same site twice gives the same plan twice; of
+/// overlapping windows the first in `sites` wins. Cost: about one pass over the text (1 to 2 ns a
+/// byte) and some microseconds a site.
+std::vector<Outcome> plan_sites(const ModuleCode& module,
+                                std::span<const TargetAddr> sites,
                                 const PlanRules& rules = {});
 
 /// The same for one.
 Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
 
-/// The same for a punned jump, although an ordinary one would fit: a thread stands inside the window, and behind the first
-/// instruction it is in nobody's way.
+/// The same for a punned jump, although an ordinary one would fit: a thread stands inside the
+/// window, and behind the first instruction it is in nobody's way.
 Outcome plan_pun(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
 
 /// The window's instructions as they must stand at `address`, and the jump back behind them.
@@ -169,30 +179,36 @@ Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr addre
 /// The size of displaced_code, which is the same wherever it goes.
 Result<size_t> displaced_size_bytes(const SitePlan& plan);
 
-/// Where the jump of a punned site can lead: the bytes that stay fix the upper part of its distance. One address for an
-/// instruction of one byte, 2^8 for two, 2^16 for three, 2^24 for four.
+/// Where the jump of a punned site can lead: the bytes that stay fix the upper part of its
+/// distance. One address for an instruction of one byte, 2^8 for two, 2^16 for three, 2^24 for
+/// four.
 struct PunTargets {
   TargetAddr first, last;  ///< inclusive
 };
 PunTargets pun_targets(const SitePlan& plan);
 
-/// What to write at plan.site so that it continues at `detour`. Errors: unsupported, out of reach (kPunned: not one of
-/// pun_targets).
+/// What to write at plan.site so that it continues at `detour`. Errors: unsupported, out of reach
+/// (kPunned: not one of pun_targets).
 Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour);
 
-/// Where a thread that is stopped at `rip` must continue once the site is patched: mostly at `rip`, else in the copy.
-/// `in_syscall`: the thread is inside a system call (orig_rax >= 0), so that the kernel may step rip back over the
-/// syscall instruction to restart it; that instruction must then be the displaced copy.
-/// Errors: unsafe, rip is in the patched bytes but at no displaced instruction: leave this site alone.
-Result<TargetAddr> rip_after_attach(const SitePlan& plan, const x86::RelocatedCode& displaced, TargetAddr rip,
+/// Where a thread that is stopped at `rip` must continue once the site is patched: mostly at `rip`,
+/// else in the copy. `in_syscall`: the thread is inside a system call (orig_rax >= 0), so that the
+/// kernel may step rip back over the syscall instruction to restart it; that instruction must then
+/// be the displaced copy. Errors: unsafe, rip is in the patched bytes but at no displaced
+/// instruction: leave this site alone.
+Result<TargetAddr> rip_after_attach(const SitePlan& plan,
+                                    const x86::RelocatedCode& displaced,
+                                    TargetAddr rip,
                                     bool in_syscall);
 
-/// Where a thread that is stopped at `rip` inside the displaced code continues in the original code once that is back.
-/// nullopt: not in it.
-std::optional<x86::ResumePoint> rip_after_detach(const x86::RelocatedCode& displaced, TargetAddr rip);
+/// Where a thread that is stopped at `rip` inside the displaced code continues in the original code
+/// once that is back. nullopt: not in it.
+std::optional<x86::ResumePoint> rip_after_detach(const x86::RelocatedCode& displaced,
+                                                 TargetAddr rip);
 
 /// True if `bytes` (a function's first) are Go's stack check:
-///   cmp 0x10(%r14),%rsp | lea -x(%rsp),%r12; cmp 0x10(%r14),%r12 | mov %fs:-8,%rcx; cmp 0x10(%rcx),%rsp (before 1.17)
+///   cmp 0x10(%r14),%rsp | lea -x(%rsp),%r12; cmp 0x10(%r14),%r12 | mov %fs:-8,%rcx; cmp
+///   0x10(%rcx),%rsp (before 1.17)
 bool is_go_stack_checked(std::span<const uint8_t> bytes);
 
 }  // namespace spile::patch

@@ -1,4 +1,5 @@
-// Any bytes as a module: planning ends, and what it accepts can be displaced, moved into and out of.
+// Any bytes as a module: planning ends, and what it accepts can be displaced, moved into and out
+// of.
 #include <cstdint>
 #include <cstring>
 

@@ -1,9 +1,9 @@
 #include "user_engine/patch/plan.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
-
-#include <gtest/gtest.h>
 
 #include "x86/format.h"
 
@@ -63,8 +63,13 @@ class Module {
   static TargetAddr at(uint64_t offset) { return TargetAddr(kText + offset); }
 
   ModuleCode code() const {
-    ModuleCode m{{{TargetAddr(kText), text_}}, functions_, pointers_, {{TargetAddr(kRodata), rodata_}}, reserved_};
-    std::stable_sort(m.functions.begin(), m.functions.end(), [](auto& a, auto& b) { return a.start < b.start; });
+    ModuleCode m{{{TargetAddr(kText), text_}},
+                 functions_,
+                 pointers_,
+                 {{TargetAddr(kRodata), rodata_}},
+                 reserved_};
+    std::stable_sort(m.functions.begin(), m.functions.end(),
+                     [](auto& a, auto& b) { return a.start < b.start; });
     std::sort(m.code_pointers.begin(), m.code_pointers.end());
     return m;
   }
@@ -84,8 +89,9 @@ constexpr uint64_t kSite = 0x1000;
 /// push %rbp; mov %rsp,%rbp; push %r12; pop %r12; pop %rbp; ret
 const Code kPlain = {0x55, 0x48, 0x89, 0xe5, 0x41, 0x54, 0x41, 0x5c, 0x5d, 0xc3};
 
-/// Refused with the rule on; with the rule off, a plan that overwrites what somebody enters or reads.
-void expect_rule(const Module& m, uint64_t site, bool PlanRules::*rule, RefusalKind kind) {
+/// Refused with the rule on; with the rule off, a plan that overwrites what somebody enters or
+/// reads.
+void expect_rule(const Module& m, uint64_t site, bool PlanRules::* rule, RefusalKind kind) {
   const Outcome with = m.plan(site);
   ASSERT_FALSE(with) << "accepted: " << with->reason;
   EXPECT_EQ(with.error().kind, kind) << with.error().reason;
@@ -93,7 +99,8 @@ void expect_rule(const Module& m, uint64_t site, bool PlanRules::*rule, RefusalK
   PlanRules off = no_puns();
   off.*rule = false;
   const Outcome without = m.plan(site, off);
-  EXPECT_TRUE(without) << "another rule refuses it too, so this test shows nothing: " << without.error().reason;
+  EXPECT_TRUE(without) << "another rule refuses it too, so this test shows nothing: "
+                       << without.error().reason;
 }
 
 TEST(Plan, JumpsOverSeveralInstructions) {
@@ -127,12 +134,14 @@ TEST(Plan, UsesEntryNopsOfEveryForm) {
     const auto plan = Module().function(kSite, code).plan(kSite);
     ASSERT_TRUE(plan) << plan.error().reason;
     EXPECT_EQ(plan->mechanism, Mechanism::kEntryNops);
-    EXPECT_EQ(displaced_code(*plan, Module::at(0x100000))->bytes.size(), 5u) << "only the jump back";
+    EXPECT_EQ(displaced_code(*plan, Module::at(0x100000))->bytes.size(), 5u)
+        << "only the jump back";
   }
 }
 
 TEST(Plan, UsesThePaddingOfShortFunctions) {
-  for (const Code& code : {Code{0xc3}, Code{0x31, 0xc0, 0xc3}, Code{0xeb, 0x40}, Code{0xf3, 0xc3}}) {
+  for (const Code& code :
+       {Code{0xc3}, Code{0x31, 0xc0, 0xc3}, Code{0xeb, 0x40}, Code{0xf3, 0xc3}}) {
     const auto plan = Module().function(kSite, code).plan(kSite);
     ASSERT_TRUE(plan) << plan.error().reason;
     EXPECT_EQ(plan->mechanism, Mechanism::kPadding);
@@ -142,27 +151,33 @@ TEST(Plan, UsesThePaddingOfShortFunctions) {
 }
 
 TEST(Plan, UsesPaddingOfInt3AndLongNops) {
-  EXPECT_TRUE(Module().function(kSite, {0xc3}).put(kSite + 1, {0xcc, 0xcc, 0xcc, 0xcc}).plan(kSite));
   EXPECT_TRUE(
-      Module().function(kSite, {0xc3}).put(kSite + 1, {0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0}).plan(kSite));
+      Module().function(kSite, {0xc3}).put(kSite + 1, {0xcc, 0xcc, 0xcc, 0xcc}).plan(kSite));
+  EXPECT_TRUE(Module()
+                  .function(kSite, {0xc3})
+                  .put(kSite + 1, {0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0})
+                  .plan(kSite));
 }
 
 TEST(Plan, DisplacesPaddingThatControlFallsInto) {
   // xor %eax,%eax falls through nops into the next function
-  const auto plan = Module().function(kSite, {0x31, 0xc0}).function(kSite + 16, kPlain, "g").plan(kSite);
+  const auto plan =
+      Module().function(kSite, {0x31, 0xc0}).function(kSite + 16, kPlain, "g").plan(kSite);
   ASSERT_TRUE(plan) << plan.error().reason;
   EXPECT_TRUE(plan->falls_through);
   EXPECT_EQ(plan->window.size(), 5u);
 }
 
 TEST(Plan, RefusesAFunctionThatFallsIntoOtherCode) {
-  const auto plan = Module().function(kSite, {0x31, 0xc0}).put(kSite + 2, {0x55, 0x55, 0x55}).plan(kSite);
+  const auto plan =
+      Module().function(kSite, {0x31, 0xc0}).put(kSite + 2, {0x55, 0x55, 0x55}).plan(kSite);
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().kind, RefusalKind::kTooShort);
 }
 
 TEST(Plan, RefusesAddressesOutsideFunctions) {
-  EXPECT_EQ(Module().function(kSite, kPlain).plan(kSite + 0x100).error().kind, RefusalKind::kNoFunction);
+  EXPECT_EQ(Module().function(kSite, kPlain).plan(kSite + 0x100).error().kind,
+            RefusalKind::kNoFunction);
   EXPECT_EQ(Module().function(kSite, kPlain).plan(0x100000).error().kind, RefusalKind::kNoFunction);
 }
 
@@ -176,7 +191,11 @@ TEST(Plan, TakesSitesInsideFunctionsAndRefusesTheInsideOfInstructions) {
 }
 
 TEST(Plan, BoundsFunctionsOfUnknownSizeByTheNext) {
-  const Module m = Module().put(kSite, {0xc3}).symbol(kSite, 0, "f").symbol(kSite + 3, 8, "g").put(kSite + 3, kPlain);
+  const Module m = Module()
+                       .put(kSite, {0xc3})
+                       .symbol(kSite, 0, "f")
+                       .symbol(kSite + 3, 8, "g")
+                       .put(kSite + 3, kPlain);
   EXPECT_EQ(m.plan(kSite).error().kind, RefusalKind::kTooShort);
 }
 
@@ -193,7 +212,8 @@ TEST(PlanRule, RefusesADirectBranchIntoTheWindow) {
   for (const uint8_t inside : {1, 2, 4}) {
     const auto rel8 = static_cast<uint8_t>(inside - 8);
     Code code = {0x51, 0x48, 0x89, 0xe5, 0x41, 0x54, 0x75, rel8, 0xc3};
-    expect_rule(Module().function(kSite, code), kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);
+    expect_rule(Module().function(kSite, code), kSite, &PlanRules::direct_branches,
+                RefusalKind::kDirectBranch);
   }
 }
 
@@ -213,8 +233,10 @@ TEST(PlanRule, RefusesBranchesOfEveryKindFromOtherFunctions) {
     expect_rule(m, kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);
   }
   for (const uint8_t opcode : {0xeb, 0x70, 0x7f, 0xe0, 0xe1, 0xe2, 0xe3}) {
-    const Module m = Module().function(kSite, kPlain).function(kSite + 0x20, {opcode, 0xe2, 0xc3}, "g");
-    expect_rule(m, kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);  // +0x22 - 0x1e = +4
+    const Module m =
+        Module().function(kSite, kPlain).function(kSite + 0x20, {opcode, 0xe2, 0xc3}, "g");
+    expect_rule(m, kSite, &PlanRules::direct_branches,
+                RefusalKind::kDirectBranch);  // +0x22 - 0x1e = +4
   }
 }
 
@@ -232,8 +254,9 @@ TEST(PlanRule, RefusesABranchBehindDataInTheCode) {
 }
 
 TEST(PlanRule, RefusesABranchBehindDataThatDecodes) {
-  // 31 31 is an instruction at even and at odd addresses, so that decoding never falls into step by itself. From the
-  // function's start the jump at an odd address is not seen; ee (out) tells that there is data before it.
+  // 31 31 is an instruction at even and at odd addresses, so that decoding never falls into step by
+  // itself. From the function's start the jump at an odd address is not seen; ee (out) tells that
+  // there is data before it.
   Module m = Module().function(kSite, kPlain).symbol(0x2000, 0x60, "g").put(0x2000, {0xc3, 0xee});
   m.put(0x2002, Code(0x3f, 0x31)).put(0x2041, {0xe9, 0, 0, 0, 0}).rel32(0x2042, 0x2046, kSite + 1);
   expect_rule(m, kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);
@@ -241,7 +264,9 @@ TEST(PlanRule, RefusesABranchBehindDataThatDecodes) {
 
 TEST(PlanRule, RefusesABranchHiddenInsideAnotherInstruction) {
   // je +1 skips the f0 of a locked instruction; behind it decoding differs and finds a jump
-  Module m = Module().function(kSite, kPlain).function(0x2000, {0x74, 0x01, 0x05, 0xe9, 0, 0, 0, 0, 0xc3}, "g");
+  Module m = Module()
+                 .function(kSite, kPlain)
+                 .function(0x2000, {0x74, 0x01, 0x05, 0xe9, 0, 0, 0, 0, 0xc3}, "g");
   m.rel32(0x2004, 0x2008, kSite + 1);
   expect_rule(m, kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);
 }
@@ -287,10 +312,12 @@ TEST(PlanRule, RefusesAnIndirectJumpWhoseTableIsNotFound) {
 
 TEST(PlanRule, RefusesATableRelativeToCode) {
   // lea label(%rip),%rcx; lea table(%rip),%rdx; movslq (%rdx,%rax,4),%rax; add %rcx,%rax; jmp *%rax
-  const Code code = {0x55, 0x89, 0xf8, 0x89, 0xf1, 0x48, 0x8d, 0x0d, 0, 0, 0, 0, 0x48, 0x8d, 0x15, 0,
-                     0,    0,    0,    0x48, 0x63, 0x04, 0x82, 0x48, 0x01, 0xc8, 0xff, 0xe0, 0x5d, 0xc3};
+  const Code code = {0x55, 0x89, 0xf8, 0x89, 0xf1, 0x48, 0x8d, 0x0d, 0,    0,
+                     0,    0,    0x48, 0x8d, 0x15, 0,    0,    0,    0,    0x48,
+                     0x63, 0x04, 0x82, 0x48, 0x01, 0xc8, 0xff, 0xe0, 0x5d, 0xc3};
   Module m = Module().function(kSite, code);
-  m.rel32(kSite + 8, kSite + 12, kSite + 28).rel32(kSite + 15, kSite + 19, Module::kRodata - Module::kText);
+  m.rel32(kSite + 8, kSite + 12, kSite + 28)
+      .rel32(kSite + 15, kSite + 19, Module::kRodata - Module::kText);
   m.data(0, int32_t{0}).data(4, int32_t{1}).data(8, int32_t{-27});  // +28, +29, +1
   expect_rule(m, kSite, &PlanRules::jump_tables, RefusalKind::kJumpTable);
 }
@@ -317,9 +344,13 @@ TEST(Plan, IgnoresTheNextTableOfAnUnrelatedFunction) {
 
 TEST(Plan, AcceptsTailCallsThroughPointers) {
   // push; pop; mov (%rdi),%rax; mov 8(%rax),%rax; jmp *%rax
-  EXPECT_TRUE(Module().function(kSite, {0x55, 0x5d, 0x48, 0x8b, 0x07, 0x48, 0x8b, 0x40, 0x08, 0xff, 0xe0}).plan(kSite));
+  EXPECT_TRUE(
+      Module()
+          .function(kSite, {0x55, 0x5d, 0x48, 0x8b, 0x07, 0x48, 0x8b, 0x40, 0x08, 0xff, 0xe0})
+          .plan(kSite));
   // an argument
-  EXPECT_TRUE(Module().function(kSite, {0x55, 0x89, 0xc8, 0x89, 0xc1, 0x5d, 0xff, 0xe7}).plan(kSite));
+  EXPECT_TRUE(
+      Module().function(kSite, {0x55, 0x89, 0xc8, 0x89, 0xc1, 0x5d, 0xff, 0xe7}).plan(kSite));
 }
 
 TEST(PlanRule, RefusesAFunctionWithAnIndirectJumpThatDoesNotDecode) {
@@ -329,14 +360,15 @@ TEST(PlanRule, RefusesAFunctionWithAnIndirectJumpThatDoesNotDecode) {
 
 TEST(PlanRule, RefusesACodePointerIntoTheWindow) {
   for (const uint64_t inside : {1, 4}) {
-    expect_rule(Module().function(kSite, kPlain).pointer(kSite + inside), kSite, &PlanRules::code_pointers,
-                RefusalKind::kCodePointer);
+    expect_rule(Module().function(kSite, kPlain).pointer(kSite + inside), kSite,
+                &PlanRules::code_pointers, RefusalKind::kCodePointer);
   }
   EXPECT_TRUE(Module().function(kSite, kPlain).pointer(kSite).pointer(kSite + 5).plan(kSite));
 }
 
 TEST(PlanRule, RefusesTakingTheAddressOfTheInside) {
-  Module m = Module().function(kSite, kPlain).function(0x2000, {0x48, 0x8d, 0x05, 0, 0, 0, 0, 0xc3}, "g");
+  Module m =
+      Module().function(kSite, kPlain).function(0x2000, {0x48, 0x8d, 0x05, 0, 0, 0, 0, 0xc3}, "g");
   m.rel32(0x2003, 0x2007, kSite + 1);
   expect_rule(m, kSite, &PlanRules::code_references, RefusalKind::kCodeReference);
   m.rel32(0x2003, 0x2007, kSite);
@@ -346,7 +378,9 @@ TEST(PlanRule, RefusesTakingTheAddressOfTheInside) {
 TEST(PlanRule, RefusesReadingTheWindowAsData) {
   for (const uint64_t inside : {0, 1, 4}) {
     // cmpl $0x7f,x(%rip): the immediate lies between the displacement and the end
-    Module m = Module().function(kSite, kPlain).function(0x2000, {0x83, 0x3d, 0, 0, 0, 0, 0x7f, 0xc3}, "g");
+    Module m = Module()
+                   .function(kSite, kPlain)
+                   .function(0x2000, {0x83, 0x3d, 0, 0, 0, 0, 0x7f, 0xc3}, "g");
     m.rel32(0x2002, 0x2007, kSite + inside);
     expect_rule(m, kSite, &PlanRules::code_references, RefusalKind::kCodeReference);
   }
@@ -357,12 +391,12 @@ TEST(PlanRule, RefusesAnAbsoluteAddressOfTheInside) {
   std::copy(kPlain.begin(), kPlain.end(), text.begin() + kSite);
   const Code taken = {0xb8, 0x01, 0x10, 0x40, 0x00, 0xc3};  // mov $0x401001,%eax
   std::copy(taken.begin(), taken.end(), text.begin() + 0x2000);
-  const ModuleCode m{
-      {{TargetAddr(0x400000), text}},
-      {{TargetAddr(0x401000), TargetAddr(0x40100a), "f"}, {TargetAddr(0x402000), TargetAddr(0x402006), "g"}},
-      {},
-      {},
-      {}};
+  const ModuleCode m{{{TargetAddr(0x400000), text}},
+                     {{TargetAddr(0x401000), TargetAddr(0x40100a), "f"},
+                      {TargetAddr(0x402000), TargetAddr(0x402006), "g"}},
+                     {},
+                     {},
+                     {}};
   const auto plan = plan_entry(m, TargetAddr(0x401000), no_puns());
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().kind, RefusalKind::kCodeReference);
@@ -377,8 +411,8 @@ TEST(PlanRule, RefusesAnEndbrInsideTheWindow) {
 }
 
 TEST(PlanRule, RefusesASymbolThatBeginsInside) {
-  expect_rule(Module().function(kSite, kPlain).symbol(kSite + 4, 6, "second_entry"), kSite, &PlanRules::other_functions,
-              RefusalKind::kOtherFunction);
+  expect_rule(Module().function(kSite, kPlain).symbol(kSite + 4, 6, "second_entry"), kSite,
+              &PlanRules::other_functions, RefusalKind::kOtherFunction);
 }
 
 TEST(PlanRule, RefusesAShortFunctionWithoutPadding) {
@@ -392,8 +426,8 @@ TEST(PlanRule, RefusesAShortFunctionWithoutPadding) {
 
 TEST(PlanRule, RefusesOverwritingCodeBehindAReturn) {
   // The pop behind the ret is there for somebody, whoever that is.
-  expect_rule(Module().function(kSite, {0x31, 0xc0, 0xc3, 0x58, 0x58, 0x58, 0xc3}), kSite, &PlanRules::padding_only,
-              RefusalKind::kTooShort);
+  expect_rule(Module().function(kSite, {0x31, 0xc0, 0xc3, 0x58, 0x58, 0x58, 0xc3}), kSite,
+              &PlanRules::padding_only, RefusalKind::kTooShort);
 }
 
 TEST(PlanRule, RefusesPaddingThatSomebodyUses) {
@@ -404,7 +438,8 @@ TEST(PlanRule, RefusesPaddingThatSomebodyUses) {
 
 TEST(PlanRule, RefusesAPageBoundary) {
   for (const uint64_t site : {0xffcu, 0xffdu, 0xfffu}) {
-    expect_rule(Module().function(site, kPlain), site, &PlanRules::page_boundary, RefusalKind::kPageBoundary);
+    expect_rule(Module().function(site, kPlain), site, &PlanRules::page_boundary,
+                RefusalKind::kPageBoundary);
   }
   EXPECT_TRUE(Module().function(0xffb, kPlain).plan(0xffb));
 }
@@ -421,7 +456,8 @@ TEST(PlanRule, RefusesReservedRanges) {
 
 TEST(PlanRule, RefusesFunctionsKnownToBeSpecial) {
   for (const char* name : {"Builtins_ArrayMap", "__syscall_cp_asm", "__syscall_cancel_arch"}) {
-    expect_rule(Module().function(kSite, kPlain, name), kSite, &PlanRules::known_code, RefusalKind::kKnownCode);
+    expect_rule(Module().function(kSite, kPlain, name), kSite, &PlanRules::known_code,
+                RefusalKind::kKnownCode);
   }
   EXPECT_TRUE(Module().function(kSite, kPlain, "__syscall_cp_asm_2").plan(kSite));
 }
@@ -433,11 +469,11 @@ TEST(Plan, MovesNothingThatMayFaultWhereFaultsAreHandledByAddress) {
     module.handles_faults_by_address = handled;
     return plan_entry(module, m.at(kSite));
   };
-  const Code load = {0x48, 0x8b, 0x08, 0x90, 0x90, 0xc3};         // mov (%rax),%rcx: Go's nil check
-  const Code frame = {0x48, 0x8b, 0x44, 0x24, 0x08, 0xc3};        // mov 8(%rsp),%rax
-  const Code global = {0x48, 0x8b, 0x05, 0x10, 0, 0, 0, 0xc3};    // mov x(%rip),%rax
-  const Code lea = {0x48, 0x8d, 0x40, 0x08, 0x90, 0xc3};          // lea 8(%rax),%rax
-  const Code movs = {0xf3, 0xa4, 0x90, 0x90, 0x90, 0xc3};         // rep movsb
+  const Code load = {0x48, 0x8b, 0x08, 0x90, 0x90, 0xc3};       // mov (%rax),%rcx: Go's nil check
+  const Code frame = {0x48, 0x8b, 0x44, 0x24, 0x08, 0xc3};      // mov 8(%rsp),%rax
+  const Code global = {0x48, 0x8b, 0x05, 0x10, 0, 0, 0, 0xc3};  // mov x(%rip),%rax
+  const Code lea = {0x48, 0x8d, 0x40, 0x08, 0x90, 0xc3};        // lea 8(%rax),%rax
+  const Code movs = {0xf3, 0xa4, 0x90, 0x90, 0x90, 0xc3};       // rep movsb
   EXPECT_FALSE(plan(load, true));
   EXPECT_FALSE(plan(movs, true));
   ASSERT_TRUE(plan(load, false));
@@ -450,10 +486,12 @@ TEST(Plan, MovesNothingThatMayFaultWhereFaultsAreHandledByAddress) {
 
 TEST(PlanRule, RefusesTheSignalTrampoline) {
   const Code restore_rt = {0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05};
-  expect_rule(Module().function(kSite, restore_rt), kSite, &PlanRules::restore_rt, RefusalKind::kRestoreRt);
+  expect_rule(Module().function(kSite, restore_rt), kSite, &PlanRules::restore_rt,
+              RefusalKind::kRestoreRt);
   Code behind_nop = restore_rt;
   behind_nop.insert(behind_nop.begin(), 0x90);
-  expect_rule(Module().function(kSite, behind_nop), kSite, &PlanRules::restore_rt, RefusalKind::kRestoreRt);
+  expect_rule(Module().function(kSite, behind_nop), kSite, &PlanRules::restore_rt,
+              RefusalKind::kRestoreRt);
 }
 
 TEST(PlanRule, RefusesForeignBreakpoints) {
@@ -474,8 +512,10 @@ TEST(PlanRule, RefusesACallThatReturnsIntoThePatch) {
   off.padding_only = false;
   const auto harmful = m.plan(kSite, off);
   ASSERT_TRUE(harmful) << harmful.error().reason;
-  EXPECT_LT(harmful->window.size(), kPatchBytes) << "the callee returns to site + 3, where the jump's bytes are";
-  EXPECT_TRUE(Module().function(kSite, {0x53, 0xe8, 0, 0, 0, 0, 0x5b, 0xc3}).plan(kSite)) << "a call that ends it";
+  EXPECT_LT(harmful->window.size(), kPatchBytes)
+      << "the callee returns to site + 3, where the jump's bytes are";
+  EXPECT_TRUE(Module().function(kSite, {0x53, 0xe8, 0, 0, 0, 0, 0x5b, 0xc3}).plan(kSite))
+      << "a call that ends it";
 }
 
 TEST(PlanRule, RefusesOverlappingWindows) {
@@ -503,7 +543,8 @@ TEST(Plan, RefusesInstructionsThatCannotMove) {
 }
 
 TEST(Plan, RefusesTheEndOfTheText) {
-  EXPECT_EQ(Module().function(0x2ffd, {0x55, 0x5d, 0xc3}).plan(0x2ffd).error().kind, RefusalKind::kTooShort);
+  EXPECT_EQ(Module().function(0x2ffd, {0x55, 0x5d, 0xc3}).plan(0x2ffd).error().kind,
+            RefusalKind::kTooShort);
 }
 
 TEST(Plan, KnowsWhetherFlagsAreLive) {
@@ -511,7 +552,8 @@ TEST(Plan, KnowsWhetherFlagsAreLive) {
     return Module().function(kSite, code).plan(kSite + offset)->flags_live;
   };
   EXPECT_TRUE(live(kPlain)) << "a caller written by hand may look at flags after the return";
-  EXPECT_FALSE(live({0x55, 0x48, 0x83, 0xec, 0x10, 0x90, 0xc3})) << "push; sub: all are overwritten";
+  EXPECT_FALSE(live({0x55, 0x48, 0x83, 0xec, 0x10, 0x90, 0xc3}))
+      << "push; sub: all are overwritten";
   EXPECT_TRUE(live({0x0f, 0xaf, 0xc7, 0x90, 0x90, 0x90, 0xc3})) << "imul may leave PF as it was";
   EXPECT_FALSE(live({0x31, 0xc0, 0x90, 0x90, 0x90, 0x90, 0xc3})) << "xor clears AF too";
   EXPECT_FALSE(live({0x85, 0xff, 0x74, 0x10, 0x90, 0x90, 0xc3})) << "test overwrites all";
@@ -519,29 +561,36 @@ TEST(Plan, KnowsWhetherFlagsAreLive) {
   EXPECT_TRUE(live({0xff, 0xc0, 0x0f, 0x92, 0xc0, 0xc3})) << "inc keeps CF";
   EXPECT_TRUE(live({0x9c, 0x58, 0x90, 0x90, 0x90, 0xc3})) << "pushf reads all";
   EXPECT_TRUE(live({0x9f, 0x90, 0x90, 0x90, 0x90, 0xc3})) << "lahf reads five";
-  EXPECT_TRUE(live({0x48, 0x89, 0xc8, 0x90, 0x90, 0x75, 0x02, 0x90, 0x90, 0xc3})) << "jne reads ZF later";
-  EXPECT_TRUE(live({0x85, 0xff, 0x0f, 0x1f, 0x44, 0, 0, 0x74, 0x01, 0x90, 0xc3}, 2)) << "test; nop5; je";
+  EXPECT_TRUE(live({0x48, 0x89, 0xc8, 0x90, 0x90, 0x75, 0x02, 0x90, 0x90, 0xc3}))
+      << "jne reads ZF later";
+  EXPECT_TRUE(live({0x85, 0xff, 0x0f, 0x1f, 0x44, 0, 0, 0x74, 0x01, 0x90, 0xc3}, 2))
+      << "test; nop5; je";
 }
 
 TEST(Threads, InsideTheWindowContinueInTheCopy) {
   const auto plan = Module().function(kSite, kPlain).plan(kSite);
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   ASSERT_TRUE(copy);
-  const auto moved = [&](uint64_t offset) { return rip_after_attach(*plan, *copy, Module::at(kSite + offset), false); };
+  const auto moved = [&](uint64_t offset) {
+    return rip_after_attach(*plan, *copy, Module::at(kSite + offset), false);
+  };
   EXPECT_EQ(*moved(0), Module::at(kSite)) << "at the site itself the jump is next";
   EXPECT_EQ(*moved(1), Module::at(0x100001));
   EXPECT_EQ(*moved(4), Module::at(0x100004));
   EXPECT_EQ(*moved(6), Module::at(kSite + 6));
   EXPECT_EQ(moved(2).error().code, ErrorCode::kUnsafe);
   EXPECT_EQ(rip_after_detach(*copy, Module::at(0x100004))->original, Module::at(kSite + 4));
-  EXPECT_EQ(rip_after_detach(*copy, Module::at(0x100006))->original, Module::at(kSite + 6)) << "at the jump back";
+  EXPECT_EQ(rip_after_detach(*copy, Module::at(0x100006))->original, Module::at(kSite + 6))
+      << "at the jump back";
   EXPECT_EQ(rip_after_detach(*copy, Module::at(kSite)), std::nullopt);
 }
 
 TEST(Threads, InASystemCallOfTheWindowRestartItInTheCopy) {
   // mov %edi,%edi... ; syscall ends the window
   const auto plan =
-      Module().function(kSite, {0x49, 0x89, 0xca, 0x0f, 0x05, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0xc3}).plan(kSite);
+      Module()
+          .function(kSite, {0x49, 0x89, 0xca, 0x0f, 0x05, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0xc3})
+          .plan(kSite);
   ASSERT_TRUE(plan);
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   const TargetAddr behind = Module::at(kSite + 5);
@@ -561,11 +610,15 @@ TEST(Threads, InASystemCallThatNopsFollowComeBackRightBehindIt) {
   const auto moved = rip_after_attach(*plan, *copy, behind, true);
   ASSERT_TRUE(moved);
   EXPECT_EQ(*moved, Module::at(0x100002));
-  EXPECT_EQ(rip_after_detach(*copy, *moved)->original, behind) << "the kernel steps two bytes back from here";
+  EXPECT_EQ(rip_after_detach(*copy, *moved)->original, behind)
+      << "the kernel steps two bytes back from here";
 }
 
 TEST(Threads, InAnInterruptOfTheWindowRestartItInTheCopy) {
-  const auto plan = Module().function(kSite, {0x49, 0x89, 0xca, 0xcd, 0x80, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0xc3}).plan(kSite);
+  const auto plan =
+      Module()
+          .function(kSite, {0x49, 0x89, 0xca, 0xcd, 0x80, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0xc3})
+          .plan(kSite);
   ASSERT_TRUE(plan) << plan.error().reason;
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   EXPECT_EQ(*rip_after_attach(*plan, *copy, Module::at(kSite + 5), true), Module::at(0x100005));
@@ -575,7 +628,8 @@ TEST(Plan, SizesAndPatchesAgree) {
   const auto plan = Module().function(kSite, {0x53, 0xe8, 0, 0, 0, 0, 0x5b, 0xc3}).plan(kSite);
   ASSERT_TRUE(plan);
   for (const uint64_t detour : {0x100000u, 0x7000000u}) {
-    EXPECT_EQ(displaced_code(*plan, Module::at(detour))->bytes.size(), *displaced_size_bytes(*plan));
+    EXPECT_EQ(displaced_code(*plan, Module::at(detour))->bytes.size(),
+              *displaced_size_bytes(*plan));
   }
   EXPECT_EQ(x86::hex(*patch_bytes(*plan, Module::at(kSite + 0x105))), "e9 00 01 00 00");
   EXPECT_FALSE(patch_bytes(*plan, TargetAddr(0x1000)));
@@ -584,16 +638,20 @@ TEST(Plan, SizesAndPatchesAgree) {
 TEST(GoPrologue, IsRecognised) {
   EXPECT_TRUE(is_go_stack_checked(Code{0x49, 0x3b, 0x66, 0x10, 0x76, 0x20}));
   EXPECT_TRUE(is_go_stack_checked(Code{0x4c, 0x8d, 0x64, 0x24, 0x80, 0x4d, 0x3b, 0x66, 0x10}));
-  EXPECT_TRUE(is_go_stack_checked(Code{0x4c, 0x8d, 0xa4, 0x24, 0, 0xff, 0xff, 0xff, 0x4d, 0x3b, 0x66, 0x10}));
-  EXPECT_TRUE(is_go_stack_checked(Code{0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff, 0x48, 0x3b, 0x61, 0x10}));
+  EXPECT_TRUE(is_go_stack_checked(
+      Code{0x4c, 0x8d, 0xa4, 0x24, 0, 0xff, 0xff, 0xff, 0x4d, 0x3b, 0x66, 0x10}));
+  EXPECT_TRUE(is_go_stack_checked(
+      Code{0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff, 0x48, 0x3b, 0x61, 0x10}));
   EXPECT_FALSE(is_go_stack_checked(kPlain));
   EXPECT_FALSE(is_go_stack_checked(Code{0x49, 0x3b}));
-  const auto plan = Module().function(kSite, {0x49, 0x3b, 0x66, 0x10, 0x76, 0x02, 0x5d, 0xc3, 0xc3}).plan(kSite);
+  const auto plan =
+      Module().function(kSite, {0x49, 0x3b, 0x66, 0x10, 0x76, 0x02, 0x5d, 0xc3, 0xc3}).plan(kSite);
   ASSERT_TRUE(plan) << plan.error().reason;
   EXPECT_TRUE(plan->go_stack_check);
 }
 
-// ---- punned jumps ------------------------------------------------------------------------------------------------
+// ---- punned jumps
+// ------------------------------------------------------------------------------------------------
 
 /// push %rbx; then a loop back to site+1: five bytes are too many.
 const Code kLoopToSecond = {0x53, 0x48, 0xff, 0xcf, 0x75, 0xfb, 0x5b, 0xc3};
@@ -612,22 +670,26 @@ TEST(Pun, ReplacesOnlyTheFirstInstruction) {
   const auto patch = patch_bytes(*plan, reach.first);
   ASSERT_TRUE(patch);
   EXPECT_EQ(Code(patch->begin(), patch->end()), (Code{0xe9, 0x48, 0xff, 0xcf, 0x75}));
-  EXPECT_FALSE(patch_bytes(*plan, reach.first + 1)) << "another distance would change bytes that are not ours";
+  EXPECT_FALSE(patch_bytes(*plan, reach.first + 1))
+      << "another distance would change bytes that are not ours";
 }
 
 TEST(Pun, HasMoreTargetsTheLongerTheInstructionIs) {
   // mov %rdi,%rax (three bytes), a loop back behind it.
-  const auto plan = Module().function(kSite, {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfc, 0xc3}).plan(kSite, {});
+  const auto plan =
+      Module().function(kSite, {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfc, 0xc3}).plan(kSite, {});
   ASSERT_TRUE(plan) << plan.error().reason;
   EXPECT_EQ(plan->written, 3);
   const auto reach = pun_targets(*plan);
   EXPECT_EQ(reach.last - reach.first, 0xffff);
-  EXPECT_EQ(reach.first.value, (Module::at(kSite) + 5 - (uint64_t{1} << 32) + 0xcfff0000u).value) << "negative distances too";
+  EXPECT_EQ(reach.first.value, (Module::at(kSite) + 5 - (uint64_t{1} << 32) + 0xcfff0000u).value)
+      << "negative distances too";
   EXPECT_TRUE(patch_bytes(*plan, reach.first + 0x1234));
 }
 
 TEST(Pun, LetsACallReturnBehindItself) {
-  const auto plan = Module().function(kSite, {0xff, 0xd0, 0x90, 0x58, 0x58, 0x58, 0xc3}).plan(kSite, {});
+  const auto plan =
+      Module().function(kSite, {0xff, 0xd0, 0x90, 0x58, 0x58, 0x58, 0xc3}).plan(kSite, {});
   ASSERT_TRUE(plan) << plan.error().reason;
   EXPECT_EQ(plan->written, 2);
   EXPECT_FALSE(plan->falls_through);
@@ -639,7 +701,11 @@ TEST(Pun, IsRefusedWhereSomethingEntersTheInstructionItself) {
   const auto plan = Module().function(kSite, code).plan(kSite, {});
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().kind, RefusalKind::kDirectBranch);
-  EXPECT_FALSE(Module().function(kSite, kLoopToSecond).symbol(kSite + 3, 4, "g").pointer(kSite).plan(kSite + 1, {}))
+  EXPECT_FALSE(Module()
+                   .function(kSite, kLoopToSecond)
+                   .symbol(kSite + 3, 4, "g")
+                   .pointer(kSite)
+                   .plan(kSite + 1, {}))
       << "a loop may enter at the site, but not where a symbol begins inside";
 }
 
@@ -673,7 +739,8 @@ TEST(Pun, LeavesThreadsBehindTheInstructionWhereTheyAre) {
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   ASSERT_TRUE(copy);
   for (uint64_t offset : {1, 4, 5}) {
-    EXPECT_EQ(*rip_after_attach(*plan, *copy, Module::at(kSite + offset), false), Module::at(kSite + offset));
+    EXPECT_EQ(*rip_after_attach(*plan, *copy, Module::at(kSite + offset), false),
+              Module::at(kSite + offset));
   }
 }
 

@@ -1,7 +1,7 @@
 // The runtime blob as data: what the tracer copies to offset 0 of every code region.
 //
-// It is position-independent, has no relocations, no writable data and no undefined symbols (the build checks), needs
-// RtConsts at offset abi::kConstsOffset and then runs anywhere.
+// It is position-independent, has no relocations, no writable data and no undefined symbols (the
+// build checks), needs RtConsts at offset abi::kConstsOffset and then runs anywhere.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,12 @@ namespace spile::rt {
 /// The image, at most abi::kMaxBlobBytes.
 std::span<const uint8_t> blob_bytes();
 
-/// Offset of a helper's entry in the image, by its eBPF number (bpf::Helper); nothing for one that is not in the blob.
+/// Offset of a helper's entry in the image, by its eBPF number (bpf::Helper); nothing for one that
+/// is not in the blob.
 ///
-/// Calling convention: u64 helper(rdi, rsi, rdx, rcx, r8), the C ABI: the result is in rax; rbx, rbp, r12-r15 are kept;
-/// rax, rcx, rdx, rsi, rdi, r8-r11 and flags are not. No SIMD or x87 state is touched, DF is left clear, the stack need
-/// not be aligned. Helpers call nothing.
+/// Calling convention: u64 helper(rdi, rsi, rdx, rcx, r8), the C ABI: the result is in rax; rbx,
+/// rbp, r12-r15 are kept; rax, rcx, rdx, rsi, rdi, r8-r11 and flags are not. No SIMD or x87 state
+/// is touched, DF is left clear, the stack need not be aligned. Helpers call nothing.
 std::optional<uint32_t> helper_offset(int32_t bpf_helper);
 
 /// Bytes of stack below its caller's stack pointer that a helper uses, return address included.

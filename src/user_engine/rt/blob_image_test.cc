@@ -12,7 +12,8 @@ TEST(BlobImage, FitsInFrontOfTheConstants) {
 }
 
 TEST(BlobImage, EntriesAreInsideAndTheirStackIsBounded) {
-  for (const int32_t helper : {1, 2, 3, 5, 8, 14, 15, 16, 112, 113, 114, 115, 125, 130, 131, 132, 133, 174}) {
+  for (const int32_t helper :
+       {1, 2, 3, 5, 8, 14, 15, 16, 112, 113, 114, 115, 125, 130, 131, 132, 133, 174}) {
     ASSERT_TRUE(helper_offset(helper)) << helper;
     EXPECT_LT(*helper_offset(helper), blob_bytes().size());
     EXPECT_LE(*helper_stack_bytes(helper), kMaxHelperStackBytes);

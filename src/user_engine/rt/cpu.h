@@ -23,7 +23,9 @@ inline uint32_t current_cpu(const abi::RtConsts& consts) {
   return static_cast<uint32_t>(cpu_and_node) & kCpuNodeMask;
 }
 
-inline uint32_t current_cpu_slot(const abi::RtConsts& consts) { return current_cpu(consts) & consts.cpu_mask; }
+inline uint32_t current_cpu_slot(const abi::RtConsts& consts) {
+  return current_cpu(consts) & consts.cpu_mask;
+}
 
 inline uint64_t read_tsc() {
   uint32_t low, high;

@@ -1,8 +1,9 @@
 // Who hit the probe: process, thread, user, command name.
 //
-// Nothing is cached by thread: fs bases are reused by later threads and shared by vfork children (a tid cached by fs
-// base was wrong for nearly every one of 2,000 short-lived threads). The process id is cached in memory that a fork
-// wipes. A vfork child reads its parent's memory, so until it execs it is reported as its parent.
+// Nothing is cached by thread: fs bases are reused by later threads and shared by vfork children (a
+// tid cached by fs base was wrong for nearly every one of 2,000 short-lived threads). The process
+// id is cached in memory that a fork wipes. A vfork child reads its parent's memory, so until it
+// execs it is reported as its parent.
 #pragma once
 
 #include <stddef.h>
@@ -34,8 +35,8 @@ inline uint32_t tgid_inside(const abi::RtConsts& consts) {
   if (!may_call(consts, abi::kCallGetpid)) return 0;
   auto pid = static_cast<uint32_t>(sys_call(Sys::kGetpid));
   if (cache == nullptr) return pid;
-  // A signal handler may fork between the call and the store: the child would store its parent's id into the page that
-  // the fork just wiped. Asking again after the store finds that out.
+  // A signal handler may fork between the call and the store: the child would store its parent's id
+  // into the page that the fork just wiped. Asking again after the store finds that out.
   constexpr int kTries = 4;
   for (int i = 0; i < kTries; ++i) {
     store_relaxed(cache, uint64_t{pid});
@@ -53,8 +54,9 @@ inline uint32_t tid_inside(const abi::RtConsts& consts) {
   return static_cast<uint32_t>(sys_call(Sys::kGettid));
 }
 
-/// tgid << 32 | tid, as the tracer's pid namespace counts as far as that is known: the attached process and its main
-/// thread are translated, its other threads and its children keep the numbers that they see themselves.
+/// tgid << 32 | tid, as the tracer's pid namespace counts as far as that is known: the attached
+/// process and its main thread are translated, its other threads and its children keep the numbers
+/// that they see themselves.
 inline uint64_t pid_tgid(const abi::RtConsts& consts) {
   uint64_t tgid = tgid_inside(consts);
   uint64_t tid = tid_inside(consts);

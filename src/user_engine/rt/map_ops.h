@@ -1,22 +1,28 @@
 // Map operations, the same code in the target's blob and in the tracer.
 //
 // Invariants
-//   * No lock, no waiting: an operation that others keep disturbing gives up after a stated number of steps, says
-//     -EBUSY and counts it. Any step may be the last of a killed thread, or be interrupted by a handler that does the
-//     same operation: what it leaves is a map that works. The worst case is one entry lost per killed thread.
-//   * Whatever the shared memory holds, accesses stay in the map's storage: entry numbers are checked against the
+//   * No lock, no waiting: an operation that others keep disturbing gives up after a stated number
+//   of steps, says
+//     -EBUSY and counts it. Any step may be the last of a killed thread, or be interrupted by a
+//     handler that does the same operation: what it leaves is a map that works. The worst case is
+//     one entry lost per killed thread.
+//   * Whatever the shared memory holds, accesses stay in the map's storage: entry numbers are
+//   checked against the
 //     descriptor, loops are bounded.
-//   * A key occurs once: entries come in at the bucket word only, by compare-and-swap from the very word from which the
+//   * A key occurs once: entries come in at the bucket word only, by compare-and-swap from the very
+//   word from which the
 //     search for the key began.
 //
-// How a walk knows that the entry in its hands still belongs to its chain: after reading the entry it reads the link
-// that led there again. A link word never comes back to an earlier value while its owner lives (bucket words carry a
-// version; what follows an entry in its chain is always older than the entry), so an unchanged link means that the
-// entry was in the chain all the time in between, and its key was not being rewritten.
+// How a walk knows that the entry in its hands still belongs to its chain: after reading the entry
+// it reads the link that led there again. A link word never comes back to an earlier value while
+// its owner lives (bucket words carry a version; what follows an entry in its chain is always older
+// than the entry), so an unchanged link means that the entry was in the chain all the time in
+// between, and its key was not being rewritten.
 //
-// As in the kernel's preallocated hash maps, a value pointer stays valid memory for ever, but if another thread deletes
-// the key meanwhile and inserts a new one, the pointer may have become the new key's value. Values of up to 8 bytes are
-// never torn; longer ones may be seen half-written while another thread updates the same key.
+// As in the kernel's preallocated hash maps, a value pointer stays valid memory for ever, but if
+// another thread deletes the key meanwhile and inserts a new one, the pointer may have become the
+// new key's value. Values of up to 8 bytes are never torn; longer ones may be seen half-written
+// while another thread updates the same key.
 #pragma once
 
 #include <stdint.h>
@@ -31,11 +37,13 @@
 namespace spile::rt {
 
 // Results of map operations: the kernel's -errno.
-inline constexpr int64_t kErrNoEntry = -2, kErrTooBig = -7, kErrBusy = -16, kErrExists = -17, kErrInvalid = -22;
+inline constexpr int64_t kErrNoEntry = -2, kErrTooBig = -7, kErrBusy = -16, kErrExists = -17,
+                         kErrInvalid = -22;
 // Flags of update, as bpf(2) has them.
 inline constexpr uint64_t kFlagAny = 0, kFlagNoExist = 1, kFlagExist = 2;
 
-/// Entries one operation may look at, and attempts to change something that may fail, before it gives up.
+/// Entries one operation may look at, and attempts to change something that may fail, before it
+/// gives up.
 inline constexpr uint32_t kMaxSteps = 4096;
 inline constexpr uint32_t kMaxTries = 256;
 
@@ -46,9 +54,11 @@ inline bool is_array(const abi::RtMap& map) {
   return map.kind == abi::RtMapKind::kArray || map.kind == abi::RtMapKind::kPerCpuArray;
 }
 
-// ---- values -------------------------------------------------------------------------------------------------------
+// ---- values
+// -------------------------------------------------------------------------------------------------------
 
-/// Value `index` (below max_entries, or capacity in a hash) of one CPU slot; cpu_mask keeps it inside.
+/// Value `index` (below max_entries, or capacity in a hash) of one CPU slot; cpu_mask keeps it
+/// inside.
 inline uint64_t* value_of(const abi::RtMap& map, uint32_t index, uint32_t cpu) {
   return reinterpret_cast<uint64_t*>(map.values + (cpu & map.cpu_mask) * map.per_cpu_stride +
                                      uint64_t{index} * map.value_stride);
@@ -65,17 +75,26 @@ inline void zero_value(const abi::RtMap& map, uint64_t* to) {
   for (uint32_t i = 0; i < map.value_stride / 8; ++i) store_relaxed(to + i, uint64_t{0});
 }
 
-// ---- hash: words, entries ----------------------------------------------------------------------------------------
+// ---- hash: words, entries
+// ----------------------------------------------------------------------------------------
 
-inline uint64_t link_index(uint64_t link) { return link & abi::kLinkIndexMask; }
-inline bool link_marked(uint64_t link) { return (link & abi::kLinkMark) != 0; }
+inline uint64_t link_index(uint64_t link) {
+  return link & abi::kLinkIndexMask;
+}
+inline bool link_marked(uint64_t link) {
+  return (link & abi::kLinkMark) != 0;
+}
 /// `link` with another follower, the same generation and no mark.
 inline uint64_t link_to(uint64_t link, uint64_t index) {
   return (link & ~(abi::kLinkIndexMask | abi::kLinkMark)) | index;
 }
-inline uint64_t next_generation(uint64_t link) { return link + abi::kLinkGeneration; }
+inline uint64_t next_generation(uint64_t link) {
+  return link + abi::kLinkGeneration;
+}
 
-inline abi::HashHead* head_of(const abi::RtMap& map) { return reinterpret_cast<abi::HashHead*>(map.heads); }
+inline abi::HashHead* head_of(const abi::RtMap& map) {
+  return reinterpret_cast<abi::HashHead*>(map.heads);
+}
 inline uint64_t* bucket_of(const abi::RtMap& map, uint64_t hash) {
   auto* buckets = reinterpret_cast<uint64_t*>(map.heads + sizeof(abi::HashHead));
   return buckets + (static_cast<uint32_t>(hash) & map.bucket_mask);
@@ -84,7 +103,9 @@ inline uint64_t* bucket_of(const abi::RtMap& map, uint64_t hash) {
 inline abi::HashEntry* entry_of(const abi::RtMap& map, uint64_t index) {
   return reinterpret_cast<abi::HashEntry*>(map.entries + index * map.entry_stride);
 }
-inline uint64_t* key_of(abi::HashEntry* entry) { return reinterpret_cast<uint64_t*>(entry + 1); }
+inline uint64_t* key_of(abi::HashEntry* entry) {
+  return reinterpret_cast<uint64_t*>(entry + 1);
+}
 
 /// Multiply-and-fold of each word; the seed keeps chosen keys from colliding.
 inline uint64_t hash_word(uint64_t hash, uint64_t word) {
@@ -117,12 +138,14 @@ inline void store_key(const abi::RtMap& map, abi::HashEntry* entry, const uint8_
   if (left != 0) store_relaxed(to, read_unaligned(key, left));
 }
 
-// ---- hash: free entries -------------------------------------------------------------------------------------------
+// ---- hash: free entries
+// -------------------------------------------------------------------------------------------
 
 /// Gives an entry that is in no chain back. If others keep disturbing, the entry stays unused.
 ///
-/// It becomes a new generation before it can be anything else: otherwise its link could come to equal the one it had in
-/// its chain (the entry freed before it is often the one that followed it), and a sleeping walk would take it for that.
+/// It becomes a new generation before it can be anything else: otherwise its link could come to
+/// equal the one it had in its chain (the entry freed before it is often the one that followed it),
+/// and a sleeping walk would take it for that.
 inline void free_entry(const abi::RtMap& map, uint64_t index) {
   abi::HashEntry* entry = entry_of(map, index);
   uint64_t* free_head = &head_of(map)->free_head;
@@ -142,7 +165,8 @@ inline int64_t take_freed_entry(const abi::RtMap& map) {
     if (link_index(head) == 0 || link_index(head) > map.capacity) return -1;
     const uint64_t index = link_index(head) - 1;
     const uint64_t next = link_index(load_acquire(&entry_of(map, index)->link));
-    if (compare_swap(free_head, head, link_to(next_generation(head), next))) return static_cast<int64_t>(index);
+    if (compare_swap(free_head, head, link_to(next_generation(head), next)))
+      return static_cast<int64_t>(index);
   }
   return -1;
 }
@@ -158,8 +182,8 @@ inline int64_t take_fresh_entry(const abi::RtMap& map) {
   return -1;
 }
 
-/// An entry of our own, in no chain. -1: the map is full. Threads that ask at the same moment may together bring in a
-/// few keys more than max_entries, never fewer.
+/// An entry of our own, in no chain. -1: the map is full. Threads that ask at the same moment may
+/// together bring in a few keys more than max_entries, never fewer.
 inline int64_t take_entry(const abi::RtMap& map) {
   // Below zero for the moment between another's insert and its count, or for ever if it died there.
   const auto live = static_cast<int32_t>(load_relaxed(&head_of(map)->live));
@@ -168,7 +192,8 @@ inline int64_t take_entry(const abi::RtMap& map) {
   return index >= 0 ? index : take_fresh_entry(map);
 }
 
-// ---- hash: search -------------------------------------------------------------------------------------------------
+// ---- hash: search
+// -------------------------------------------------------------------------------------------------
 
 enum class Walk { kFound, kAbsent, kDisturbed, kCorrupt };
 
@@ -181,11 +206,12 @@ struct Position {
 
 /// Walks one chain from its bucket word; helps to take deleted entries out.
 ///
-/// `match(entry, index)` looks at an entry that may be changing; what it saw counts only after the link that led there
-/// was found unchanged: then the walk ends with kFound where it said yes, else `passed(index)` is called and the walk
-/// goes on. Each entry costs one of `*steps`.
+/// `match(entry, index)` looks at an entry that may be changing; what it saw counts only after the
+/// link that led there was found unchanged: then the walk ends with kFound where it said yes, else
+/// `passed(index)` is called and the walk goes on. Each entry costs one of `*steps`.
 template <typename Match, typename Passed>
-inline Position walk_chain(const abi::RtMap& map, uint64_t* bucket, uint32_t* steps, Match match, Passed passed) {
+inline Position walk_chain(
+    const abi::RtMap& map, uint64_t* bucket, uint32_t* steps, Match match, Passed passed) {
   uint64_t* from = bucket;
   uint64_t from_link = load_acquire(from);
   Position at = {Walk::kAbsent, from_link, 0, 0};
@@ -207,7 +233,8 @@ inline Position walk_chain(const abi::RtMap& map, uint64_t* bucket, uint32_t* st
       if (from == bucket) unlinked = next_generation(unlinked);
       if (!compare_swap(from, from_link, unlinked)) return at;
       free_entry(map, at.index);
-      // We changed the bucket word ourselves, before walking past anything: the walk begins anew here.
+      // We changed the bucket word ourselves, before walking past anything: the walk begins anew
+      // here.
       if (from == bucket) at.start = unlinked;
       from_link = unlinked;
     } else if (matched) {
@@ -223,7 +250,10 @@ inline Position walk_chain(const abi::RtMap& map, uint64_t* bucket, uint32_t* st
   return at;
 }
 
-inline Position walk_once(const abi::RtMap& map, uint64_t hash, const uint8_t* key, uint32_t* steps) {
+inline Position walk_once(const abi::RtMap& map,
+                          uint64_t hash,
+                          const uint8_t* key,
+                          uint32_t* steps) {
   return walk_chain(
       map, bucket_of(map, hash), steps,
       [&](abi::HashEntry* entry, uint32_t) {
@@ -233,7 +263,10 @@ inline Position walk_once(const abi::RtMap& map, uint64_t hash, const uint8_t* k
 }
 
 /// kFound or kAbsent; kDisturbed and kCorrupt are counted.
-inline Position find(const abi::RtConsts& consts, const abi::RtMap& map, uint64_t hash, const uint8_t* key) {
+inline Position find(const abi::RtConsts& consts,
+                     const abi::RtMap& map,
+                     uint64_t hash,
+                     const uint8_t* key) {
   uint32_t steps = kMaxSteps;
   Position at = {Walk::kDisturbed, 0, 0, 0};
   for (uint32_t i = 0; i < kMaxTries; ++i) {
@@ -249,8 +282,8 @@ inline Position find(const abi::RtConsts& consts, const abi::RtMap& map, uint64_
   return at;
 }
 
-/// The usual case in a few instructions: the first entry of the chain is the one, and nothing disturbs.
-/// -1: look properly.
+/// The usual case in a few instructions: the first entry of the chain is the one, and nothing
+/// disturbs. -1: look properly.
 inline int64_t find_first(const abi::RtMap& map, uint64_t hash, const uint8_t* key) {
   const uint64_t* bucket = bucket_of(map, hash);
   const uint64_t start = load_acquire(bucket);
@@ -263,10 +296,15 @@ inline int64_t find_first(const abi::RtMap& map, uint64_t hash, const uint8_t* k
   return static_cast<int64_t>(index);
 }
 
-// ---- hash: operations ---------------------------------------------------------------------------------------------
+// ---- hash: operations
+// ---------------------------------------------------------------------------------------------
 
 /// Fills entry `index`, which nobody else sees: the value on `cpu`, zero on the others.
-inline void fill_entry(const abi::RtMap& map, uint64_t index, uint64_t hash, const uint8_t* key, const uint8_t* value,
+inline void fill_entry(const abi::RtMap& map,
+                       uint64_t index,
+                       uint64_t hash,
+                       const uint8_t* key,
+                       const uint8_t* value,
                        uint32_t cpu) {
   abi::HashEntry* entry = entry_of(map, index);
   store_relaxed(&entry->hash, hash);
@@ -278,8 +316,12 @@ inline void fill_entry(const abi::RtMap& map, uint64_t index, uint64_t hash, con
   store_value(map, value_of(map, number, cpu), value);
 }
 
-inline int64_t hash_update(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key,
-                           const uint8_t* value, uint64_t flags, uint32_t cpu) {
+inline int64_t hash_update(const abi::RtConsts& consts,
+                           const abi::RtMap& map,
+                           const uint8_t* key,
+                           const uint8_t* value,
+                           uint64_t flags,
+                           uint32_t cpu) {
   const uint64_t hash = hash_key(map, key);
   const int64_t first = flags == kFlagNoExist ? -1 : find_first(map, hash, key);
   if (__builtin_expect(first >= 0, 1)) {
@@ -345,7 +387,10 @@ inline int64_t hash_delete(const abi::RtConsts& consts, const abi::RtMap& map, c
   return kErrBusy;
 }
 
-inline uint64_t* hash_lookup(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key, uint32_t cpu) {
+inline uint64_t* hash_lookup(const abi::RtConsts& consts,
+                             const abi::RtMap& map,
+                             const uint8_t* key,
+                             uint32_t cpu) {
   const uint64_t hash = hash_key(map, key);
   const int64_t first = find_first(map, hash, key);
   if (__builtin_expect(first >= 0, 1)) return value_of(map, static_cast<uint32_t>(first), cpu);
@@ -353,7 +398,8 @@ inline uint64_t* hash_lookup(const abi::RtConsts& consts, const abi::RtMap& map,
   return at.walk == Walk::kFound ? value_of(map, static_cast<uint32_t>(at.index), cpu) : nullptr;
 }
 
-// ---- arrays -------------------------------------------------------------------------------------------------------
+// ---- arrays
+// -------------------------------------------------------------------------------------------------------
 
 inline uint32_t array_index(const uint8_t* key) {
   uint32_t index;
@@ -366,8 +412,8 @@ inline uint64_t* array_lookup(const abi::RtMap& map, const uint8_t* key, uint32_
   return index < map.max_entries ? value_of(map, index, cpu) : nullptr;
 }
 
-inline int64_t array_update(const abi::RtMap& map, const uint8_t* key, const uint8_t* value, uint64_t flags,
-                            uint32_t cpu) {
+inline int64_t array_update(
+    const abi::RtMap& map, const uint8_t* key, const uint8_t* value, uint64_t flags, uint32_t cpu) {
   const uint32_t index = array_index(key);
   if (index >= map.max_entries) return kErrTooBig;
   if (flags == kFlagNoExist) return kErrExists;
@@ -375,17 +421,25 @@ inline int64_t array_update(const abi::RtMap& map, const uint8_t* key, const uin
   return 0;
 }
 
-// ---- any map: what programs call ----------------------------------------------------------------------------------
+// ---- any map: what programs call
+// ----------------------------------------------------------------------------------
 
 /// The value of this CPU, or null. `cpu` is a slot or any number (it is masked).
-inline uint64_t* map_lookup(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key, uint32_t cpu) {
+inline uint64_t* map_lookup(const abi::RtConsts& consts,
+                            const abi::RtMap& map,
+                            const uint8_t* key,
+                            uint32_t cpu) {
   if (is_hash(map)) return hash_lookup(consts, map, key, cpu);
   return is_array(map) ? array_lookup(map, key, cpu) : nullptr;
 }
 
 /// Sets the value of this CPU; the other CPUs' values of a new key are zero. 0 or -errno.
-inline int64_t map_update(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key, const uint8_t* value,
-                          uint64_t flags, uint32_t cpu) {
+inline int64_t map_update(const abi::RtConsts& consts,
+                          const abi::RtMap& map,
+                          const uint8_t* key,
+                          const uint8_t* value,
+                          uint64_t flags,
+                          uint32_t cpu) {
   if (flags > kFlagExist) return kErrInvalid;
   if (is_hash(map)) return hash_update(consts, map, key, value, flags, cpu);
   return is_array(map) ? array_update(map, key, value, flags, cpu) : kErrInvalid;

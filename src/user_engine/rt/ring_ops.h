@@ -1,9 +1,11 @@
-// Ring operations of a producer: reserve, fill, commit. The layout and the life of a word are in abi/ring.h.
+// Ring operations of a producer: reserve, fill, commit. The layout and the life of a word are in
+// abi/ring.h.
 //
-// Claiming is one compare-and-swap on the header word at the producer position; moving the position on is a second one
-// that anybody can make who sees the claimed header. So a producer that stops for ever between any two steps (killed,
-// or a handler jumped out) blocks no other producer; the consumer finds its record busy and judges by the owner's tid.
-// A handler that interrupts a producer at any step just takes the next record.
+// Claiming is one compare-and-swap on the header word at the producer position; moving the position
+// on is a second one that anybody can make who sees the claimed header. So a producer that stops
+// for ever between any two steps (killed, or a handler jumped out) blocks no other producer; the
+// consumer finds its record busy and judges by the owner's tid. A handler that interrupts a
+// producer at any step just takes the next record.
 #pragma once
 
 #include <stdint.h>
@@ -26,7 +28,9 @@ struct Ring {
   abi::RingHead* head;
   uint8_t* data;
   uint64_t size;  ///< bytes, a power of two
-  uint64_t* word_at(uint64_t position) const { return reinterpret_cast<uint64_t*>(data + (position & (size - 1))); }
+  uint64_t* word_at(uint64_t position) const {
+    return reinterpret_cast<uint64_t*>(data + (position & (size - 1)));
+  }
 };
 
 inline Ring ring_of(const abi::RtMap& map, uint32_t cpu) {
@@ -41,7 +45,8 @@ inline uint64_t record_bytes(uint64_t body_bytes) {
 
 enum class Claim { kClaimed, kAgain, kFull };
 
-/// One attempt to claim `length` bytes at the producer position; `*position` is where, when claimed.
+/// One attempt to claim `length` bytes at the producer position; `*position` is where, when
+/// claimed.
 inline Claim claim_once(const Ring& ring, uint64_t length, uint32_t tid, uint64_t* position) {
   const uint64_t at = load_acquire(&ring.head->producer_pos);
   const uint64_t limit = load_acquire(&ring.head->consumer_pos) + ring.size;
@@ -54,10 +59,12 @@ inline Claim claim_once(const Ring& ring, uint64_t length, uint32_t tid, uint64_
   uint64_t* word = ring.word_at(at);
   const uint64_t seen = load_acquire(word);
   if (seen != at) {
-    // Claimed by another: move on for it. If `seen` is of another lap the position is no longer `at` and this fails.
+    // Claimed by another: move on for it. If `seen` is of another lap the position is no longer
+    // `at` and this fails.
     const uint64_t theirs = abi::record_length(seen);
     const bool claimed = abi::record_state(seen) != abi::RecordState::kFree;
-    if (claimed && theirs != 0 && theirs <= room) compare_swap(&ring.head->producer_pos, at, at + theirs);
+    if (claimed && theirs != 0 && theirs <= room)
+      compare_swap(&ring.head->producer_pos, at, at + theirs);
     return Claim::kAgain;
   }
   const auto state = pad ? abi::RecordState::kPadding : abi::RecordState::kBusy;
@@ -68,7 +75,10 @@ inline Claim claim_once(const Ring& ring, uint64_t length, uint32_t tid, uint64_
 }
 
 /// Claims a record in this ring. Null: no room, or (counted) too many others claim.
-inline uint64_t* claim_record(const abi::RtConsts& consts, const Ring& ring, uint64_t length, uint32_t tid) {
+inline uint64_t* claim_record(const abi::RtConsts& consts,
+                              const Ring& ring,
+                              uint64_t length,
+                              uint32_t tid) {
   for (uint32_t i = 0; i < kMaxClaims; ++i) {
     uint64_t position;
     const Claim claim = claim_once(ring, length, tid, &position);
@@ -80,7 +90,9 @@ inline uint64_t* claim_record(const abi::RtConsts& consts, const Ring& ring, uin
 }
 
 /// Room for a record's body, to be given to ring_submit or ring_discard. Null: full.
-inline uint8_t* ring_reserve(const abi::RtConsts& consts, const abi::RtMap& map, uint64_t body_bytes) {
+inline uint8_t* ring_reserve(const abi::RtConsts& consts,
+                             const abi::RtMap& map,
+                             uint64_t body_bytes) {
   if (map.kind != abi::RtMapKind::kRing || body_bytes > abi::kMaxRecordBytes) return nullptr;
   const uint64_t length = record_bytes(body_bytes);
   const uint32_t tid = tid_inside(consts);
@@ -89,15 +101,16 @@ inline uint8_t* ring_reserve(const abi::RtConsts& consts, const abi::RtMap& map,
   for (uint32_t i = 0; i < rings; ++i) {
     uint64_t* record = claim_record(consts, ring_of(map, cpu + i), length, tid);
     if (record == nullptr) continue;
-    // Read after the claim: whoever finds the word free at time T knows that its record will be later than T.
+    // Read after the claim: whoever finds the word free at time T knows that its record will be
+    // later than T.
     store_release(record + 1, read_tsc());
     return reinterpret_cast<uint8_t*>(record + 2);
   }
   return nullptr;
 }
 
-/// Ends a reserved record. A pointer that is not into the shared memory, or a record that is not (or no longer) being
-/// written, is left alone.
+/// Ends a reserved record. A pointer that is not into the shared memory, or a record that is not
+/// (or no longer) being written, is left alone.
 inline void ring_finish(const abi::RtConsts& consts, uint8_t* body, abi::RecordState state) {
   const uint64_t address = reinterpret_cast<uint64_t>(body) - abi::kRecordPrefixBytes;
   if (address - consts.data_base >= consts.data_size || (address & 7) != 0) return;
@@ -116,7 +129,10 @@ inline void ring_discard(const abi::RtConsts& consts, uint8_t* body) {
 }
 
 /// Copies a whole record in. 0, or -errno as the kernel's ringbuf_output has them.
-inline int64_t ring_output(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* from, uint64_t bytes) {
+inline int64_t ring_output(const abi::RtConsts& consts,
+                           const abi::RtMap& map,
+                           const uint8_t* from,
+                           uint64_t bytes) {
   constexpr int64_t kErrAgain = -11, kErrTooLong = -7;
   if (bytes > abi::kMaxRecordBytes) return kErrTooLong;
   uint8_t* body = ring_reserve(consts, map, bytes);

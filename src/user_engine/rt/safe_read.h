@@ -1,11 +1,13 @@
 // Reading the target's memory from a probe without ever faulting, whatever the pointer.
 //
-// No handler is installed and a fault would kill the target, so memory is loaded plainly only where it cannot go away
-// (ranges the tracer proved at attach, our own stack page, the shared memory); elsewhere a hardware transaction aborts
-// instead of faulting, or the kernel copies (process_vm_readv on oneself: a bad page is an error). Asking first and
-// then loading is not done: another thread may unmap in between (it did, 13,700 times in 5 million reads).
+// No handler is installed and a fault would kill the target, so memory is loaded plainly only where
+// it cannot go away (ranges the tracer proved at attach, our own stack page, the shared memory);
+// elsewhere a hardware transaction aborts instead of faulting, or the kernel copies
+// (process_vm_readv on oneself: a bad page is an error). Asking first and then loading is not done:
+// another thread may unmap in between (it did, 13,700 times in 5 million reads).
 //
-// Known limit: where userfaultfd serves a missing page, the kernel's copy waits for it as the program's own load would.
+// Known limit: where userfaultfd serves a missing page, the kernel's copy waits for it as the
+// program's own load would.
 #pragma once
 
 #include <stdint.h>
@@ -24,11 +26,15 @@ inline constexpr uint64_t kUserBegin = 4096, kUserEnd = uint64_t{1} << 56;
 /// Longest read: the tracer refuses programs that ask for more.
 inline constexpr uint64_t kMaxReadBytes = 65536;
 
-inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+inline uint64_t min_u64(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
 
-/// Bytes from `address` on that may be loaded plainly: to the end of the safe range that holds it; 0 where none does.
+/// Bytes from `address` on that may be loaded plainly: to the end of the safe range that holds it;
+/// 0 where none does.
 inline uint64_t plain_bytes(const abi::RtConsts& consts, uint64_t address) {
-  if (address - consts.data_base < consts.data_size) return consts.data_size - (address - consts.data_base);
+  if (address - consts.data_base < consts.data_size)
+    return consts.data_size - (address - consts.data_base);
   const uint64_t sp = stack_pointer();
   if (address >= sp) {
     const uint64_t page_end = (sp | (kPageBytes - 1)) + 1;
@@ -51,8 +57,8 @@ inline uint64_t plain_bytes(const abi::RtConsts& consts, uint64_t address) {
   return 0;
 }
 
-/// Byte loads and stores that the compiler may not turn into a library call. The source is the target's memory, which
-/// may change under us.
+/// Byte loads and stores that the compiler may not turn into a library call. The source is the
+/// target's memory, which may change under us.
 inline void copy_plain(uint8_t* to, const uint8_t* from, uint64_t bytes) {
   for (; bytes >= 8; bytes -= 8, to += 8, from += 8) {
     uint64_t word;
@@ -72,7 +78,8 @@ inline void zero_plain(uint8_t* to, uint64_t bytes) {
   for (; bytes != 0; --bytes) *static_cast<volatile uint8_t*>(to++) = 0;
 }
 
-/// Copies inside a hardware transaction: a load that would fault aborts it, and `to` is as before. False when aborted.
+/// Copies inside a hardware transaction: a load that would fault aborts it, and `to` is as before.
+/// False when aborted.
 inline bool copy_in_transaction(uint8_t* to, const uint8_t* from, uint64_t bytes) {
   constexpr uint32_t kStarted = 0xffff'ffff;
   uint32_t status = kStarted;
@@ -84,7 +91,10 @@ inline bool copy_in_transaction(uint8_t* to, const uint8_t* from, uint64_t bytes
 }
 
 /// Has the kernel copy within one page. False when a byte of it cannot be read.
-inline bool copy_by_kernel(const abi::RtConsts& consts, uint8_t* to, uint64_t from, uint64_t bytes) {
+inline bool copy_by_kernel(const abi::RtConsts& consts,
+                           uint8_t* to,
+                           uint64_t from,
+                           uint64_t bytes) {
   if (!may_call(consts, abi::kCallProcessVmReadv)) return false;
   struct {
     uint64_t base, length;
@@ -95,7 +105,8 @@ inline bool copy_by_kernel(const abi::RtConsts& consts, uint8_t* to, uint64_t fr
   return copied == static_cast<int64_t>(bytes);
 }
 
-/// At most `bytes` from `from` on that one step may copy: never over the end of a page unless all of it is safe.
+/// At most `bytes` from `from` on that one step may copy: never over the end of a page unless all
+/// of it is safe.
 inline uint64_t copy_step(const abi::RtConsts& consts, uint8_t* to, uint64_t from, uint64_t bytes) {
   const uint64_t plain = plain_bytes(consts, from);
   if (plain != 0) {
@@ -104,7 +115,8 @@ inline uint64_t copy_step(const abi::RtConsts& consts, uint8_t* to, uint64_t fro
     return step;
   }
   const uint64_t step = min_u64(bytes, kPageBytes - (from & (kPageBytes - 1)));
-  if ((consts.flags & abi::kHasRtm) != 0 && copy_in_transaction(to, reinterpret_cast<const uint8_t*>(from), step)) {
+  if ((consts.flags & abi::kHasRtm) != 0 &&
+      copy_in_transaction(to, reinterpret_cast<const uint8_t*>(from), step)) {
     return step;
   }
   return copy_by_kernel(consts, to, from, step) ? step : 0;
@@ -119,7 +131,8 @@ inline int64_t probe_read(const abi::RtConsts& consts, uint8_t* to, uint64_t byt
   if (bytes > kMaxReadBytes) return kErrnoInvalid;
   uint64_t done = 0;
   while (done < bytes) {
-    const uint64_t step = is_user_range(from, bytes) ? copy_step(consts, to + done, from + done, bytes - done) : 0;
+    const uint64_t step =
+        is_user_range(from, bytes) ? copy_step(consts, to + done, from + done, bytes - done) : 0;
     if (step == 0) {
       zero_plain(to, bytes);
       return kErrnoFault;
@@ -142,10 +155,15 @@ inline uint64_t find_nul(const uint8_t* text, uint64_t bytes) {
   return i;
 }
 
-/// A string of at most bytes - 1 characters: its length with the NUL, or -EFAULT. The rest of `to` is zero.
+/// A string of at most bytes - 1 characters: its length with the NUL, or -EFAULT. The rest of `to`
+/// is zero.
 ///
-/// Reads no page behind the one that holds the NUL. A string that does not end in time is cut, as the kernel does.
-inline int64_t probe_read_str(const abi::RtConsts& consts, uint8_t* to, uint64_t bytes, uint64_t from) {
+/// Reads no page behind the one that holds the NUL. A string that does not end in time is cut, as
+/// the kernel does.
+inline int64_t probe_read_str(const abi::RtConsts& consts,
+                              uint8_t* to,
+                              uint64_t bytes,
+                              uint64_t from) {
   if (bytes == 0 || bytes > kMaxReadBytes) return kErrnoInvalid;
   uint64_t done = 0;
   while (done < bytes - 1) {
@@ -153,7 +171,8 @@ inline int64_t probe_read_str(const abi::RtConsts& consts, uint8_t* to, uint64_t
     constexpr uint64_t kPlainStep = 64;
     uint64_t wanted = bytes - 1 - done;
     if (wanted > kPlainStep && plain_bytes(consts, from + done) != 0) wanted = kPlainStep;
-    const uint64_t step = is_user_range(from + done, 1) ? copy_step(consts, to + done, from + done, wanted) : 0;
+    const uint64_t step =
+        is_user_range(from + done, 1) ? copy_step(consts, to + done, from + done, wanted) : 0;
     if (step == 0) {
       zero_plain(to, bytes);
       return kErrnoFault;

@@ -11,9 +11,17 @@ namespace spile::rt {
 inline abi::CpuStats* stats_here(const abi::RtConsts& consts) {
   return reinterpret_cast<abi::CpuStats*>(consts.stats) + current_cpu_slot(consts);
 }
-inline void count_map_contended(const abi::RtConsts& consts) { count_one(&stats_here(consts)->map_contended); }
-inline void count_ring_contended(const abi::RtConsts& consts) { count_one(&stats_here(consts)->ring_contended); }
-inline void count_corrupt(const abi::RtConsts& consts) { count_one(&stats_here(consts)->corrupt); }
-inline void count_refused_call(const abi::RtConsts& consts) { count_one(&stats_here(consts)->refused_calls); }
+inline void count_map_contended(const abi::RtConsts& consts) {
+  count_one(&stats_here(consts)->map_contended);
+}
+inline void count_ring_contended(const abi::RtConsts& consts) {
+  count_one(&stats_here(consts)->ring_contended);
+}
+inline void count_corrupt(const abi::RtConsts& consts) {
+  count_one(&stats_here(consts)->corrupt);
+}
+inline void count_refused_call(const abi::RtConsts& consts) {
+  count_one(&stats_here(consts)->refused_calls);
+}
 
 }  // namespace spile::rt

@@ -19,7 +19,12 @@ enum class Sys : long {
 };
 
 /// The kernel's answer: a value, or -errno.
-inline int64_t sys_call(Sys number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
+inline int64_t sys_call(Sys number,
+                        uint64_t a = 0,
+                        uint64_t b = 0,
+                        uint64_t c = 0,
+                        uint64_t d = 0,
+                        uint64_t e = 0,
                         uint64_t f = 0) {
   int64_t result;
   register uint64_t r10 asm("r10") = d;

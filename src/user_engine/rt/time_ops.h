@@ -15,9 +15,11 @@ namespace spile::rt {
 
 inline uint64_t ticks_to_ns(const abi::TimeLine& line, uint64_t tsc) {
   if (tsc >= line.base_tsc) {
-    return line.base_ns + static_cast<uint64_t>(multiply_wide(tsc - line.base_tsc, line.mult) >> abi::kTimeShift);
+    return line.base_ns +
+           static_cast<uint64_t>(multiply_wide(tsc - line.base_tsc, line.mult) >> abi::kTimeShift);
   }
-  return line.base_ns - static_cast<uint64_t>(multiply_wide(line.base_tsc - tsc, line.mult) >> abi::kTimeShift);
+  return line.base_ns -
+         static_cast<uint64_t>(multiply_wide(line.base_tsc - tsc, line.mult) >> abi::kTimeShift);
 }
 
 /// Copies the current line. False where the tracer kept changing it (or a hostile target did).
@@ -44,8 +46,11 @@ inline uint64_t clock_by_call(const abi::RtConsts& consts, Clock clock) {
   struct {
     int64_t seconds, nanoseconds;
   } time = {0, 0};
-  if (sys_call(Sys::kClockGettime, static_cast<uint64_t>(clock), reinterpret_cast<uint64_t>(&time)) != 0) return 0;
-  return static_cast<uint64_t>(time.seconds) * 1'000'000'000u + static_cast<uint64_t>(time.nanoseconds);
+  if (sys_call(Sys::kClockGettime, static_cast<uint64_t>(clock),
+               reinterpret_cast<uint64_t>(&time)) != 0)
+    return 0;
+  return static_cast<uint64_t>(time.seconds) * 1'000'000'000u +
+         static_cast<uint64_t>(time.nanoseconds);
 }
 
 inline uint64_t clock_ns(const abi::RtConsts& consts, Clock clock) {

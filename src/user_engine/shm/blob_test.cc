@@ -32,18 +32,21 @@ using bpf::Helper;
 using bundle::MapKind;
 
 constexpr Helper kAllHelpers[] = {
-    Helper::kMapLookupElem,      Helper::kMapUpdateElem,    Helper::kMapDeleteElem,     Helper::kKtimeGetNs,
-    Helper::kGetSmpProcessorId,  Helper::kGetCurrentPidTgid, Helper::kGetCurrentUidGid, Helper::kGetCurrentComm,
-    Helper::kProbeReadUser,      Helper::kProbeReadKernel,  Helper::kProbeReadUserStr,  Helper::kProbeReadKernelStr,
-    Helper::kKtimeGetBootNs,     Helper::kRingbufOutput,    Helper::kRingbufReserve,    Helper::kRingbufSubmit,
-    Helper::kRingbufDiscard,     Helper::kGetAttachCookie};
+    Helper::kMapLookupElem,    Helper::kMapUpdateElem,     Helper::kMapDeleteElem,
+    Helper::kKtimeGetNs,       Helper::kGetSmpProcessorId, Helper::kGetCurrentPidTgid,
+    Helper::kGetCurrentUidGid, Helper::kGetCurrentComm,    Helper::kProbeReadUser,
+    Helper::kProbeReadKernel,  Helper::kProbeReadUserStr,  Helper::kProbeReadKernelStr,
+    Helper::kKtimeGetBootNs,   Helper::kRingbufOutput,     Helper::kRingbufReserve,
+    Helper::kRingbufSubmit,    Helper::kRingbufDiscard,    Helper::kGetAttachCookie};
 
-int64_t as_signed(uint64_t value) { return static_cast<int64_t>(value); }
+int64_t as_signed(uint64_t value) {
+  return static_cast<int64_t>(value);
+}
 
 class Blob : public testing::Test {
  protected:
-  TestRegion r_{{map_spec(MapKind::kPerCpuHash, 8, 8, 4096), ring_spec(65536), map_spec(MapKind::kArray, 4, 8, 4),
-                 map_spec(MapKind::kHash, 64, 128, 64)}};
+  TestRegion r_{{map_spec(MapKind::kPerCpuHash, 8, 8, 4096), ring_spec(65536),
+                 map_spec(MapKind::kArray, 4, 8, 4), map_spec(MapKind::kHash, 64, 128, 64)}};
   TestCode code_{r_};
 };
 
@@ -76,7 +79,8 @@ TEST_F(Blob, MapsAreTheTracersMaps) {
 TEST_F(Blob, RecordsReachTheReader) {
   RingReader reader;
   ASSERT_TRUE(reader.add(r_.region(), 1, {}));
-  auto* body = reinterpret_cast<uint64_t*>(code_.call(Helper::kRingbufReserve, code_.map(1), 16, 0));
+  auto* body =
+      reinterpret_cast<uint64_t*>(code_.call(Helper::kRingbufReserve, code_.map(1), 16, 0));
   ASSERT_NE(body, nullptr);
   body[0] = 11;
   body[1] = 22;
@@ -121,7 +125,8 @@ TEST_F(Blob, TellsWhoAndWhere) {
   sched_setaffinity(0, sizeof before, &before);
 }
 
-/// Where glibc keeps the thread id, found as the tracer finds it: the offset at which every thread's is.
+/// Where glibc keeps the thread id, found as the tracer finds it: the offset at which every
+/// thread's is.
 int32_t find_tid_offset() {
   std::set<int32_t> common;
   for (int round = 0; round < 3; ++round) {
@@ -150,7 +155,8 @@ TEST_F(Blob, TheThreadIdComesFromLibcsField) {
   });
   for (int i = 0; i < 200; ++i) {
     std::thread([&] {
-      EXPECT_EQ(code.call(Helper::kGetCurrentPidTgid) & 0xffffffff, static_cast<uint64_t>(gettid()));
+      EXPECT_EQ(code.call(Helper::kGetCurrentPidTgid) & 0xffffffff,
+                static_cast<uint64_t>(gettid()));
     }).join();
   }
 }
@@ -158,7 +164,8 @@ TEST_F(Blob, TheThreadIdComesFromLibcsField) {
 TEST_F(Blob, AForkedChildHasItsOwnProcessId) {
   void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_EQ(madvise(page, 4096, MADV_WIPEONFORK), 0);
-  const TestCode code(r_, [&](abi::RtConsts& c) { c.wipe_on_fork = reinterpret_cast<uint64_t>(page); });
+  const TestCode code(r_,
+                      [&](abi::RtConsts& c) { c.wipe_on_fork = reinterpret_cast<uint64_t>(page); });
   EXPECT_EQ(code.call(Helper::kGetCurrentPidTgid) >> 32, static_cast<uint64_t>(getpid()));
   EXPECT_EQ(*static_cast<uint64_t*>(page), static_cast<uint64_t>(getpid())) << "cached";
   const pid_t child = fork();
@@ -199,7 +206,8 @@ TEST_F(Blob, CallsThatSeccompForbidsAreNotMadeButCounted) {
   EXPECT_EQ(r_.region().stats_untrusted().refused_calls, 6u);
 }
 
-// ---- time ---------------------------------------------------------------------------------------------------------
+// ---- time
+// ---------------------------------------------------------------------------------------------------------
 
 uint64_t now_ns(clockid_t clock) {
   timespec t{};
@@ -214,7 +222,8 @@ TEST_F(Blob, TimeIsTheKernelsByCallAndByCounter) {
     for (const TestCode* code : std::initializer_list<const TestCode*>{&code_, &with_tsc}) {
       const uint64_t slack = round == 0 || !tsc_is_clock() ? 5'000'000 : 200'000;
       const uint64_t before = now_ns(CLOCK_MONOTONIC), boot_before = now_ns(CLOCK_BOOTTIME);
-      const uint64_t mono = code->call(Helper::kKtimeGetNs), boot = code->call(Helper::kKtimeGetBootNs);
+      const uint64_t mono = code->call(Helper::kKtimeGetNs),
+                     boot = code->call(Helper::kKtimeGetBootNs);
       const uint64_t after = now_ns(CLOCK_MONOTONIC), boot_after = now_ns(CLOCK_BOOTTIME);
       EXPECT_GE(mono + slack, before);
       EXPECT_LE(mono, after + slack);
@@ -263,7 +272,8 @@ TEST_F(Blob, AnOldLineIsNotTrusted) {
   EXPECT_GT(code.call(Helper::kKtimeGetNs), 1000u);
 }
 
-// ---- memory reads -------------------------------------------------------------------------------------------------
+// ---- memory reads
+// -------------------------------------------------------------------------------------------------
 
 class Reads : public Blob {
  protected:
@@ -271,7 +281,8 @@ class Reads : public Blob {
 
   Reads() {
     constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS;
-    auto* at = static_cast<uint8_t*>(mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, kFlags, -1, 0));
+    auto* at =
+        static_cast<uint8_t*>(mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, kFlags, -1, 0));
     pages_ = Mapping(at, 4 * kPage);
     std::memset(at, 'a', 4 * kPage);
     mprotect(at + 2 * kPage, kPage, PROT_NONE);
@@ -377,18 +388,21 @@ TEST_F(Reads, StringsCrossPages) {
 }
 
 TEST_F(Reads, OwnStackAndSafeRangesNeedNoCall) {
-  static const char text[] = "a constant that lies in a read-only segment of this program, long enough for two steps";
+  static const char text[] =
+      "a constant that lies in a read-only segment of this program, long enough for two steps";
   const TestCode code(r_, [](abi::RtConsts& c) {
     c.allowed_calls = 0;
     c.safe_ranges[0] = {0x1000, 0x2000};
-    c.safe_ranges[1] = {reinterpret_cast<uint64_t>(text), reinterpret_cast<uint64_t>(text) + sizeof text};
+    c.safe_ranges[1] = {reinterpret_cast<uint64_t>(text),
+                        reinterpret_cast<uint64_t>(text) + sizeof text};
     c.safe_ranges[2] = {0x7fff'ffff'0000, 0x7fff'ffff'1000};
     c.safe_range_count = 3;
   });
   EXPECT_EQ(code.call(Helper::kProbeReadUserStr, to_, 200, text), sizeof text);
   EXPECT_STREQ(reinterpret_cast<char*>(to_), text);
   EXPECT_EQ(code.call(Helper::kProbeReadUserStr, to_, 20, text), 20u);
-  EXPECT_EQ(as_signed(code.call(Helper::kProbeReadUser, to_, 200, text)), -EFAULT) << "longer than the range";
+  EXPECT_EQ(as_signed(code.call(Helper::kProbeReadUser, to_, 200, text)), -EFAULT)
+      << "longer than the range";
   volatile uint64_t local = 3;
   uint64_t copy = 0;
   const uint64_t address = reinterpret_cast<uint64_t>(&local);
@@ -440,7 +454,8 @@ TEST_F(Reads, SurvivesConcurrentUnmapping) {
   EXPECT_GT(bad, 0u);
 }
 
-// ---- stack --------------------------------------------------------------------------------------------------------
+// ---- stack
+// --------------------------------------------------------------------------------------------------------
 
 /// Calls f(args...) with the stack pointer at `top`.
 uint64_t call_on_stack(TestCode::Function f, const uint64_t* args, uint8_t* top) {
@@ -470,14 +485,19 @@ TEST_F(Blob, HelpersUseNoMoreStackThanStated) {
   for (const Helper helper : kAllHelpers) {
     std::vector<std::array<uint64_t, 4>> calls;
     switch (helper) {
-      case Helper::kMapLookupElem: case Helper::kMapUpdateElem: case Helper::kMapDeleteElem:
+      case Helper::kMapLookupElem:
+      case Helper::kMapUpdateElem:
+      case Helper::kMapDeleteElem:
         for (const uint64_t m : {0, 2, 3}) calls.push_back({code_.map(m), at(key), at(value), 0});
         break;
       case Helper::kGetCurrentComm: calls.push_back({at(to), 16, 0, 0}); break;
       case Helper::kRingbufReserve: calls.push_back({code_.map(1), 64, 0, 0}); break;
       case Helper::kRingbufOutput: calls.push_back({code_.map(1), at(to), 100, 0}); break;
-      case Helper::kRingbufSubmit: case Helper::kRingbufDiscard: calls.push_back({record, 0, 0, 0}); break;
-      case Helper::kGetAttachCookie: calls.push_back({reinterpret_cast<uint64_t>(&frame), 0, 0, 0}); break;
+      case Helper::kRingbufSubmit:
+      case Helper::kRingbufDiscard: calls.push_back({record, 0, 0, 0}); break;
+      case Helper::kGetAttachCookie:
+        calls.push_back({reinterpret_cast<uint64_t>(&frame), 0, 0, 0});
+        break;
       default:
         for (const uint64_t from : {at(key), uint64_t{8}}) calls.push_back({at(to), 64, from, 0});
     }
@@ -486,13 +506,15 @@ TEST_F(Blob, HelpersUseNoMoreStackThanStated) {
       call_on_stack(code_.helper(helper), args.data(), top);
       const auto touched = std::ranges::find_if(stack, [](uint8_t byte) { return byte != 0xa5; });
       const auto used = top - &*touched;
-      EXPECT_LE(used, static_cast<std::ptrdiff_t>(*rt::helper_stack_bytes(static_cast<int32_t>(helper))));
+      EXPECT_LE(used,
+                static_cast<std::ptrdiff_t>(*rt::helper_stack_bytes(static_cast<int32_t>(helper))));
       EXPECT_GE(used, 8);
     }
   }
 }
 
-// ---- death at every instruction -----------------------------------------------------------------------------------
+// ---- death at every instruction
+// -----------------------------------------------------------------------------------
 
 /// A child that does one of everything, for a step-by-step death.
 class Victim {
@@ -538,12 +560,15 @@ class Deaths : public Blob {
  protected:
   using Function = TestCode::Function;
 
-  Function update_ = code_.helper(Helper::kMapUpdateElem), lookup_ = code_.helper(Helper::kMapLookupElem);
-  Function delete_ = code_.helper(Helper::kMapDeleteElem), reserve_ = code_.helper(Helper::kRingbufReserve);
+  Function update_ = code_.helper(Helper::kMapUpdateElem),
+           lookup_ = code_.helper(Helper::kMapLookupElem);
+  Function delete_ = code_.helper(Helper::kMapDeleteElem),
+           reserve_ = code_.helper(Helper::kRingbufReserve);
   Function submit_ = code_.helper(Helper::kRingbufSubmit);
   uint64_t map_ = code_.map(0), ring_ = code_.map(1);
   uint64_t key_ = 1, value_ = 7;
-  uint64_t key_at_ = reinterpret_cast<uint64_t>(&key_), value_at_ = reinterpret_cast<uint64_t>(&value_);
+  uint64_t key_at_ = reinterpret_cast<uint64_t>(&key_),
+           value_at_ = reinterpret_cast<uint64_t>(&value_);
 
   void put() { update_(map_, key_at_, value_at_, 0, 0); }
   void remove() { delete_(map_, key_at_, 0, 0, 0); }
@@ -633,9 +658,11 @@ TEST_F(Deaths, AThreadFrozenAtAnyInstructionHoldsNobodyUpAndGoesOnWell) {
   EXPECT_LT(rt::head_of(r_.map())->bump, 8u) << "nothing is lost";
 }
 
-// ---- a thread asleep at every instruction, while others rearrange what it was looking at --------------------------
+// ---- a thread asleep at every instruction, while others rearrange what it was looking at
+// --------------------------
 
-/// Stops a child at each instruction of an operation in turn, lets `others` work, and lets the child finish.
+/// Stops a child at each instruction of an operation in turn, lets `others` work, and lets the
+/// child finish.
 class Sleepers : public testing::Test {
  protected:
   static constexpr uint32_t kEntries = 8;
@@ -644,9 +671,12 @@ class Sleepers : public testing::Test {
   Sleepers() {
     TestRegion r({map_spec(MapKind::kHash, 8, 8, kEntries)});
     for (uint64_t key = 1; same_.size() < 4 || other_ == 0; ++key) {
-      const bool first_bucket = rt::bucket_of(r.map(), rt::hash_key(r.map(), raw(key))) == rt::bucket_of(r.map(), 0);
-      if (first_bucket) same_.push_back(key);
-      else if (other_ == 0) other_ = key;
+      const bool first_bucket =
+          rt::bucket_of(r.map(), rt::hash_key(r.map(), raw(key))) == rt::bucket_of(r.map(), 0);
+      if (first_bucket)
+        same_.push_back(key);
+      else if (other_ == 0)
+        other_ = key;
     }
   }
 
@@ -656,7 +686,8 @@ class Sleepers : public testing::Test {
     int steps = 0;
     for (bool stopped = true; stopped && !HasFailure(); ++steps) {
       ASSERT_LT(steps, 2000);
-      region_.emplace(std::vector{map_spec(MapKind::kHash, 8, 8, kEntries), map_spec(MapKind::kArray, 4, 8, 1)});
+      region_.emplace(std::vector{map_spec(MapKind::kHash, 8, 8, kEntries),
+                                  map_spec(MapKind::kArray, 4, 8, 1)});
       code_.emplace(*region_);
       update_ = code_->helper(Helper::kMapUpdateElem);
       lookup_ = code_->helper(Helper::kMapLookupElem);
@@ -676,10 +707,13 @@ class Sleepers : public testing::Test {
 
   int64_t put(uint64_t key, uint64_t flags = 0) {
     const uint64_t value = 100 + key;
-    const auto key_at = reinterpret_cast<uint64_t>(&key), value_at = reinterpret_cast<uint64_t>(&value);
+    const auto key_at = reinterpret_cast<uint64_t>(&key),
+               value_at = reinterpret_cast<uint64_t>(&value);
     return as_signed(update_(code_->map(), key_at, value_at, flags, 0));
   }
-  int64_t remove(uint64_t key) { return as_signed(delete_(code_->map(), reinterpret_cast<uint64_t>(&key), 0, 0, 0)); }
+  int64_t remove(uint64_t key) {
+    return as_signed(delete_(code_->map(), reinterpret_cast<uint64_t>(&key), 0, 0, 0));
+  }
   uint64_t get(uint64_t key) {
     const uint64_t at = lookup_(code_->map(), reinterpret_cast<uint64_t>(&key), 0, 0, 0);
     return at == 0 ? 0 : *reinterpret_cast<uint64_t*>(at);
@@ -749,7 +783,8 @@ TEST_F(Sleepers, ALookupFindsAKeyBehindTwoThatAreRecycled) {
 
 TEST_F(Sleepers, AnInsertDoesNotDoubleAKeyThatCameInMeanwhile) {
   const uint64_t key = same_[0];
-  each_instruction([&] { put(same_[1]); }, [&] { return static_cast<uint64_t>(put(key, rt::kFlagNoExist)); },
+  each_instruction([&] { put(same_[1]); },
+                   [&] { return static_cast<uint64_t>(put(key, rt::kFlagNoExist)); },
                    [&] {
                      remove(same_[1]);
                      put(key);  // The bucket's first entry has the same number as before.

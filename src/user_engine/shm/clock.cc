@@ -40,7 +40,9 @@ double ns_per_tick(const ClockSample& from, const ClockSample& to) {
   return static_cast<double>(to.ns - from.ns) / static_cast<double>(to.tsc - from.tsc);
 }
 
-uint64_t scaled(double ratio) { return static_cast<uint64_t>(std::llround(std::ldexp(ratio, abi::kTimeShift))); }
+uint64_t scaled(double ratio) {
+  return static_cast<uint64_t>(std::llround(std::ldexp(ratio, abi::kTimeShift)));
+}
 
 }  // namespace
 
@@ -105,8 +107,12 @@ void Clock::refresh(abi::TimePage& page, ClockSample now) {
   publish_line(page, line_);
 }
 
-void Clock::publish(abi::TimePage& page) const { publish_line(page, line_); }
+void Clock::publish(abi::TimePage& page) const {
+  publish_line(page, line_);
+}
 
-uint64_t Clock::to_ns(uint64_t tsc) const { return rt::ticks_to_ns(line_, tsc); }
+uint64_t Clock::to_ns(uint64_t tsc) const {
+  return rt::ticks_to_ns(line_, tsc);
+}
 
 }  // namespace spile::shm

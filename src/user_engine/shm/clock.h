@@ -1,4 +1,5 @@
-// Keeps the time page: the line by which target and tracer turn the time-stamp counter into CLOCK_MONOTONIC.
+// Keeps the time page: the line by which target and tracer turn the time-stamp counter into
+// CLOCK_MONOTONIC.
 #pragma once
 
 #include <chrono>
@@ -28,12 +29,14 @@ class Clock {
   /// How often refresh() should be called.
   static constexpr std::chrono::milliseconds kRefreshEvery{250};
 
-  /// Takes the first sample; the second is taken by the first refresh, at least 1 ms later (it waits if need be).
+  /// Takes the first sample; the second is taken by the first refresh, at least 1 ms later (it
+  /// waits if need be).
   static Clock start() { return start(sample_clock()); }
   static Clock start(ClockSample first);
 
-  /// Makes a new line from a new sample and publishes it. Time as the line tells it stays continuous: an error is made
-  /// good over the next second, unless it is larger than a millisecond (the machine slept): then it jumps.
+  /// Makes a new line from a new sample and publishes it. Time as the line tells it stays
+  /// continuous: an error is made good over the next second, unless it is larger than a millisecond
+  /// (the machine slept): then it jumps.
   void refresh(abi::TimePage& page);
   /// The same from a given sample, later than the ones before.
   void refresh(abi::TimePage& page, ClockSample now);

@@ -19,7 +19,8 @@ class TestCode {
     void* at = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     code_ = Mapping(at, kBytes);
     const auto data = reinterpret_cast<uint64_t>(region.region().memory().data());
-    abi::RtConsts consts = consts_for(region.region().layout(), data, reinterpret_cast<uint64_t>(at));
+    abi::RtConsts consts =
+        consts_for(region.region().layout(), data, reinterpret_cast<uint64_t>(at));
     change(consts);
     const auto end = write_code_prefix(code_.bytes(), region.region().layout(), consts);
     if (!end) throw std::runtime_error(end.error().message);

@@ -10,8 +10,12 @@
 namespace spile::shm {
 namespace {
 
-uint8_t* bytes_at(uint64_t address) { return reinterpret_cast<uint8_t*>(address); }
-const abi::RtMap& map_at(uint64_t address) { return *reinterpret_cast<const abi::RtMap*>(address); }
+uint8_t* bytes_at(uint64_t address) {
+  return reinterpret_cast<uint8_t*>(address);
+}
+const abi::RtMap& map_at(uint64_t address) {
+  return *reinterpret_cast<const abi::RtMap*>(address);
+}
 
 /// The table with the constants bound, and shorter names.
 struct Binder {
@@ -20,9 +24,10 @@ struct Binder {
 
   template <typename F>
   void set(bpf::Helper helper, F f) {
-    table.set(helper, [&c = consts, f](uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t) {
-      return static_cast<uint64_t>(f(c, r1, r2, r3, r4));
-    });
+    table.set(helper,
+              [&c = consts, f](uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t) {
+                return static_cast<uint64_t>(f(c, r1, r2, r3, r4));
+              });
   }
 };
 
@@ -31,13 +36,16 @@ using U = uint64_t;
 
 void bind_maps(Binder& binder) {
   binder.set(bpf::Helper::kMapLookupElem, [](const Consts& c, U map, U key, U, U) {
-    return reinterpret_cast<uint64_t>(rt::map_lookup(c, map_at(map), bytes_at(key), rt::current_cpu(c)));
+    return reinterpret_cast<uint64_t>(
+        rt::map_lookup(c, map_at(map), bytes_at(key), rt::current_cpu(c)));
   });
   binder.set(bpf::Helper::kMapUpdateElem, [](const Consts& c, U map, U key, U value, U flags) {
-    return rt::map_update(c, map_at(map), bytes_at(key), bytes_at(value), flags, rt::current_cpu(c));
+    return rt::map_update(c, map_at(map), bytes_at(key), bytes_at(value), flags,
+                          rt::current_cpu(c));
   });
-  binder.set(bpf::Helper::kMapDeleteElem,
-             [](const Consts& c, U map, U key, U, U) { return rt::map_delete(c, map_at(map), bytes_at(key)); });
+  binder.set(bpf::Helper::kMapDeleteElem, [](const Consts& c, U map, U key, U, U) {
+    return rt::map_delete(c, map_at(map), bytes_at(key));
+  });
 }
 
 void bind_identity(Binder& binder) {
@@ -45,9 +53,12 @@ void bind_identity(Binder& binder) {
              [](const Consts& c, U, U, U, U) { return rt::clock_ns(c, rt::Clock::kMonotonic); });
   binder.set(bpf::Helper::kKtimeGetBootNs,
              [](const Consts& c, U, U, U, U) { return rt::clock_ns(c, rt::Clock::kBoottime); });
-  binder.set(bpf::Helper::kGetSmpProcessorId, [](const Consts& c, U, U, U, U) { return rt::current_cpu(c); });
-  binder.set(bpf::Helper::kGetCurrentPidTgid, [](const Consts& c, U, U, U, U) { return rt::pid_tgid(c); });
-  binder.set(bpf::Helper::kGetCurrentUidGid, [](const Consts& c, U, U, U, U) { return rt::uid_gid(c); });
+  binder.set(bpf::Helper::kGetSmpProcessorId,
+             [](const Consts& c, U, U, U, U) { return rt::current_cpu(c); });
+  binder.set(bpf::Helper::kGetCurrentPidTgid,
+             [](const Consts& c, U, U, U, U) { return rt::pid_tgid(c); });
+  binder.set(bpf::Helper::kGetCurrentUidGid,
+             [](const Consts& c, U, U, U, U) { return rt::uid_gid(c); });
   binder.set(bpf::Helper::kGetCurrentComm, [](const Consts& c, U to, U bytes, U, U) {
     return rt::current_comm(c, bytes_at(to), static_cast<uint32_t>(bytes));
   });
@@ -99,7 +110,8 @@ bpf::HelperTable make_helpers(const Region& region) {
 
 std::vector<uint64_t> map_addresses(const Region& region) {
   std::vector<uint64_t> addresses;
-  for (size_t i = 0; i < region.map_count(); ++i) addresses.push_back(reinterpret_cast<uint64_t>(&region.map(i)));
+  for (size_t i = 0; i < region.map_count(); ++i)
+    addresses.push_back(reinterpret_cast<uint64_t>(&region.map(i)));
   return addresses;
 }
 

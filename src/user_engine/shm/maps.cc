@@ -12,7 +12,8 @@ namespace {
 Result<const abi::RtMap*> data_map(const Region& region, size_t map) {
   if (map >= region.map_count()) return fail(ErrorCode::kInvalid, "no map {}", map);
   const abi::RtMap& found = region.map(map);
-  if (found.kind == abi::RtMapKind::kRing) return fail(ErrorCode::kInvalid, "map {} is a ring", map);
+  if (found.kind == abi::RtMapKind::kRing)
+    return fail(ErrorCode::kInvalid, "map {} is a ring", map);
   return &found;
 }
 
@@ -47,7 +48,8 @@ MapEntry array_entry(const abi::RtMap& map, uint32_t index) {
 /// Copies every chain; one that was disturbed is copied anew.
 class ChainWalker {
  public:
-  explicit ChainWalker(const abi::RtMap& map) : map_(map), budget_(uint64_t{8} * map.capacity + 65536) {}
+  explicit ChainWalker(const abi::RtMap& map)
+      : map_(map), budget_(uint64_t{8} * map.capacity + 65536) {}
 
   Result<std::vector<MapEntry>> run() {
     for (uint64_t bucket = 0; bucket <= map_.bucket_mask; ++bucket) {
@@ -65,7 +67,8 @@ class ChainWalker {
       entries_.resize(before);
       if (walk == rt::Walk::kCorrupt || budget_ == 0) break;
     }
-    return fail(ErrorCode::kCorrupt, "a map in shared memory does not hold together (bucket {})", bucket);
+    return fail(ErrorCode::kCorrupt, "a map in shared memory does not hold together (bucket {})",
+                bucket);
   }
 
   rt::Walk walk_once(uint64_t bucket) {
@@ -100,7 +103,8 @@ void for_each_value(const abi::RtMap& map, const std::function<void(uint32_t ind
       uint32_t steps = static_cast<uint32_t>(std::min<uint64_t>(budget, rt::kMaxSteps));
       const uint32_t given = steps;
       const rt::Position at = rt::walk_chain(
-          map, rt::bucket_of(map, bucket), &steps, [](abi::HashEntry*, uint32_t) { return false; }, visit);
+          map, rt::bucket_of(map, bucket), &steps, [](abi::HashEntry*, uint32_t) { return false; },
+          visit);
       budget -= given - steps;
       if (at.walk != rt::Walk::kDisturbed) break;
     }
@@ -117,7 +121,9 @@ Result<std::vector<MapEntry>> snapshot(const Region& region, size_t map_index) {
   return entries;
 }
 
-Result<std::optional<MapEntry>> lookup(const Region& region, size_t map_index, std::span<const uint8_t> key) {
+Result<std::optional<MapEntry>> lookup(const Region& region,
+                                       size_t map_index,
+                                       std::span<const uint8_t> key) {
   SPILE_TRY(const abi::RtMap* map, data_map(region, map_index));
   SPILE_TRY_VOID(check_size("key", key.size(), map->key_size));
   if (rt::is_array(*map)) {
@@ -125,21 +131,28 @@ Result<std::optional<MapEntry>> lookup(const Region& region, size_t map_index, s
     if (index >= map->max_entries) return std::optional<MapEntry>();
     return array_entry(*map, index);
   }
-  const rt::Position at = rt::find(region.consts(), *map, rt::hash_key(*map, key.data()), key.data());
-  if (at.walk == rt::Walk::kCorrupt) return fail(ErrorCode::kCorrupt, "map {} does not hold together", map_index);
-  if (at.walk == rt::Walk::kDisturbed) return fail(ErrorCode::kBusy, "map {} never holds still", map_index);
+  const rt::Position at =
+      rt::find(region.consts(), *map, rt::hash_key(*map, key.data()), key.data());
+  if (at.walk == rt::Walk::kCorrupt)
+    return fail(ErrorCode::kCorrupt, "map {} does not hold together", map_index);
+  if (at.walk == rt::Walk::kDisturbed)
+    return fail(ErrorCode::kBusy, "map {} never holds still", map_index);
   if (at.walk == rt::Walk::kAbsent) return std::optional<MapEntry>();
   return MapEntry{{key.begin(), key.end()}, copy_values(*map, static_cast<uint32_t>(at.index))};
 }
 
-Result<void> update(const Region& region, size_t map_index, std::span<const uint8_t> key,
+Result<void> update(const Region& region,
+                    size_t map_index,
+                    std::span<const uint8_t> key,
                     std::span<const uint8_t> value) {
   SPILE_TRY(const abi::RtMap* map, data_map(region, map_index));
   SPILE_TRY_VOID(check_size("key", key.size(), map->key_size));
   SPILE_TRY_VOID(check_size("value", value.size(), map->value_size));
-  const int64_t result = rt::map_update(region.consts(), *map, key.data(), value.data(), rt::kFlagAny, 0);
+  const int64_t result =
+      rt::map_update(region.consts(), *map, key.data(), value.data(), rt::kFlagAny, 0);
   if (result == 0) return {};
-  return fail(ErrorCode::kBusy, "map {}: {}", map_index, result == rt::kErrTooBig ? "full" : "never holds still");
+  return fail(ErrorCode::kBusy, "map {}: {}", map_index,
+              result == rt::kErrTooBig ? "full" : "never holds still");
 }
 
 Result<bool> erase(const Region& region, size_t map_index, std::span<const uint8_t> key) {
@@ -147,7 +160,8 @@ Result<bool> erase(const Region& region, size_t map_index, std::span<const uint8
   SPILE_TRY_VOID(check_size("key", key.size(), map->key_size));
   const int64_t result = rt::map_delete(region.consts(), *map, key.data());
   if (result == 0 || result == rt::kErrNoEntry) return result == 0;
-  if (result == rt::kErrInvalid) return fail(ErrorCode::kInvalid, "map {} is an array: keys stay", map_index);
+  if (result == rt::kErrInvalid)
+    return fail(ErrorCode::kInvalid, "map {} is an array: keys stay", map_index);
   return fail(ErrorCode::kBusy, "map {} never holds still", map_index);
 }
 
@@ -165,7 +179,8 @@ Result<void> clear(const Region& region, size_t map_index) {
 Result<void> zero(const Region& region, size_t map_index) {
   SPILE_TRY(const abi::RtMap* map, data_map(region, map_index));
   for_each_value(*map, [&](uint32_t index) {
-    for (uint32_t cpu = 0; cpu <= map->cpu_mask; ++cpu) rt::zero_value(*map, rt::value_of(*map, index, cpu));
+    for (uint32_t cpu = 0; cpu <= map->cpu_mask; ++cpu)
+      rt::zero_value(*map, rt::value_of(*map, index, cpu));
   });
   return {};
 }

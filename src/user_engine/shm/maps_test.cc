@@ -18,7 +18,9 @@ namespace {
 using bundle::MapKind;
 
 template <typename T>
-std::span<const uint8_t> as_bytes(const T& value) { return {reinterpret_cast<const uint8_t*>(&value), sizeof value}; }
+std::span<const uint8_t> as_bytes(const T& value) {
+  return {reinterpret_cast<const uint8_t*>(&value), sizeof value};
+}
 
 uint64_t value_sum(const MapEntry& entry) {
   uint64_t sum = 0;
@@ -51,26 +53,32 @@ TEST(Maps, ArrayHoldsItsIndicesAndNoOthers) {
   EXPECT_FALSE(update(r.region(), 0, as_bytes(beyond), as_bytes(seven)));
   EXPECT_EQ(rt::map_lookup(r.consts(), r.map(), raw(beyond), 0), nullptr);
   EXPECT_EQ(rt::map_lookup(r.consts(), r.map(), raw(far), 0), nullptr);
-  EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(beyond), raw(seven), rt::kFlagAny, 0), rt::kErrTooBig);
+  EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(beyond), raw(seven), rt::kFlagAny, 0),
+            rt::kErrTooBig);
   const uint32_t zero_index = 0;
-  EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(zero_index), raw(seven), rt::kFlagNoExist, 0), rt::kErrExists);
-  EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(zero_index), raw(seven), 3, 0), rt::kErrInvalid);
+  EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(zero_index), raw(seven), rt::kFlagNoExist, 0),
+            rt::kErrExists);
+  EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(zero_index), raw(seven), 3, 0),
+            rt::kErrInvalid);
   EXPECT_EQ(rt::map_delete(r.consts(), r.map(), raw(zero_index)), rt::kErrInvalid);
   EXPECT_EQ(sums_by_key(r.region(), 0), (std::map<uint64_t, uint64_t>{{0, 7}, {1, 7}, {2, 7}}));
 }
 
 TEST(Maps, PerCpuValuesOfAllSlotsAreSeparate) {
-  TestRegion r({map_spec(MapKind::kPerCpuArray, 4, 12, 5), map_spec(MapKind::kPerCpuHash, 3, 12, 5)});
+  TestRegion r(
+      {map_spec(MapKind::kPerCpuArray, 4, 12, 5), map_spec(MapKind::kPerCpuHash, 3, 12, 5)});
   for (size_t m = 0; m < 2; ++m) {
     std::set<uint64_t*> seen;
     for (uint32_t i = 0; i < 5; ++i) {
       if (m == 1) {
-        EXPECT_EQ(rt::map_update(r.consts(), r.map(1), raw(i), raw(std::array<uint8_t, 16>{}), 0, 2), 0);
+        EXPECT_EQ(
+            rt::map_update(r.consts(), r.map(1), raw(i), raw(std::array<uint8_t, 16>{}), 0, 2), 0);
       }
       for (uint32_t cpu = 0; cpu < 4; ++cpu) {
         uint64_t* value = rt::map_lookup(r.consts(), r.map(m), raw(i), cpu);
         EXPECT_TRUE(seen.insert(value).second);
-        EXPECT_EQ(value, rt::map_lookup(r.consts(), r.map(m), raw(i), cpu + 4)) << "CPU numbers wrap";
+        EXPECT_EQ(value, rt::map_lookup(r.consts(), r.map(m), raw(i), cpu + 4))
+            << "CPU numbers wrap";
       }
     }
   }
@@ -96,7 +104,8 @@ TEST(Maps, HashKeepsTheFlagsOfUpdate) {
 TEST(Maps, ANewKeyOfAPerCpuHashIsZeroOnOtherCpus) {
   TestRegion r({map_spec(MapKind::kPerCpuHash, 8, 8, 2)});
   const uint64_t key = 1, other = 2, value = 9;
-  for (uint32_t cpu = 0; cpu < 4; ++cpu) rt::map_update(r.consts(), r.map(), raw(key), raw(value), 0, cpu);
+  for (uint32_t cpu = 0; cpu < 4; ++cpu)
+    rt::map_update(r.consts(), r.map(), raw(key), raw(value), 0, cpu);
   EXPECT_EQ(value_sum(**lookup(r.region(), 0, as_bytes(key))), 36u);
   EXPECT_TRUE(*erase(r.region(), 0, as_bytes(key)));
   rt::map_update(r.consts(), r.map(), raw(other), raw(value), 0, 3);
@@ -108,11 +117,13 @@ TEST(Maps, ANewKeyOfAPerCpuHashIsZeroOnOtherCpus) {
 TEST(Maps, AFullMapSaysSoAndTakesAKeyAgainAfterADelete) {
   TestRegion r({map_spec(MapKind::kHash, 8, 8, 100)});
   const uint64_t value = 1;
-  for (uint64_t k = 0; k < 100; ++k) ASSERT_TRUE(update(r.region(), 0, as_bytes(k), as_bytes(value))) << k;
+  for (uint64_t k = 0; k < 100; ++k)
+    ASSERT_TRUE(update(r.region(), 0, as_bytes(k), as_bytes(value))) << k;
   for (uint64_t round = 0; round < 1000; ++round) {
     const uint64_t extra = 100 + round;
     ASSERT_EQ(rt::map_update(r.consts(), r.map(), raw(extra), raw(value), 0, 0), rt::kErrTooBig);
-    ASSERT_EQ(rt::map_update(r.consts(), r.map(), raw(extra - 100), raw(value), 0, 0), 0) << "existing keys stay";
+    ASSERT_EQ(rt::map_update(r.consts(), r.map(), raw(extra - 100), raw(value), 0, 0), 0)
+        << "existing keys stay";
     ASSERT_TRUE(*erase(r.region(), 0, as_bytes(round)));
     ASSERT_TRUE(update(r.region(), 0, as_bytes(extra), as_bytes(value)));
   }
@@ -152,7 +163,8 @@ TEST(Maps, BehavesAsAStandardMap) {
 }
 
 TEST(Maps, ClearRemovesKeysAndZeroKeepsThem) {
-  TestRegion r({map_spec(MapKind::kPerCpuHash, 8, 8, 64), map_spec(MapKind::kPerCpuArray, 4, 8, 4)});
+  TestRegion r(
+      {map_spec(MapKind::kPerCpuHash, 8, 8, 64), map_spec(MapKind::kPerCpuArray, 4, 8, 4)});
   for (uint64_t k = 0; k < 64; ++k) add_one(r, r.map(0), raw(k));
   for (uint32_t k = 0; k < 4; ++k) add_one(r, r.map(1), raw(k));
   ASSERT_TRUE(zero(r.region(), 0));
@@ -161,21 +173,25 @@ TEST(Maps, ClearRemovesKeysAndZeroKeepsThem) {
   ASSERT_TRUE(clear(r.region(), 0));
   EXPECT_TRUE(snapshot(r.region(), 0)->empty());
   ASSERT_TRUE(clear(r.region(), 1));
-  EXPECT_EQ(sums_by_key(r.region(), 1), (std::map<uint64_t, uint64_t>{{0, 0}, {1, 0}, {2, 0}, {3, 0}}));
+  EXPECT_EQ(sums_by_key(r.region(), 1),
+            (std::map<uint64_t, uint64_t>{{0, 0}, {1, 0}, {2, 0}, {3, 0}}));
 }
 
 TEST(Maps, RefusesWrongSizesAndRings) {
   TestRegion r({map_spec(MapKind::kHash, 8, 8, 64), ring_spec(4096)});
   const uint32_t small = 0;
   const uint64_t word = 0;
-  EXPECT_EQ(update(r.region(), 0, as_bytes(small), as_bytes(word)).error().code, ErrorCode::kInvalid);
-  EXPECT_EQ(update(r.region(), 0, as_bytes(word), as_bytes(small)).error().code, ErrorCode::kInvalid);
+  EXPECT_EQ(update(r.region(), 0, as_bytes(small), as_bytes(word)).error().code,
+            ErrorCode::kInvalid);
+  EXPECT_EQ(update(r.region(), 0, as_bytes(word), as_bytes(small)).error().code,
+            ErrorCode::kInvalid);
   EXPECT_EQ(snapshot(r.region(), 1).error().code, ErrorCode::kInvalid);
   EXPECT_EQ(snapshot(r.region(), 2).error().code, ErrorCode::kInvalid);
   EXPECT_EQ(rt::map_lookup(r.consts(), r.map(1), raw(word), 0), nullptr);
 }
 
-// ---- threads ------------------------------------------------------------------------------------------------------
+// ---- threads
+// ------------------------------------------------------------------------------------------------------
 
 constexpr int kThreads = 8;
 
@@ -207,7 +223,8 @@ TEST(Maps, EightThreadsCountExactly) {
 }
 
 TEST(Maps, ChurnKeepsOwnKeysAndLosesNoEntry) {
-  // Every thread inserts and deletes keys that only it uses, in few buckets, so a lost or doubled key shows at once.
+  // Every thread inserts and deletes keys that only it uses, in few buckets, so a lost or doubled
+  // key shows at once.
   TestRegion r({map_spec(MapKind::kHash, 8, 8, 64)});
   run_threads([&](int t) {
     std::mt19937_64 random(static_cast<uint64_t>(t));
@@ -216,10 +233,12 @@ TEST(Maps, ChurnKeepsOwnKeysAndLosesNoEntry) {
       const uint64_t key = (random() % 6) * kThreads + static_cast<uint64_t>(t), value = random();
       const auto found = mine.find(key);
       const uint64_t* now = rt::map_lookup(r.consts(), r.map(), raw(key), 0);
-      if ((now != nullptr) != (found != mine.end())) ADD_FAILURE() << "key " << key << " lost or found";
+      if ((now != nullptr) != (found != mine.end()))
+        ADD_FAILURE() << "key " << key << " lost or found";
       if (now != nullptr && *now != found->second) ADD_FAILURE() << "value of another key";
       if (random() % 2 == 0) {
-        if (rt::map_update(r.consts(), r.map(), raw(key), raw(value), 0, 0) != 0) ADD_FAILURE() << "update";
+        if (rt::map_update(r.consts(), r.map(), raw(key), raw(value), 0, 0) != 0)
+          ADD_FAILURE() << "update";
         mine[key] = value;
       } else if ((rt::map_delete(r.consts(), r.map(), raw(key)) == 0) != (mine.erase(key) == 1)) {
         ADD_FAILURE() << "delete";
@@ -265,7 +284,8 @@ TEST(Maps, ContendedKeysOccurOnce) {
   EXPECT_EQ(entries_accounted_for(r.map()), rt::head_of(r.map())->bump);
 }
 
-// ---- signals ------------------------------------------------------------------------------------------------------
+// ---- signals
+// ------------------------------------------------------------------------------------------------------
 
 TestRegion* storm_region;
 std::atomic<uint64_t> storm_hits;
@@ -304,7 +324,8 @@ TEST(Maps, HandlersThatInterruptAnOperationDoTheSameAndNothingIsLost) {
   EXPECT_EQ(entries_accounted_for(r.map(1)), rt::head_of(r.map(1))->bump);
 }
 
-// ---- hostile memory -----------------------------------------------------------------------------------------------
+// ---- hostile memory
+// -----------------------------------------------------------------------------------------------
 
 TEST(Maps, ScribbledMemoryNeitherCrashesNorHangs) {
   TestRegion r({map_spec(MapKind::kHash, 8, 8, 200), map_spec(MapKind::kPerCpuHash, 16, 24, 50)});
@@ -328,7 +349,8 @@ TEST(Maps, ScribbledMemoryNeitherCrashesNorHangs) {
       uint64_t* value = rt::map_lookup(r.consts(), map, raw(key), 1);
       if (value != nullptr) {
         const auto* byte = reinterpret_cast<uint8_t*>(value);
-        ASSERT_TRUE(byte >= r.memory().data() && byte + map.value_size <= r.memory().data() + r.memory().size());
+        ASSERT_TRUE(byte >= r.memory().data() &&
+                    byte + map.value_size <= r.memory().data() + r.memory().size());
       }
       rt::map_update(r.consts(), map, raw(key), raw(key), 0, 1);
       rt::map_delete(r.consts(), map, raw(key));

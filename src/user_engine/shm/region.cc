@@ -17,16 +17,25 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 
-constexpr uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+constexpr uint64_t round_up(uint64_t value, uint64_t to) {
+  return (value + to - 1) / to * to;
+}
 
-abi::RtMapKind rt_kind(bundle::MapKind kind) { return static_cast<abi::RtMapKind>(kind); }
+abi::RtMapKind rt_kind(bundle::MapKind kind) {
+  return static_cast<abi::RtMapKind>(kind);
+}
 static_assert(static_cast<int>(bundle::MapKind::kHash) == static_cast<int>(abi::RtMapKind::kHash));
-static_assert(static_cast<int>(bundle::MapKind::kArray) == static_cast<int>(abi::RtMapKind::kArray));
-static_assert(static_cast<int>(bundle::MapKind::kPerCpuHash) == static_cast<int>(abi::RtMapKind::kPerCpuHash));
-static_assert(static_cast<int>(bundle::MapKind::kPerCpuArray) == static_cast<int>(abi::RtMapKind::kPerCpuArray));
+static_assert(static_cast<int>(bundle::MapKind::kArray) ==
+              static_cast<int>(abi::RtMapKind::kArray));
+static_assert(static_cast<int>(bundle::MapKind::kPerCpuHash) ==
+              static_cast<int>(abi::RtMapKind::kPerCpuHash));
+static_assert(static_cast<int>(bundle::MapKind::kPerCpuArray) ==
+              static_cast<int>(abi::RtMapKind::kPerCpuArray));
 static_assert(static_cast<int>(bundle::MapKind::kRing) == static_cast<int>(abi::RtMapKind::kRing));
 
-bool is_hash(abi::RtMapKind kind) { return kind == abi::RtMapKind::kHash || kind == abi::RtMapKind::kPerCpuHash; }
+bool is_hash(abi::RtMapKind kind) {
+  return kind == abi::RtMapKind::kHash || kind == abi::RtMapKind::kPerCpuHash;
+}
 bool is_per_cpu(abi::RtMapKind kind) {
   return kind == abi::RtMapKind::kPerCpuHash || kind == abi::RtMapKind::kPerCpuArray;
 }
@@ -43,24 +52,27 @@ uint32_t slots_for(uint32_t cpus) {
 
 Result<void> check_spec(const bundle::MapSpec& spec, size_t index) {
   const bool ring = spec.kind == bundle::MapKind::kRing;
-  const bool array = spec.kind == bundle::MapKind::kArray || spec.kind == bundle::MapKind::kPerCpuArray;
+  const bool array =
+      spec.kind == bundle::MapKind::kArray || spec.kind == bundle::MapKind::kPerCpuArray;
   if (ring) {
     if (!std::has_single_bit(spec.max_entries) || spec.max_entries < kPage) {
-      return fail(ErrorCode::kInvalid, "ring map {}: {} bytes is no power of two of at least a page", index,
+      return fail(ErrorCode::kInvalid,
+                  "ring map {}: {} bytes is no power of two of at least a page", index,
                   spec.max_entries);
     }
     return {};
   }
   if (spec.max_entries == 0 || spec.max_entries > abi::kMaxMapEntries) {
-    return fail(ErrorCode::kInvalid, "map {} '{}': {} entries (1 to {} are possible)", index, spec.name,
-                spec.max_entries, abi::kMaxMapEntries);
+    return fail(ErrorCode::kInvalid, "map {} '{}': {} entries (1 to {} are possible)", index,
+                spec.name, spec.max_entries, abi::kMaxMapEntries);
   }
   if (spec.value_size == 0 || spec.value_size > abi::kMaxValueBytes) {
-    return fail(ErrorCode::kInvalid, "map {} '{}': values of {} bytes (1 to {} are possible)", index, spec.name,
-                spec.value_size, abi::kMaxValueBytes);
+    return fail(ErrorCode::kInvalid, "map {} '{}': values of {} bytes (1 to {} are possible)",
+                index, spec.name, spec.value_size, abi::kMaxValueBytes);
   }
   if (array ? spec.key_size != 4 : (spec.key_size == 0 || spec.key_size > abi::kMaxKeyBytes)) {
-    return fail(ErrorCode::kInvalid, "map {} '{}': keys of {} bytes", index, spec.name, spec.key_size);
+    return fail(ErrorCode::kInvalid, "map {} '{}': keys of {} bytes", index, spec.name,
+                spec.key_size);
   }
   return {};
 }
@@ -90,7 +102,10 @@ void place_hash(abi::RtMap& map, Cursor& cursor) {
   map.entries = cursor.take(uint64_t{map.entry_stride} * map.capacity, 64);
 }
 
-abi::RtMap place_map(const bundle::MapSpec& spec, uint32_t cpu_slots, uint64_t seed, Cursor& cursor) {
+abi::RtMap place_map(const bundle::MapSpec& spec,
+                     uint32_t cpu_slots,
+                     uint64_t seed,
+                     Cursor& cursor) {
   abi::RtMap map{};
   map.kind = rt_kind(spec.kind);
   map.key_size = spec.key_size;
@@ -108,13 +123,17 @@ abi::RtMap place_map(const bundle::MapSpec& spec, uint32_t cpu_slots, uint64_t s
   return map;
 }
 
-abi::RtMap place_ring(const bundle::MapSpec& spec, uint32_t cpu_slots, const RegionOptions& options, Cursor& cursor) {
+abi::RtMap place_ring(const bundle::MapSpec& spec,
+                      uint32_t cpu_slots,
+                      const RegionOptions& options,
+                      Cursor& cursor) {
   abi::RtMap map{};
   map.kind = abi::RtMapKind::kRing;
   map.cpu_mask = cpu_slots - 1;
   const uint64_t share = std::bit_floor(std::max<uint64_t>(options.max_ring_bytes / cpu_slots, 1));
   map.ring_size = static_cast<uint32_t>(
-      std::max(std::min<uint64_t>(spec.max_entries, std::min<uint64_t>(share, 1u << 30)), abi::kMinRingBytes));
+      std::max(std::min<uint64_t>(spec.max_entries, std::min<uint64_t>(share, 1u << 30)),
+               abi::kMinRingBytes));
   map.ring_stride = round_up(sizeof(abi::RingHead) + map.ring_size, kPage);
   map.rings = cursor.take(map.ring_stride * cpu_slots, kPage);
   return map;
@@ -155,7 +174,8 @@ Result<RegionLayout> plan_region(const bundle::Bundle& bundle, const RegionOptio
       layout.maps[i] = rings ? place_ring(spec, layout.cpu_slots, options, cursor)
                              : place_map(spec, layout.cpu_slots, seed, cursor);
       if (cursor.position() > options.max_bytes) {
-        return fail(ErrorCode::kUnsupported, "map {} '{}' makes the shared memory larger than {} bytes (now {})", i,
+        return fail(ErrorCode::kUnsupported,
+                    "map {} '{}' makes the shared memory larger than {} bytes (now {})", i,
                     spec.name, options.max_bytes, cursor.position());
       }
     }
@@ -196,11 +216,14 @@ abi::RtConsts consts_for(const RegionLayout& layout, uint64_t data_base, uint64_
   return consts;
 }
 
-Result<uint64_t> write_code_prefix(std::span<uint8_t> code, const RegionLayout& layout, const abi::RtConsts& consts) {
+Result<uint64_t> write_code_prefix(std::span<uint8_t> code,
+                                   const RegionLayout& layout,
+                                   const abi::RtConsts& consts) {
   const uint64_t end = abi::bodies_offset(layout.maps.size());
   const auto blob = rt::blob_bytes();
   if (code.size() < end || blob.size() > abi::kMaxBlobBytes) {
-    return fail(ErrorCode::kInvalid, "code region of {} bytes cannot hold blob and constants ({} bytes)", code.size(),
+    return fail(ErrorCode::kInvalid,
+                "code region of {} bytes cannot hold blob and constants ({} bytes)", code.size(),
                 end);
   }
   std::memcpy(code.data(), blob.data(), blob.size());
@@ -212,16 +235,19 @@ Result<uint64_t> write_code_prefix(std::span<uint8_t> code, const RegionLayout& 
   return end;
 }
 
-// ---- Region -------------------------------------------------------------------------------------------------------
+// ---- Region
+// -------------------------------------------------------------------------------------------------------
 
 Result<Region> Region::view(std::span<uint8_t> memory, RegionLayout layout) {
   if (memory.size() < layout.size_bytes) {
-    return fail(ErrorCode::kInvalid, "data region of {} bytes, {} are needed", memory.size(), layout.size_bytes);
+    return fail(ErrorCode::kInvalid, "data region of {} bytes, {} are needed", memory.size(),
+                layout.size_bytes);
   }
   Region region;
   region.memory_ = memory.first(layout.size_bytes);
   const auto base = reinterpret_cast<uint64_t>(memory.data());
-  for (size_t i = 0; i < layout.maps.size(); ++i) region.maps_.push_back(map_descriptor(layout, i, base));
+  for (size_t i = 0; i < layout.maps.size(); ++i)
+    region.maps_.push_back(map_descriptor(layout, i, base));
   region.consts_ = std::make_unique<abi::RtConsts>(consts_for(layout, base, 0));
   region.layout_ = std::move(layout);
   return region;
@@ -287,16 +313,18 @@ abi::CpuStats Region::stats_untrusted() const {
 
 Result<abi::DataHeader> check_header(std::span<const uint8_t> memory) {
   abi::DataHeader header;
-  if (memory.size() < abi::kStatsOffset) return fail(ErrorCode::kCorrupt, "data region of {} bytes", memory.size());
+  if (memory.size() < abi::kStatsOffset)
+    return fail(ErrorCode::kCorrupt, "data region of {} bytes", memory.size());
   std::memcpy(&header, memory.data(), sizeof header);
   if (header.magic != abi::kDataMagic) return fail(ErrorCode::kCorrupt, "no data region of spile");
   if (header.version != abi::kAbiVersion) {
-    return fail(ErrorCode::kUnsupported, "data region of layout version {}, this spile knows {}", header.version,
-                abi::kAbiVersion);
+    return fail(ErrorCode::kUnsupported, "data region of layout version {}, this spile knows {}",
+                header.version, abi::kAbiVersion);
   }
   const uint64_t sites_bytes = uint64_t{header.site_capacity} * sizeof(abi::SiteEntry);
-  const bool inside = header.journal_offset == abi::kJournalOffset && header.sites_offset <= memory.size() &&
-                      sites_bytes <= memory.size() - header.sites_offset && header.sites_offset % kPage == 0;
+  const bool inside =
+      header.journal_offset == abi::kJournalOffset && header.sites_offset <= memory.size() &&
+      sites_bytes <= memory.size() - header.sites_offset && header.sites_offset % kPage == 0;
   if (!inside) return fail(ErrorCode::kCorrupt, "data region's header points outside it");
   return header;
 }

@@ -14,7 +14,10 @@
 
 namespace spile::shm {
 
-inline bundle::MapSpec map_spec(bundle::MapKind kind, uint32_t key, uint32_t value, uint32_t entries) {
+inline bundle::MapSpec map_spec(bundle::MapKind kind,
+                                uint32_t key,
+                                uint32_t value,
+                                uint32_t entries) {
   bundle::MapSpec spec;
   spec.name = "@test";
   spec.kind = kind;
@@ -24,7 +27,9 @@ inline bundle::MapSpec map_spec(bundle::MapKind kind, uint32_t key, uint32_t val
   return spec;
 }
 
-inline bundle::MapSpec ring_spec(uint32_t bytes) { return map_spec(bundle::MapKind::kRing, 0, 0, bytes); }
+inline bundle::MapSpec ring_spec(uint32_t bytes) {
+  return map_spec(bundle::MapKind::kRing, 0, 0, bytes);
+}
 
 class TestRegion {
  public:
@@ -33,7 +38,8 @@ class TestRegion {
     bundle.maps = std::move(maps);
     auto layout = plan_region(bundle, {.cpus = cpus, .site_capacity = 4, .seed = 12345});
     if (!layout) throw std::runtime_error(layout.error().message);
-    void* data = mmap(nullptr, layout->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void* data = mmap(nullptr, layout->size_bytes, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     memory_ = Mapping(data, layout->size_bytes);
     auto region = Region::format(memory_.bytes(), *layout);
     if (!region) throw std::runtime_error(region.error().message);
@@ -50,7 +56,8 @@ class TestRegion {
   Region region_;
 };
 
-/// Entries in chains plus entries on the free list: everything that was ever taken must be in one of the two.
+/// Entries in chains plus entries on the free list: everything that was ever taken must be in one
+/// of the two.
 inline uint64_t entries_accounted_for(const abi::RtMap& map) {
   uint64_t count = 0;
   for (uint64_t b = 0; b <= map.bucket_mask; ++b) {
@@ -67,9 +74,12 @@ inline uint64_t entries_accounted_for(const abi::RtMap& map) {
 }
 
 template <typename T>
-const uint8_t* raw(const T& value) { return reinterpret_cast<const uint8_t*>(&value); }
+const uint8_t* raw(const T& value) {
+  return reinterpret_cast<const uint8_t*>(&value);
+}
 
-/// What a program does with a count() map: the current CPU's counter of `key`, plus one. False: the map is full.
+/// What a program does with a count() map: the current CPU's counter of `key`, plus one. False: the
+/// map is full.
 inline bool add_one(const TestRegion& r, const abi::RtMap& map, const uint8_t* key) {
   const uint32_t cpu = rt::current_cpu(r.consts());
   uint64_t* value = rt::map_lookup(r.consts(), map, key, cpu);

@@ -32,10 +32,11 @@ ErrorCode code_of(const Result<RegionLayout>& layout) {
 }
 
 TEST(Region, MapsDoNotOverlap) {
-  const auto layout = plan({map_spec(MapKind::kHash, 5, 12, 100), ring_spec(65536),
-                            map_spec(MapKind::kPerCpuHash, 8, 8, 3), map_spec(MapKind::kArray, 4, 1, 7),
-                            map_spec(MapKind::kPerCpuArray, 4, 24, 9)},
-                           {.cpus = 3, .site_capacity = 1000});
+  const auto layout =
+      plan({map_spec(MapKind::kHash, 5, 12, 100), ring_spec(65536),
+            map_spec(MapKind::kPerCpuHash, 8, 8, 3), map_spec(MapKind::kArray, 4, 1, 7),
+            map_spec(MapKind::kPerCpuArray, 4, 24, 9)},
+           {.cpus = 3, .site_capacity = 1000});
   ASSERT_TRUE(layout);
   EXPECT_EQ(layout->cpu_slots, 4u);
   std::vector<std::pair<uint64_t, uint64_t>> ranges = {
@@ -78,7 +79,8 @@ TEST(Region, RefusesMoreMemoryThanAllowed) {
 }
 
 TEST(Region, RingsShareWhatIsAllowed) {
-  const auto layout = plan({ring_spec(1 << 24)}, {.cpus = 256, .max_ring_bytes = uint64_t{1} << 26});
+  const auto layout =
+      plan({ring_spec(1 << 24)}, {.cpus = 256, .max_ring_bytes = uint64_t{1} << 26});
   ASSERT_TRUE(layout);
   EXPECT_EQ(layout->maps[0].ring_size, 1u << 18);
 }
@@ -135,7 +137,8 @@ TEST(Region, ProgramsThatTheTracerRunsUseTheSharedMaps) {
   EXPECT_EQ((*entries)[0].values[0][0], 9);
   RingReader reader;
   ASSERT_TRUE(reader.add(r.region(), 1, {}));
-  EXPECT_EQ(reader.poll([](uint64_t, std::span<const uint8_t> body) { EXPECT_EQ(body[0], 3); }), 1u);
+  EXPECT_EQ(reader.poll([](uint64_t, std::span<const uint8_t> body) { EXPECT_EQ(body[0], 3); }),
+            1u);
 }
 
 uint64_t monotonic_ns() {
@@ -188,7 +191,8 @@ TEST(Clock, JumpsWhenTheTwoClocksParted) {
   const ClockSample woken = {2 * 8000 * kMs, 3000 * kMs};
   clock.refresh(r.region().time_page(), woken);
   EXPECT_EQ(clock.to_ns(woken.tsc), woken.ns);
-  EXPECT_NEAR(static_cast<double>(clock.to_ns(woken.tsc + 2 * 100 * kMs)), 3100.0 * kMs, 100) << "the old rate";
+  EXPECT_NEAR(static_cast<double>(clock.to_ns(woken.tsc + 2 * 100 * kMs)), 3100.0 * kMs, 100)
+      << "the old rate";
 }
 
 TEST(Clock, ALineIsValidForFiveSeconds) {
@@ -196,7 +200,8 @@ TEST(Clock, ALineIsValidForFiveSeconds) {
   Clock clock = Clock::start(at_2ghz(100 * kMs));
   clock.refresh(r.region().time_page(), at_2ghz(200 * kMs));
   const abi::TimePage& page = r.region().time_page();
-  EXPECT_NEAR(static_cast<double>(page.line[page.sequence & 1].valid_until_tsc), 2 * 5200.0 * kMs, 1000);
+  EXPECT_NEAR(static_cast<double>(page.line[page.sequence & 1].valid_until_tsc), 2 * 5200.0 * kMs,
+              1000);
 }
 
 TEST(Clock, AnotherRegionGetsTheSameLine) {

@@ -25,7 +25,8 @@ bool plausible(uint64_t header, uint64_t position, uint64_t size) {
   if (state == abi::RecordState::kPadding) return length == room;
   const bool known = state == abi::RecordState::kBusy || state == abi::RecordState::kCommitted ||
                      state == abi::RecordState::kDiscarded;
-  return known && length >= abi::kRecordPrefixBytes && length <= abi::kRecordPrefixBytes + abi::kMaxRecordBytes;
+  return known && length >= abi::kRecordPrefixBytes &&
+         length <= abi::kRecordPrefixBytes + abi::kMaxRecordBytes;
 }
 
 }  // namespace
@@ -55,8 +56,12 @@ void RingReader::remove(const Region& region) {
   std::erase_if(sources_, [&](const Source& s) { return s.region == region.memory().data(); });
 }
 
-size_t RingReader::poll(const RecordVisitor& visit) { return pass(visit, false); }
-size_t RingReader::finish(const RecordVisitor& visit) { return pass(visit, true); }
+size_t RingReader::poll(const RecordVisitor& visit) {
+  return pass(visit, false);
+}
+size_t RingReader::finish(const RecordVisitor& visit) {
+  return pass(visit, true);
+}
 
 size_t RingReader::pass(const RecordVisitor& visit, bool last) {
   const uint64_t horizon = rt::read_tsc();
@@ -67,7 +72,8 @@ size_t RingReader::pass(const RecordVisitor& visit, bool last) {
   return hand_out(bound, visit);
 }
 
-/// Takes what is complete out of one ring. Returns up to which time this ring can have nothing more to come.
+/// Takes what is complete out of one ring. Returns up to which time this ring can have nothing more
+/// to come.
 uint64_t RingReader::drain(Source& source, uint64_t horizon, bool last) {
   for (uint64_t taken = 0; taken < source.size && !source.corrupt;) {
     const uint64_t header = rt::load_acquire(word_at(source.data, source.size, source.position));
@@ -101,7 +107,8 @@ bool RingReader::skip_busy(Source& source, uint64_t header, bool last) {
   bool skip = last;
   if (!skip && now - source.busy_since >= options_.owner_check_after) {
     const uint32_t tid = abi::record_owner(header);
-    const OwnerState owner = tid != 0 && *source.owner ? (*source.owner)(tid) : OwnerState::kUnknown;
+    const OwnerState owner =
+        tid != 0 && *source.owner ? (*source.owner)(tid) : OwnerState::kUnknown;
     skip = owner == OwnerState::kGone ||
            (owner == OwnerState::kUnknown && now - source.busy_since >= options_.abandon_after);
   }
@@ -113,7 +120,8 @@ bool RingReader::skip_busy(Source& source, uint64_t header, bool last) {
 uint64_t RingReader::busy_bound(Source& source, uint64_t horizon) {
   if (steady_clock::now() - source.busy_since >= options_.order_wait) return horizon;
   const uint64_t tsc = rt::load_acquire(word_at(source.data, source.size, source.position + 8));
-  // Still the free word: the time is not yet written, but it is later than the pass that found nothing here.
+  // Still the free word: the time is not yet written, but it is later than the pass that found
+  // nothing here.
   const bool written = tsc != source.position + 8 && tsc <= horizon;
   return written ? std::max(tsc, source.busy_bound) : source.busy_bound;
 }
@@ -123,17 +131,19 @@ void RingReader::take(Source& source, uint64_t length) {
   const uint8_t* record = source.data + (source.position & (source.size - 1));
   const auto body = static_cast<uint32_t>(length - abi::kRecordPrefixBytes);
   // No record was made in the future: a hostile time would stay pending for ever.
-  const uint64_t tsc = std::min(rt::load_relaxed(reinterpret_cast<const uint64_t*>(record) + 1), rt::read_tsc());
+  const uint64_t tsc =
+      std::min(rt::load_relaxed(reinterpret_cast<const uint64_t*>(record) + 1), rt::read_tsc());
   items_.push_back({tsc, arrivals_++, bytes_.size(), body});
   bytes_.insert(bytes_.end(), record + abi::kRecordPrefixBytes, record + length);
 }
 
-/// Makes the record's words free for the next lap, then moves on. The producer position goes first: it must not be left
-/// behind at a position whose word is of a later lap.
+/// Makes the record's words free for the next lap, then moves on. The producer position goes first:
+/// it must not be left behind at a position whose word is of a later lap.
 void RingReader::release(Source& source, uint64_t length) {
   rt::compare_swap(&source.head->producer_pos, source.position, source.position + length);
   uint64_t* word = word_at(source.data, source.size, source.position);
-  for (uint64_t i = 0; i < length; i += 8) rt::store_relaxed(word++, source.position + source.size + i);
+  for (uint64_t i = 0; i < length; i += 8)
+    rt::store_relaxed(word++, source.position + source.size + i);
   source.position += length;
   rt::store_release(&source.head->consumer_pos, source.position);
 }

@@ -1,11 +1,13 @@
 // Reads records out of the rings of one or more regions, in time order across CPUs.
 //
-// A pass over the rings takes the time first (the horizon). A record that is not yet visible when a ring is looked at
-// will carry a later time than the horizon, so what is older can be handed out in order; the rest waits for the next
-// pass. A record that is still being written holds back what is later than itself, for order_wait at most.
+// A pass over the rings takes the time first (the horizon). A record that is not yet visible when a
+// ring is looked at will carry a later time than the horizon, so what is older can be handed out in
+// order; the rest waits for the next pass. A record that is still being written holds back what is
+// later than itself, for order_wait at most.
 //
-// The shared memory is hostile: positions are private, every length is checked, bodies are copied before they are
-// looked at, and one pass over a ring ends after one lap. A ring that makes no sense is given up and counted.
+// The shared memory is hostile: positions are private, every length is checked, bodies are copied
+// before they are looked at, and one pass over a ring ends after one lap. A ring that makes no
+// sense is given up and counted.
 #pragma once
 
 #include <chrono>
@@ -23,17 +25,20 @@ namespace spile::shm {
 enum class OwnerState {
   kGone,       ///< it no longer exists: the record will never be finished
   kMayFinish,  ///< it is stopped, or known to be inside a hit: wait
-  kUnknown,    ///< it lives; whether it will come back to the record is not known: wait for abandon_after
+  kUnknown,    ///< it lives; whether it will come back to the record is not known: wait for
+               ///< abandon_after
 };
 
-/// Asked with the thread id as the target itself sees it (its pid namespace); 0: the id could not be had.
+/// Asked with the thread id as the target itself sees it (its pid namespace); 0: the id could not
+/// be had.
 using OwnerProbe = std::function<OwnerState(uint32_t tid_inside)>;
 
 struct ReaderOptions {
-  std::chrono::milliseconds order_wait{20};      ///< how long an unfinished record holds back later ones
+  std::chrono::milliseconds order_wait{
+      20};  ///< how long an unfinished record holds back later ones
   std::chrono::milliseconds owner_check_after{20};
   std::chrono::milliseconds abandon_after{10'000};
-  size_t max_pending_bytes = size_t{64} << 20;   ///< above it order is given up
+  size_t max_pending_bytes = size_t{64} << 20;  ///< above it order is given up
 };
 
 struct ReaderStats {
@@ -49,15 +54,16 @@ class RingReader {
  public:
   explicit RingReader(ReaderOptions options = {}) : options_(options) {}
 
-  /// Reads ring map `map` of `region` too. The region's memory must outlive the reader or be removed first.
-  /// Errors: invalid if the map is no ring.
+  /// Reads ring map `map` of `region` too. The region's memory must outlive the reader or be
+  /// removed first. Errors: invalid if the map is no ring.
   Result<void> add(const Region& region, size_t map, OwnerProbe owner);
   /// Reads what is left of a region's rings and forgets them.
   void remove(const Region& region);
 
   /// One pass: hands out what can be handed out in order. Returns how many records.
   size_t poll(const RecordVisitor& visit);
-  /// The last pass, when nobody writes any more: everything, unfinished records counted as abandoned.
+  /// The last pass, when nobody writes any more: everything, unfinished records counted as
+  /// abandoned.
   size_t finish(const RecordVisitor& visit);
 
   const ReaderStats& stats() const { return stats_; }
@@ -68,7 +74,8 @@ class RingReader {
     abi::RingHead* head = nullptr;
     uint8_t* data = nullptr;
     uint64_t size = 0;
-    uint64_t position = abi::kRingFirstPosition;  ///< private: the shared consumer_pos is only written
+    uint64_t position =
+        abi::kRingFirstPosition;  ///< private: the shared consumer_pos is only written
     std::shared_ptr<OwnerProbe> owner;
     uint64_t busy_position = 0;  ///< 0: not waiting for a record
     std::chrono::steady_clock::time_point busy_since;
@@ -77,8 +84,8 @@ class RingReader {
   };
   struct Item {
     uint64_t tsc;
-    uint64_t order;   ///< of arrival: keeps records with equal times stable
-    size_t offset;    ///< in bytes_
+    uint64_t order;  ///< of arrival: keeps records with equal times stable
+    size_t offset;   ///< in bytes_
     uint32_t length;
   };
 

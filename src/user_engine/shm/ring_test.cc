@@ -1,5 +1,3 @@
-#include "user_engine/shm/ring_reader.h"
-
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -13,6 +11,7 @@
 
 #include "user_engine/rt/ring_ops.h"
 #include "user_engine/shm/region_for_test.h"
+#include "user_engine/shm/ring_reader.h"
 
 namespace spile::shm {
 namespace {
@@ -182,7 +181,8 @@ TEST_F(Rings, ARecordThatItsLivingOwnerForgotIsSkippedInTime) {
   std::this_thread::sleep_for(milliseconds(40));
   EXPECT_EQ(numbers(), (Numbers{3}));
   EXPECT_EQ(reader_.stats().abandoned, 1u);
-  rt::ring_submit(r_.consts(), forgotten);  // Too late: the word is free for the next lap and must stay so.
+  rt::ring_submit(r_.consts(),
+                  forgotten);  // Too late: the word is free for the next lap and must stay so.
   for (uint64_t i = 0; i < 5000; ++i) {
     ASSERT_TRUE(send(1, i));
     ASSERT_EQ(numbers(), (Numbers{i}));
@@ -272,14 +272,16 @@ TEST_F(Rings, AProducerThatSleptForALapCannotClaim) {
   const rt::Ring ring = rt::ring_of(r_.map(), 0);
   const uint64_t at = abi::kRingFirstPosition;
   uint64_t* word = ring.word_at(at);
-  *word = at + ring.size;  // Free, of the next lap; the stale producer position still says this lap.
+  *word =
+      at + ring.size;  // Free, of the next lap; the stale producer position still says this lap.
   uint64_t position = 0;
   EXPECT_EQ(rt::claim_once(ring, 32, 1, &position), rt::Claim::kAgain);
   EXPECT_EQ(*word, at + ring.size);
   EXPECT_EQ(ring.head->producer_pos, at);
 }
 
-// ---- threads and signals ------------------------------------------------------------------------------------------
+// ---- threads and signals
+// ------------------------------------------------------------------------------------------
 
 TEST_F(Rings, EightThreadsLoseNothingUncounted) {
   open({}, OwnerState::kMayFinish);
@@ -386,14 +388,16 @@ TEST_F(Rings, AHandlerThatJumpsOutOfAHitLosesOneRecordAndBlocksNothing) {
   EXPECT_EQ(reader_.stats().corrupt_rings, 0u);
 }
 
-// ---- hostile memory -----------------------------------------------------------------------------------------------
+// ---- hostile memory
+// -----------------------------------------------------------------------------------------------
 
 TEST_F(Rings, ScribbledMemoryNeitherCrashesNorHangs) {
   std::atomic<bool> stop = false;
   std::thread scribbler([&] {
     std::mt19937_64 random(9);
     auto* words = reinterpret_cast<uint64_t*>(r_.memory().data());
-    const uint64_t first = r_.region().layout().rings_offset / 8, count = r_.memory().size() / 8 - first;
+    const uint64_t first = r_.region().layout().rings_offset / 8,
+                   count = r_.memory().size() / 8 - first;
     while (!stop) {
       uint64_t word = random();
       if (word % 4 == 1) word = abi::kRingFirstPosition + random() % 100'000;
@@ -415,7 +419,9 @@ TEST_F(Rings, ScribbledMemoryNeitherCrashesNorHangs) {
         std::memset(body, 1, 64);
         rt::ring_submit(r_.consts(), body);
       }
-      reader.poll([](uint64_t, std::span<const uint8_t> record) { ASSERT_LE(record.size(), abi::kMaxRecordBytes); });
+      reader.poll([](uint64_t, std::span<const uint8_t> record) {
+        ASSERT_LE(record.size(), abi::kMaxRecordBytes);
+      });
     }
   }
   stop = true;
@@ -427,9 +433,10 @@ TEST_F(Rings, ARingThatMakesNoSenseIsGivenUpAndCounted) {
   open();
   send(1, 1);
   const rt::Ring ring = rt::ring_of(r_.map(), rt::current_cpu(r_.consts()));
-  for (const uint64_t bad : {abi::record_header(abi::RecordState::kCommitted, 1 << 20, 1),
-                             abi::record_header(abi::RecordState::kCommitted, 8, 1),
-                             abi::record_header(abi::RecordState::kPadding, 64, 1), uint64_t{7} | 64}) {
+  for (const uint64_t bad :
+       {abi::record_header(abi::RecordState::kCommitted, 1 << 20, 1),
+        abi::record_header(abi::RecordState::kCommitted, 8, 1),
+        abi::record_header(abi::RecordState::kPadding, 64, 1), uint64_t{7} | 64}) {
     *ring.word_at(abi::kRingFirstPosition) = bad;
     RingReader reader;
     ASSERT_TRUE(reader.add(r_.region(), 0, always(OwnerState::kUnknown)));
@@ -469,7 +476,8 @@ TEST(Ring, ThroughputIsPrinted) {
   got += reader.finish([](uint64_t, std::span<const uint8_t>) {});
   const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
   EXPECT_EQ(got, sent);
-  std::printf("ring: %.1f ns a record, written and read by one thread\n", took.count() / static_cast<double>(sent));
+  std::printf("ring: %.1f ns a record, written and read by one thread\n",
+              took.count() / static_cast<double>(sent));
 }
 
 }  // namespace

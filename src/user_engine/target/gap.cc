@@ -14,15 +14,20 @@ constexpr uint64_t kReach = (1ull << 31) - 2 * kPage;
 /// Null pointers with offsets must keep faulting.
 constexpr uint64_t kLowest = 1 << 20;
 constexpr uint64_t kHighest = 0x7fff'ffff'0000;
-/// RLIMIT_STACK may be "unlimited"; the kernel then keeps at most a sixth of the address space, nobody uses more.
+/// RLIMIT_STACK may be "unlimited"; the kernel then keeps at most a sixth of the address space,
+/// nobody uses more.
 constexpr uint64_t kMaxStackRoom = 1ull << 30;
 
 struct Interval {
   uint64_t start, end;
 };
 
-uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
-uint64_t plus(uint64_t a, uint64_t b) { return a > ~0ull - b ? ~0ull : a + b; }
+uint64_t minus(uint64_t a, uint64_t b) {
+  return a > b ? a - b : 0;
+}
+uint64_t plus(uint64_t a, uint64_t b) {
+  return a > ~0ull - b ? ~0ull : a + b;
+}
 
 /// Everything that must stay free, guard gaps included; sorted.
 std::vector<Interval> forbidden(const std::vector<os::MapEntry>& maps, const GapRules& rules) {
@@ -30,14 +35,17 @@ std::vector<Interval> forbidden(const std::vector<os::MapEntry>& maps, const Gap
   for (const os::MapEntry& map : maps) {
     uint64_t start = minus(map.start.value, kGuard), end = plus(map.end.value, kGuard);
     if (map.path == "[stack]") {
-      const uint64_t room = std::clamp<uint64_t>(rules.stack_limit_bytes, 8 << 20, kMaxStackRoom) + (1 << 20);
+      const uint64_t room =
+          std::clamp<uint64_t>(rules.stack_limit_bytes, 8 << 20, kMaxStackRoom) + (1 << 20);
       start = std::min(start, minus(map.end.value, room));
     }
     if (map.path == "[heap]") end = plus(map.end.value, kBreakRoom);
     out.push_back({start, end});
   }
-  if (rules.start_brk != 0) out.push_back({minus(rules.start_brk, kGuard), plus(rules.start_brk, kBreakRoom)});
-  std::sort(out.begin(), out.end(), [](const Interval& a, const Interval& b) { return a.start < b.start; });
+  if (rules.start_brk != 0)
+    out.push_back({minus(rules.start_brk, kGuard), plus(rules.start_brk, kBreakRoom)});
+  std::sort(out.begin(), out.end(),
+            [](const Interval& a, const Interval& b) { return a.start < b.start; });
   return out;
 }
 
@@ -55,9 +63,12 @@ std::vector<Interval> gaps_between(const std::vector<Interval>& taken, Interval 
 
 }  // namespace
 
-Result<TargetAddr> find_gap(const std::vector<os::MapEntry>& maps, const GapRules& rules,
-                            std::span<const AddressRange> near, uint64_t size_bytes) {
-  if (size_bytes == 0 || size_bytes > kReach) return fail(ErrorCode::kInvalid, "a gap of {} bytes", size_bytes);
+Result<TargetAddr> find_gap(const std::vector<os::MapEntry>& maps,
+                            const GapRules& rules,
+                            std::span<const AddressRange> near,
+                            uint64_t size_bytes) {
+  if (size_bytes == 0 || size_bytes > kReach)
+    return fail(ErrorCode::kInvalid, "a gap of {} bytes", size_bytes);
   const uint64_t size = (size_bytes + kPage - 1) & ~(kPage - 1);
   uint64_t low = kHighest, high = kLowest;
   for (const AddressRange& range : near) {
@@ -71,13 +82,17 @@ Result<TargetAddr> find_gap(const std::vector<os::MapEntry>& maps, const GapRule
   for (const Interval& gap : gaps_between(forbidden(maps, rules), bounds)) {
     const uint64_t first = (gap.start + kPage - 1) & ~(kPage - 1);
     if (gap.end < size || first > gap.end - size) continue;
-    const uint64_t last = std::min(gap.end, low) >= size ? (std::min(gap.end, low) - size) & ~(kPage - 1) : 0;
-    if (last >= first) below = std::max(below, last);
-    else above = std::min(above, first);
+    const uint64_t last =
+        std::min(gap.end, low) >= size ? (std::min(gap.end, low) - size) & ~(kPage - 1) : 0;
+    if (last >= first)
+      below = std::max(below, last);
+    else
+      above = std::min(above, first);
   }
   if (below != 0) return TargetAddr(below);
   if (above != ~0ull) return TargetAddr(above);
-  return fail(ErrorCode::kUnsupported, "no free {} bytes of address space within 2 GiB of {:#x}-{:#x}", size, low, high);
+  return fail(ErrorCode::kUnsupported,
+              "no free {} bytes of address space within 2 GiB of {:#x}-{:#x}", size, low, high);
 }
 
 }  // namespace spile::target

@@ -44,7 +44,8 @@ bool inside_stub(const StoppedProcess& process, TargetAddr at, uint64_t size_byt
 
 }  // namespace
 
-// ---- one thread, borrowed ------------------------------------------------------------------------------------------
+// ---- one thread, borrowed
+// ------------------------------------------------------------------------------------------
 
 /// A thread of a stopped process that makes system calls for us, and gets everything back.
 class Injection {
@@ -53,8 +54,13 @@ class Injection {
 
   static Result<Injection> begin(StoppedProcess& process);
   Injection(Injection&& other) noexcept
-      : process_(std::exchange(other.process_, nullptr)), thread_(other.thread_), place_(other.place_),
-        mask_(other.mask_), descriptor_(other.descriptor_), entered_(other.entered_), suspended_(other.suspended_),
+      : process_(std::exchange(other.process_, nullptr)),
+        thread_(other.thread_),
+        place_(other.place_),
+        mask_(other.mask_),
+        descriptor_(other.descriptor_),
+        entered_(other.entered_),
+        suspended_(other.suspended_),
         written_(other.written_) {}
   Injection& operator=(Injection&&) = delete;
   ~Injection() { (void)end(); }
@@ -96,7 +102,8 @@ class Injection {
 };
 
 Result<Injection> Injection::begin(StoppedProcess& process) {
-  if (process.threads_.empty()) return fail(ErrorCode::kTargetGone, "process {} has no thread left", process.target().pid());
+  if (process.threads_.empty())
+    return fail(ErrorCode::kTargetGone, "process {} has no thread left", process.target().pid());
   Injection injection(process);
   SPILE_TRY_VOID(injection.choose_thread());
   injection.follow_to_cpu();
@@ -107,8 +114,8 @@ Result<Injection> Injection::begin(StoppedProcess& process) {
   return injection;
 }
 
-/// A thread in user code is best: nothing has to be restarted. One without a seccomp filter is needed, or the right
-/// to switch filters off.
+/// A thread in user code is best: nothing has to be restarted. One without a seccomp filter is
+/// needed, or the right to switch filters off.
 Result<void> Injection::choose_thread() {
   for (const bool accept_filter : {false, true}) {
     for (const bool user_code : {true, false}) {
@@ -121,7 +128,8 @@ Result<void> Injection::choose_thread() {
       }
     }
   }
-  return fail(ErrorCode::kUnsupported, "every thread redirects its own system calls (as under Wine)");
+  return fail(ErrorCode::kUnsupported,
+              "every thread redirects its own system calls (as under Wine)");
 }
 
 Result<bool> Injection::is_usable(size_t index, bool accept_filter) const {
@@ -136,7 +144,8 @@ Result<void> Injection::suspend_filter() {
   auto done = os::ptrace_set_options(tid(), PTRACE_O_TRACECLONE | PTRACE_O_SUSPEND_SECCOMP);
   if (!done) {
     return fail(ErrorCode::kDenied,
-                "every thread runs under a seccomp filter, which may kill the process for the system calls we need: "
+                "every thread runs under a seccomp filter, which may kill the process for the "
+                "system calls we need: "
                 "CAP_SYS_ADMIN is needed to suspend it (run as root)");
   }
   suspended_ = true;
@@ -151,8 +160,9 @@ void Injection::follow_to_cpu() {
   process_->pin_ = os::CpuPin::to(stat->cpu);
 }
 
-/// A thread inside a restartable sequence has been interrupted: it must abort, as the kernel would make it. Left
-/// alone, the kernel would see it in the stub, forget the sequence, and we would put it back into the middle.
+/// A thread inside a restartable sequence has been interrupted: it must abort, as the kernel would
+/// make it. Left alone, the kernel would see it in the stub, forget the sequence, and we would put
+/// it back into the middle.
 Result<void> Injection::leave_rseq() {
   if (!thread().in_user_code()) return {};
   auto state = process_->rseq(thread_);
@@ -166,12 +176,14 @@ Result<void> Injection::leave_rseq() {
 Result<void> Injection::choose_place() {
   SPILE_TRY(const auto maps, os::read_maps(tid()));
   for (const StubPlace& place : find_stub_places(maps, process_->memory())) {
-    if (place.leftover_bytes != 0 && inside_stub(*process_, place.address, place.leftover_bytes)) continue;
+    if (place.leftover_bytes != 0 && inside_stub(*process_, place.address, place.leftover_bytes))
+      continue;
     place_ = place.address;
     return {};
   }
   return fail(ErrorCode::kUnsupported,
-              "no executable page has {} unused bytes at its end for the injection stub (not even the vdso)",
+              "no executable page has {} unused bytes at its end for the injection stub (not even "
+              "the vdso)",
               stub_layout().size);
 }
 
@@ -200,7 +212,8 @@ Result<int64_t> Injection::enter(uint64_t entry, uint64_t number, const Argument
     // After SETREGS, not before: from now on the stub's tail would put the mask back.
     SPILE_TRY_VOID(os::ptrace_set_signal_mask(tid(), kAllSignals));
   }
-  return run_call(place_.value + (entry == stub_layout().memfd ? stub_layout().after_memfd : stub_layout().after_call));
+  return run_call(place_.value + (entry == stub_layout().memfd ? stub_layout().after_memfd
+                                                               : stub_layout().after_call));
 }
 
 /// entry stop, exit stop; other stops are passed over.
@@ -213,12 +226,14 @@ Result<int64_t> Injection::run_call(uint64_t expected_rip) {
     SPILE_TRY(const auto stop, os::wait_stop(tid(), deadline, process_->is_own_child(tid())));
     if (!stop || os::Clock::now() > deadline) {
       rescue();
-      return fail(ErrorCode::kBusy, "an injected system call does not return: the target's cgroup may be frozen");
+      return fail(ErrorCode::kBusy,
+                  "an injected system call does not return: the target's cgroup may be frozen");
     }
     if (stop->gone()) return fail(ErrorCode::kTargetGone, "the target was killed meanwhile");
     if (stop->kind == os::Stop::Kind::kSyscall) {
       SPILE_TRY(const os::SyscallStop info, os::ptrace_syscall_info(tid()));
-      if (info.rip != expected_rip) return fail(ErrorCode::kInternal, "thread {} makes a system call of its own", tid());
+      if (info.rip != expected_rip)
+        return fail(ErrorCode::kInternal, "thread {} makes a system call of its own", tid());
       if (!info.entry) return info.value;
     } else if (stop->kind == os::Stop::Kind::kSignal) {
       // Only SIGSTOP cannot be blocked: let it take effect, it stops the thread once we are gone.
@@ -231,8 +246,8 @@ Result<int64_t> Injection::run_call(uint64_t expected_rip) {
   }
 }
 
-/// The thread runs (or hangs) in the stub: get it to stop so that end() can restore it. Where that fails the stub's
-/// tail does it as soon as the thread can run.
+/// The thread runs (or hangs) in the stub: get it to stop so that end() can restore it. Where that
+/// fails the stub's tail does it as soon as the thread can run.
 void Injection::rescue() {
   (void)os::ptrace_interrupt(tid());
   (void)os::wait_stop(tid(), os::Clock::now() + kRescueTimeout, process_->is_own_child(tid()));
@@ -274,7 +289,8 @@ Result<void> Injection::end() {
   return {};
 }
 
-// ---- regions -------------------------------------------------------------------------------------------------------
+// ---- regions
+// -------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -282,8 +298,10 @@ Result<void> check_spec(const RegionSpec& spec) {
   const bool file = spec.kind != RegionSpec::Kind::kPrivate;
   if (spec.size_bytes == 0 || spec.size_bytes % kPage != 0 || spec.address.value % kPage != 0 ||
       (spec.allocate_later && spec.populate) ||
-      (file && (spec.name.size() >= stub_layout().name_bytes || !spec.name.starts_with(kRegionPrefix)))) {
-    return fail(ErrorCode::kInvalid, "region \"{}\" at {}, {} bytes", spec.name, spec.address, spec.size_bytes);
+      (file &&
+       (spec.name.size() >= stub_layout().name_bytes || !spec.name.starts_with(kRegionPrefix)))) {
+    return fail(ErrorCode::kInvalid, "region \"{}\" at {}, {} bytes", spec.name, spec.address,
+                spec.size_bytes);
   }
   return {};
 }
@@ -291,12 +309,14 @@ Result<void> check_spec(const RegionSpec& spec) {
 std::unexpected<Error> call_failed(int64_t value, std::string_view what) {
   Error error = errno_error(static_cast<int>(-value), what);
   if (value == -EEXIST) error.code = ErrorCode::kBusy;
-  if (value == -ENOMEM) error.message += " (the target's RLIMIT_AS, or vm.max_map_count, or no memory)";
+  if (value == -ENOMEM)
+    error.message += " (the target's RLIMIT_AS, or vm.max_map_count, or no memory)";
   if (value == -EMFILE || value == -ENFILE) {
     error.code = ErrorCode::kDenied;
     error.message += " (the target has no free descriptor, and we may not raise its RLIMIT_NOFILE)";
   }
-  if (value == -EAGAIN) error.message += " (the target locks its memory and has reached RLIMIT_MEMLOCK)";
+  if (value == -EAGAIN)
+    error.message += " (the target locks its memory and has reached RLIMIT_MEMLOCK)";
   return std::unexpected(std::move(error));
 }
 
@@ -316,7 +336,8 @@ class MoreDescriptors {
     more.pid_ = pid;
     return more;
   }
-  MoreDescriptors(MoreDescriptors&& other) noexcept : pid_(std::exchange(other.pid_, 0)), before_(other.before_) {}
+  MoreDescriptors(MoreDescriptors&& other) noexcept
+      : pid_(std::exchange(other.pid_, 0)), before_(other.before_) {}
   MoreDescriptors& operator=(MoreDescriptors&&) = delete;
   ~MoreDescriptors() {
     if (pid_ != 0) (void)os::set_limit(pid_, RLIMIT_NOFILE, before_);
@@ -348,26 +369,33 @@ Result<void> create_file(Injection& injection, pid_t pid, const RegionSpec& spec
   return {};
 }
 
-/// Size, pages, our view, seals. After this the target cannot resize it, and cannot map code writable.
+/// Size, pages, our view, seals. After this the target cannot resize it, and cannot map code
+/// writable.
 Result<RemoteMemory> prepare_file(const Injection& injection, const RegionSpec& spec) {
-  SPILE_TRY(Fd file, os::open_read_write(fmt::format("/proc/{}/fd/{}", injection.tid(), injection.descriptor())));
+  SPILE_TRY(Fd file, os::open_read_write(
+                         fmt::format("/proc/{}/fd/{}", injection.tid(), injection.descriptor())));
   SPILE_TRY_VOID(os::set_size(file, spec.size_bytes));
   if (!spec.allocate_later) SPILE_TRY_VOID(os::allocate(file, spec.size_bytes));
   SPILE_TRY(Mapping local, os::map_read_write(file, spec.size_bytes, !spec.allocate_later));
   const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-  SPILE_TRY_VOID(os::add_seals(file, spec.kind == RegionSpec::Kind::kCode ? seals | F_SEAL_FUTURE_WRITE : seals));
+  SPILE_TRY_VOID(os::add_seals(
+      file, spec.kind == RegionSpec::Kind::kCode ? seals | F_SEAL_FUTURE_WRITE : seals));
   return RemoteMemory{spec, std::move(local), spec.allocate_later ? std::move(file) : Fd()};
 }
 
 Result<void> map_in_target(Injection& injection, const RegionSpec& spec) {
   const bool anonymous = spec.kind == RegionSpec::Kind::kPrivate;
-  const uint64_t prot = spec.kind == RegionSpec::Kind::kCode ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE;
-  const uint64_t flags = (anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_FIXED_NOREPLACE |
-                         (spec.populate ? MAP_POPULATE : 0);
+  const uint64_t prot =
+      spec.kind == RegionSpec::Kind::kCode ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE;
+  const uint64_t flags = (anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) |
+                         MAP_FIXED_NOREPLACE | (spec.populate ? MAP_POPULATE : 0);
   const uint64_t fd = static_cast<uint64_t>(anonymous ? kNoDescriptor : injection.descriptor());
-  SPILE_TRY(const int64_t value, injection.call(SYS_mmap, {spec.address.value, spec.size_bytes, prot, flags, fd, 0}));
-  if (value < 0 && value > -4096) return call_failed(value, fmt::format("map {} bytes at {}", spec.size_bytes, spec.address));
-  if (static_cast<uint64_t>(value) != spec.address.value) {  // before Linux 4.17 the address is only a hint
+  SPILE_TRY(const int64_t value,
+            injection.call(SYS_mmap, {spec.address.value, spec.size_bytes, prot, flags, fd, 0}));
+  if (value < 0 && value > -4096)
+    return call_failed(value, fmt::format("map {} bytes at {}", spec.size_bytes, spec.address));
+  if (static_cast<uint64_t>(value) !=
+      spec.address.value) {  // before Linux 4.17 the address is only a hint
     (void)injection.call(SYS_munmap, {static_cast<uint64_t>(value), spec.size_bytes});
     return fail(ErrorCode::kBusy, "something is already mapped at {}", spec.address);
   }
@@ -402,13 +430,15 @@ void unmap_all(Injection& injection, std::span<const RemoteMemory> regions) {
 
 }  // namespace
 
-Result<std::vector<RemoteMemory>> map_shared(StoppedProcess& process, std::span<const RegionSpec> specs) {
+Result<std::vector<RemoteMemory>> map_shared(StoppedProcess& process,
+                                             std::span<const RegionSpec> specs) {
   for (const RegionSpec& spec : specs) SPILE_TRY_VOID(check_spec(spec));
   SPILE_TRY(Injection injection, Injection::begin(process));
   std::vector<RemoteMemory> regions;
   for (const RegionSpec& spec : specs) {
-    auto region = spec.kind == RegionSpec::Kind::kPrivate ? map_private(injection, spec)
-                                                          : map_file(injection, process.target().pid(), spec);
+    auto region = spec.kind == RegionSpec::Kind::kPrivate
+                      ? map_private(injection, spec)
+                      : map_file(injection, process.target().pid(), spec);
     if (!region) {
       if (region.error().code != ErrorCode::kTargetGone) unmap_all(injection, regions);
       return forward(region, "map shared memory into process {}", process.target().pid());
@@ -436,7 +466,8 @@ Result<void> unmap(StoppedProcess& process, std::span<const AddressRange> ranges
   SPILE_TRY(Injection injection, Injection::begin(process));
   for (const AddressRange& range : ranges) {
     SPILE_TRY(const int64_t value, injection.call(SYS_munmap, {range.start.value, range.size()}));
-    if (value < 0) return call_failed(value, fmt::format("unmap {} bytes at {}", range.size(), range.start));
+    if (value < 0)
+      return call_failed(value, fmt::format("unmap {} bytes at {}", range.size(), range.start));
   }
   return injection.end();
 }
@@ -457,7 +488,8 @@ std::vector<LeftoverStub> find_leftover_stubs(const StoppedProcess& process) {
   if (!maps) return found;
   for (const StubPlace& place : find_stub_places(*maps, process.memory())) {
     if (place.leftover_bytes == 0) continue;
-    found.push_back({place.address, place.leftover_bytes, inside_stub(process, place.address, place.leftover_bytes)});
+    found.push_back({place.address, place.leftover_bytes,
+                     inside_stub(process, place.address, place.leftover_bytes)});
   }
   return found;
 }

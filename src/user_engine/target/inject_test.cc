@@ -22,10 +22,12 @@ namespace {
 
 constexpr uid_t kNobody = 65534;
 
-std::string waiter() { return build_program("waiter.c", "cc -O1"); }
+std::string waiter() {
+  return build_program("waiter.c", "cc -O1");
+}
 
-#define REQUIRE_PROGRAM(program, source, flags)              \
-  const std::string program = build_program(source, flags);  \
+#define REQUIRE_PROGRAM(program, source, flags)             \
+  const std::string program = build_program(source, flags); \
   if (program.empty()) GTEST_SKIP() << "cannot build with " << flags
 
 /// Code, data and private memory below the main program.
@@ -78,14 +80,16 @@ std::string text_unchanged(pid_t pid) {
     if (module.vdso) continue;
     auto differences = target->compare_text(module);
     if (!differences) return differences.error().message;
-    if (!differences->empty()) return fmt::format("{} differs at {}", module.path, differences->front().start);
+    if (!differences->empty())
+      return fmt::format("{} differs at {}", module.path, differences->front().start);
     for (const Segment& s : module.segments) {
       if (!s.exec) continue;
       // Behind the file's part: the places that stubs use.
       std::vector<uint8_t> last(4096);
       if (!target->memory().read(s.end - 4096, last)) return "cannot read the last page";
       static const std::string_view kMagic = "spile:stub";
-      if (std::string_view(reinterpret_cast<char*>(last.data()), last.size()).find(kMagic) != std::string_view::npos) {
+      if (std::string_view(reinterpret_cast<char*>(last.data()), last.size()).find(kMagic) !=
+          std::string_view::npos) {
         return "a stub is left in " + module.path;
       }
     }
@@ -93,7 +97,9 @@ std::string text_unchanged(pid_t pid) {
   return "text-unchanged";
 }
 
-std::string describe(const Error& error) { return fmt::format("{} ({})", error.message, to_string(error.code)); }
+std::string describe(const Error& error) {
+  return fmt::format("{} ({})", error.message, to_string(error.code));
+}
 
 /// Attach with checks of what both sides see.
 void attach_and_check(const std::vector<std::string>& command, uid_t uid = 0) {
@@ -108,7 +114,8 @@ void attach_and_check(const std::vector<std::string>& command, uid_t uid = 0) {
   ASSERT_TRUE(maps);
   for (const RemoteMemory& region : *regions) {
     const bool code = region.spec.kind == RegionSpec::Kind::kCode;
-    auto map = std::find_if(maps->begin(), maps->end(), [&](auto& m) { return m.contains(region.spec.address); });
+    auto map = std::find_if(maps->begin(), maps->end(),
+                            [&](auto& m) { return m.contains(region.spec.address); });
     ASSERT_NE(map, maps->end());
     EXPECT_EQ(map->exec, code);
     EXPECT_EQ(map->write, !code);
@@ -127,12 +134,24 @@ void attach_and_check(const std::vector<std::string>& command, uid_t uid = 0) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
-TEST(MapShared, WorksOnADynamicProgram) { attach_and_check({waiter(), "read"}); }
-TEST(MapShared, WorksOnAProgramThatComputes) { attach_and_check({waiter(), "spin"}); }
-TEST(MapShared, WorksOnAProgramInPoll) { attach_and_check({waiter(), "poll"}); }
-TEST(MapShared, WorksOnAProgramInPpollWithAMask) { attach_and_check({waiter(), "ppoll"}); }
-TEST(MapShared, WorksOnAProgramInEpollWait) { attach_and_check({waiter(), "epoll"}); }
-TEST(MapShared, RaisesAFullDescriptorLimitForAMoment) { attach_and_check({waiter(), "full"}); }
+TEST(MapShared, WorksOnADynamicProgram) {
+  attach_and_check({waiter(), "read"});
+}
+TEST(MapShared, WorksOnAProgramThatComputes) {
+  attach_and_check({waiter(), "spin"});
+}
+TEST(MapShared, WorksOnAProgramInPoll) {
+  attach_and_check({waiter(), "poll"});
+}
+TEST(MapShared, WorksOnAProgramInPpollWithAMask) {
+  attach_and_check({waiter(), "ppoll"});
+}
+TEST(MapShared, WorksOnAProgramInEpollWait) {
+  attach_and_check({waiter(), "epoll"});
+}
+TEST(MapShared, RaisesAFullDescriptorLimitForAMoment) {
+  attach_and_check({waiter(), "full"});
+}
 TEST(MapShared, WorksOnAStaticProgram) {
   REQUIRE_PROGRAM(program, "waiter.c", "cc -O1 -static");
   attach_and_check({program, "read"});
@@ -162,11 +181,13 @@ TEST(MapShared, WorksOnManySleepingThreads) {
   attach_and_check({program});
 }
 
-/// Runs `work` in a child process with the rights of an ordinary user; true when it reported success.
+/// Runs `work` in a child process with the rights of an ordinary user; true when it reported
+/// success.
 bool as_nobody(const std::function<bool()>& work) {
   const pid_t child = ::fork();
   if (child == 0) {
-    if (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0) ::_exit(2);
+    if (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)
+      ::_exit(2);
     ::prctl(PR_SET_DUMPABLE, 1);
     ::_exit(work() ? 0 : 1);
   }
@@ -219,8 +240,8 @@ TEST(MapShared, SealsTheFiles) {
   for (const RemoteMemory& region : *regions) {
     if (!region.local) continue;
     const uint64_t at = region.spec.address.value;
-    auto fd = os::open_read_write(
-        fmt::format("/proc/{}/map_files/{:x}-{:x}", program.pid(), at, at + region.spec.size_bytes));
+    auto fd = os::open_read_write(fmt::format("/proc/{}/map_files/{:x}-{:x}", program.pid(), at,
+                                              at + region.spec.size_bytes));
     ASSERT_TRUE(fd) << describe(fd.error());
     const int seals = ::fcntl(fd->get(), F_GET_SEALS);
     EXPECT_EQ(seals & base, base);
@@ -253,7 +274,8 @@ TEST(MapShared, AllocatesLargeRegionsWhileTheTargetRuns) {
   for (RemoteMemory& region : *regions) {
     ASSERT_TRUE(allocate_pages(region));
     std::memset(region.local.data(), 0x5a, region.local.size());
-    auto byte = os::ProcessMemory::open(program.pid())->read_value<uint8_t>(region.spec.address + region.spec.size_bytes - 1);
+    auto byte = os::ProcessMemory::open(program.pid())
+                    ->read_value<uint8_t>(region.spec.address + region.spec.size_bytes - 1);
     ASSERT_TRUE(byte);
     EXPECT_EQ(*byte, 0x5a);
   }
@@ -289,7 +311,8 @@ TEST(MapShared, RestoresTheDescriptorLimit) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
-// ---- the tracer dies -------------------------------------------------------------------------------------------------
+// ---- the tracer dies
+// -------------------------------------------------------------------------------------------------
 
 /// How many steps a whole attach takes in this process.
 uint64_t count_steps(const std::vector<std::string>& command) {
@@ -327,7 +350,9 @@ Result<size_t> clean_up(pid_t pid) {
   }
 }
 
-void survive_every_step(const std::vector<std::string>& command, uint64_t stride = 1, uint64_t first = 1) {
+void survive_every_step(const std::vector<std::string>& command,
+                        uint64_t stride = 1,
+                        uint64_t first = 1) {
   const uint64_t steps = count_steps(command);
   ASSERT_GT(steps, 20u);
   size_t wiped_in_all = 0;
@@ -347,12 +372,23 @@ void survive_every_step(const std::vector<std::string>& command, uint64_t stride
   EXPECT_GT(wiped_in_all, 0u) << "no death fell between the first and the last step of the stub";
 }
 
-TEST(TracerDies, AtAnyStepATargetInReadSurvives) { survive_every_step({waiter(), "read"}); }
-TEST(TracerDies, AtAnyStepATargetInPollSurvives) { survive_every_step({waiter(), "poll"}, 2); }
-TEST(TracerDies, AtAnyStepATargetInPpollSurvives) { survive_every_step({waiter(), "ppoll"}, 2); }
-// Between INTERRUPT and the cured registers (steps 2 to 5) epoll_wait returns EINTR, as after any SIGSTOP and SIGCONT.
-TEST(TracerDies, AfterTheCureATargetInEpollWaitSurvives) { survive_every_step({waiter(), "epoll"}, 2, 6); }
-TEST(TracerDies, AtAnyStepATargetThatComputesSurvives) { survive_every_step({waiter(), "spin"}, 3); }
+TEST(TracerDies, AtAnyStepATargetInReadSurvives) {
+  survive_every_step({waiter(), "read"});
+}
+TEST(TracerDies, AtAnyStepATargetInPollSurvives) {
+  survive_every_step({waiter(), "poll"}, 2);
+}
+TEST(TracerDies, AtAnyStepATargetInPpollSurvives) {
+  survive_every_step({waiter(), "ppoll"}, 2);
+}
+// Between INTERRUPT and the cured registers (steps 2 to 5) epoll_wait returns EINTR, as after any
+// SIGSTOP and SIGCONT.
+TEST(TracerDies, AfterTheCureATargetInEpollWaitSurvives) {
+  survive_every_step({waiter(), "epoll"}, 2, 6);
+}
+TEST(TracerDies, AtAnyStepATargetThatComputesSurvives) {
+  survive_every_step({waiter(), "spin"}, 3);
+}
 TEST(TracerDies, AtAnyStepAStaticMuslTargetSurvives) {
   REQUIRE_PROGRAM(program, "waiter.c", "musl-gcc -O1 -static");
   survive_every_step({program, "poll"}, 3);
@@ -387,7 +423,8 @@ TEST(TracerDies, WhileAJobStoppedTargetStaysStopped) {
   }
 }
 
-// ---- the target dies -------------------------------------------------------------------------------------------------
+// ---- the target dies
+// -------------------------------------------------------------------------------------------------
 
 pid_t g_victim;
 uint64_t g_fatal_step;
@@ -415,7 +452,8 @@ TEST(TargetDies, AtAnyStepTheTracerReturnsAnError) {
   }
 }
 
-// ---- signals ---------------------------------------------------------------------------------------------------------
+// ---- signals
+// ---------------------------------------------------------------------------------------------------------
 
 pid_t g_receiver;
 int g_signal;
@@ -427,7 +465,9 @@ void send_a_signal(uint64_t number, const char*) {
 }
 
 /// Sends `signal` before each step in turn; `after` sees the program right after the detach.
-void signal_at_every_step(const std::vector<std::string>& command, int signal, const std::function<void(Program&)>& after) {
+void signal_at_every_step(const std::vector<std::string>& command,
+                          int signal,
+                          const std::function<void(Program&)>& after) {
   const uint64_t steps = count_steps({waiter(), "read"});
   for (uint64_t number = 1; number <= steps; ++number) {
     SCOPED_TRACE(fmt::format("signal before step {} of {}", number, steps));
@@ -449,15 +489,13 @@ void signal_at_every_step(const std::vector<std::string>& command, int signal, c
 
 TEST(Signals, ThatArriveAtAnyStepAreDelivered) {
   // The only thing that ends this program's sigsuspend is SIGUSR2.
-  signal_at_every_step({waiter(), "pause"}, SIGUSR2, [](Program& program) {
-    ASSERT_EQ(program.finish(), "exit-success");
-  });
+  signal_at_every_step({waiter(), "pause"}, SIGUSR2,
+                       [](Program& program) { ASSERT_EQ(program.finish(), "exit-success"); });
 }
 
 TEST(Signals, ThatAProgramHandlesArriveExactlyOnce) {
-  signal_at_every_step({waiter(), "count"}, SIGUSR1, [](Program& program) {
-    ASSERT_EQ(program.finish(), "exit-success");
-  });
+  signal_at_every_step({waiter(), "count"}, SIGUSR1,
+                       [](Program& program) { ASSERT_EQ(program.finish(), "exit-success"); });
 }
 
 TEST(Signals, SurviveATracerThatDiesRightAfterThem) {
@@ -503,7 +541,8 @@ TEST(Seccomp, IsSuspendedByRoot) {
   attach_and_check({program});
 }
 
-// ---- the stub ----------------------------------------------------------------------------------------------------------
+// ---- the stub
+// ----------------------------------------------------------------------------------------------------------
 
 TEST(WayHome, RestartsAnInterruptedCallAsTheKernelWould) {
   const std::array<uint8_t, 2> syscall_bytes{0x0f, 0x05}, int80{0xcd, 0x80};

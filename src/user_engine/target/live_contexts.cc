@@ -1,8 +1,9 @@
 // The signal frames that will come back, by the chain of saved stack pointers.
 //
-// A thread's registers say on which stack it runs and how deep. What it was doing before a signal lies in a frame
-// further up that stack; the frame says where the stack pointer was then, which is another stack where the handler runs
-// on an alternate one (SA_ONSTACK). So: look for frames from rsp upwards, go on from the stack pointer saved in each.
+// A thread's registers say on which stack it runs and how deep. What it was doing before a signal
+// lies in a frame further up that stack; the frame says where the stack pointer was then, which is
+// another stack where the handler runs on an alternate one (SA_ONSTACK). So: look for frames from
+// rsp upwards, go on from the stack pointer saved in each.
 //
 // There are no links between frames of one stack, so they are recognised by their look:
 //
@@ -10,12 +11,13 @@
 //   f+24   alternate stack at that time: start, flags, size
 //   f+168  rsp     f+176  rip     f+184  eflags     f+192  cs (0x33), gs, fs, ss
 //
-// Source: struct rt_sigframe (arch/x86/include/asm/sigframe.h), struct sigcontext_64 (uapi/asm/sigcontext.h),
-// align_sigframe() and __save_altstack() in the kernel.
+// Source: struct rt_sigframe (arch/x86/include/asm/sigframe.h), struct sigcontext_64
+// (uapi/asm/sigcontext.h), align_sigframe() and __save_altstack() in the kernel.
 //
-// The same bytes stay behind where a handler has returned. Those below rsp are never looked at. Above rsp, in one mapping
-// with our stack, may lie the alternate stacks of other threads (Go keeps all its stacks in one heap): a frame that
-// lies on the alternate stack it names is ours only when the stack pointer we come from is on that stack too.
+// The same bytes stay behind where a handler has returned. Those below rsp are never looked at.
+// Above rsp, in one mapping with our stack, may lie the alternate stacks of other threads (Go keeps
+// all its stacks in one heap): a frame that lies on the alternate stack it names is ours only when
+// the stack pointer we come from is on that stack too.
 #include <algorithm>
 #include <bitset>
 #include <cstring>
@@ -35,10 +37,11 @@ constexpr uint64_t kUserCode = 0x33;
 
 /// A stack the kernel or a threads library made: its end is known, all of it is searched.
 constexpr uint64_t kOwnStackLimit = 64 << 20;
-/// A stack that the program made somewhere in its memory (coroutines): where it ends is not known. So much above the
-/// stack pointer is searched.
+/// A stack that the program made somewhere in its memory (coroutines): where it ends is not known.
+/// So much above the stack pointer is searched.
 constexpr uint64_t kMadeStackLimit = 8 << 20;
-/// The same in a thread without a libc, which is in practice one of Go's: its handlers all run on stacks of 32 KiB.
+/// The same in a thread without a libc, which is in practice one of Go's: its handlers all run on
+/// stacks of 32 KiB.
 constexpr uint64_t kNoLibcStackLimit = 256 << 10;
 /// The target stands still meanwhile: some 50 ms at most.
 constexpr uint64_t kMaxBytesRead = 256 << 20;
@@ -50,11 +53,15 @@ struct Frame {
   uint64_t alternate = 0, alternate_bytes = 0;
 
   /// As the kernel's on_sig_stack(): the very end is an empty stack, the very start a full one.
-  bool on_alternate(uint64_t sp) const { return sp > alternate && sp - alternate <= alternate_bytes; }
+  bool on_alternate(uint64_t sp) const {
+    return sp > alternate && sp - alternate <= alternate_bytes;
+  }
 };
 
 /// Bits 3, 5, 15 and those above 21 are always zero, bit 1 always one.
-bool looks_like_eflags(uint64_t word) { return (word & 2) != 0 && (word & ~uint64_t{0x3f7fd7}) == 0; }
+bool looks_like_eflags(uint64_t word) {
+  return (word & 2) != 0 && (word & ~uint64_t{0x3f7fd7}) == 0;
+}
 
 std::optional<Frame> frame_at(const uint8_t* rip, TargetAddr rip_at) {
   const auto word = [rip](ptrdiff_t offset) {
@@ -67,7 +74,8 @@ std::optional<Frame> frame_at(const uint8_t* rip, TargetAddr rip_at) {
   return Frame{rip_at, word(0), word(-8), word(-152), word(-136)};
 }
 
-/// What looks like frames, block by block: stacks that lie in one mapping are read once for all threads.
+/// What looks like frames, block by block: stacks that lie in one mapping are read once for all
+/// threads.
 class Frames {
  public:
   struct Block {
@@ -87,9 +95,11 @@ class Frames {
   Block read(TargetAddr start) const {
     Block block;
     std::vector<uint8_t> bytes(kBelowRip + kBlock + kAboveRip);
-    if (memory_.read_some(start - kBelowRip, bytes) != bytes.size()) block.unreadable = read_by_pages(start, bytes);
+    if (memory_.read_some(start - kBelowRip, bytes) != bytes.size())
+      block.unreadable = read_by_pages(start, bytes);
     for (uint64_t at = 8; at < kBlock; at += 16) {
-      if (auto frame = frame_at(bytes.data() + kBelowRip + at, start + at)) block.frames.push_back(*frame);
+      if (auto frame = frame_at(bytes.data() + kBelowRip + at, start + at))
+        block.frames.push_back(*frame);
     }
     return block;
   }
@@ -120,7 +130,10 @@ struct Extent {
 /// All stacks of one thread.
 class Walk {
  public:
-  Walk(const StoppedProcess& process, size_t thread, const std::vector<os::MapEntry>& maps, Frames& frames)
+  Walk(const StoppedProcess& process,
+       size_t thread,
+       const std::vector<os::MapEntry>& maps,
+       Frames& frames)
       : process_(process), thread_(process.threads()[thread]), maps_(maps), frames_(frames) {
     const TargetAddr fs(thread_.registers.fs_base);
     // The psABI's thread pointer points to itself; Go's own does not.
@@ -148,11 +161,13 @@ class Walk {
     return map.contains(TargetAddr(address)) ? &map : nullptr;
   }
 
-  /// Mappings that follow without a gap and may hold data: the kernel splits a stack where its parts differ (advice).
+  /// Mappings that follow without a gap and may hold data: the kernel splits a stack where its
+  /// parts differ (advice).
   TargetAddr end_of(const os::MapEntry& map) const {
     TargetAddr end = map.end;
     const os::MapEntry* last = maps_.data() + maps_.size();
-    for (const os::MapEntry* next = &map + 1; next != last && next->start == end && next->write; ++next) {
+    for (const os::MapEntry* next = &map + 1; next != last && next->start == end && next->write;
+         ++next) {
       end = next->end;
     }
     return end;
@@ -168,7 +183,8 @@ class Walk {
     bool own = map->path == "[stack]";
     const TargetAddr fs(thread_.registers.fs_base);
     // glibc and musl keep the thread's own data at the top of the stack that they made for it.
-    if (has_libc_ && thread_.tid != process_.target().pid() && map->contains(fs) && fs > stack.start) {
+    if (has_libc_ && thread_.tid != process_.target().pid() && map->contains(fs) &&
+        fs > stack.start) {
       stack.end = fs;
       own = true;
     }
@@ -182,7 +198,8 @@ class Walk {
 
   bool search(const Extent& stack, uint64_t sp, const std::function<void(const Frame&)>& found) {
     bool whole = true;
-    for (uint64_t number = stack.start.value / kBlock; number * kBlock < stack.end.value; ++number) {
+    for (uint64_t number = stack.start.value / kBlock; number * kBlock < stack.end.value;
+         ++number) {
       const Frames::Block* block = frames_.block(number);
       if (block == nullptr) return false;
       whole &= is_readable(*block, number * kBlock, stack);
@@ -201,7 +218,8 @@ class Walk {
     if (block.unreadable.none()) return true;
     for (size_t i = 0; i < block.unreadable.size(); ++i) {
       const uint64_t page = start + i * kPage;
-      if (block.unreadable[i] && page + kPage > stack.start.value && page < stack.end.value) return false;
+      if (block.unreadable[i] && page + kPage > stack.start.value && page < stack.end.value)
+        return false;
     }
     return true;
   }
@@ -225,7 +243,8 @@ class Walk {
 
 }  // namespace
 
-LiveContexts live_contexts(const StoppedProcess& process, const std::function<bool(TargetAddr)>& points_there) {
+LiveContexts live_contexts(const StoppedProcess& process,
+                           const std::function<bool(TargetAddr)>& points_there) {
   LiveContexts result;
   auto maps = process.target().maps();
   Frames frames(process.memory());
@@ -242,7 +261,8 @@ LiveContexts live_contexts(const StoppedProcess& process, const std::function<bo
 
 LiveContexts live_contexts(const StoppedProcess& process, std::span<const AddressRange> ranges) {
   return live_contexts(process, [&](TargetAddr a) {
-    return std::ranges::any_of(ranges, [a](const AddressRange& range) { return range.contains(a); });
+    return std::ranges::any_of(ranges,
+                               [a](const AddressRange& range) { return range.contains(a); });
   });
 }
 

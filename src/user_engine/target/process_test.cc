@@ -14,7 +14,9 @@
 namespace spile::target {
 namespace {
 
-std::string odd() { return build_program("odd.c", "cc -O1 -pthread"); }
+std::string odd() {
+  return build_program("odd.c", "cc -O1 -pthread");
+}
 
 os::MapEntry map(uint64_t start, uint64_t end, std::string path = "/x") {
   os::MapEntry entry;
@@ -49,20 +51,23 @@ TEST(FindGap, KeepsOutOfTheGigabyteAboveTheBreak) {
 }
 
 TEST(FindGap, KeepsAwayFromTheStack) {
-  const std::vector maps{map(0x7fff'0000'0000, 0x7fff'0002'1000, "[stack]"), map(0x7fff'0100'0000, 0x7fff'0110'0000)};
+  const std::vector maps{map(0x7fff'0000'0000, 0x7fff'0002'1000, "[stack]"),
+                         map(0x7fff'0100'0000, 0x7fff'0110'0000)};
   const AddressRange near{maps[1].start, maps[1].end};
   GapRules rules;
   rules.stack_limit_bytes = 64 << 20;
   for (uint64_t size = 0x1000; size < (1 << 26); size *= 4) {
     auto at = find_gap(maps, rules, {&near, 1}, size);
     ASSERT_TRUE(at);
-    const bool in_stack = at->value + size > 0x7fff'0002'1000 - (64 << 20) && at->value < 0x7fff'0002'1000 + kGuard;
+    const bool in_stack =
+        at->value + size > 0x7fff'0002'1000 - (64 << 20) && at->value < 0x7fff'0002'1000 + kGuard;
     EXPECT_FALSE(in_stack) << fmt::format("{}", *at);
   }
 }
 
 TEST(FindGap, ReachesEveryByteOfEveryRange) {
-  const std::vector maps{map(0x7000'0000'0000, 0x7000'1000'0000), map(0x7000'6000'0000, 0x7000'7000'0000)};
+  const std::vector maps{map(0x7000'0000'0000, 0x7000'1000'0000),
+                         map(0x7000'6000'0000, 0x7000'7000'0000)};
   const AddressRange near[] = {{maps[0].start, maps[0].end}, {maps[1].start, maps[1].end}};
   auto at = find_gap(maps, {}, near, 0x1000'0000);
   ASSERT_TRUE(at);
@@ -103,7 +108,8 @@ TEST(Open, NamesTheProcessOfAThread) {
   ASSERT_TRUE(tids);
   auto target = Target::open(tids->back());
   ASSERT_FALSE(target);
-  EXPECT_NE(target.error().message.find(std::to_string(program.pid())), std::string::npos) << target.error().message;
+  EXPECT_NE(target.error().message.find(std::to_string(program.pid())), std::string::npos)
+      << target.error().message;
 }
 
 TEST(Open, RefusesAZombie) {
@@ -121,7 +127,8 @@ TEST(Open, RefusesA32BitProgram) {
   ::usleep(20'000);
   auto opened = Target::open(target.pid());
   ASSERT_FALSE(opened);
-  if (opened.error().code == ErrorCode::kTargetGone) GTEST_SKIP() << "this kernel runs no 32-bit programs";
+  if (opened.error().code == ErrorCode::kTargetGone)
+    GTEST_SKIP() << "this kernel runs no 32-bit programs";
   EXPECT_NE(opened.error().message.find("32-bit"), std::string::npos) << opened.error().message;
 }
 
@@ -207,8 +214,10 @@ TEST(Modules, ShowWhereTextWasPatched) {
   ASSERT_TRUE(target) << target.error().message;
   auto modules = target->modules();
   ASSERT_TRUE(modules);
-  const Module& m = *std::find_if(modules->begin(), modules->end(), [](auto& x) { return x.main_program; });
-  const Segment& text = *std::find_if(m.segments.begin(), m.segments.end(), [](auto& s) { return s.exec; });
+  const Module& m =
+      *std::find_if(modules->begin(), modules->end(), [](auto& x) { return x.main_program; });
+  const Segment& text =
+      *std::find_if(m.segments.begin(), m.segments.end(), [](auto& s) { return s.exec; });
   const uint8_t patch[] = {0xcc, 0xcc, 0xcc};
   std::vector<uint8_t> before(3);
   ASSERT_TRUE(target->memory().read(text.start + 4, before));

@@ -15,10 +15,10 @@
 namespace spile::target {
 namespace {
 
-constexpr uint8_t kBreakpoint = 0xcc;    // int3
-constexpr uint64_t kStateOffset = 24;    // struct r_debug: r_version, r_map, r_brk, r_state
-constexpr uint32_t kConsistent = 0;      // RT_CONSISTENT
-constexpr int kMaxHits = 16;             // glibc calls it twice before constructors
+constexpr uint8_t kBreakpoint = 0xcc;  // int3
+constexpr uint64_t kStateOffset = 24;  // struct r_debug: r_version, r_map, r_brk, r_state
+constexpr uint32_t kConsistent = 0;    // RT_CONSISTENT
+constexpr int kMaxHits = 16;           // glibc calls it twice before constructors
 
 struct Pipe {
   Fd read, write;
@@ -115,7 +115,9 @@ Result<std::string> find_program(const std::string& name) {
   return fail(ErrorCode::kNotFound, "no program \"{}\" in PATH", name);
 }
 
-Child::Child(Child&& other) noexcept { *this = std::move(other); }
+Child::Child(Child&& other) noexcept {
+  *this = std::move(other);
+}
 
 Child& Child::operator=(Child&& other) noexcept {
   if (this == &other) return *this;
@@ -127,7 +129,9 @@ Child& Child::operator=(Child&& other) noexcept {
   return *this;
 }
 
-Child::~Child() { kill_and_reap(); }
+Child::~Child() {
+  kill_and_reap();
+}
 
 void Child::kill_and_reap() {
   if (!owned_) return;
@@ -136,9 +140,11 @@ void Child::kill_and_reap() {
   (void)wait_exit(pid_);
 }
 
-Result<Child> Child::spawn(const std::vector<std::string>& command, const FindLoaderSymbols& find_symbols,
+Result<Child> Child::spawn(const std::vector<std::string>& command,
+                           const FindLoaderSymbols& find_symbols,
                            const SpawnOptions& options) {
-  if (!in_tracer_thread()) return fail(ErrorCode::kInternal, "a command is started outside a tracer thread");
+  if (!in_tracer_thread())
+    return fail(ErrorCode::kInternal, "a command is started outside a tracer thread");
   if (command.empty()) return fail(ErrorCode::kInvalid, "the command is empty");
   const auto deadline = os::Clock::now() + options.timeout;
   Child child;
@@ -147,7 +153,8 @@ Result<Child> Child::spawn(const std::vector<std::string>& command, const FindLo
   child.target_ = std::make_unique<Target>(std::move(target));
 
   SPILE_TRY(const auto auxv, os::read_auxv(child.pid_));
-  const auto base = std::find_if(auxv.begin(), auxv.end(), [](const auto& e) { return e.first == AT_BASE; });
+  const auto base =
+      std::find_if(auxv.begin(), auxv.end(), [](const auto& e) { return e.first == AT_BASE; });
   child.stop_ = SpawnStop::kStatic;
   if (base == auxv.end() || base->second == 0) return child;
   child.stop_ = SpawnStop::kLoaderUnknown;
@@ -189,7 +196,8 @@ Result<void> Child::start(const std::vector<std::string>& command, os::Deadline 
 Result<os::Stop> Child::next_stop(os::Deadline deadline) {
   SPILE_TRY(const auto stop, os::wait_stop(pid_, deadline, true));
   if (!stop) return fail(ErrorCode::kBusy, "the program does not get ready in time");
-  if (stop->gone()) return fail(ErrorCode::kTargetGone, "the program has ended before it was ready");
+  if (stop->gone())
+    return fail(ErrorCode::kTargetGone, "the program has ended before it was ready");
   return *stop;
 }
 
@@ -198,7 +206,8 @@ Result<void> Child::run_to_exec(const Fd& exec_error, os::Deadline deadline) {
     auto stop = next_stop(deadline);
     if (!stop) {
       int error = 0;
-      if (stop.error().code == ErrorCode::kTargetGone && ::read(exec_error.get(), &error, sizeof error) == sizeof error) {
+      if (stop.error().code == ErrorCode::kTargetGone &&
+          ::read(exec_error.get(), &error, sizeof error) == sizeof error) {
         return fail_errno(error, "exec");
       }
       return forward(stop);
@@ -208,8 +217,9 @@ Result<void> Child::run_to_exec(const Fd& exec_error, os::Deadline deadline) {
   }
 }
 
-/// From any stop to a PTRACE_EVENT_STOP at the edge of user code; at the exec event that also finishes the system
-/// call, whose return would overwrite registers set before. A pending SIGTRAP of ours is dropped.
+/// From any stop to a PTRACE_EVENT_STOP at the edge of user code; at the exec event that also
+/// finishes the system call, whose return would overwrite registers set before. A pending SIGTRAP
+/// of ours is dropped.
 Result<void> Child::rest(os::Deadline deadline) {
   int signal = 0;
   for (;;) {
@@ -221,13 +231,16 @@ Result<void> Child::rest(os::Deadline deadline) {
   }
 }
 
-Result<void> Child::run_to_libraries(const LoaderSymbols& symbols, const Module& loader, os::Deadline deadline) {
+Result<void> Child::run_to_libraries(const LoaderSymbols& symbols,
+                                     const Module& loader,
+                                     os::Deadline deadline) {
   const TargetAddr stop_at = loader.bias.to_target(symbols.debug_state);
   for (int hit = 0; hit < kMaxHits; ++hit) {
     SPILE_TRY_VOID(run_to(stop_at, deadline));
     uint32_t state = kConsistent;
     if (symbols.r_debug) {
-      SPILE_TRY(state, target_->memory().read_value<uint32_t>(loader.bias.to_target(*symbols.r_debug) + kStateOffset));
+      SPILE_TRY(state, target_->memory().read_value<uint32_t>(
+                           loader.bias.to_target(*symbols.r_debug) + kStateOffset));
     }
     if (state == kConsistent) {
       stop_ = SpawnStop::kLibrariesMapped;
@@ -238,8 +251,8 @@ Result<void> Child::run_to_libraries(const LoaderSymbols& symbols, const Module&
   return fail(ErrorCode::kCorrupt, "{} never reports its libraries as mapped", loader.path);
 }
 
-/// Runs on until `address` would be executed. The int3 is out again when this returns, or the child is killed: it is
-/// under PTRACE_O_EXITKILL, and ~Child kills what is not released.
+/// Runs on until `address` would be executed. The int3 is out again when this returns, or the child
+/// is killed: it is under PTRACE_O_EXITKILL, and ~Child kills what is not released.
 Result<void> Child::run_to(TargetAddr address, os::Deadline deadline) {
   uint8_t original = 0;
   SPILE_TRY_VOID(target_->memory().read(address, {&original, 1}));
@@ -258,8 +271,8 @@ Result<void> Child::run_to(TargetAddr address, os::Deadline deadline) {
   }
 }
 
-/// One instruction further. A signal that comes meanwhile is delivered: the step then ends in its handler, and the
-/// handler's return runs into the next breakpoint at the same place.
+/// One instruction further. A signal that comes meanwhile is delivered: the step then ends in its
+/// handler, and the handler's return runs into the next breakpoint at the same place.
 Result<void> Child::step(os::Deadline deadline) {
   int signal = 0;
   for (;;) {

@@ -1,15 +1,18 @@
-// `-c CMD`: starts a program and stops it when its libraries are mapped and none of its code has run.
+// `-c CMD`: starts a program and stops it when its libraries are mapped and none of its code has
+// run.
 //
-// How: the child is seized before it calls exec, so it stops at the exec event. A static program is ready there. A
-// dynamic one goes on to `_dl_debug_state` of its dynamic loader, on an int3 of ours: under glibc the second time,
-// when r_state is RT_CONSISTENT (all libraries mapped and relocated, no constructor has run; IFUNC resolvers have);
-// under musl the first. Until the int3 is out again PTRACE_O_EXITKILL ties the child's life to ours: it has not done
-// anything yet that could be lost.
+// How: the child is seized before it calls exec, so it stops at the exec event. A static program is
+// ready there. A dynamic one goes on to `_dl_debug_state` of its dynamic loader, on an int3 of
+// ours: under glibc the second time, when r_state is RT_CONSISTENT (all libraries mapped and
+// relocated, no constructor has run; IFUNC resolvers have); under musl the first. Until the int3 is
+// out again PTRACE_O_EXITKILL ties the child's life to ours: it has not done anything yet that
+// could be lost.
 //
-// Limits: a command that replaces itself (`env X=1 prog`, `sh -c 'exec prog'`, a script's `exec`) is stopped in its
-// first program image, and probes go with that image. A script with `#!` is the kernel's own doing: the stop is in
-// the interpreter. `ld.so prog` looks like a static program. A set-user-id program runs without its privilege while
-// an unprivileged tracer is attached (kernel rule).
+// Limits: a command that replaces itself (`env X=1 prog`, `sh -c 'exec prog'`, a script's `exec`)
+// is stopped in its first program image, and probes go with that image. A script with `#!` is the
+// kernel's own doing: the stop is in the interpreter. `ld.so prog` looks like a static program. A
+// set-user-id program runs without its privilege while an unprivileged tracer is attached (kernel
+// rule).
 #pragma once
 
 #include <sys/types.h>
@@ -38,10 +41,11 @@ Result<std::string> find_program(const std::string& name);
 
 /// Where a dynamic loader tells debuggers about libraries, as addresses in its own file.
 struct LoaderSymbols {
-  LinkAddr debug_state;            ///< _dl_debug_state, _dl_debug_addr's notifier
+  LinkAddr debug_state;             ///< _dl_debug_state, _dl_debug_addr's notifier
   std::optional<LinkAddr> r_debug;  ///< _r_debug; musl has it elsewhere: leave empty
 };
-/// Given the loader's module in the new process. nullopt: not known, then the child is stopped at its exec.
+/// Given the loader's module in the new process. nullopt: not known, then the child is stopped at
+/// its exec.
 using FindLoaderSymbols = std::function<std::optional<LoaderSymbols>(const Module& loader)>;
 
 enum class SpawnStop {
@@ -57,8 +61,10 @@ struct SpawnOptions {
 /// A child of this process. It is killed with SIGKILL when the object goes away before release().
 class Child {
  public:
-  /// On a tracer thread. The terminal, standard descriptors, environment and process group are ours.
-  static Result<Child> spawn(const std::vector<std::string>& command, const FindLoaderSymbols& find_symbols,
+  /// On a tracer thread. The terminal, standard descriptors, environment and process group are
+  /// ours.
+  static Result<Child> spawn(const std::vector<std::string>& command,
+                             const FindLoaderSymbols& find_symbols,
                              const SpawnOptions& options = {});
 
   Child(Child&&) noexcept;
@@ -81,7 +87,9 @@ class Child {
   Child() = default;
   Result<void> start(const std::vector<std::string>& command, os::Deadline deadline);
   Result<void> run_to_exec(const Fd& exec_error, os::Deadline deadline);
-  Result<void> run_to_libraries(const LoaderSymbols& symbols, const Module& loader, os::Deadline deadline);
+  Result<void> run_to_libraries(const LoaderSymbols& symbols,
+                                const Module& loader,
+                                os::Deadline deadline);
   Result<void> run_to(TargetAddr address, os::Deadline deadline);
   Result<void> step(os::Deadline deadline);
   Result<void> rest(os::Deadline deadline);

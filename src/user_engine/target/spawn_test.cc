@@ -18,7 +18,8 @@ namespace {
 
 /// Addresses of the loader's symbols, as nm prints them.
 std::optional<LinkAddr> symbol(const std::string& file, const std::string& name) {
-  const std::string command = "nm -D " + file + " 2>/dev/null | awk '{sub(/@.*/,\"\",$3)} $3==\"" + name + "\"{print $1}'";
+  const std::string command =
+      "nm -D " + file + " 2>/dev/null | awk '{sub(/@.*/,\"\",$3)} $3==\"" + name + "\"{print $1}'";
   FILE* pipe = ::popen(command.c_str(), "r");
   char line[64] = {};
   const bool found = ::fgets(line, sizeof line, pipe) != nullptr;
@@ -41,7 +42,8 @@ struct Outcome {
   std::string before, all;
   ExitStatus exit;
 };
-Result<Outcome> run(const std::vector<std::string>& command, const std::function<void(StoppedProcess&)>& at_stop,
+Result<Outcome> run(const std::vector<std::string>& command,
+                    const std::function<void(StoppedProcess&)>& at_stop,
                     const FindLoaderSymbols& symbols = find_symbols) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return fail(ErrorCode::kInternal, "pipe");
@@ -122,10 +124,12 @@ TEST(Spawn, HasTheLibrariesMappedWhenItStops) {
   auto outcome = run({build_program("early.c", "cc -O1")}, [](StoppedProcess& process) {
     auto modules = process.target().modules();
     ASSERT_TRUE(modules);
-    EXPECT_TRUE(std::any_of(modules->begin(), modules->end(), [](auto& m) { return m.path.find("libc.so") != std::string::npos; }));
+    EXPECT_TRUE(std::any_of(modules->begin(), modules->end(),
+                            [](auto& m) { return m.path.find("libc.so") != std::string::npos; }));
     for (const Module& m : *modules) {
       if (m.vdso) continue;
-      EXPECT_TRUE(process.target().compare_text(m)->empty()) << m.path << ": the int3 is still there";
+      EXPECT_TRUE(process.target().compare_text(m)->empty())
+          << m.path << ": the int3 is still there";
     }
   });
   ASSERT_TRUE(outcome) << outcome.error().message;
@@ -133,7 +137,9 @@ TEST(Spawn, HasTheLibrariesMappedWhenItStops) {
 }
 
 TEST(Spawn, StopsAtTheExecWhereTheLoaderIsUnknown) {
-  auto outcome = run({build_program("early.c", "cc -O1")}, [](StoppedProcess&) {}, [](const Module&) { return std::nullopt; });
+  auto outcome = run(
+      {build_program("early.c", "cc -O1")}, [](StoppedProcess&) {},
+      [](const Module&) { return std::nullopt; });
   ASSERT_TRUE(outcome) << outcome.error().message;
   EXPECT_EQ(outcome->stop, SpawnStop::kLoaderUnknown);
   EXPECT_EQ(outcome->all, "constructor\nexit-success\n");

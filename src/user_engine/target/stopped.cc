@@ -18,11 +18,14 @@ thread_local bool t_is_tracer = false;
 thread_local sigset_t t_creator_mask;
 thread_local unsigned long t_creator_slack_ns = 0;
 
-pid_t my_tid() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
+pid_t my_tid() {
+  return static_cast<pid_t>(::syscall(SYS_gettid));
+}
 
 void run_as_tracer(const std::function<void()>& work, unsigned long creator_slack_ns) {
   t_creator_slack_ns = creator_slack_ns;
-  // Handlers of the program we live in belong to its own threads; 1 ns of slack makes short sleeps short.
+  // Handlers of the program we live in belong to its own threads; 1 ns of slack makes short sleeps
+  // short.
   sigset_t all;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &t_creator_mask);
@@ -34,17 +37,21 @@ void run_as_tracer(const std::function<void()>& work, unsigned long creator_slac
 /// What an unkillable wait looks like to a user.
 std::string describe_state(char state) {
   switch (state) {
-    case 'D': return "state D: it waits for a vfork child or for a device, and cannot be interrupted";
+    case 'D':
+      return "state D: it waits for a vfork child or for a device, and cannot be interrupted";
     case 'R': return "state R: it runs, or its cgroup is frozen";
     default: return fmt::format("state {}; its cgroup may be frozen", state);
   }
 }
 
-/// Threads in which the place of the thread id is searched for; the others are only asked whether it is there.
+/// Threads in which the place of the thread id is searched for; the others are only asked whether
+/// it is there.
 constexpr size_t kThreadsSearched = 16;
 
 /// Offsets from the fs base, in order, at which the thread's data hold this word.
-std::vector<int64_t> offsets_holding(const os::ProcessMemory& memory, uint64_t fs_base, uint32_t wanted) {
+std::vector<int64_t> offsets_holding(const os::ProcessMemory& memory,
+                                     uint64_t fs_base,
+                                     uint32_t wanted) {
   constexpr uint64_t kBefore = 1024, kAfter = 4096, kPage = 4096;
   const TargetAddr start(fs_base - kBefore);
   std::vector<uint8_t> bytes(kBefore + kAfter);
@@ -52,7 +59,8 @@ std::vector<int64_t> offsets_holding(const os::ProcessMemory& memory, uint64_t f
     // It reaches into unmapped pages on either side.
     std::ranges::fill(bytes, uint8_t{0});
     for (uint64_t at = 0; at < bytes.size();) {
-      const uint64_t size = std::min<uint64_t>(kPage - (start.value + at) % kPage, bytes.size() - at);
+      const uint64_t size =
+          std::min<uint64_t>(kPage - (start.value + at) % kPage, bytes.size() - at);
       memory.read_some(start + at, {bytes.data() + at, size});
       at += size;
     }
@@ -69,9 +77,11 @@ std::vector<int64_t> offsets_holding(const os::ProcessMemory& memory, uint64_t f
 }  // namespace
 
 void on_tracer_thread(const std::function<void()>& work) {
-  // A thread that ends gives up all that it traces: the kernel's own guarantee that nothing stays behind.
+  // A thread that ends gives up all that it traces: the kernel's own guarantee that nothing stays
+  // behind.
   const int slack_ns = ::prctl(PR_GET_TIMERSLACK);
-  std::thread thread([&] { run_as_tracer(work, slack_ns > 0 ? static_cast<unsigned long>(slack_ns) : 0); });
+  std::thread thread(
+      [&] { run_as_tracer(work, slack_ns > 0 ? static_cast<unsigned long>(slack_ns) : 0); });
   thread.join();
 }
 
@@ -80,7 +90,9 @@ void undo_tracer_settings() {
   ::sigprocmask(SIG_SETMASK, &t_creator_mask, nullptr);
 }
 
-bool in_tracer_thread() { return t_is_tracer; }
+bool in_tracer_thread() {
+  return t_is_tracer;
+}
 
 bool restartable_after_eintr(uint64_t number, bool fd_is_socket) {
   switch (number) {
@@ -94,14 +106,14 @@ bool restartable_after_eintr(uint64_t number, bool fd_is_socket) {
     case 333:  // io_pgetevents
     case 426:  // io_uring_enter: EINTR only when nothing was submitted
       return true;
-    // With SO_RCVTIMEO these return EINTR where they otherwise restart; nothing has been received then.
+    // With SO_RCVTIMEO these return EINTR where they otherwise restart; nothing has been received
+    // then.
     case SYS_read:
     case SYS_recvfrom:
     case SYS_recvmsg:
     case SYS_recvmmsg:
     case SYS_accept:
-    case SYS_accept4:
-      return fd_is_socket;
+    case SYS_accept4: return fd_is_socket;
     default: return false;  // connect above all: a second one fails with EALREADY
   }
 }
@@ -117,9 +129,12 @@ bool StoppedThread::will_restart() const {
   }
 }
 
-// ---- stopping --------------------------------------------------------------------------------------------------
+// ---- stopping
+// --------------------------------------------------------------------------------------------------
 
-StoppedProcess::StoppedProcess(StoppedProcess&& other) noexcept { *this = std::move(other); }
+StoppedProcess::StoppedProcess(StoppedProcess&& other) noexcept {
+  *this = std::move(other);
+}
 
 StoppedProcess& StoppedProcess::operator=(StoppedProcess&& other) noexcept {
   if (this == &other) return *this;
@@ -134,11 +149,14 @@ StoppedProcess& StoppedProcess::operator=(StoppedProcess&& other) noexcept {
   return *this;
 }
 
-StoppedProcess::~StoppedProcess() { detach(); }
+StoppedProcess::~StoppedProcess() {
+  detach();
+}
 
 void StoppedProcess::detach() {
   for (const StoppedThread& thread : threads_) (void)os::ptrace_detach(thread.tid, 0);
-  // Those that never came to rest: whoever has by now is let go, the others go with this thread's end.
+  // Those that never came to rest: whoever has by now is let go, the others go with this thread's
+  // end.
   for (pid_t tid : running_) {
     auto stop = os::peek_stop(tid, is_own_child(tid));
     if (!stop || !*stop || (*stop)->gone()) continue;
@@ -151,7 +169,8 @@ void StoppedProcess::detach() {
 }
 
 Result<StoppedProcess> StoppedProcess::stop(const Target& target, const StopOptions& options) {
-  if (!in_tracer_thread()) return fail(ErrorCode::kInternal, "a target is stopped outside a tracer thread");
+  if (!in_tracer_thread())
+    return fail(ErrorCode::kInternal, "a target is stopped outside a tracer thread");
   StoppedProcess process(target);
   auto done = process.stop_all(os::Clock::now() + options.timeout);
   if (!done) return forward(done, "stop process {} ({})", target.pid(), target.name());
@@ -159,7 +178,8 @@ Result<StoppedProcess> StoppedProcess::stop(const Target& target, const StopOpti
 }
 
 Result<StoppedProcess> StoppedProcess::adopt(const Target& target, pid_t tid) {
-  if (!in_tracer_thread()) return fail(ErrorCode::kInternal, "a target is taken over outside a tracer thread");
+  if (!in_tracer_thread())
+    return fail(ErrorCode::kInternal, "a target is taken over outside a tracer thread");
   StoppedProcess process(target);
   process.since_ = os::Clock::now();
   process.own_child_ = true;
@@ -180,7 +200,8 @@ Result<void> StoppedProcess::stop_all(os::Deadline deadline) {
     SPILE_TRY_VOID(settle_all(deadline));
     quiet_passes = busy ? 0 : quiet_passes + 1;
     if (busy && os::Clock::now() >= deadline) {
-      return fail(ErrorCode::kBusy, "it starts threads faster than they can be stopped ({} so far)", threads_.size());
+      return fail(ErrorCode::kBusy, "it starts threads faster than they can be stopped ({} so far)",
+                  threads_.size());
     }
   }
   // From here on nothing of the target runs.
@@ -191,9 +212,12 @@ Result<void> StoppedProcess::stop_all(os::Deadline deadline) {
 }
 
 bool StoppedProcess::knows(pid_t tid) const {
-  const auto has = [&](const std::vector<pid_t>& list) { return std::find(list.begin(), list.end(), tid) != list.end(); };
+  const auto has = [&](const std::vector<pid_t>& list) {
+    return std::find(list.begin(), list.end(), tid) != list.end();
+  };
   return has(running_) || has(skipped_) ||
-         std::any_of(threads_.begin(), threads_.end(), [&](const StoppedThread& t) { return t.tid == tid; });
+         std::any_of(threads_.begin(), threads_.end(),
+                     [&](const StoppedThread& t) { return t.tid == tid; });
 }
 
 Result<size_t> StoppedProcess::seize_new_threads() {
@@ -207,8 +231,8 @@ Result<size_t> StoppedProcess::seize_new_threads() {
   return added;
 }
 
-/// False when the thread ended first. A refusal is believed only when it is repeated while nobody traces the thread:
-/// another tracer may let go between our request and our question who it was.
+/// False when the thread ended first. A refusal is believed only when it is repeated while nobody
+/// traces the thread: another tracer may let go between our request and our question who it was.
 Result<bool> StoppedProcess::seize(pid_t tid) {
   constexpr int kTries = 5;
   for (int i = 0; i < kTries; ++i) {
@@ -221,7 +245,8 @@ Result<bool> StoppedProcess::seize(pid_t tid) {
     if (seized.error().code == ErrorCode::kTargetGone) return false;
     auto status = os::read_status(tid);
     if (!status) return false;
-    if (status->state == 'Z' || status->state == 'X') {  // a leader that ended before its threads stays as a zombie
+    if (status->state == 'Z' ||
+        status->state == 'X') {  // a leader that ended before its threads stays as a zombie
       skipped_.push_back(tid);
       return false;
     }
@@ -269,15 +294,18 @@ Result<std::optional<StoppedThread>> StoppedProcess::settle(pid_t tid, os::Deadl
   }
 }
 
-/// On to the next stop: the interrupt is asked for again, since any stop forgets one that was pending.
+/// On to the next stop: the interrupt is asked for again, since any stop forgets one that was
+/// pending.
 Result<void> StoppedProcess::let_pass(pid_t tid, int signal) {
   SPILE_TRY_VOID(os::ptrace_interrupt(tid));
   auto done = os::ptrace_cont(tid, signal);
-  if (!done && done.error().code != ErrorCode::kTargetGone) return done;  // gone: the next wait says so
+  if (!done && done.error().code != ErrorCode::kTargetGone)
+    return done;  // gone: the next wait says so
   return {};
 }
 
-/// A thread at the end of its clone(): the child is traced already. It may also be no thread but a process.
+/// A thread at the end of its clone(): the child is traced already. It may also be no thread but a
+/// process.
 Result<void> StoppedProcess::adopt_clone(pid_t parent) {
   auto child = os::ptrace_event_message(parent);
   if (child && !knows(static_cast<pid_t>(*child))) {
@@ -295,8 +323,9 @@ Result<void> StoppedProcess::adopt_clone(pid_t parent) {
 
 Error StoppedProcess::cannot_stop(pid_t tid) const {
   auto status = os::read_status(tid);
-  return Error{ErrorCode::kBusy, fmt::format("thread {} ({}) does not stop ({}); try again later", tid,
-                                             status ? status->name : "?", describe_state(status ? status->state : '?'))};
+  return Error{ErrorCode::kBusy, fmt::format("thread {} ({}) does not stop ({}); try again later",
+                                             tid, status ? status->name : "?",
+                                             describe_state(status ? status->state : '?'))};
 }
 
 void StoppedProcess::take_registers(StoppedThread& thread) {
@@ -306,11 +335,13 @@ void StoppedProcess::take_registers(StoppedThread& thread) {
   cure_eintr(thread);
 }
 
-/// A stop makes some system calls return EINTR. We are still inside the kernel's get_signal(): with ERESTARTNOHAND
-/// it restarts the call, or returns EINTR where a real handler runs. Relative timeouts start again.
+/// A stop makes some system calls return EINTR. We are still inside the kernel's get_signal(): with
+/// ERESTARTNOHAND it restarts the call, or returns EINTR where a real handler runs. Relative
+/// timeouts start again.
 void StoppedProcess::cure_eintr(StoppedThread& thread) {
   if (thread.in_user_code() || static_cast<int64_t>(thread.registers.rax) != -EINTR) return;
-  const auto link = os::read_link(fmt::format("/proc/{}/fd/{}", thread.tid, static_cast<int>(thread.registers.rdi)));
+  const auto link = os::read_link(
+      fmt::format("/proc/{}/fd/{}", thread.tid, static_cast<int>(thread.registers.rdi)));
   const bool socket = link && link->starts_with("socket:");
   if (!restartable_after_eintr(thread.registers.orig_rax, socket)) return;
   os::Registers cured = thread.registers;
@@ -323,13 +354,16 @@ Result<void> StoppedProcess::check_sharers() const {
     auto same = os::same_memory(threads_.front().tid, child);
     if (same && *same) {
       return fail(ErrorCode::kUnsafe,
-                  "process {} shares its memory (clone with CLONE_VM) and would go on running while code changes", child);
+                  "process {} shares its memory (clone with CLONE_VM) and would go on running "
+                  "while code changes",
+                  child);
     }
   }
   return {};
 }
 
-// ---- looking into stopped threads --------------------------------------------------------------------------------
+// ---- looking into stopped threads
+// --------------------------------------------------------------------------------
 
 Result<void> StoppedProcess::set_registers(size_t thread, const os::Registers& registers) {
   SPILE_CHECK(thread < threads_.size());
@@ -344,7 +378,8 @@ Result<RseqState> StoppedProcess::rseq(size_t thread) const {
   RseqState state;
   SPILE_TRY(state.config, os::ptrace_rseq_config(threads_[thread].tid));
   if (state.config.area == 0) return state;
-  SPILE_TRY(state.descriptor, memory().read_value<uint64_t>(TargetAddr(state.config.area + kDescriptorField)));
+  SPILE_TRY(state.descriptor,
+            memory().read_value<uint64_t>(TargetAddr(state.config.area + kDescriptorField)));
   if (state.descriptor == 0) return state;
   struct Descriptor {
     uint32_t version, flags;
@@ -373,7 +408,8 @@ std::optional<StoppedProcess::CommonRseq> StoppedProcess::common_rseq() const {
     if (!config || config->area == 0 || fs == 0) return std::nullopt;
     const CommonRseq here{static_cast<int64_t>(config->area - fs), config->signature};
     if (!common) common = here;
-    if (common->offset_from_fs != here.offset_from_fs || common->signature != here.signature) return std::nullopt;
+    if (common->offset_from_fs != here.offset_from_fs || common->signature != here.signature)
+      return std::nullopt;
   }
   return common;
 }
@@ -382,7 +418,8 @@ bool StoppedProcess::fs_bases_usable() const {
   std::vector<uint64_t> bases;
   for (const StoppedThread& thread : threads_) bases.push_back(thread.registers.fs_base);
   std::sort(bases.begin(), bases.end());
-  return !bases.empty() && bases.front() != 0 && std::adjacent_find(bases.begin(), bases.end()) == bases.end();
+  return !bases.empty() && bases.front() != 0 &&
+         std::adjacent_find(bases.begin(), bases.end()) == bases.end();
 }
 
 std::optional<int64_t> StoppedProcess::tid_offset() const {
@@ -391,14 +428,17 @@ std::optional<int64_t> StoppedProcess::tid_offset() const {
   auto tids = own_tids();
   if (!tids) return std::nullopt;
   const size_t searched = std::min(threads_.size(), kThreadsSearched);
-  std::vector<int64_t> common = offsets_holding(memory(), threads_.front().registers.fs_base, tids->front());
+  std::vector<int64_t> common =
+      offsets_holding(memory(), threads_.front().registers.fs_base, tids->front());
   for (size_t i = 1; i < searched; ++i) {
     auto here = offsets_holding(memory(), threads_[i].registers.fs_base, (*tids)[i]);
-    std::erase_if(common, [&](int64_t offset) { return !std::ranges::binary_search(here, offset); });
+    std::erase_if(common,
+                  [&](int64_t offset) { return !std::ranges::binary_search(here, offset); });
   }
   for (size_t i = searched; i < threads_.size() && !common.empty(); ++i) {
     std::erase_if(common, [&](int64_t offset) {
-      auto word = memory().read_value<uint32_t>(TargetAddr(threads_[i].registers.fs_base) + static_cast<uint64_t>(offset));
+      auto word = memory().read_value<uint32_t>(TargetAddr(threads_[i].registers.fs_base) +
+                                                static_cast<uint64_t>(offset));
       return !word || *word != (*tids)[i];
     });
   }
@@ -410,8 +450,8 @@ std::optional<int64_t> StoppedProcess::tid_offset() const {
   return std::nullopt;
 }
 
-/// The threads' ids as they see them themselves. Where a few see the number that we see, there is no other pid namespace
-/// and /proc need not be asked for each: some 20 us.
+/// The threads' ids as they see them themselves. Where a few see the number that we see, there is
+/// no other pid namespace and /proc need not be asked for each: some 20 us.
 std::optional<std::vector<uint32_t>> StoppedProcess::own_tids() const {
   std::vector<uint32_t> tids;
   bool same = true;

@@ -1,16 +1,24 @@
 // All threads of a target held still, and put back exactly as they were.
 //
-// The problem: a debugger's stop is visible. System calls return EINTR, signals get lost, a process that was stopped by
-// its user runs on, and a tracer that is killed in the middle leaves half-changed threads. What is done about it:
+// The problem: a debugger's stop is visible. System calls return EINTR, signals get lost, a process
+// that was stopped by its user runs on, and a tracer that is killed in the middle leaves
+// half-changed threads. What is done about it:
 //
-//  * SEIZE + INTERRUPT, never ATTACH: no signal is sent. Every thread ends in a PTRACE_EVENT_STOP, which lies inside
-//    the kernel's get_signal(): interrupted system calls are restarted by the kernel itself when the thread goes on.
-//  * A signal that was just being delivered is let through (its handler's frame is set up), and the thread stops
-//    again before the handler's first instruction. So no signal is ever held by us, and none can be lost with us.
-//  * System calls that return EINTR whatever stopped them (epoll_wait, sigtimedwait, ...) are restarted: rax -EINTR
+//  * SEIZE + INTERRUPT, never ATTACH: no signal is sent. Every thread ends in a PTRACE_EVENT_STOP,
+//  which lies inside
+//    the kernel's get_signal(): interrupted system calls are restarted by the kernel itself when
+//    the thread goes on.
+//  * A signal that was just being delivered is let through (its handler's frame is set up), and the
+//  thread stops
+//    again before the handler's first instruction. So no signal is ever held by us, and none can be
+//    lost with us.
+//  * System calls that return EINTR whatever stopped them (epoll_wait, sigtimedwait, ...) are
+//  restarted: rax -EINTR
 //    becomes -ERESTARTNOHAND, which the kernel turns back into EINTR where a real handler runs.
-//  * Threads are left by DETACH only. A bare CONT after an injected call leaks -ERESTART codes into the program.
-//  * Everything runs on a tracer thread (on_tracer_thread), whose end makes the kernel release every thread that it
+//  * Threads are left by DETACH only. A bare CONT after an injected call leaks -ERESTART codes into
+//  the program.
+//  * Everything runs on a tracer thread (on_tracer_thread), whose end makes the kernel release
+//  every thread that it
 //    still traces, including one that never came to a stop (vfork parent, dead network mount).
 #pragma once
 
@@ -32,13 +40,13 @@
 
 namespace spile::target {
 
-/// Runs `work` on a thread of its own and waits for it. All stopping, injecting and spawning must happen in there.
-/// When it returns nothing is traced any more, whatever happened inside.
+/// Runs `work` on a thread of its own and waits for it. All stopping, injecting and spawning must
+/// happen in there. When it returns nothing is traced any more, whatever happened inside.
 void on_tracer_thread(const std::function<void()>& work);
 /// Is this such a thread?
 bool in_tracer_thread();
-/// Puts the calling process (a child just forked from a tracer thread) back to what the tracer thread's creator had:
-/// signal mask and timer slack. Async-signal-safe.
+/// Puts the calling process (a child just forked from a tracer thread) back to what the tracer
+/// thread's creator had: signal mask and timer slack. Async-signal-safe.
 void undo_tracer_settings();
 
 /// The same with a result: `auto r = with_tracer_thread([&]() -> Result<void> { ... });`
@@ -58,7 +66,8 @@ struct StoppedThread {
   pid_t tid = 0;
   /// As they were at the stop (EINTR cured), or as set_registers() left them.
   os::Registers registers{};
-  bool group_stopped = false;   ///< stopped by SIGSTOP and the like before we came; stays so afterwards
+  bool group_stopped =
+      false;  ///< stopped by SIGSTOP and the like before we came; stays so afterwards
 
   /// The thread waits to restart a system call: the kernel will move rip back by 2 when it goes on.
   bool will_restart() const;
@@ -69,7 +78,7 @@ struct StoppedThread {
 /// A thread's restartable sequence: where it is registered and whether one is open.
 struct RseqState {
   os::RseqConfig config;
-  uint64_t descriptor = 0;  ///< rseq_cs: address of the descriptor, 0: none
+  uint64_t descriptor = 0;                    ///< rseq_cs: address of the descriptor, 0: none
   uint64_t start = 0, length = 0, abort = 0;  ///< of the descriptor, when it could be read
   bool inside(uint64_t ip) const { return length != 0 && ip - start < length; }
 };
@@ -78,12 +87,15 @@ class StoppedProcess {
  public:
   /// Stops every thread: until two passes over /proc/PID/task find no new one and all have stopped.
   ///
-  /// Errors:  busy         a thread did not stop in time (named, with its state: vfork parent, disk wait, frozen);
+  /// Errors:  busy         a thread did not stop in time (named, with its state: vfork parent, disk
+  /// wait, frozen);
   ///                       another tracer came first; everything is released
   ///          denied       as Target::open
   ///          target gone  it ended or called exec meanwhile
-  ///          unsafe       another process shares its memory (clone with CLONE_VM, not a thread) and would run on.
-  ///                       Only direct children are looked at: others cannot be found without reading all of /proc.
+  ///          unsafe       another process shares its memory (clone with CLONE_VM, not a thread)
+  ///          and would run on.
+  ///                       Only direct children are looked at: others cannot be found without
+  ///                       reading all of /proc.
   ///          internal     not on a tracer thread
   static Result<StoppedProcess> stop(const Target& target, const StopOptions& options = {});
 
@@ -105,11 +117,12 @@ class StoppedProcess {
   Result<void> set_registers(size_t thread, const os::Registers& registers);
 
   Result<RseqState> rseq(size_t thread) const;
-  /// Forgets the thread's open restartable sequence: it would otherwise be killed when the descriptor is unmapped,
-  /// and cannot be single-stepped.
+  /// Forgets the thread's open restartable sequence: it would otherwise be killed when the
+  /// descriptor is unmapped, and cannot be single-stepped.
   Result<void> clear_rseq(size_t thread, const RseqState& state);
 
-  /// True when all threads have registered rseq at the same offset from their fs base, with the same signature.
+  /// True when all threads have registered rseq at the same offset from their fs base, with the
+  /// same signature.
   struct CommonRseq {
     int64_t offset_from_fs = 0;
     uint32_t signature = 0;
@@ -119,9 +132,10 @@ class StoppedProcess {
   /// All fs bases differ and none is zero: per-thread data may be found through them.
   bool fs_bases_usable() const;
 
-  /// Offset from the fs base at which every thread keeps its own thread id (glibc 720, musl 48; Go's varies), or
-  /// nullopt where that is not certain: no such offset, several, or a single thread and no known libc offset.
-  /// Searched for in a few threads, then checked in every one: some microseconds a thread.
+  /// Offset from the fs base at which every thread keeps its own thread id (glibc 720, musl 48;
+  /// Go's varies), or nullopt where that is not certain: no such offset, several, or a single
+  /// thread and no known libc offset. Searched for in a few threads, then checked in every one:
+  /// some microseconds a thread.
   std::optional<int64_t> tid_offset() const;
 
   /// How long the target has been stopped.
@@ -150,15 +164,16 @@ class StoppedProcess {
 
   const Target* target_;
   std::vector<StoppedThread> threads_;
-  std::vector<pid_t> running_;   ///< seized, not yet stopped
-  std::vector<pid_t> skipped_;   ///< zombies, and auto-attached processes that are no threads of the target
-  bool own_child_ = false;       ///< the target is our child: its end is left for whoever waits for it
+  std::vector<pid_t> running_;  ///< seized, not yet stopped
+  std::vector<pid_t>
+      skipped_;  ///< zombies, and auto-attached processes that are no threads of the target
+  bool own_child_ = false;  ///< the target is our child: its end is left for whoever waits for it
   os::CpuPin pin_;
   os::Clock::time_point since_{};
 };
 
-/// System calls that return EINTR after any stop and may simply be started again; `fd_is_socket` answers for calls
-/// on descriptors (read, recv, accept).
+/// System calls that return EINTR after any stop and may simply be started again; `fd_is_socket`
+/// answers for calls on descriptors (read, recv, accept).
 bool restartable_after_eintr(uint64_t number, bool fd_is_socket);
 
 }  // namespace spile::target

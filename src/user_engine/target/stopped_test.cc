@@ -16,10 +16,14 @@ namespace {
 
 using std::chrono::milliseconds;
 
-std::string odd() { return build_program("odd.c", "cc -O1 -pthread"); }
+std::string odd() {
+  return build_program("odd.c", "cc -O1 -pthread");
+}
 
 /// Stops, looks, detaches.
-Result<void> look(pid_t pid, const std::function<void(StoppedProcess&)>& work, StopOptions options = {}) {
+Result<void> look(pid_t pid,
+                  const std::function<void(StoppedProcess&)>& work,
+                  StopOptions options = {}) {
   return with_tracer_thread([&]() -> Result<void> {
     SPILE_TRY(const Target target, Target::open(pid));
     SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target, options));
@@ -62,16 +66,18 @@ TEST(Stop, CatchesAStormOfShortThreads) {
   ASSERT_TRUE(program.ready());
   int stopped = 0;
   for (int i = 0; i < 20; ++i) {
-    auto done = look(program.pid(), [&](StoppedProcess& process) {
-      auto tids = os::list_threads(program.pid());
-      std::set<pid_t> held;
-      for (const StoppedThread& t : process.threads()) held.insert(t.tid);
-      for (pid_t tid : *tids) {
-        auto stat = os::read_stat(program.pid(), tid);
-        const bool runs = stat && stat->state != 'Z' && stat->state != 'X';
-        EXPECT_TRUE(!runs || held.contains(tid));
-      }
-    }, {milliseconds(3000)});
+    auto done = look(program.pid(),
+                     [&](StoppedProcess& process) {
+                       auto tids = os::list_threads(program.pid());
+                       std::set<pid_t> held;
+                       for (const StoppedThread& t : process.threads()) held.insert(t.tid);
+                       for (pid_t tid : *tids) {
+                         auto stat = os::read_stat(program.pid(), tid);
+                         const bool runs = stat && stat->state != 'Z' && stat->state != 'X';
+                         EXPECT_TRUE(!runs || held.contains(tid));
+                       }
+                     },
+                     {milliseconds(3000)});
     ASSERT_TRUE(done || done.error().code == ErrorCode::kBusy) << done.error().message;
     stopped += done ? 1 : 0;
     ::usleep(2000);
@@ -86,7 +92,9 @@ TEST(Stop, LeavesAJobStoppedProcessStopped) {
   ::kill(program.pid(), SIGSTOP);
   while (program.state() != 'T') ::usleep(100);
   for (int i = 0; i < 3; ++i) {
-    auto done = look(program.pid(), [](StoppedProcess& process) { EXPECT_TRUE(process.threads()[0].group_stopped); });
+    auto done = look(program.pid(), [](StoppedProcess& process) {
+      EXPECT_TRUE(process.threads()[0].group_stopped);
+    });
     ASSERT_TRUE(done) << done.error().message;
     ::usleep(500);
     EXPECT_EQ(program.state(), 'T');
@@ -102,7 +110,8 @@ TEST(Stop, GivesUpOnAVforkParentAndNamesIt) {
   auto done = look(program.pid(), [](StoppedProcess&) {}, {milliseconds(100)});
   ASSERT_FALSE(done);
   EXPECT_EQ(done.error().code, ErrorCode::kBusy);
-  EXPECT_NE(done.error().message.find(std::to_string(program.pid())), std::string::npos) << done.error().message;
+  EXPECT_NE(done.error().message.find(std::to_string(program.pid())), std::string::npos)
+      << done.error().message;
   EXPECT_NE(done.error().message.find("vfork"), std::string::npos) << done.error().message;
   EXPECT_EQ(os::read_status(program.pid())->tracer, 0) << "still traced";
   EXPECT_EQ(program.finish(), "exit-success");
@@ -145,9 +154,11 @@ TEST(Stop, NoticesAnExecInBetween) {
   ASSERT_TRUE(program.ready());
   int stopped = 0;
   for (int i = 0; i < 60; ++i) {
-    auto done = look(program.pid(), [&](StoppedProcess& process) { EXPECT_TRUE(process.memory().alive()); });
+    auto done = look(program.pid(),
+                     [&](StoppedProcess& process) { EXPECT_TRUE(process.memory().alive()); });
     if (!done) {
-      EXPECT_TRUE(done.error().code == ErrorCode::kTargetGone || done.error().code == ErrorCode::kBusy)
+      EXPECT_TRUE(done.error().code == ErrorCode::kTargetGone ||
+                  done.error().code == ErrorCode::kBusy)
           << done.error().message;
     }
     stopped += done ? 1 : 0;
@@ -168,7 +179,8 @@ TEST(Stop, NamesAnotherTracer) {
   auto done = look(program.pid(), [](StoppedProcess&) {});
   ASSERT_FALSE(done);
   EXPECT_EQ(done.error().code, ErrorCode::kBusy);
-  EXPECT_NE(done.error().message.find(std::to_string(other)), std::string::npos) << done.error().message;
+  EXPECT_NE(done.error().message.find(std::to_string(other)), std::string::npos)
+      << done.error().message;
   ::kill(other, SIGKILL);
   ::waitpid(other, nullptr, 0);
   EXPECT_EQ(program.finish(), "exit-success");
@@ -197,7 +209,8 @@ TEST(TidOffset, IsCheckedInEveryThreadOfMany) {
     const uint8_t other[4] = {1, 0, 0, 0};
     ASSERT_TRUE(process.memory().write(place, other));
     EXPECT_EQ(process.tid_offset(), std::nullopt);
-    ASSERT_TRUE(process.memory().write(place, {reinterpret_cast<const uint8_t*>(&*tid), sizeof *tid}));
+    ASSERT_TRUE(
+        process.memory().write(place, {reinterpret_cast<const uint8_t*>(&*tid), sizeof *tid}));
   });
   ASSERT_TRUE(done) << done.error().message;
   EXPECT_EQ(program.finish(), "exit-success");
@@ -226,14 +239,15 @@ TEST(TidOffset, IsFoundInMuslAndGo) {
 }
 
 TEST(Eintr, IsCuredOnlyWhereACallMayStartAgain) {
-  EXPECT_TRUE(restartable_after_eintr(232, false));    // epoll_wait
-  EXPECT_TRUE(restartable_after_eintr(45, true));      // recvfrom
-  EXPECT_FALSE(restartable_after_eintr(0, false));     // read of a file
-  EXPECT_FALSE(restartable_after_eintr(42, true));     // connect
-  EXPECT_FALSE(restartable_after_eintr(230, false));   // clock_nanosleep
+  EXPECT_TRUE(restartable_after_eintr(232, false));   // epoll_wait
+  EXPECT_TRUE(restartable_after_eintr(45, true));     // recvfrom
+  EXPECT_FALSE(restartable_after_eintr(0, false));    // read of a file
+  EXPECT_FALSE(restartable_after_eintr(42, true));    // connect
+  EXPECT_FALSE(restartable_after_eintr(230, false));  // clock_nanosleep
 }
 
-// ---- threads inside ranges ---------------------------------------------------------------------------------------------
+// ---- threads inside ranges
+// ---------------------------------------------------------------------------------------------
 
 TEST(ThreadsInside, SeesRipAndRestart) {
   Program program = Program::start({build_program("waiter.c", "cc -O1"), "read"});
@@ -264,7 +278,8 @@ AddressRange text_of(const StoppedProcess& process) {
   return text;
 }
 
-/// Contexts in the program's own text that live_contexts() finds in a mode of frames.c, and threads it knows nothing of.
+/// Contexts in the program's own text that live_contexts() finds in a mode of frames.c, and threads
+/// it knows nothing of.
 std::pair<size_t, size_t> live_in(const char* mode) {
   std::pair<size_t, size_t> result{99, 99};
   Program program = Program::start({build_program("frames.c", "cc -O1"), mode});
@@ -273,7 +288,8 @@ std::pair<size_t, size_t> live_in(const char* mode) {
     const AddressRange text = text_of(process);
     const LiveContexts live = live_contexts(process, {&text, 1});
     result = {live.found.size(), live.incomplete.size()};
-    for (const LiveContext& c : live.found) EXPECT_EQ(process.memory().read_value<uint64_t>(c.location), c.rip.value);
+    for (const LiveContext& c : live.found)
+      EXPECT_EQ(process.memory().read_value<uint64_t>(c.location), c.rip.value);
   });
   EXPECT_TRUE(done) << done.error().message;
   EXPECT_EQ(program.finish(), "exit-success");
@@ -304,7 +320,8 @@ TEST(LiveContexts, AreFewInAGoProgramWithALargeHeap) {
       EXPECT_TRUE(live.incomplete.empty());
       EXPECT_LE(live.found.size(), process.threads().size());
       without += live.found.empty() ? 1 : 0;
-      if (i == 29) RecordProperty("stopped_us", static_cast<int>(process.stopped_for().count() / 1000));
+      if (i == 29)
+        RecordProperty("stopped_us", static_cast<int>(process.stopped_for().count() / 1000));
     });
     ASSERT_TRUE(done) << done.error().message;
     ::usleep(1000);
@@ -327,9 +344,12 @@ TEST(ThreadsInside, ClearsRestartableSequencesIntoARange) {
       uint64_t start, length, abort;
     } descriptor{0, 0, 0x10000, 16, 0x10100};
     const TargetAddr at(((process.threads()[0].registers.rsp - 4096) & ~63ull));
-    ASSERT_TRUE(process.memory().write(at, {reinterpret_cast<uint8_t*>(&descriptor), sizeof descriptor}));
-    ASSERT_TRUE(process.memory().write(TargetAddr(state->config.area + 8), {reinterpret_cast<const uint8_t*>(&at), 8}));
-    const AddressRange other{TargetAddr(0x20000), TargetAddr(0x30000)}, code{TargetAddr(0x10000), TargetAddr(0x11000)};
+    ASSERT_TRUE(
+        process.memory().write(at, {reinterpret_cast<uint8_t*>(&descriptor), sizeof descriptor}));
+    ASSERT_TRUE(process.memory().write(TargetAddr(state->config.area + 8),
+                                       {reinterpret_cast<const uint8_t*>(&at), 8}));
+    const AddressRange other{TargetAddr(0x20000), TargetAddr(0x30000)},
+        code{TargetAddr(0x10000), TargetAddr(0x11000)};
     EXPECT_EQ(*clear_rseq_into(process, {&other, 1}), 0u);
     EXPECT_EQ(*clear_rseq_into(process, {&code, 1}), 1u);
     EXPECT_EQ(process.rseq(0)->descriptor, 0u);

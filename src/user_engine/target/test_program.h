@@ -10,7 +10,8 @@
 
 namespace spile::target {
 
-/// Compiles testdata/SOURCE once a run. Empty: the compiler is not there (a skip), or the source is wrong (printed).
+/// Compiles testdata/SOURCE once a run. Empty: the compiler is not there (a skip), or the source is
+/// wrong (printed).
 std::string build_program(const std::string& source, const std::string& compiler_and_flags);
 
 /// A running target. Killed when it goes away.
@@ -25,8 +26,8 @@ class Program {
   pid_t pid() const { return pid_; }
   /// Reads until the program has said "ready", then gives it time to fall asleep.
   bool ready();
-  /// Writes the byte that the programs wait for, and waits for the end; what it printed since "ready", and then how
-  /// it ended: "exit-success" is the one good answer.
+  /// Writes the byte that the programs wait for, and waits for the end; what it printed since
+  /// "ready", and then how it ended: "exit-success" is the one good answer.
   std::string finish();
   /// One letter of /proc/PID/stat.
   char state() const;
@@ -38,7 +39,10 @@ class Program {
   struct Owned {
     Owned() = default;
     Owned(Owned&& o) noexcept : pid(o.pid) { o.pid = 0; }
-    Owned& operator=(Owned&& o) noexcept { std::swap(pid, o.pid); return *this; }
+    Owned& operator=(Owned&& o) noexcept {
+      std::swap(pid, o.pid);
+      return *this;
+    }
     pid_t pid = 0;
   };
   pid_t pid_ = 0;

@@ -1,4 +1,7 @@
+#include "user_engine/target/test_program.h"
+
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <grp.h>
 #include <poll.h>
 #include <signal.h>
@@ -12,10 +15,7 @@
 #include <map>
 #include <mutex>
 
-#include <fmt/format.h>
-
 #include "os/process.h"
-#include "user_engine/target/test_program.h"
 
 namespace spile::target {
 namespace {
@@ -60,10 +60,10 @@ std::string build_program(const std::string& source, const std::string& compiler
   if (std::system(fmt::format("command -v {} >/dev/null", compiler).c_str()) != 0) return {};
   const std::string from = std::filesystem::path(__FILE__).parent_path() / "testdata" / source;
   const std::string to = fmt::format("{}/program{}", folder.path, built.size());
-  const std::string command =
-      source.ends_with(".go")
-          ? fmt::format("GOCACHE={}/cache GO111MODULE=off {} -o {} {}", folder.path, compiler_and_flags, to, from)
-          : fmt::format("{} -o {} {}", compiler_and_flags, to, from);
+  const std::string command = source.ends_with(".go")
+                                  ? fmt::format("GOCACHE={}/cache GO111MODULE=off {} -o {} {}",
+                                                folder.path, compiler_and_flags, to, from)
+                                  : fmt::format("{} -o {} {}", compiler_and_flags, to, from);
   if (std::system(command.c_str()) == 0) it->second = to;
   return it->second;
 }
@@ -76,7 +76,8 @@ Program Program::start(const std::vector<std::string>& command, uid_t uid) {
   if (program.pid_ == 0) {
     ::dup2(in[0], 0);
     ::dup2(out[1], 1);
-    if (uid != 0 && (::setgroups(0, nullptr) != 0 || ::setgid(uid) != 0 || ::setuid(uid) != 0)) ::_exit(126);
+    if (uid != 0 && (::setgroups(0, nullptr) != 0 || ::setgid(uid) != 0 || ::setuid(uid) != 0))
+      ::_exit(126);
     ::alarm(60);
     std::vector<char*> argv;
     for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
@@ -104,11 +105,14 @@ bool Program::ready() {
   return said;
 }
 
-std::string Program::output_so_far() { return read_until(out_.get(), nullptr, 0); }
+std::string Program::output_so_far() {
+  return read_until(out_.get(), nullptr, 0);
+}
 
 std::string Program::finish() {
   ::signal(SIGPIPE, SIG_IGN);
-  [[maybe_unused]] const ssize_t n = ::write(in_.get(), "x", 1);  // fails when the program has ended: judged below
+  [[maybe_unused]] const ssize_t n =
+      ::write(in_.get(), "x", 1);  // fails when the program has ended: judged below
   std::string text = read_until(out_.get(), nullptr, 8'000);
   int status = 0;
   pid_t done = 0;
@@ -120,7 +124,8 @@ std::string Program::finish() {
   owned_.pid = 0;
   while (!text.empty() && text.back() == '\n') text.pop_back();
   if (WIFSIGNALED(status)) return fmt::format("{} [killed by signal {}]", text, WTERMSIG(status));
-  if (WEXITSTATUS(status) != 0) return fmt::format("{} [exit status {}]", text, WEXITSTATUS(status));
+  if (WEXITSTATUS(status) != 0)
+    return fmt::format("{} [exit status {}]", text, WEXITSTATUS(status));
   return text;
 }
 

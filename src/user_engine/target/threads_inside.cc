@@ -11,14 +11,16 @@ const AddressRange* range_of(std::span<const AddressRange> ranges, TargetAddr a)
 }
 
 bool touches(const RseqState& state, std::span<const AddressRange> ranges) {
-  return state.descriptor != 0 && (range_of(ranges, TargetAddr(state.descriptor)) != nullptr ||
-                                   (state.length != 0 && range_of(ranges, TargetAddr(state.start)) != nullptr) ||
-                                   (state.length != 0 && range_of(ranges, TargetAddr(state.abort)) != nullptr));
+  return state.descriptor != 0 &&
+         (range_of(ranges, TargetAddr(state.descriptor)) != nullptr ||
+          (state.length != 0 && range_of(ranges, TargetAddr(state.start)) != nullptr) ||
+          (state.length != 0 && range_of(ranges, TargetAddr(state.abort)) != nullptr));
 }
 
 }  // namespace
 
-std::vector<ThreadInside> threads_at(const StoppedProcess& process, std::span<const AddressRange> ranges) {
+std::vector<ThreadInside> threads_at(const StoppedProcess& process,
+                                     std::span<const AddressRange> ranges) {
   std::vector<ThreadInside> found;
   for (size_t i = 0; i < process.threads().size(); ++i) {
     const StoppedThread& thread = process.threads()[i];

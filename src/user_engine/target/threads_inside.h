@@ -1,7 +1,7 @@
 // Does any thread still need these addresses?
 //
-// Registers are exact. Contexts that a signal interrupted are found by walking the signal frames from them
-// (live_contexts.cc says how they are recognised).
+// Registers are exact. Contexts that a signal interrupted are found by walking the signal frames
+// from them (live_contexts.cc says how they are recognised).
 #pragma once
 
 #include <cstdint>
@@ -22,13 +22,14 @@ struct ThreadInside {
     kRip,      ///< executes there
     kRestart,  ///< rip - 2 is inside: the kernel will step back to restart a system call
   };
-  size_t thread = 0;   ///< index in StoppedProcess::threads()
+  size_t thread = 0;  ///< index in StoppedProcess::threads()
   How how = How::kRip;
   TargetAddr address;  ///< the address inside the range
 };
 
 /// Threads that execute inside: rip, and rip - 2 where a system call will be restarted.
-std::vector<ThreadInside> threads_at(const StoppedProcess& process, std::span<const AddressRange> ranges);
+std::vector<ThreadInside> threads_at(const StoppedProcess& process,
+                                     std::span<const AddressRange> ranges);
 
 /// A context that a signal interrupted, and which runs on when the handler returns.
 struct LiveContext {
@@ -38,28 +39,36 @@ struct LiveContext {
 };
 struct LiveContexts {
   std::vector<LiveContext> found;
-  /// Threads whose stack could not be searched whole: rsp points to unmapped memory, more than 64 MiB of it are in use,
-  /// or it is full of what looks like signal frames. Nothing is known of these.
+  /// Threads whose stack could not be searched whole: rsp points to unmapped memory, more than 64
+  /// MiB of it are in use, or it is full of what looks like signal frames. Nothing is known of
+  /// these.
   std::vector<size_t> incomplete;
 };
 
 /// The saved rips that will come back and for which `points_there` says yes.
 ///
-/// Found by the chain of signal frames: from each thread's rsp up its stack, then from the rsp saved in each frame, so
-/// also where handlers on alternate stacks interrupted each other. Frames on stacks that no thread is on do not count,
-/// nor do those of a handler that has returned, unless their bytes lie untouched above rsp in a stack in use.
+/// Found by the chain of signal frames: from each thread's rsp up its stack, then from the rsp
+/// saved in each frame, so also where handlers on alternate stacks interrupted each other. Frames
+/// on stacks that no thread is on do not count, nor do those of a handler that has returned, unless
+/// their bytes lie untouched above rsp in a stack in use.
 ///
-/// Not seen: - a handler that has left its stack (swapcontext out of a handler, split stacks), and what it interrupted;
-///           - contexts that no signal saved (getcontext, setjmp, goroutines): they are return addresses, and code that
+/// Not seen: - a handler that has left its stack (swapcontext out of a handler, split stacks), and
+/// what it interrupted;
+///           - contexts that no signal saved (getcontext, setjmp, goroutines): they are return
+///           addresses, and code that
 ///             we displace calls nothing;
-///           - frames more than 8 MiB above rsp (256 KiB in threads without a libc, as Go's) on a stack that the
-///             program made itself: where it ends is not known, and such mappings may be heaps of many GiB.
+///           - frames more than 8 MiB above rsp (256 KiB in threads without a libc, as Go's) on a
+///           stack that the
+///             program made itself: where it ends is not known, and such mappings may be heaps of
+///             many GiB.
 /// Cost: some 0.2 ms a MiB of stack in use; memory that several threads' stacks share is read once.
-LiveContexts live_contexts(const StoppedProcess& process, const std::function<bool(TargetAddr)>& points_there);
+LiveContexts live_contexts(const StoppedProcess& process,
+                           const std::function<bool(TargetAddr)>& points_there);
 LiveContexts live_contexts(const StoppedProcess& process, std::span<const AddressRange> ranges);
 
-/// Clears rseq_cs in every thread where descriptor, code or abort address lies in one of the ranges. A thread whose
-/// rip is inside such a sequence is moved to its abort address first, as the kernel would. Returns how many.
+/// Clears rseq_cs in every thread where descriptor, code or abort address lies in one of the
+/// ranges. A thread whose rip is inside such a sequence is moved to its abort address first, as the
+/// kernel would. Returns how many.
 Result<size_t> clear_rseq_into(StoppedProcess& process, std::span<const AddressRange> ranges);
 
 }  // namespace spile::target

@@ -23,7 +23,10 @@ class Reader {
   bool ok() const { return ok_; }
   size_t at() const { return at_; }
   uint64_t address() const { return address_ + at_; }
-  void seek(size_t at) { at_ = at; ok_ &= at <= bytes_.size(); }
+  void seek(size_t at) {
+    at_ = at;
+    ok_ &= at <= bytes_.size();
+  }
 
   template <typename T>
   T get() {
@@ -104,19 +107,23 @@ class ElfReader {
     sections_.resize(header_.e_shnum);
     std::memcpy(sections_.data(), &out_.file[header_.e_shoff], size);
     std::erase_if(sections_, [&](const Elf64_Shdr& s) {
-      return s.sh_type == SHT_NOBITS || s.sh_offset > out_.file.size() || out_.file.size() - s.sh_offset < s.sh_size;
+      return s.sh_type == SHT_NOBITS || s.sh_offset > out_.file.size() ||
+             out_.file.size() - s.sh_offset < s.sh_size;
     });
     return {};
   }
 
-  std::span<const uint8_t> bytes_of(const Elf64_Shdr& s) const { return {&out_.file[s.sh_offset], s.sh_size}; }
+  std::span<const uint8_t> bytes_of(const Elf64_Shdr& s) const {
+    return {&out_.file[s.sh_offset], s.sh_size};
+  }
 
   void read_section(const Elf64_Shdr& s) {
     if (s.sh_size == 0) return;
     const TargetAddr start(bias_ + s.sh_addr);
     if (s.sh_flags & SHF_EXECINSTR) out_.module.text.push_back({start, bytes_of(s)});
     const bool data = (s.sh_flags & SHF_ALLOC) != 0 && (s.sh_flags & SHF_EXECINSTR) == 0;
-    if (data && (s.sh_flags & SHF_WRITE) == 0) out_.module.read_only.push_back({start, bytes_of(s)});
+    if (data && (s.sh_flags & SHF_WRITE) == 0)
+      out_.module.read_only.push_back({start, bytes_of(s)});
     if (data && s.sh_type != SHT_RELA) data_.push_back(s);
     if (s.sh_type == SHT_SYMTAB || s.sh_type == SHT_DYNSYM) symbol_tables_.push_back(s);
     if (s.sh_type == SHT_RELA) read_relocations(s);
@@ -125,7 +132,8 @@ class ElfReader {
 
   std::string name_of(const Elf64_Shdr& s) const {
     Elf64_Shdr names;
-    std::memcpy(&names, &out_.file[header_.e_shoff + header_.e_shstrndx * sizeof names], sizeof names);
+    std::memcpy(&names, &out_.file[header_.e_shoff + header_.e_shstrndx * sizeof names],
+                sizeof names);
     return reinterpret_cast<const char*>(&out_.file[names.sh_offset + s.sh_name]);
   }
   bool looks_like_eh_frame(const Elf64_Shdr& s) const { return name_of(s) == ".eh_frame"; }
@@ -158,7 +166,8 @@ class ElfReader {
       if ((type != STT_FUNC && type != STT_GNU_IFUNC) || symbol.st_shndx == SHN_UNDEF) continue;
       const TargetAddr start(bias_ + symbol.st_value);
       if (!is_text(start)) continue;
-      const char* name = reinterpret_cast<const char*>(&out_.file[strings.sh_offset + symbol.st_name]);
+      const char* name =
+          reinterpret_cast<const char*>(&out_.file[strings.sh_offset + symbol.st_name]);
       out_.module.functions.push_back({start, start + symbol.st_size, name});
       out_.symbols.push_back(start);
     }
@@ -221,7 +230,8 @@ class ElfReader {
     out_.entries.push_back(start);
     if (!cie.augmented || cie.lsda_encoding == kOmit) return;
     r.uleb();
-    if (const uint64_t lsda = r.encoded(cie.lsda_encoding); r.ok() && lsda != 0) read_lsda(lsda, start);
+    if (const uint64_t lsda = r.encoded(cie.lsda_encoding); r.ok() && lsda != 0)
+      read_lsda(lsda, start);
   }
 
   std::optional<Reader> reader_at(uint64_t address) const {
@@ -234,7 +244,8 @@ class ElfReader {
     return std::nullopt;
   }
 
-  /// The language-specific data of one function (Itanium C++ ABI exception tables): keeps the landing pads.
+  /// The language-specific data of one function (Itanium C++ ABI exception tables): keeps the
+  /// landing pads.
   void read_lsda(uint64_t address, TargetAddr function) {
     auto r = reader_at(address);
     if (!r) return;
@@ -272,7 +283,8 @@ class ElfReader {
 
   template <typename T>
   static void sort_by_start(std::vector<T>& list) {
-    std::stable_sort(list.begin(), list.end(), [](const T& a, const T& b) { return a.start < b.start; });
+    std::stable_sort(list.begin(), list.end(),
+                     [](const T& a, const T& b) { return a.start < b.start; });
   }
   static void sort_unique(std::vector<TargetAddr>& list) {
     std::sort(list.begin(), list.end());

@@ -1,4 +1,5 @@
-// An ELF file as the planner wants it: text, functions, code pointers. Only for measuring; the engine asks src/elf.
+// An ELF file as the planner wants it: text, functions, code pointers. Only for measuring; the
+// engine asks src/elf.
 #pragma once
 
 #include <cstdint>

@@ -1,14 +1,14 @@
-// spile_coverage [--all] [--show N] [--first N] FILE...: how many function entries take a probe, and why the others
-// do not.
+// spile_coverage [--all] [--show N] [--first N] FILE...: how many function entries take a probe,
+// and why the others do not.
 //   --all     also functions that only .eh_frame knows
 //   --show N  print N refusals of each kind
 //   --first N only the first N entries
+#include <fmt/format.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <map>
 #include <string>
-
-#include <fmt/format.h>
 
 #include "user_engine/patch/coverage/elf_code.h"
 
@@ -44,15 +44,19 @@ Tally tally(const std::vector<Outcome>& outcomes) {
 }
 
 void print(const Tally& t, size_t total, const Options& options) {
-  const auto percent = [&](size_t n) { return 100.0 * static_cast<double>(n) / static_cast<double>(total); };
+  const auto percent = [&](size_t n) {
+    return 100.0 * static_cast<double>(n) / static_cast<double>(total);
+  };
   for (const auto& [mechanism, n] : t.mechanisms)
     fmt::print("  {:32} {:8} {:7.3f} %\n", to_string(mechanism), n, percent(n));
   fmt::print("  {:32} {:8} {:7.3f} %\n", "(flags live)", t.flags_live, percent(t.flags_live));
   for (const auto& [kind, reasons] : t.refusals) {
-    fmt::print("  refused: {:23} {:8} {:7.3f} %\n", to_string(kind), reasons.size(), percent(reasons.size()));
+    fmt::print("  refused: {:23} {:8} {:7.3f} %\n", to_string(kind), reasons.size(),
+               percent(reasons.size()));
     for (size_t i = 0; i < reasons.size() && i < options.show; ++i) {
       // Spread over the file: neighbours look alike.
-      fmt::print("      {}\n", reasons[i * reasons.size() / std::min(options.show, reasons.size())]);
+      fmt::print("      {}\n",
+                 reasons[i * reasons.size() / std::min(options.show, reasons.size())]);
     }
   }
 }
@@ -71,9 +75,11 @@ int report(const std::string& path, const Options& options) {
   size_t text_bytes = 0;
   for (const Bytes& t : code->module.text) text_bytes += t.bytes.size();
   const Tally t = tally(outcomes);
-  fmt::print("{}: {} entries, {:.1f} MB of text, {:.2f} s\n  {:32} {:8} {:7.3f} %\n", path, sites.size(),
-             static_cast<double>(text_bytes) / 1e6, taken.count(), "accepted", t.accepted,
-             100.0 * static_cast<double>(t.accepted) / static_cast<double>(std::max<size_t>(sites.size(), 1)));
+  fmt::print("{}: {} entries, {:.1f} MB of text, {:.2f} s\n  {:32} {:8} {:7.3f} %\n", path,
+             sites.size(), static_cast<double>(text_bytes) / 1e6, taken.count(), "accepted",
+             t.accepted,
+             100.0 * static_cast<double>(t.accepted) /
+                 static_cast<double>(std::max<size_t>(sites.size(), 1)));
   print(t, std::max<size_t>(sites.size(), 1), options);
   return 0;
 }

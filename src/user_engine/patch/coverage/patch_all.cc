@@ -1,7 +1,8 @@
-// Preloaded into a program: before main, patches every function of the modules that SPILE_PATCH_ALL names (parts of
-// their paths, separated by commas). A detour is only the displaced code; where flags are said to be dead, it
-// destroys them. If the program still works, windows, relocation and flag liveness were right.
-// SPILE_PATCH_ALL_VERBOSE=1 tells counts.
+// Preloaded into a program: before main, patches every function of the modules that SPILE_PATCH_ALL
+// names (parts of their paths, separated by commas). A detour is only the displaced code; where
+// flags are said to be dead, it destroys them. If the program still works, windows, relocation and
+// flag liveness were right. SPILE_PATCH_ALL_VERBOSE=1 tells counts.
+#include <fmt/format.h>
 #include <link.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,8 +12,6 @@
 #include <set>
 #include <string>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "user_engine/patch/coverage/elf_code.h"
 
@@ -97,7 +96,8 @@ std::vector<Prepared> prepare(const Loaded& module) {
     prepared.push_back({reinterpret_cast<uint8_t*>(plan->site.value), *jump});
   }
   if (std::getenv("SPILE_PATCH_ALL_VERBOSE") != nullptr) {
-    fmt::print(stderr, "spile_patch_all: {}: {} of {}\n", module.path, prepared.size(), plans.size());
+    fmt::print(stderr, "spile_patch_all: {}: {} of {}\n", module.path, prepared.size(),
+               plans.size());
   }
   return prepared;
 }
@@ -113,7 +113,8 @@ std::vector<Prepared> prepare(const Loaded& module) {
   }
   // Page by page, all before the first store: mprotect itself may be among what is patched.
   std::set<uint64_t> pages;
-  for (const Prepared& p : prepared) pages.insert(reinterpret_cast<uint64_t>(p.site) & ~uint64_t{4095});
+  for (const Prepared& p : prepared)
+    pages.insert(reinterpret_cast<uint64_t>(p.site) & ~uint64_t{4095});
   for (const uint64_t page : pages) {
     mprotect(reinterpret_cast<void*>(page), 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
   }

@@ -1,7 +1,8 @@
-// The entries of the blob: one function for each eBPF helper, under the C ABI, with the constants bound.
+// The entries of the blob: one function for each eBPF helper, under the C ABI, with the constants
+// bound.
 //
-// `flatten` makes every entry one function without calls, so that its stack use is one number that the compiler states;
-// the build checks that number and that there is no call instruction.
+// `flatten` makes every entry one function without calls, so that its stack use is one number that
+// the compiler states; the build checks that number and that there is no call instruction.
 #include <stdint.h>
 
 #include "abi/code_region.h"
@@ -21,9 +22,15 @@ extern "C" const abi::RtConsts rt_consts;
 
 namespace {
 
-const abi::RtMap& map_at(uint64_t address) { return *reinterpret_cast<const abi::RtMap*>(address); }
-uint8_t* bytes_at(uint64_t address) { return reinterpret_cast<uint8_t*>(address); }
-uint64_t address_of(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
+const abi::RtMap& map_at(uint64_t address) {
+  return *reinterpret_cast<const abi::RtMap*>(address);
+}
+uint8_t* bytes_at(uint64_t address) {
+  return reinterpret_cast<uint8_t*>(address);
+}
+uint64_t address_of(const void* pointer) {
+  return reinterpret_cast<uint64_t>(pointer);
+}
 
 }  // namespace
 
@@ -31,35 +38,51 @@ uint64_t address_of(const void* pointer) { return reinterpret_cast<uint64_t>(poi
 #define RT_HELPER(number) extern "C" __attribute__((flatten, used)) uint64_t rt_helper_##number
 
 RT_HELPER(1)(uint64_t map, uint64_t key) {
-  return address_of(rt::map_lookup(rt_consts, map_at(map), bytes_at(key), rt::current_cpu(rt_consts)));
+  return address_of(
+      rt::map_lookup(rt_consts, map_at(map), bytes_at(key), rt::current_cpu(rt_consts)));
 }
 RT_HELPER(2)(uint64_t map, uint64_t key, uint64_t value, uint64_t flags) {
-  return static_cast<uint64_t>(rt::map_update(rt_consts, map_at(map), bytes_at(key), bytes_at(value), flags,
-                                              rt::current_cpu(rt_consts)));
+  return static_cast<uint64_t>(rt::map_update(rt_consts, map_at(map), bytes_at(key),
+                                              bytes_at(value), flags, rt::current_cpu(rt_consts)));
 }
 RT_HELPER(3)(uint64_t map, uint64_t key) {
   return static_cast<uint64_t>(rt::map_delete(rt_consts, map_at(map), bytes_at(key)));
 }
-RT_HELPER(5)() { return rt::clock_ns(rt_consts, rt::Clock::kMonotonic); }
-RT_HELPER(8)() { return rt::current_cpu(rt_consts); }
-RT_HELPER(14)() { return rt::pid_tgid(rt_consts); }
-RT_HELPER(15)() { return rt::uid_gid(rt_consts); }
+RT_HELPER(5)() {
+  return rt::clock_ns(rt_consts, rt::Clock::kMonotonic);
+}
+RT_HELPER(8)() {
+  return rt::current_cpu(rt_consts);
+}
+RT_HELPER(14)() {
+  return rt::pid_tgid(rt_consts);
+}
+RT_HELPER(15)() {
+  return rt::uid_gid(rt_consts);
+}
 RT_HELPER(16)(uint64_t to, uint64_t bytes) {
-  return static_cast<uint64_t>(rt::current_comm(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes)));
+  return static_cast<uint64_t>(
+      rt::current_comm(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes)));
 }
 RT_HELPER(112)(uint64_t to, uint64_t bytes, uint64_t from) {
-  return static_cast<uint64_t>(rt::probe_read(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
+  return static_cast<uint64_t>(
+      rt::probe_read(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
 }
 RT_HELPER(113)(uint64_t to, uint64_t bytes, uint64_t from) {
-  return static_cast<uint64_t>(rt::probe_read(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
+  return static_cast<uint64_t>(
+      rt::probe_read(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
 }
 RT_HELPER(114)(uint64_t to, uint64_t bytes, uint64_t from) {
-  return static_cast<uint64_t>(rt::probe_read_str(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
+  return static_cast<uint64_t>(
+      rt::probe_read_str(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
 }
 RT_HELPER(115)(uint64_t to, uint64_t bytes, uint64_t from) {
-  return static_cast<uint64_t>(rt::probe_read_str(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
+  return static_cast<uint64_t>(
+      rt::probe_read_str(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
 }
-RT_HELPER(125)() { return rt::clock_ns(rt_consts, rt::Clock::kBoottime); }
+RT_HELPER(125)() {
+  return rt::clock_ns(rt_consts, rt::Clock::kBoottime);
+}
 RT_HELPER(130)(uint64_t map, uint64_t from, uint64_t bytes) {
   return static_cast<uint64_t>(rt::ring_output(rt_consts, map_at(map), bytes_at(from), bytes));
 }
@@ -74,4 +97,6 @@ RT_HELPER(133)(uint64_t body) {
   rt::ring_discard(rt_consts, bytes_at(body));
   return 0;
 }
-RT_HELPER(174)(uint64_t context) { return reinterpret_cast<const abi::HitFrame*>(context)->cookie; }
+RT_HELPER(174)(uint64_t context) {
+  return reinterpret_cast<const abi::HitFrame*>(context)->cookie;
+}
