@@ -15,6 +15,16 @@ using lang::ast::ProbeType;
 
 namespace {
 
+/// As C spells it, and bpftrace: `char prev_comm[16]`. Dynamic fields keep their kernel spelling,
+/// `__data_loc char[] name`.
+std::string declaration(const lang::EventField& field) {
+  size_t bracket = field.type.find('[');
+  if (bracket == std::string::npos || field.type.starts_with("__"))
+    return fmt::format("{} {}", field.type, field.name);
+  return fmt::format("{} {}{}", field.type.substr(0, bracket), field.name,
+                     field.type.substr(bracket));
+}
+
 /// Prints what one attach point names. The lines end up on a pipe as often as not: errors of
 /// writing end it quietly.
 class Lister {
@@ -54,6 +64,7 @@ class Lister {
   Result<size_t> uprobes(const AttachPoint& point) {
     SPILE_TRY(auto functions,
               world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
+    std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.path, f.symbol); });
     for (const auto& f : functions) fmt::print("uprobe:{}:{}\n", f.path, f.symbol);
     return functions.size();
   }
@@ -61,6 +72,7 @@ class Lister {
   Result<size_t> kprobes(const AttachPoint& point, const char* type) {
     SPILE_TRY(auto functions,
               world_.kernel_functions(point.target, point.function.empty() ? "*" : point.function));
+    std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.module, f.symbol); });
     for (const auto& f : functions)
       fmt::print("{}:{}{}{}\n", type, f.module, f.module.empty() ? "" : ":", f.symbol);
     return functions.size();
@@ -71,7 +83,7 @@ class Lister {
     SPILE_TRY(auto events, world_.tracepoints(name.substr(0, colon), name.substr(colon + 1)));
     for (const auto& event : events) {
       for (const auto& field : event.fields) {
-        if (!field.name.starts_with("common_")) fmt::print("    {} {}\n", field.type, field.name);
+        if (!field.name.starts_with("common_")) fmt::print("    {}\n", declaration(field));
       }
     }
     return {};
