@@ -573,7 +573,8 @@ TEST(UserEngine, AHostileProcessCannotAimTheCleanUpAtAnother) {
   ASSERT_TRUE(has_our_mappings(hostile.pid()));
   ASSERT_TRUE(has_our_mappings(victim.pid()));
   auto report = detach_leftovers(hostile.pid());
-  EXPECT_TRUE(report) << report.error().message;
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_EQ(report->processes, 1u) << "the other process is not even looked at";
   EXPECT_TRUE(has_our_mappings(victim.pid())) << "not ours to take";
   hostile.go();
   victim.go();
