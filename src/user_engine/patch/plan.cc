@@ -46,7 +46,7 @@ class Planner {
   std::vector<TargetAddr> accepted() const {
     std::vector<TargetAddr> sites;
     for (const auto& [address, outcome] : outcomes_) {
-      if (outcome && (!only_puns_ || outcome->mechanism == Mechanism::kPunned))
+      if (outcome && (!only_puns_ || outcome->mechanism == Mechanism::kShort))
         sites.push_back(TargetAddr(address));
     }
     return sites;
@@ -240,7 +240,7 @@ std::string_view to_string(Mechanism mechanism) {
     case Mechanism::kEntryNops: return "entry nops";
     case Mechanism::kJump: return "jump";
     case Mechanism::kPadding: return "jump into padding";
-    case Mechanism::kPunned: return "punned jump";
+    case Mechanism::kShort: return "short site";
   }
   return "?";
 }
@@ -280,8 +280,38 @@ Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& r
   return std::move(plan_sites(module, {&site, 1}, rules).front());
 }
 
-Outcome plan_pun(const ModuleCode& module, TargetAddr site, const PlanRules& rules) {
+Outcome plan_short(const ModuleCode& module, TargetAddr site, const PlanRules& rules) {
   return Planner(module, rules).run_pun(site);
+}
+
+Plans plan_windows(const ModuleCode& module,
+                   std::span<const TargetAddr> addresses,
+                   const PlanRules& rules) {
+  Plans plans;
+  auto outcomes = plan_sites(module, addresses, rules);
+  std::map<TargetAddr, SitePlan> by_site;
+  for (const Outcome& o : outcomes) {
+    if (o) by_site.emplace(o->site, *o);
+  }
+  std::map<TargetAddr, size_t> index;
+  for (auto& [site, plan] : by_site) {
+    index.emplace(site, plans.sites.size());
+    plans.sites.push_back(std::move(plan));
+  }
+  for (Outcome& o : outcomes) {
+    if (o)
+      plans.outcomes.emplace_back(Spot{index.at(o->site), 0});
+    else
+      plans.outcomes.emplace_back(std::unexpected(std::move(o.error())));
+  }
+  return plans;
+}
+
+std::vector<uint8_t> SitePlan::segment_starts() const {
+  std::vector<uint8_t> starts;
+  if (probed.empty() || probed.front().offset != 0) starts.push_back(0);
+  for (const ProbedHead& head : probed) starts.push_back(head.offset);
+  return starts;
 }
 
 Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr address) {
@@ -290,49 +320,56 @@ Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr addre
   return code;
 }
 
-Result<size_t> displaced_size_bytes(const SitePlan& plan) {
-  // Displacements have one size wherever they point, so any reachable place has the answer.
-  SPILE_TRY(const auto code, displaced_code(plan, plan.site));
-  return code.bytes.size();
+Result<x86::RelocatedCode> displaced_segment(const SitePlan& plan,
+                                             size_t segment,
+                                             TargetAddr address) {
+  const auto starts = plan.segment_starts();
+  const size_t begin = starts.at(segment);
+  const bool is_last = segment + 1 == starts.size();
+  const size_t end = is_last ? plan.window.size() : starts[segment + 1];
+  SPILE_TRY(auto code, x86::relocate(std::span(plan.window).subspan(begin, end - begin),
+                                     plan.site + begin, address));
+  if (is_last) SPILE_TRY_VOID(x86::append_jump_back(code));
+  return code;
 }
 
-PunTargets pun_targets(const SitePlan& plan) {
-  // e9, then the distance, low byte first: those beyond the written bytes are fixed.
-  const unsigned own = plan.written - 1u;
-  uint32_t least = 0;
-  for (unsigned i = own; i < 4; ++i) least |= uint32_t{plan.before[1 + i]} << (8 * i);
-  const uint32_t most =
-      own == 0 ? least : least | static_cast<uint32_t>((uint64_t{1} << (8 * own)) - 1);
-  const auto at = [&](uint32_t distance) {
-    return plan.site + kPatchBytes +
-           static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(distance)));
-  };
-  return {at(least), at(most)};
+Result<size_t> displaced_size_bytes(const SitePlan& plan) {
+  // Displacements have one size wherever they point, so any reachable place has the answer. A
+  // branch from one segment back to the window's start is as long as one inside it at least.
+  size_t size = 0;
+  for (size_t i = 0; i < plan.segment_starts().size(); ++i) {
+    SPILE_TRY(const auto code, displaced_segment(plan, i, plan.site));
+    size += code.bytes.size();
+  }
+  return size;
 }
 
 Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour) {
-  SPILE_TRY(const PatchBytes patch, x86::encode_jmp(plan.site, detour));
-  for (size_t i = plan.written; i < kPatchBytes; ++i) {
-    if (patch[i] != plan.before[i]) {
-      return fail(ErrorCode::kUnsupported, "a punned jump at {} cannot reach {}", plan.site,
-                  detour);
-    }
-  }
-  return patch;
+  if (plan.written < kPatchBytes)
+    return fail(ErrorCode::kInvalid, "the site at {} needs a placement", plan.site);
+  return x86::encode_jmp(plan.site, detour);
 }
 
 Result<TargetAddr> rip_after_attach(const SitePlan& plan,
-                                    const x86::RelocatedCode& displaced,
+                                    std::span<const Segment> segments,
                                     TargetAddr rip,
                                     bool in_syscall) {
-  for (const x86::MovedInsn& insn : displaced.insns) {
-    const bool behind = rip == plan.site + insn.old_offset + insn.old_bytes;
-    if (in_syscall && behind && x86::is_system_call(insn.kind)) {
-      return displaced.address + insn.new_offset + insn.old_bytes;
+  for (const Segment& segment : segments) {
+    for (const x86::MovedInsn& insn : segment.displaced.insns) {
+      const bool behind = rip == segment.displaced.original + insn.old_offset + insn.old_bytes;
+      if (in_syscall && behind && x86::is_system_call(insn.kind)) {
+        return segment.displaced.address + insn.new_offset + insn.old_bytes;
+      }
     }
   }
   if (rip <= plan.site || rip >= plan.site + plan.written) return rip;
-  if (const auto moved = displaced.to_relocated(rip)) return *moved;
+  for (const Segment& segment : segments) {
+    if (rip == segment.displaced.original) return segment.entry;
+    const bool inside = rip > segment.displaced.original &&
+                        rip < segment.displaced.original + segment.displaced.original_bytes;
+    if (!inside) continue;
+    if (const auto moved = segment.displaced.to_relocated(rip)) return *moved;
+  }
   return fail(ErrorCode::kUnsafe, "a thread is at {}, inside the bytes to patch", rip);
 }
 

@@ -12,7 +12,13 @@
 //
 // So every way into bytes 1..4 must be known: direct branches of the whole module, jump tables,
 // code pointers in data, landing pads, other symbols, stopped threads. Where one is found, or where
-// it cannot be excluded, the site is refused with the reason: no probe is better than a wrong one.
+// it cannot be excluded, only the first instruction's own bytes may change: a *short* site, for
+// which placement.h looks for a way. Where that is not safe either, the site is refused with the
+// reason: no probe is better than a wrong one.
+//
+// One window may carry several probes, each at the head of one of its instructions: the detour then
+// is a row of *segments*, the first jumped to by the site, each running its probes and then its
+// instructions up to the next probed head.
 #pragma once
 
 #include <array>
@@ -99,8 +105,7 @@ enum class Mechanism : uint8_t {
   kEntryNops,  ///< nops that a compiler left at the entry
   kJump,       ///< over one or several instructions
   kPadding,    ///< over a short function and the padding behind it
-  kPunned,  ///< only the first instruction's bytes change; the bytes behind it stay and are part of
-            ///< the jump's distance
+  kShort,      ///< only the first instruction's bytes may change: placement.h finds out how
 };
 std::string_view to_string(Mechanism mechanism);
 
@@ -136,24 +141,34 @@ struct Refusal {
   Error to_error() const { return {ErrorCode::kUnsafe, reason}; }
 };
 
+/// The head of an instruction of the window at which probes run.
+struct ProbedHead {
+  uint8_t offset = 0;      ///< from the site
+  bool flags_live = true;  ///< the programs must keep the status flags
+};
+
 /// Everything needed to patch a site, to undo it, and to explain it.
 struct SitePlan {
   TargetAddr site;      ///< where the jump goes: after an endbr64
   TargetAddr function;  ///< start of the function
   Mechanism mechanism = Mechanism::kJump;
   PatchBytes before{};            ///< what the jump overwrites
-  uint8_t written = kPatchBytes;  ///< bytes from `site` on that change: kPunned has 1 to 4
+  uint8_t written = kPatchBytes;  ///< bytes from `site` on that may change: kShort has 1 to 4
   std::vector<uint8_t>
-      window;  ///< the displaced instructions: 1..19 bytes, may be fewer than five (padding)
+      window;  ///< the displaced instructions: 1..64 bytes, may be fewer than five (padding)
   std::vector<uint8_t> heads;  ///< offsets of their first bytes; [0] is 0
-  bool falls_through = true;   ///< control continues at site + window.size()
-  bool flags_live = true;      ///< the detour must keep the status flags
+  /// By offset, a subset of `heads`. Mostly only [0]; empty: an instruction that was moved to make
+  /// room for the jump of another site.
+  std::vector<ProbedHead> probed;
+  bool falls_through = true;  ///< control continues at site + window.size()
   bool may_fault =
       false;  ///< a displaced instruction accesses memory other than stack and constants
   bool go_stack_check = false;  ///< begins with Go's stack check: little stack may be left
   std::string reason;           ///< why this mechanism: "jump over 2 instructions"
 
   TargetAddr window_end() const { return site + window.size(); }
+  /// Where segments begin: 0 and the probed heads.
+  std::vector<uint8_t> segment_starts() const;
 };
 
 using Outcome = std::expected<SitePlan, Refusal>;
@@ -166,30 +181,50 @@ std::vector<Outcome> plan_sites(const ModuleCode& module,
                                 std::span<const TargetAddr> sites,
                                 const PlanRules& rules = {});
 
-/// The same for one.
+/// Where a requested address is probed.
+struct Spot {
+  size_t site = 0;     ///< index into Plans::sites
+  uint8_t offset = 0;  ///< of its head in that site's window
+};
+
+struct Plans {
+  std::vector<SitePlan> sites;                         ///< by address; windows do not overlap
+  std::vector<std::expected<Spot, Refusal>> outcomes;  ///< one an address asked for
+};
+
+/// Plans probes at many places of a module at once, with as few windows as will do: an address that
+/// is inside the window of another one is probed there. An address at a function's start is moved
+/// behind its endbr64. Cost: as plan_sites.
+Plans plan_windows(const ModuleCode& module,
+                   std::span<const TargetAddr> addresses,
+                   const PlanRules& rules = {});
+
+/// One address alone.
 Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
 
-/// The same for a punned jump, although an ordinary one would fit: a thread stands inside the
-/// window, and behind the first instruction it is in nobody's way.
-Outcome plan_pun(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
+/// The same as a short site, although five bytes would fit: a thread stands inside the window, and
+/// behind the first instruction it is in nobody's way.
+Outcome plan_short(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
 
 /// The window's instructions as they must stand at `address`, and the jump back behind them.
 Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr address);
+/// Those of one segment; the jump back is behind the last one only.
+Result<x86::RelocatedCode> displaced_segment(const SitePlan& plan,
+                                             size_t segment,
+                                             TargetAddr address);
 
-/// The size of displaced_code, which is the same wherever it goes.
+/// An upper bound of the size of displaced_code, or of all segments together, wherever they go.
 Result<size_t> displaced_size_bytes(const SitePlan& plan);
 
-/// Where the jump of a punned site can lead: the bytes that stay fix the upper part of its
-/// distance. One address for an instruction of one byte, 2^8 for two, 2^16 for three, 2^24 for
-/// four.
-struct PunTargets {
-  TargetAddr first, last;  ///< inclusive
-};
-PunTargets pun_targets(const SitePlan& plan);
-
-/// What to write at plan.site so that it continues at `detour`. Errors: unsupported, out of reach
-/// (kPunned: not one of pun_targets).
+/// What to write at plan.site so that it continues at `detour`. Errors: unsupported, out of reach;
+/// invalid, a short site.
 Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour);
+
+/// One segment of a detour: at `entry` its probes run, then `displaced`.
+struct Segment {
+  TargetAddr entry;
+  x86::RelocatedCode displaced;
+};
 
 /// Where a thread that is stopped at `rip` must continue once the site is patched: mostly at `rip`,
 /// else in the copy. `in_syscall`: the thread is inside a system call (orig_rax >= 0), so that the
@@ -197,7 +232,7 @@ Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour);
 /// be the displaced copy. Errors: unsafe, rip is in the patched bytes but at no displaced
 /// instruction: leave this site alone.
 Result<TargetAddr> rip_after_attach(const SitePlan& plan,
-                                    const x86::RelocatedCode& displaced,
+                                    std::span<const Segment> segments,
                                     TargetAddr rip,
                                     bool in_syscall);
 

@@ -33,11 +33,12 @@ ModuleCode module_of(std::span<const uint8_t> shape, std::span<const uint8_t> by
 void check(const SitePlan& plan) {
   const auto copy = displaced_code(plan, plan.site + 0x100000);
   if (!copy) return;
+  const std::vector<Segment> segments = {{copy->address, *copy}};
   SPILE_CHECK(copy->bytes.size() == *displaced_size_bytes(plan));
   SPILE_CHECK(plan.heads.size() == copy->insns.size());
   for (const uint8_t head : plan.heads) {
-    SPILE_CHECK(rip_after_attach(plan, *copy, plan.site + head, false).has_value());
-    SPILE_CHECK(rip_after_attach(plan, *copy, plan.site + head, true).has_value());
+    SPILE_CHECK(rip_after_attach(plan, segments, plan.site + head, false).has_value());
+    SPILE_CHECK(rip_after_attach(plan, segments, plan.site + head, true).has_value());
   }
   for (const x86::ResumePoint& p : copy->points) {
     SPILE_CHECK(rip_after_detach(*copy, copy->address + p.offset)->original == p.original);

@@ -19,6 +19,10 @@ PlanRules no_puns() {
 
 using x86::Code;
 
+std::vector<Segment> segments(const x86::RelocatedCode& copy) {
+  return {{copy.address, copy}};
+}
+
 /// A module made of bytes, with a function wherever one is named.
 class Module {
  public:
@@ -549,7 +553,7 @@ TEST(Plan, RefusesTheEndOfTheText) {
 
 TEST(Plan, KnowsWhetherFlagsAreLive) {
   const auto live = [](Code code, uint64_t offset = 0) {
-    return Module().function(kSite, code).plan(kSite + offset)->flags_live;
+    return Module().function(kSite, code).plan(kSite + offset)->probed.front().flags_live;
   };
   EXPECT_TRUE(live(kPlain)) << "a caller written by hand may look at flags after the return";
   EXPECT_FALSE(live({0x55, 0x48, 0x83, 0xec, 0x10, 0x90, 0xc3}))
@@ -572,7 +576,7 @@ TEST(Threads, InsideTheWindowContinueInTheCopy) {
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   ASSERT_TRUE(copy);
   const auto moved = [&](uint64_t offset) {
-    return rip_after_attach(*plan, *copy, Module::at(kSite + offset), false);
+    return rip_after_attach(*plan, segments(*copy), Module::at(kSite + offset), false);
   };
   EXPECT_EQ(*moved(0), Module::at(kSite)) << "at the site itself the jump is next";
   EXPECT_EQ(*moved(1), Module::at(0x100001));
@@ -594,8 +598,8 @@ TEST(Threads, InASystemCallOfTheWindowRestartItInTheCopy) {
   ASSERT_TRUE(plan);
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   const TargetAddr behind = Module::at(kSite + 5);
-  EXPECT_EQ(*rip_after_attach(*plan, *copy, behind, true), Module::at(0x100005));
-  EXPECT_EQ(*rip_after_attach(*plan, *copy, behind, false), behind);
+  EXPECT_EQ(*rip_after_attach(*plan, segments(*copy), behind, true), Module::at(0x100005));
+  EXPECT_EQ(*rip_after_attach(*plan, segments(*copy), behind, false), behind);
   EXPECT_EQ(rip_after_detach(*copy, Module::at(0x100005))->original, behind);
   EXPECT_EQ(copy->bytes[3], 0x0f) << "the kernel restarts by stepping back two bytes";
   EXPECT_EQ(copy->bytes[4], 0x05);
@@ -607,7 +611,7 @@ TEST(Threads, InASystemCallThatNopsFollowComeBackRightBehindIt) {
   ASSERT_TRUE(plan) << plan.error().reason;
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   const TargetAddr behind = Module::at(kSite + 3);
-  const auto moved = rip_after_attach(*plan, *copy, behind, true);
+  const auto moved = rip_after_attach(*plan, segments(*copy), behind, true);
   ASSERT_TRUE(moved);
   EXPECT_EQ(*moved, Module::at(0x100002));
   EXPECT_EQ(rip_after_detach(*copy, *moved)->original, behind)
@@ -621,7 +625,8 @@ TEST(Threads, InAnInterruptOfTheWindowRestartItInTheCopy) {
           .plan(kSite);
   ASSERT_TRUE(plan) << plan.error().reason;
   const auto copy = displaced_code(*plan, Module::at(0x100000));
-  EXPECT_EQ(*rip_after_attach(*plan, *copy, Module::at(kSite + 5), true), Module::at(0x100005));
+  EXPECT_EQ(*rip_after_attach(*plan, segments(*copy), Module::at(kSite + 5), true),
+            Module::at(0x100005));
 }
 
 TEST(Plan, SizesAndPatchesAgree) {
@@ -650,44 +655,23 @@ TEST(GoPrologue, IsRecognised) {
   EXPECT_TRUE(plan->go_stack_check);
 }
 
-// ---- punned jumps
+// ---- short sites
 // ------------------------------------------------------------------------------------------------
 
 /// push %rbx; then a loop back to site+1: five bytes are too many.
 const Code kLoopToSecond = {0x53, 0x48, 0xff, 0xcf, 0x75, 0xfb, 0x5b, 0xc3};
 
-TEST(Pun, ReplacesOnlyTheFirstInstruction) {
+TEST(ShortSite, ReplacesOnlyTheFirstInstruction) {
   const auto plan = Module().function(kSite, kLoopToSecond).plan(kSite, {});
   ASSERT_TRUE(plan) << plan.error().reason;
-  EXPECT_EQ(plan->mechanism, Mechanism::kPunned);
+  EXPECT_EQ(plan->mechanism, Mechanism::kShort);
   EXPECT_EQ(plan->written, 1);
   EXPECT_EQ(plan->window, Code{0x53});
   EXPECT_TRUE(plan->falls_through);
-  // e9, then the four bytes that stay: 48 ff cf 75.
-  const auto reach = pun_targets(*plan);
-  EXPECT_EQ(reach.first, reach.last);
-  EXPECT_EQ(reach.first, Module::at(kSite) + 5 + 0x75cfff48);
-  const auto patch = patch_bytes(*plan, reach.first);
-  ASSERT_TRUE(patch);
-  EXPECT_EQ(Code(patch->begin(), patch->end()), (Code{0xe9, 0x48, 0xff, 0xcf, 0x75}));
-  EXPECT_FALSE(patch_bytes(*plan, reach.first + 1))
-      << "another distance would change bytes that are not ours";
+  EXPECT_FALSE(patch_bytes(*plan, Module::at(0x100000))) << "it needs a placement";
 }
 
-TEST(Pun, HasMoreTargetsTheLongerTheInstructionIs) {
-  // mov %rdi,%rax (three bytes), a loop back behind it.
-  const auto plan =
-      Module().function(kSite, {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfc, 0xc3}).plan(kSite, {});
-  ASSERT_TRUE(plan) << plan.error().reason;
-  EXPECT_EQ(plan->written, 3);
-  const auto reach = pun_targets(*plan);
-  EXPECT_EQ(reach.last - reach.first, 0xffff);
-  EXPECT_EQ(reach.first.value, (Module::at(kSite) + 5 - (uint64_t{1} << 32) + 0xcfff0000u).value)
-      << "negative distances too";
-  EXPECT_TRUE(patch_bytes(*plan, reach.first + 0x1234));
-}
-
-TEST(Pun, LetsACallReturnBehindItself) {
+TEST(ShortSite, LetsACallReturnBehindItself) {
   const auto plan =
       Module().function(kSite, {0xff, 0xd0, 0x90, 0x58, 0x58, 0x58, 0xc3}).plan(kSite, {});
   ASSERT_TRUE(plan) << plan.error().reason;
@@ -695,7 +679,7 @@ TEST(Pun, LetsACallReturnBehindItself) {
   EXPECT_FALSE(plan->falls_through);
 }
 
-TEST(Pun, IsRefusedWhereSomethingEntersTheInstructionItself) {
+TEST(ShortSite, IsRefusedWhereSomethingEntersTheInstructionItself) {
   // mov %rdi,%rax; jne into the middle of it.
   const Code code = {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfa, 0xc3};
   const auto plan = Module().function(kSite, code).plan(kSite, {});
@@ -709,7 +693,7 @@ TEST(Pun, IsRefusedWhereSomethingEntersTheInstructionItself) {
       << "a loop may enter at the site, but not where a symbol begins inside";
 }
 
-TEST(Pun, IsRefusedAcrossAPage) {
+TEST(ShortSite, IsRefusedAcrossAPage) {
   // The page behind may be unmapped while the instruction stays.
   const uint64_t last = 0x2000 - 1;
   const auto plan = Module().function(last, {0xc3, 0x90, 0x90, 0x90, 0x90, 0x90}).plan(last, {});
@@ -717,29 +701,29 @@ TEST(Pun, IsRefusedAcrossAPage) {
   EXPECT_EQ(plan.error().kind, RefusalKind::kPageBoundary);
 }
 
-TEST(Pun, IsRefusedForAnInstructionThatCannotMove) {
+TEST(ShortSite, IsRefusedForAnInstructionThatCannotMove) {
   const auto plan = Module().function(kSite, {0xcb, 0x58, 0x58, 0x58, 0x58, 0xc3}).plan(kSite, {});
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
 }
 
-TEST(Pun, CanBeAskedForWhereAJumpWouldFit) {
+TEST(ShortSite, CanBeAskedForWhereAJumpWouldFit) {
   const Module m = Module().function(kSite, kPlain);
   const ModuleCode code = m.code();
   EXPECT_EQ(plan_entry(code, Module::at(kSite))->mechanism, Mechanism::kJump);
-  const auto pun = plan_pun(code, Module::at(kSite));
+  const auto pun = plan_short(code, Module::at(kSite));
   ASSERT_TRUE(pun) << pun.error().reason;
-  EXPECT_EQ(pun->mechanism, Mechanism::kPunned);
+  EXPECT_EQ(pun->mechanism, Mechanism::kShort);
   EXPECT_EQ(pun->heads.size(), 1u);
 }
 
-TEST(Pun, LeavesThreadsBehindTheInstructionWhereTheyAre) {
+TEST(ShortSite, LeavesThreadsBehindTheInstructionWhereTheyAre) {
   const auto plan = Module().function(kSite, kLoopToSecond).plan(kSite, {});
   ASSERT_TRUE(plan);
   const auto copy = displaced_code(*plan, Module::at(0x100000));
   ASSERT_TRUE(copy);
   for (uint64_t offset : {1, 4, 5}) {
-    EXPECT_EQ(*rip_after_attach(*plan, *copy, Module::at(kSite + offset), false),
+    EXPECT_EQ(*rip_after_attach(*plan, segments(*copy), Module::at(kSite + offset), false),
               Module::at(kSite + offset));
   }
 }

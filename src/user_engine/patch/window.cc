@@ -75,8 +75,8 @@ class WindowChoice {
       if (auto refusal = (this->*check)()) return std::unexpected(std::move(*refusal));
     }
     finish();
-    plan_.mechanism = Mechanism::kPunned;
-    plan_.reason = fmt::format("punned jump: only the {} byte{} of the first instruction change",
+    plan_.mechanism = Mechanism::kShort;
+    plan_.reason = fmt::format("only the {} byte{} of the first instruction may change",
                                plan_.window.size(), plan_.window.size() == 1 ? "" : "s");
     return std::move(plan_);
   }
@@ -266,7 +266,7 @@ class WindowChoice {
 
   void finish() {
     std::copy_n(bytes_.begin(), kPatchBytes, plan_.before.begin());
-    plan_.flags_live = flags_live_at(map_, plan_.site);
+    plan_.probed = {{0, flags_live_at(map_, plan_.site)}};
     plan_.go_stack_check = is_entry() && is_go_stack_checked(bytes_);
     const size_t count = plan_.heads.size();
     if (uses_padding_) {

@@ -38,7 +38,7 @@ Tally tally(const std::vector<Outcome>& outcomes) {
     }
     ++t.accepted;
     ++t.mechanisms[o->mechanism];
-    t.flags_live += o->flags_live;
+    t.flags_live += o->probed.front().flags_live;
   }
   return t;
 }

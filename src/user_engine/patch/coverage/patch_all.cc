@@ -86,7 +86,7 @@ std::vector<Prepared> prepare(const Loaded& module) {
     if (!plan || next == nullptr || !seen.insert(plan->site.value).second) continue;
     const TargetAddr detour(reinterpret_cast<uint64_t>(next));
     const uint8_t destroy_flags[] = {0x39, 0xe3};  // cmp %esp,%ebx
-    const size_t prefix = plan->flags_live ? 0 : sizeof destroy_flags;
+    const size_t prefix = plan->probed.front().flags_live ? 0 : sizeof destroy_flags;
     const auto copy = displaced_code(*plan, detour + prefix);
     const auto jump = patch_bytes(*plan, detour);
     if (!copy || !jump) continue;
