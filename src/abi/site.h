@@ -1,5 +1,8 @@
 // The site table: which code bytes of the target were changed, and what was there before.
 //
+// One entry an edit (patch/placement.h): the jump of a site, or a place that it leads over. Entries
+// of a lower level are written first and undone last.
+//
 // Written ahead: an entry is complete before its bytes change. An adopter (spile detach, or the
 // next attach) takes nothing in it on trust: it restores a site only where the target's memory
 // holds `patched`, `patched` is a jump into the code memfd, and `original` equals the bytes of the
@@ -19,17 +22,18 @@ enum class SiteState : uint8_t {
 };
 
 inline constexpr uint32_t kMaxSiteBytes = 16;
+inline constexpr uint32_t kNoProbe = 0xffffffff;
 
 /// Written by the tracer.
 struct SiteEntry {
   uint64_t address;      ///< of the first changed byte, in the target
   uint64_t file_offset;  ///< of the same byte in its module's file
   uint64_t detour;       ///< address in a code region that the jump goes to
-  uint32_t cookie;       ///< of the first probe on this site: index into Bundle::probes
-  uint8_t length;        ///< changed bytes, 1..kMaxSiteBytes
-  SiteState state;       ///< written last, with release
-  uint8_t region;        ///< index of the code region in Journal::regions
-  uint8_t reserved;
+  uint32_t cookie;  ///< of the first probe on this site: index into Bundle::probes, or kNoProbe
+  uint8_t length;   ///< changed bytes, 1..kMaxSiteBytes
+  SiteState state;  ///< written last, with release
+  uint8_t region;   ///< index of the code region in Journal::regions
+  uint8_t level;    ///< order of writing: see above
   uint8_t original[kMaxSiteBytes];
   uint8_t patched[kMaxSiteBytes];
 };

@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "os/process.h"
+#include "user_engine/address_plan.h"
 #include "user_engine/attachment.h"
 #include "user_engine/detach.h"
 #include "user_engine/loader.h"
@@ -35,88 +36,33 @@ using target::Target;
 namespace {
 
 constexpr int kMaxAttempts = 8, kMaxSlowAttempts = 3;
-constexpr uint64_t kPageBytes = 4096;
-constexpr uint64_t kReach = uint64_t{1} << 31;
 constexpr std::string_view kCodeName = "spile-code", kDataName = "spile-data";
+/// Bytes from an edit on that may be part of its jump: a prefixed jump of one own byte more.
+constexpr size_t kJumpReachBytes = 8;
+/// Sites that get edits of their own only when threads stand in the way: entries of the site table
+/// that are kept for them.
+constexpr size_t kSpareEntries = 64;
 
 uint64_t page_of(TargetAddr a) {
   return a.value / kPageBytes;
 }
 
-/// A code region and the sites that it serves.
-struct Neighbourhood {
-  std::vector<const PlannedSite*> sites;
-  std::vector<AddressRange> modules;
-  TargetAddr base;
-  CodeImage code;
-};
-
-/// A page or two at the one place (or one of the few) where a punned jump can lead; on it a jump to
-/// the detour.
-struct SteppingStone {
-  TargetAddr at;    ///< where the punned jump leads
-  TargetAddr base;  ///< page
-  uint64_t size_bytes = 0;
-};
-
 /// Everything that the stop needs, made while the target runs.
 struct Prepared {
+  AddressPlan addresses;
+  std::vector<CodeImage> code;  ///< one a neighbourhood
   shm::RegionLayout layout;
-  std::vector<Neighbourhood> neighbourhoods;
-  std::map<const PlannedSite*, SteppingStone> stones;
-  TargetAddr data_base, private_base;
+  Mapping image;             ///< of the data region: formatted, BEGIN has run on it
+  shm::Region image_region;  ///< over `image`
   std::vector<abi::SafeRange> safe_ranges;
   int seccomp_mode = 0;
 };
 
-/// Each costs a mapping in the target: a last resort for single functions, not for thousands.
-constexpr size_t kMaxSteppingStones = 64;
-constexpr uint64_t kGuardBytes = 64 << 10, kBrkRoomBytes = uint64_t{1} << 30;
-constexpr uint64_t kLowestAddress = 64 << 10, kHighestAddress = uint64_t{0x7fff} << 32;
-
-/// Is [start, end) free, and not needed by the target later: not above its break, not below its
-/// main stack?
-bool is_free(const std::vector<os::MapEntry>& maps,
-             const target::GapRules& rules,
-             uint64_t start,
-             uint64_t end) {
-  if (start < kLowestAddress || end > kHighestAddress) return false;
-  if (rules.start_brk != 0 && end > rules.start_brk && start < rules.start_brk + kBrkRoomBytes)
-    return false;
-  for (const os::MapEntry& m : maps) {
-    bool is_stack = m.path == "[stack]";
-    uint64_t low = m.start.value -
-                   std::min(m.start.value, is_stack ? rules.stack_limit_bytes + kGuardBytes : 0);
-    if (start < m.end.value && end > low) return false;
-  }
-  return true;
-}
-
-/// The first free place among those that a punned jump can reach.
-std::optional<SteppingStone> find_stepping_stone(const std::vector<os::MapEntry>& maps,
-                                                 const target::GapRules& rules,
-                                                 const patch::SitePlan& plan) {
-  auto reach = patch::pun_targets(plan);
-  for (uint64_t at = reach.first.value;;) {
-    uint64_t base = at & ~(kPageBytes - 1),
-             end = (at + kSteppingStoneBytes + kPageBytes - 1) & ~(kPageBytes - 1);
-    if (is_free(maps, rules, base, end))
-      return SteppingStone{TargetAddr(at), TargetAddr(base), end - base};
-    // The next page's first byte; a place that ends on the next page was tried with it.
-    uint64_t next = base + kPageBytes;
-    if (next > reach.last.value || next < at) return std::nullopt;
-    at = next;
-  }
-}
-
-/// Keeps a place that was just chosen from being chosen again.
-void occupy(std::vector<os::MapEntry>& maps, TargetAddr start, uint64_t size_bytes) {
-  os::MapEntry entry;
-  entry.start = start;
-  entry.end = start + size_bytes;
-  auto at = std::ranges::upper_bound(maps, start, {}, &os::MapEntry::start);
-  maps.insert(at, entry);
-}
+/// One edit, and the site that it is for.
+struct Write {
+  const patch::Edit* edit = nullptr;
+  const BuiltSite* site = nullptr;
+};
 
 /// Read-only data of the program itself, of libc and of the loader: these are never unmapped, so a
 /// probe may read them with a plain load.
@@ -143,15 +89,15 @@ class Attacher {
   Attacher(const Target& target, const AttachContext& context, std::shared_ptr<ProcessPlan> plan)
       : target_(target), context_(context), plan_(std::move(plan)) {}
 
-  /// Chooses addresses and makes all code. The target runs.
+  /// Chooses addresses, makes all code and all data. The target runs.
   Result<void> prepare();
   /// Patches the stopped process. On error roll_back() puts back what has changed in it.
   Result<void> commit(StoppedProcess& process);
   /// After a failed commit, in the same stop. Only what this attacher has made is taken out:
   /// another spile may hold the process by now, at the very addresses that were meant for us.
   void roll_back(StoppedProcess& process);
-  /// Sites that threads stand in the way of, and stay: a punned jump where that fits, else left out
-  /// for good.
+  /// Sites that threads stand in the way of, and stay: as short sites where that fits, else left
+  /// out for good.
   void give_up_blocked_sites();
 
   std::unique_ptr<Attachment> finish(std::unique_ptr<Target> target);
@@ -162,26 +108,31 @@ class Attacher {
 
  private:
   std::vector<const PlannedSite*> active_sites() const;
-  void make_neighbourhoods();
   Result<void> choose_addresses();
-  Result<void> choose_stepping_stones(std::vector<os::MapEntry>& maps,
-                                      const target::GapRules& rules);
   Result<void> build_code();
+  Result<CodeImage> build_neighbourhood(const Neighbourhood& n);
+  Result<void> lay_out_data();
+  Result<void> make_data();
+  void collect_writes();
   Result<void> check_unchanged(const StoppedProcess& process) const;
   Result<void> find_blocked_sites(const StoppedProcess& process);
   const BuiltSite* site_around(const target::StoppedThread& thread) const;
   Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;
+  std::vector<target::RegionSpec> region_specs() const;
   Result<void> map_regions(StoppedProcess& process);
   Result<void> fill_data();
   Result<void> fill_code(const StoppedProcess& process);
-  abi::RtConsts constants(std::optional<int64_t> tid_offset, const Neighbourhood& n) const;
+  void fill_stones();
+  abi::RtConsts constants(std::optional<int64_t> tid_offset, TargetAddr code_base) const;
   void write_journal_ahead();
   Result<void> move_threads(StoppedProcess& process);
   Result<void> write_jumps(const StoppedProcess& process);
+  Result<void> write_page(const StoppedProcess& process, size_t first, size_t last);
   void set_state(abi::JournalState state);
   void refuse(const PlannedSite& site, const std::string& reason);
   std::vector<PatchedSite> patched_sites() const;
   std::vector<RegionRange> ranges() const;
+  void add_reports(const BuiltSite& built, std::vector<SiteReport>& reports) const;
 
   const Target& target_;
   const AttachContext& context_;
@@ -190,8 +141,9 @@ class Attacher {
   Prepared prepared_;
   Mapping data_;
   shm::Region region_;
-  std::vector<Mapping> code_;
-  std::vector<const BuiltSite*> built_;  // by address
+  std::vector<Mapping> code_;            ///< one a neighbourhood, then that of the stones
+  std::vector<const BuiltSite*> built_;  ///< by address
+  std::vector<Write> writes_;            ///< by level, then by address
   std::vector<SiteReport> refused_;
   std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;
@@ -208,152 +160,144 @@ std::vector<const PlannedSite*> Attacher::active_sites() const {
 }
 
 void Attacher::refuse(const PlannedSite& site, const std::string& reason) {
-  SiteReport report = describe(site, target_.pid(), *context_.bundle);
-  report.refused = true;
-  report.reason = reason;
-  refused_.push_back(std::move(report));
   dropped_.insert(&site);
+  for (SiteReport& report : describe(site, target_.pid(), *context_.bundle)) {
+    report.refused = true;
+    report.reason = reason;
+    refused_.push_back(std::move(report));
+  }
 }
 
 // ---- while the target runs
 // -----------------------------------------------------------------------------------------
 
-/// Sites whose modules lie within reach of one region share it: the program and its libraries
-/// usually make two.
-void Attacher::make_neighbourhoods() {
-  prepared_.neighbourhoods.clear();
-  for (const PlannedSite* site : active_sites()) {
-    const target::Module& m = site->image->module();
-    AddressRange range{m.start, m.end};
-    Neighbourhood* home = nullptr;
-    for (Neighbourhood& n : prepared_.neighbourhoods) {
-      TargetAddr low = std::min(n.modules.front().start, range.start), high = range.end;
-      for (const AddressRange& other : n.modules) {
-        low = std::min(low, other.start);
-        high = std::max(high, other.end);
-      }
-      // Half of the reach is left for the region itself and for finding a gap.
-      if (static_cast<uint64_t>(high - low) < kReach / 2) home = &n;
-    }
-    if (home == nullptr) home = &prepared_.neighbourhoods.emplace_back();
-    home->sites.push_back(site);
-    bool known = std::ranges::any_of(home->modules,
-                                     [&](const AddressRange& r) { return r.start == range.start; });
-    if (!known) home->modules.push_back(range);
-  }
-}
-
-Result<void> Attacher::choose_stepping_stones(std::vector<os::MapEntry>& maps,
-                                              const target::GapRules& rules) {
-  for (const PlannedSite* site : active_sites()) {
-    if (site->plan.mechanism != patch::Mechanism::kPunned) continue;
-    if (prepared_.stones.size() == kMaxSteppingStones) {
-      refuse(*site, fmt::format("only a punned jump fits here, and {} others are in use already",
-                                kMaxSteppingStones));
-      continue;
-    }
-    auto stone = find_stepping_stone(maps, rules, site->plan);
-    if (!stone) {
-      refuse(*site,
-             "only a punned jump fits here, and the addresses that it could lead to are taken");
-      continue;
-    }
-    occupy(maps, stone->base, stone->size_bytes);
-    prepared_.stones.emplace(site, *stone);
-  }
-  for (Neighbourhood& n : prepared_.neighbourhoods)
-    std::erase_if(n.sites, [&](const PlannedSite* s) { return dropped_.contains(s); });
-  std::erase_if(prepared_.neighbourhoods, [](const Neighbourhood& n) { return n.sites.empty(); });
-  return {};
-}
-
 Result<void> Attacher::choose_addresses() {
-  SPILE_TRY(auto maps, target_.maps());
-  SPILE_TRY(auto rules, target::gap_rules(target_));
-  std::vector<AddressRange> near_code;
-  for (Neighbourhood& n : prepared_.neighbourhoods) {
-    uint64_t size = max_code_bytes(*context_.bundle, n.sites);
-    auto gap = target::find_gap(maps, rules, n.modules, size);
-    if (!gap)
-      return forward(gap, "find room for {} KiB of code near {}", size / 1024,
-                     n.sites.front()->image->module().path);
-    n.base = *gap;
-    occupy(maps, n.base, size);
-    if (near_code.empty()) near_code.push_back({n.base, n.base + size});
-  }
-  SPILE_TRY_VOID(choose_stepping_stones(maps, rules));
-  // The per-thread page lies right below the data region: that is how an adopter recognises it.
-  SPILE_TRY(TargetAddr data,
-            target::find_gap(maps, rules, near_code, prepared_.layout.size_bytes + kPageBytes));
-  prepared_.private_base = data;
-  prepared_.data_base = data + kPageBytes;
+  SPILE_TRY(prepared_.addresses, plan_addresses(target_, *context_.bundle, active_sites()));
+  for (const auto& [site, refusal] : prepared_.addresses.refused) refuse(*site, refusal.reason);
   return {};
+}
+
+/// The site table has an entry an edit, so its size is known only now.
+Result<void> Attacher::lay_out_data() {
+  size_t edits = active_sites().size() + kSpareEntries;
+  for (const auto& [site, placement] : prepared_.addresses.placements)
+    edits += placement.edits.size();
+  shm::RegionOptions options;
+  options.site_capacity = static_cast<uint32_t>(edits);
+  SPILE_TRY(prepared_.layout, shm::plan_region(*context_.bundle, options));
+  return place_data(target_, prepared_.layout.size_bytes, prepared_.addresses);
+}
+
+Result<CodeImage> Attacher::build_neighbourhood(const Neighbourhood& n) {
+  TargetAddr data_base = prepared_.addresses.data_base;
+  CodeRequest request;
+  request.base = n.base;
+  request.bundle = context_.bundle;
+  request.analyses = context_.analyses;
+  for (size_t i = 0; i < prepared_.layout.maps.size(); i++)
+    request.maps.push_back(shm::map_descriptor(prepared_.layout, i, data_base.value));
+  request.sites = n.sites;
+  request.placements = &prepared_.addresses.placements;
+  bool has_rdpid = (shm::consts_for(prepared_.layout, data_base.value, n.base.value).flags &
+                    abi::kHasRdpid) != 0;
+  request.cpu = has_rdpid ? jit::CpuNumber::kRdpid : jit::CpuNumber::kLsl;
+  request.cpu_stats = data_base + abi::kStatsOffset;
+  request.cpu_mask = prepared_.layout.cpu_slots - 1;
+  request.count_hits = context_.count_hits;
+  return user_engine::build_code(request);
 }
 
 Result<void> Attacher::build_code() {
-  for (Neighbourhood& n : prepared_.neighbourhoods) {
-    CodeRequest request;
-    request.base = n.base;
-    request.bundle = context_.bundle;
-    request.analyses = context_.analyses;
-    for (size_t i = 0; i < prepared_.layout.maps.size(); i++) {
-      request.maps.push_back(shm::map_descriptor(prepared_.layout, i, prepared_.data_base.value));
-    }
-    request.sites = n.sites;
-    for (const auto& [site, stone] : prepared_.stones)
-      request.stepping_stones.emplace(site, stone.at);
-    bool has_rdpid =
-        (shm::consts_for(prepared_.layout, prepared_.data_base.value, n.base.value).flags &
-         abi::kHasRdpid) != 0;
-    request.cpu = has_rdpid ? jit::CpuNumber::kRdpid : jit::CpuNumber::kLsl;
-    request.cpu_stats = prepared_.data_base + abi::kStatsOffset;
-    request.cpu_mask = prepared_.layout.cpu_slots - 1;
-    request.count_hits = context_.count_hits;
-    SPILE_TRY(n.code, user_engine::build_code(request));
-    for (const auto& [site, reason] : n.code.refused) refuse(*site, reason);
+  for (const Neighbourhood& n : prepared_.addresses.neighbourhoods) {
+    SPILE_TRY(auto code, build_neighbourhood(n));
+    for (const auto& [site, reason] : code.refused) refuse(*site, reason);
+    prepared_.code.push_back(std::move(code));
   }
+  return {};
+}
+
+/// Made here, in memory of our own, and copied in the stop: it holds no addresses.
+Result<void> Attacher::make_data() {
+  uint64_t size = prepared_.layout.size_bytes;
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return fail_errno(errno, "map {} bytes for maps and rings", size);
+  prepared_.image = Mapping(memory, size);
+  SPILE_TRY(prepared_.image_region, shm::Region::format(prepared_.image.bytes(), prepared_.layout));
+  context_.clock->publish(prepared_.image_region.time_page());
+  if (context_.bundle->start_map >= 0) {
+    timespec now = {};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t ns =
+        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+    uint32_t index = 0;
+    SPILE_TRY_VOID(shm::update(
+        prepared_.image_region, static_cast<size_t>(context_.bundle->start_map),
+        {reinterpret_cast<const uint8_t*>(&index), 4}, {reinterpret_cast<const uint8_t*>(&ns), 8}));
+  }
+  if (context_.begin) return context_.begin(prepared_.image_region);
   return {};
 }
 
 Result<void> Attacher::prepare() {
   blocked_.clear();
+  built_.clear();
+  writes_.clear();
   prepared_ = {};
-  shm::RegionOptions options;
-  options.site_capacity = static_cast<uint32_t>(std::max<size_t>(1, plan_->sites.size()));
-  SPILE_TRY(prepared_.layout, shm::plan_region(*context_.bundle, options));
-  make_neighbourhoods();
   SPILE_TRY_VOID(choose_addresses());
+  if (!has_sites()) return {};
+  SPILE_TRY_VOID(lay_out_data());
   SPILE_TRY_VOID(build_code());
+  SPILE_TRY_VOID(make_data());
+  collect_writes();
   prepared_.safe_ranges = safe_ranges(target_);
   prepared_.seccomp_mode = target_.seccomp_mode();
   return {};
+}
+
+void Attacher::collect_writes() {
+  for (const CodeImage& code : prepared_.code) {
+    for (const BuiltSite& site : code.sites) built_.push_back(&site);
+  }
+  std::ranges::sort(built_, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+  for (const BuiltSite* site : built_) {
+    for (const patch::Edit& edit : site->edits) writes_.push_back({&edit, site});
+  }
+  std::ranges::sort(writes_, {},
+                    [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
 }
 
 // ---- while it is stopped
 // -------------------------------------------------------------------------------------------
 
 /// The plan was made while the target ran: since then a library may have gone, or another tool may
-/// have come.
+/// have come. The bytes behind an edit may be part of its jump.
 Result<void> Attacher::check_unchanged(const StoppedProcess& process) const {
   std::vector<uint8_t> page;
-  for (size_t first = 0; first < built_.size();) {
-    TargetAddr start = built_[first]->site->plan.site;
+  for (size_t first = 0; first < writes_.size();) {
+    TargetAddr start = writes_[first].edit->at;
     page.resize(2 * kPageBytes);
     page.resize(process.memory().read_some(start, page));
     size_t i = first;
-    for (; i < built_.size() && page_of(built_[i]->site->plan.site) == page_of(start); i++) {
-      const patch::SitePlan& plan = built_[i]->site->plan;
-      auto offset = static_cast<size_t>(plan.site - start);
-      bool same = page.size() >= offset + std::max(plan.window.size(), plan.before.size()) &&
-                  std::equal(plan.before.begin(), plan.before.end(),
-                             page.begin() + static_cast<ptrdiff_t>(offset)) &&
-                  std::equal(plan.window.begin(), plan.window.end(),
+    for (; i < writes_.size() && page_of(writes_[i].edit->at) == page_of(start) &&
+           writes_[i].edit->at >= start;
+         i++) {
+      const Write& write = writes_[i];
+      const patch::SitePlan& plan = write.site->site->plan;
+      size_t own = write.edit->before.size(), size = std::max(own, kJumpReachBytes);
+      if (write.edit->at == plan.site) size = std::max(size, plan.window.size());
+      auto original = write.site->site->image->original(write.edit->at, size);
+      auto offset = static_cast<size_t>(write.edit->at - start);
+      // Behind the own bytes the mapping may end.
+      size_t readable = std::min(original.size(), page.size() - std::min(page.size(), offset));
+      bool same = readable >= own &&
+                  std::equal(original.begin(), original.begin() + static_cast<ptrdiff_t>(readable),
                              page.begin() + static_cast<ptrdiff_t>(offset));
       if (!same)
         return fail(ErrorCode::kUnsafe,
                     "the code at {} has changed since it was looked at: unloaded, or patched by "
                     "another tool",
-                    plan.site);
+                    write.edit->at);
     }
     first = i;
   }
@@ -375,7 +319,7 @@ const BuiltSite* Attacher::site_around(const target::StoppedThread& thread) cons
 Result<TargetAddr> Attacher::rip_after(const BuiltSite& site,
                                        const target::StoppedThread& thread) const {
   bool in_syscall = static_cast<int64_t>(thread.registers.orig_rax) >= 0;
-  return patch::rip_after_attach(site.site->plan, site.displaced, TargetAddr(thread.registers.rip),
+  return patch::rip_after_attach(site.site->plan, site.segments, TargetAddr(thread.registers.rip),
                                  in_syscall);
 }
 
@@ -388,8 +332,9 @@ Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
   }
   std::map<TargetAddr, const PlannedSite*> heads;
   for (const PlannedSite* site : active_sites()) {
-    for (size_t i = 1; i < site->plan.heads.size(); i++)
-      heads.emplace(site->plan.site + site->plan.heads[i], site);
+    for (uint8_t head : site->plan.heads) {
+      if (head > 0 && head < site->plan.written) heads.emplace(site->plan.site + head, site);
+    }
   }
   if (!heads.empty()) {
     auto interrupted =
@@ -404,21 +349,26 @@ Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
   return fail(ErrorCode::kBusy, "a thread is inside the code to be patched");
 }
 
-Result<void> Attacher::map_regions(StoppedProcess& process) {
+std::vector<target::RegionSpec> Attacher::region_specs() const {
+  using Kind = target::RegionSpec::Kind;
+  const AddressPlan& addresses = prepared_.addresses;
   std::vector<target::RegionSpec> specs;
-  for (const Neighbourhood& n : prepared_.neighbourhoods) {
-    specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), n.base,
-                     n.code.bytes.size(), true});
+  for (const CodeImage& code : prepared_.code) {
+    specs.push_back({Kind::kCode, std::string(kCodeName), code.base, code.bytes.size(), true});
   }
-  for (const auto& [site, stone] : prepared_.stones) {
-    specs.push_back({target::RegionSpec::Kind::kCode, std::string(kCodeName), stone.base,
-                     stone.size_bytes, true});
+  if (!addresses.stone_pages.empty()) {
+    target::RegionSpec stones{Kind::kCode, std::string(kCodeName), {}, 0, true};
+    for (const AddressRange& page : addresses.stone_pages) stones.add_piece(page);
+    specs.push_back(std::move(stones));
   }
-  specs.push_back({target::RegionSpec::Kind::kData, std::string(kDataName), prepared_.data_base,
+  specs.push_back({Kind::kData, std::string(kDataName), addresses.data_base,
                    prepared_.layout.size_bytes, false});
-  specs.push_back(
-      {target::RegionSpec::Kind::kPrivate, {}, prepared_.private_base, kPageBytes, true});
-  SPILE_TRY(auto memories, target::map_shared(process, specs));
+  specs.push_back({Kind::kPrivate, {}, addresses.private_base, kPageBytes, true});
+  return specs;
+}
+
+Result<void> Attacher::map_regions(StoppedProcess& process) {
+  SPILE_TRY(auto memories, target::map_shared(process, region_specs()));
   mapped_ = true;
   code_.clear();
   for (target::RemoteMemory& memory : memories) {
@@ -432,24 +382,23 @@ Result<void> Attacher::map_regions(StoppedProcess& process) {
   return {};
 }
 
+/// Fresh memory is zero, as most of the image is.
 Result<void> Attacher::fill_data() {
-  SPILE_TRY(region_, shm::Region::format(data_.bytes(), prepared_.layout));
-  context_.clock->publish(region_.time_page());
-  if (context_.bundle->start_map >= 0) {
-    timespec now = {};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    uint64_t ns =
-        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-    uint32_t index = 0;
-    SPILE_TRY_VOID(shm::update(region_, static_cast<size_t>(context_.bundle->start_map),
-                               {reinterpret_cast<const uint8_t*>(&index), 4},
-                               {reinterpret_cast<const uint8_t*>(&ns), 8}));
+  static constexpr std::array<uint8_t, kPageBytes> kZeroes{};
+  auto from = prepared_.image.bytes();
+  auto to = data_.bytes();
+  for (size_t at = 0; at < from.size(); at += kPageBytes) {
+    if (std::memcmp(&from[at], kZeroes.data(), kPageBytes) != 0)
+      std::memcpy(&to[at], &from[at], kPageBytes);
   }
+  SPILE_TRY(region_, shm::Region::view(to, prepared_.layout));
+  context_.clock->publish(region_.time_page());
   return {};
 }
 
-abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, const Neighbourhood& n) const {
-  abi::RtConsts consts = shm::consts_for(prepared_.layout, prepared_.data_base.value, n.base.value);
+abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, TargetAddr code_base) const {
+  abi::RtConsts consts =
+      shm::consts_for(prepared_.layout, prepared_.addresses.data_base.value, code_base.value);
   if (tid_offset) {
     consts.tid_source = abi::TidSource::kFsField;
     consts.tid_fs_offset = static_cast<int32_t>(*tid_offset);
@@ -460,7 +409,7 @@ abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, const Neigh
     consts.tgid_inside = static_cast<uint32_t>(status->innermost_tid);
     consts.tgid_outside = static_cast<uint32_t>(target_.pid());
   }
-  consts.wipe_on_fork = prepared_.private_base.value;
+  consts.wipe_on_fork = prepared_.addresses.private_base.value;
   consts.safe_range_count = static_cast<uint32_t>(prepared_.safe_ranges.size());
   std::ranges::copy(prepared_.safe_ranges, consts.safe_ranges);
   return consts;
@@ -468,29 +417,38 @@ abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, const Neigh
 
 Result<void> Attacher::fill_code(const StoppedProcess& process) {
   const auto tid_offset = process.tid_offset();
-  for (size_t i = 0; i < prepared_.neighbourhoods.size(); i++) {
-    const Neighbourhood& n = prepared_.neighbourhoods[i];
+  for (size_t i = 0; i < prepared_.code.size(); i++) {
+    const CodeImage& code = prepared_.code[i];
     std::span<uint8_t> memory = code_[i].bytes();
-    std::memcpy(memory.data(), n.code.bytes.data(), n.code.bytes.size());
+    std::memcpy(memory.data(), code.bytes.data(), code.bytes.size());
     SPILE_TRY(uint64_t bodies,
-              shm::write_code_prefix(memory, prepared_.layout, constants(tid_offset, n)));
+              shm::write_code_prefix(memory, prepared_.layout, constants(tid_offset, code.base)));
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
-    // Our writable view goes: from here on nobody can change this code.
-    code_[i].reset();
   }
-  size_t next = prepared_.neighbourhoods.size();
-  for (const auto& [site, stone] : prepared_.stones) {
-    Mapping& page = code_[next++];
-    std::memset(page.data(), 0xcc, page.size());
-    auto built = std::ranges::find(built_, site, &BuiltSite::site);
-    // Refused meanwhile (its detour would need too much stack): nothing will jump there.
-    if (built != built_.end()) {
-      auto code = stepping_stone((*built)->detour);
-      std::memcpy(page.data() + (stone.at - stone.base), code.data(), code.size());
-    }
-    page.reset();
-  }
+  fill_stones();
+  // Our writable views go: from here on nobody can change this code.
+  code_.clear();
   return {};
+}
+
+void Attacher::fill_stones() {
+  const AddressPlan& addresses = prepared_.addresses;
+  if (addresses.stone_pages.empty()) return;
+  std::span<uint8_t> memory = code_.back().bytes();
+  std::ranges::fill(memory, uint8_t{0xcc});
+  for (const BuiltSite* built : built_) {
+    auto placed = addresses.placements.find(built->site);
+    if (placed == addresses.placements.end()) continue;
+    size_t offset = 0;
+    for (const AddressRange& page : addresses.stone_pages) {
+      if (page.contains(placed->second.stone)) {
+        auto bytes = patch::stone_bytes(built->detour);
+        std::memcpy(&memory[offset + static_cast<size_t>(placed->second.stone - page.start)],
+                    bytes.data(), bytes.size());
+      }
+      offset += page.size();
+    }
+  }
 }
 
 void Attacher::set_state(abi::JournalState state) {
@@ -508,34 +466,39 @@ void Attacher::write_journal_ahead() {
   if (auto stat = os::read_stat(getpid(), getpid())) journal.tracer_start_time = stat->start_time;
   journal.target_start_time = target_.start_time();
   journal.region_count = 0;
-  for (const Neighbourhood& n : prepared_.neighbourhoods) {
+  for (const CodeImage& code : prepared_.code) {
     if (journal.region_count + 2 < abi::kMaxRegions) {
-      journal.regions[journal.region_count++] = {n.base.value, n.code.bytes.size(), 0,
+      journal.regions[journal.region_count++] = {code.base.value, code.bytes.size(), 0,
                                                  abi::RegionKind::kCode, 0};
     }
   }
-  journal.regions[journal.region_count++] = {prepared_.data_base.value, prepared_.layout.size_bytes,
-                                             0, abi::RegionKind::kData, 0};
-  journal.regions[journal.region_count++] = {prepared_.private_base.value, kPageBytes, 0,
+  journal.regions[journal.region_count++] = {prepared_.addresses.data_base.value,
+                                             prepared_.layout.size_bytes, 0, abi::RegionKind::kData,
+                                             0};
+  journal.regions[journal.region_count++] = {prepared_.addresses.private_base.value, kPageBytes, 0,
                                              abi::RegionKind::kPerThread, 0};
   set_state(abi::JournalState::kMapped);
   journaled_ = true;
 
   auto entries = region_.sites_untrusted();
-  for (size_t i = 0; i < built_.size(); i++) {
-    const BuiltSite& site = *built_[i];
+  SPILE_CHECK(writes_.size() <= entries.size());
+  for (size_t i = 0; i < writes_.size(); i++) {
+    const patch::Edit& edit = *writes_[i].edit;
+    const PlannedSite& site = *writes_[i].site->site;
     abi::SiteEntry entry = {};
-    entry.address = site.site->plan.site.value;
-    entry.file_offset = site.site->image->file_offset(site.site->plan.site).value;
-    entry.detour = site.detour.value;
-    entry.cookie = static_cast<uint32_t>(site.site->probes.front());
-    entry.length = patch::kPatchBytes;
-    std::ranges::copy(site.site->plan.before, entry.original);
-    std::ranges::copy(site.patched, entry.patched);
+    entry.address = edit.at.value;
+    entry.file_offset = site.image->file_offset(edit.at).value;
+    entry.detour = writes_[i].site->detour.value;
+    entry.cookie =
+        site.probes.empty() ? abi::kNoProbe : static_cast<uint32_t>(site.probes.front().front());
+    entry.length = static_cast<uint8_t>(edit.after.size());
+    entry.level = edit.level;
+    std::ranges::copy(edit.before, entry.original);
+    std::ranges::copy(edit.after, entry.patched);
     entry.state = abi::SiteState::kPlanned;
     entries[i] = entry;
   }
-  journal.site_count = static_cast<uint32_t>(built_.size());
+  journal.site_count = static_cast<uint32_t>(writes_.size());
   set_state(abi::JournalState::kPatching);
 }
 
@@ -555,46 +518,45 @@ Result<void> Attacher::move_threads(StoppedProcess& process) {
   return {};
 }
 
-/// One write a page: the sites of a page change together.
+/// One write a page: the edits of one level on one page change together.
 Result<void> Attacher::write_jumps(const StoppedProcess& process) {
-  auto entries = region_.sites_untrusted();
-  for (size_t first = 0; first < built_.size();) {
+  for (size_t first = 0; first < writes_.size();) {
     size_t last = first;
-    while (last + 1 < built_.size() &&
-           page_of(built_[last + 1]->site->plan.site) == page_of(built_[first]->site->plan.site))
+    while (last + 1 < writes_.size() &&
+           writes_[last + 1].edit->level == writes_[first].edit->level &&
+           page_of(writes_[last + 1].edit->at) == page_of(writes_[first].edit->at))
       last++;
-    TargetAddr start = built_[first]->site->plan.site;
-    std::vector<uint8_t> bytes(static_cast<size_t>(built_[last]->site->plan.site - start) +
-                               patch::kPatchBytes);
-    SPILE_TRY_VOID(process.memory().read(start, bytes));
-    for (size_t i = first; i <= last; i++) {
-      std::ranges::copy(built_[i]->patched, bytes.begin() + (built_[i]->site->plan.site - start));
-    }
-    auto written = process.memory().write(start, bytes);
-    if (!written) return forward(written, "write {} jumps at {}", last - first + 1, start);
-    for (size_t i = first; i <= last; i++) {
-      __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[i].state),
-                       static_cast<uint8_t>(abi::SiteState::kPatched), __ATOMIC_RELEASE);
-    }
+    SPILE_TRY_VOID(write_page(process, first, last));
     first = last + 1;
   }
   return {};
 }
 
-Result<void> Attacher::commit(StoppedProcess& process) {
-  built_.clear();
-  for (const Neighbourhood& n : prepared_.neighbourhoods) {
-    for (const BuiltSite& site : n.code.sites) built_.push_back(&site);
+Result<void> Attacher::write_page(const StoppedProcess& process, size_t first, size_t last) {
+  TargetAddr start = writes_[first].edit->at;
+  const patch::Edit& end = *writes_[last].edit;
+  std::vector<uint8_t> bytes(static_cast<size_t>(end.at - start) + end.after.size());
+  SPILE_TRY_VOID(process.memory().read(start, bytes));
+  for (size_t i = first; i <= last; i++)
+    std::ranges::copy(writes_[i].edit->after, bytes.begin() + (writes_[i].edit->at - start));
+  auto written = process.memory().write(start, bytes);
+  if (!written) return forward(written, "write {} jumps at {}", last - first + 1, start);
+  auto entries = region_.sites_untrusted();
+  for (size_t i = first; i <= last; i++) {
+    __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[i].state),
+                     static_cast<uint8_t>(abi::SiteState::kPatched), __ATOMIC_RELEASE);
   }
-  std::ranges::sort(built_, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+  return {};
+}
 
+Result<void> Attacher::commit(StoppedProcess& process) {
   SPILE_TRY_VOID(check_unchanged(process));
   SPILE_TRY_VOID(find_blocked_sites(process));
   SPILE_TRY_VOID(map_regions(process));
   // Beyond this point the target has mappings of ours, and nothing in it uses them.
   SPILE_TRY_VOID(fill_data());
   SPILE_TRY_VOID(fill_code(process));
-  if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch(region_));
+  if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch());
   write_journal_ahead();
   // Beyond this point every change can be undone by whoever finds the journal.
   SPILE_TRY_VOID(move_threads(process));
@@ -617,42 +579,68 @@ void Attacher::roll_back(StoppedProcess& process) {
 }
 
 void Attacher::give_up_blocked_sites() {
-  for (PlannedSite& site : plan_->sites) {
-    if (!blocked_.contains(&site)) continue;
-    auto pun = patch::plan_pun(site.image->code(), site.plan.site);
-    if (pun && site.plan.mechanism != patch::Mechanism::kPunned) {
-      site.plan = std::move(*pun);
-    } else {
-      refuse(site,
+  for (const PlannedSite* site : std::exchange(blocked_, {})) {
+    if (site->plan.mechanism == patch::Mechanism::kShort) {
+      refuse(*site,
              "a thread stays inside the instructions to be replaced (or was interrupted there by a "
-             "signal, "
-             "or its stack cannot be searched for that)");
+             "signal, or its stack cannot be searched for that)");
+      continue;
+    }
+    dropped_.insert(site);
+    for (size_t i = 0; i < site->plan.probed.size(); i++) {
+      auto alone =
+          patch::plan_short(site->image->code(), site->plan.site + site->plan.probed[i].offset);
+      if (alone) {
+        plan_->sites.push_back({std::move(*alone), site->image, {site->probes[i]}});
+        continue;
+      }
+      SiteReport report = describe(*site, target_.pid(), *context_.bundle)[i];
+      report.refused = true;
+      report.reason = fmt::format(
+          "a thread stays inside the instructions to be replaced, and the first alone cannot be: "
+          "{}",
+          alone.error().reason);
+      refused_.push_back(std::move(report));
     }
   }
-  blocked_.clear();
 }
 
 std::vector<PatchedSite> Attacher::patched_sites() const {
   std::vector<PatchedSite> sites;
   for (const BuiltSite* b : built_)
-    sites.push_back({*b->site, b->detour, b->displaced, b->patched, b->stack_bytes});
+    sites.push_back({b->detour, b->segments, b->edits, b->stack_bytes});
   return sites;
 }
 
 /// In the order in which they are taken out: the data region last, for as long as anything is there
 /// the journal is too.
 std::vector<RegionRange> Attacher::ranges() const {
+  const AddressPlan& addresses = prepared_.addresses;
   std::vector<RegionRange> ranges;
-  for (const Neighbourhood& n : prepared_.neighbourhoods)
-    ranges.push_back({abi::RegionKind::kCode, {n.base, n.base + n.code.bytes.size()}});
-  for (const auto& [site, stone] : prepared_.stones) {
-    ranges.push_back({abi::RegionKind::kCode, {stone.base, stone.base + stone.size_bytes}});
-  }
+  for (const CodeImage& code : prepared_.code)
+    ranges.push_back({abi::RegionKind::kCode, {code.base, code.base + code.bytes.size()}});
+  for (const AddressRange& page : addresses.stone_pages)
+    ranges.push_back({abi::RegionKind::kCode, page});
   ranges.push_back(
-      {abi::RegionKind::kPerThread, {prepared_.private_base, prepared_.private_base + kPageBytes}});
+      {abi::RegionKind::kPerThread, {addresses.private_base, addresses.private_base + kPageBytes}});
   ranges.push_back({abi::RegionKind::kData,
-                    {prepared_.data_base, prepared_.data_base + prepared_.layout.size_bytes}});
+                    {addresses.data_base, addresses.data_base + prepared_.layout.size_bytes}});
   return ranges;
+}
+
+void Attacher::add_reports(const BuiltSite& built, std::vector<SiteReport>& reports) const {
+  auto placed = prepared_.addresses.placements.find(built.site);
+  for (SiteReport& report : describe(*built.site, target_.pid(), *context_.bundle)) {
+    if (placed != prepared_.addresses.placements.end()) {
+      report.mechanism = placed->second.how;
+      report.reason = placed->second.why;
+    }
+    report.after = report.before;
+    const patch::Edit& edit = built.edits.back();
+    report.after.resize(std::max(report.after.size(), edit.after.size()));
+    std::ranges::copy(edit.after, report.after.begin());
+    reports.push_back(std::move(report));
+  }
 }
 
 std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
@@ -660,13 +648,7 @@ std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
   attachment->pid = target_.pid();
   attachment->target = std::move(target);
   attachment->sites = patched_sites();
-  for (const BuiltSite* b : built_) {
-    SiteReport report = describe(*b->site, attachment->pid, *context_.bundle);
-    report.after = report.before;
-    report.after.resize(std::max(report.after.size(), patch::kPatchBytes));
-    std::ranges::copy(b->patched, report.after.begin());
-    attachment->reports.push_back(std::move(report));
-  }
+  for (const BuiltSite* b : built_) add_reports(*b, attachment->reports);
   for (auto* list : {&plan_->refused, &refused_}) {
     attachment->reports.insert(attachment->reports.end(), list->begin(), list->end());
   }
@@ -675,7 +657,6 @@ std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
   attachment->data = std::move(data_);
   attachment->region = std::move(region_);
   attachment->stopped_ns = stopped_ns_;
-  attachment->plan = std::move(*plan_);
   return attachment;
 }
 
@@ -748,7 +729,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     SPILE_TRY_VOID(attacher.prepare());
     if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, attacher.refused()));
 
-    // The stop: map, fill, journal, move threads, write jumps, go.
+    // The stop: look, map, fill, journal, move threads, write jumps, go.
     auto began = std::chrono::steady_clock::now();
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, StoppedProcess::stop(*target));

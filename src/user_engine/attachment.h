@@ -20,10 +20,9 @@ namespace spile::user_engine {
 
 /// A site that holds (or held) our jump.
 struct PatchedSite {
-  PlannedSite planned;
   TargetAddr detour;
-  x86::RelocatedCode displaced;
-  patch::PatchBytes patched{};
+  std::vector<patch::Segment> segments;
+  std::vector<patch::Edit> edits;
   uint32_t stack_bytes = 0;
 };
 
@@ -38,8 +37,7 @@ struct RegionRange {
 struct Attachment {
   pid_t pid = 0;
   std::unique_ptr<target::Target> target;
-  ProcessPlan plan;                ///< owns the images that sites point to
-  std::vector<PatchedSite> sites;  ///< by address
+  std::vector<PatchedSite> sites;
   std::vector<RegionRange> ranges;
   std::vector<os::MapEntry>
       mappings;  ///< the same as the kernel lists them, memory files only: children have them too
@@ -56,8 +54,10 @@ struct AttachContext {
   std::vector<bpf::Analysis> analyses;  ///< one a program: every program has passed the checker
   shm::Clock* clock = nullptr;
   bool count_hits = false;
-  /// Runs when the region is mapped and no code byte has changed: BEGIN.
-  std::function<Result<void>(shm::Region&)> before_patch;
+  /// Runs on the new maps before the process is stopped, once an attempt: BEGIN.
+  std::function<Result<void>(shm::Region&)> begin;
+  /// Runs in the stop, when all is mapped and no code byte has changed: for tests to fail there.
+  std::function<Result<void>()> before_patch;
 };
 
 /// Attaches to a running process.

@@ -17,6 +17,8 @@ constexpr uint64_t kDetourAlignment = 16;
 /// would cost more memory than they are worth.
 constexpr uint32_t kInlineLimitBytes = 256, kInlineLimitManyBytes = 96;
 constexpr size_t kManySites = 256;
+/// Of a window that does not relocate at the place where its size is asked for.
+constexpr size_t kMaxDisplacedBytes = 1024;
 
 uint32_t inline_limit(size_t sites) {
   return sites > kManySites ? kInlineLimitManyBytes : kInlineLimitBytes;
@@ -89,62 +91,87 @@ class Builder {
     bodies_.resize(request_.bundle->programs.size());
     jit::JitEnv env = environment();
     for (const PlannedSite* site : request_.sites) {
-      for (int probe : site->probes) {
-        auto program =
-            static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
-        if (bodies_[program]) continue;
-        align();
-        env.base = here();
-        auto body =
-            jit::compile(request_.bundle->programs[program].code, request_.analyses[program], env);
-        if (!body) return forward(body, "compile {}", request_.bundle->programs[program].name);
-        image_.bytes.insert(image_.bytes.end(), body->bytes.begin(), body->bytes.end());
-        bodies_[program] = std::move(*body);
+      for (const std::vector<int>& probes : site->probes) {
+        for (int probe : probes) SPILE_TRY_VOID(compile_body(program_of(probe), env));
       }
     }
     return {};
   }
 
+  size_t program_of(int probe) const {
+    return static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
+  }
+
+  Result<void> compile_body(size_t program, jit::JitEnv& env) {
+    if (bodies_[program]) return {};
+    align();
+    env.base = here();
+    auto body =
+        jit::compile(request_.bundle->programs[program].code, request_.analyses[program], env);
+    if (!body) return forward(body, "compile {}", request_.bundle->programs[program].name);
+    image_.bytes.insert(image_.bytes.end(), body->bytes.begin(), body->bytes.end());
+    bodies_[program] = std::move(*body);
+    return {};
+  }
+
+  /// A row of segments: each probed head's programs, then its instructions up to the next.
   Result<void> put_detour(const PlannedSite& site) {
     align();
+    const size_t start = image_.bytes.size();
     BuiltSite built;
     built.site = &site;
     built.detour = here();
-    auto detour = jit::emit_detour(detour_spec(site, built));
-    if (!detour && detour.error().code == ErrorCode::kUnsafe) {
-      image_.refused.emplace_back(&site, detour.error().message);
-      return {};
+    const auto starts = site.plan.segment_starts();
+    for (size_t i = 0; i < starts.size(); i++) {
+      auto& segment = built.segments.emplace_back(patch::Segment{here(), {}});
+      auto detour = jit::emit_detour(segment_spec(site, i, starts[i], segment));
+      if (!detour && detour.error().code == ErrorCode::kUnsafe) {
+        image_.refused.emplace_back(&site, detour.error().message);
+        image_.bytes.resize(start);
+        return {};
+      }
+      if (!detour) return forward(detour, "make the detour of {}", site.plan.site);
+      built.stack_bytes = std::max(built.stack_bytes, detour->stack_bytes);
+      image_.bytes.insert(image_.bytes.end(), detour->bytes.begin(), detour->bytes.end());
     }
-    if (!detour) return forward(detour, "make the detour of {}", site.plan.site);
-    built.stack_bytes = detour->stack_bytes;
-    auto stone = request_.stepping_stones.find(&site);
-    SPILE_TRY(built.patched, patch::patch_bytes(site.plan, stone == request_.stepping_stones.end()
-                                                               ? built.detour
-                                                               : stone->second));
-    image_.bytes.insert(image_.bytes.end(), detour->bytes.begin(), detour->bytes.end());
+    SPILE_TRY(built.edits, edits_of(site, built.detour));
     image_.sites.push_back(std::move(built));
     return {};
   }
 
-  jit::DetourSpec detour_spec(const PlannedSite& site, BuiltSite& built) const {
-    jit::DetourSpec spec;
-    spec.at = built.detour;
-    spec.site = site.plan.site;
-    for (int probe : site.probes) {
-      auto program =
-          static_cast<size_t>(request_.bundle->probes[static_cast<size_t>(probe)].program);
-      spec.programs.push_back({&*bodies_[program], static_cast<uint64_t>(probe)});
+  Result<std::vector<patch::Edit>> edits_of(const PlannedSite& site, TargetAddr detour) const {
+    if (request_.placements != nullptr) {
+      auto placed = request_.placements->find(&site);
+      if (placed != request_.placements->end()) return placed->second.edits;
     }
-    spec.flags_live = site.plan.flags_live;
+    SPILE_TRY(auto jump, patch::patch_bytes(site.plan, detour));
+    return std::vector{patch::Edit{site.plan.site,
+                                   {site.plan.before.begin(), site.plan.before.end()},
+                                   {jump.begin(), jump.end()}}};
+  }
+
+  jit::DetourSpec segment_spec(const PlannedSite& site,
+                               size_t index,
+                               uint8_t offset,
+                               patch::Segment& segment) const {
+    jit::DetourSpec spec;
+    spec.at = segment.entry;
+    spec.site = site.plan.site + offset;
+    auto head = std::ranges::find(site.plan.probed, offset, &patch::ProbedHead::offset);
+    if (head != site.plan.probed.end()) {
+      for (int probe : site.probes[static_cast<size_t>(head - site.plan.probed.begin())])
+        spec.programs.push_back({&*bodies_[program_of(probe)], static_cast<uint64_t>(probe)});
+      spec.flags_live = head->flags_live;
+      if (request_.count_hits)
+        spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
+                                    sizeof(abi::CpuStats), request_.cpu_mask};
+    }
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
-    if (request_.count_hits)
-      spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
-                                  sizeof(abi::CpuStats), request_.cpu_mask};
     if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;
-    spec.displaced = [&site, &built](TargetAddr at) -> Result<std::vector<uint8_t>> {
-      SPILE_TRY(built.displaced, patch::displaced_code(site.plan, at));
-      return built.displaced.bytes;
+    spec.displaced = [&site, index, &segment](TargetAddr at) -> Result<std::vector<uint8_t>> {
+      SPILE_TRY(segment.displaced, patch::displaced_segment(site.plan, index, at));
+      return segment.displaced.bytes;
     };
     return spec;
   }
@@ -176,19 +203,12 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
         program.code.size() * jit::kMaxBytesPerInsn + jit::kMaxBodyOverheadBytes + kDetourAlignment;
   size += bodies;
   for (const PlannedSite* site : sites) {
-    size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * site->probes.size() +
-            inline_limit(sites.size()) + patch::displaced_size_bytes(site->plan).value_or(256) +
-            kDetourAlignment;
+    size += patch::displaced_size_bytes(site->plan).value_or(kMaxDisplacedBytes) + kDetourAlignment;
+    for (const std::vector<int>& probes : site->probes)
+      size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * probes.size() +
+              inline_limit(sites.size());
   }
   return round_up(size, 4096);
-}
-
-std::array<uint8_t, kSteppingStoneBytes> stepping_stone(TargetAddr to) {
-  // ff 25 00000000   jmp *0(%rip)
-  // <address>
-  std::array<uint8_t, kSteppingStoneBytes> code = {0xff, 0x25};
-  std::memcpy(code.data() + 6, &to.value, sizeof to.value);
-  return code;
 }
 
 Result<CodeImage> build_code(const CodeRequest& request) {

@@ -13,6 +13,7 @@
 #include "bundle/bundle.h"
 #include "user_engine/jit/detour.h"
 #include "user_engine/jit/jit.h"
+#include "user_engine/patch/placement.h"
 #include "user_engine/site_plan.h"
 
 namespace spile::user_engine {
@@ -31,8 +32,8 @@ struct CodeRequest {
   std::span<const bpf::Analysis> analyses;  ///< one a program
   std::vector<abi::RtMap> maps;             ///< descriptors with addresses of the target
   std::vector<const PlannedSite*> sites;
-  /// Punned sites: where their jump leads, to a stepping stone that goes on to the detour.
-  std::map<const PlannedSite*, TargetAddr> stepping_stones;
+  /// Sites whose bytes are decided already: their jump leads to a stone that goes on to the detour.
+  const std::map<const PlannedSite*, patch::Placement>* placements = nullptr;
   jit::CpuNumber cpu = jit::CpuNumber::kRdpid;
   TargetAddr cpu_stats;  ///< of CPU slot 0
   uint32_t cpu_mask = 0;
@@ -42,8 +43,8 @@ struct CodeRequest {
 struct BuiltSite {
   const PlannedSite* site = nullptr;
   TargetAddr detour;
-  x86::RelocatedCode displaced;  ///< with the jump back
-  patch::PatchBytes patched{};   ///< what goes to the site
+  std::vector<patch::Segment> segments;  ///< the last with the jump back
+  std::vector<patch::Edit> edits;        ///< what is written; the last is at the site
   uint32_t stack_bytes = 0;
 };
 
@@ -54,10 +55,6 @@ struct CodeImage {
   std::vector<std::pair<const PlannedSite*, std::string>>
       refused;  ///< a hit would need more stack than there is
 };
-
-/// jmp *0(%rip); the address: reaches everything, touches no register.
-inline constexpr size_t kSteppingStoneBytes = 14;
-std::array<uint8_t, kSteppingStoneBytes> stepping_stone(TargetAddr to);
 
 /// An upper bound of the size, known before the address.
 uint64_t max_code_bytes(const bundle::Bundle& bundle, std::span<const PlannedSite* const> sites);

@@ -130,7 +130,7 @@ patch::Refusal no_stack_check(const patch::SitePlan& plan) {
 Result<void> check_memory(const target::Target& target,
                           const ModuleImage& image,
                           const patch::SitePlan& plan) {
-  size_t size = std::max(plan.window.size(), patch::kPatchBytes);
+  size_t size = std::max<size_t>(plan.window.size(), plan.written);
   std::vector<uint8_t> now(size);
   SPILE_TRY_VOID(target.memory().read(plan.site, now));
   auto original = image.original(plan.site, size);
@@ -149,7 +149,6 @@ class Planner {
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
     for (auto& [image, requests] : requests_) plan_module(*image, requests);
-    std::ranges::sort(plan_.sites, {}, [](const PlannedSite& s) { return s.plan.site; });
     return std::move(plan_);
   }
 
@@ -205,35 +204,46 @@ class Planner {
   void plan_module(const ModuleImage& image, const std::vector<Request>& requests) {
     std::vector<TargetAddr> addresses;
     for (const Request& r : requests) addresses.push_back(r.address);
-    auto outcomes = patch::plan_sites(image.code(), addresses);
-    std::map<TargetAddr, size_t> by_site;  // several names of one function share a site
-    for (size_t i = 0; i < outcomes.size(); i++) {
-      if (!outcomes[i]) {
-        plan_.refused.push_back(
-            refusal_report(image, requests[i], target_.pid(), outcomes[i].error()));
+    auto plans = patch::plan_windows(image.code(), addresses);
+    std::vector<const patch::Refusal*> refused(plans.sites.size());
+    std::deque<patch::Refusal> reasons;
+    std::vector<PlannedSite*> sites(plans.sites.size());
+    for (size_t i = 0; i < plans.sites.size(); i++) {
+      auto refusal = refuse_site(image, plans.sites[i]);
+      if (refusal) {
+        refused[i] = &reasons.emplace_back(std::move(*refusal));
         continue;
       }
-      if (image.is_go() && !outcomes[i]->go_stack_check) {
-        plan_.refused.push_back(
-            refusal_report(image, requests[i], target_.pid(), no_stack_check(*outcomes[i])));
-        continue;
-      }
-      auto [entry, is_new] = by_site.try_emplace(outcomes[i]->site, plan_.sites.size());
-      if (!is_new) {
-        plan_.sites[entry->second].probes.push_back(requests[i].probe);
-        continue;
-      }
-      if (auto checked = check_memory(target_, image, *outcomes[i]); !checked) {
-        patch::Refusal refusal;
-        refusal.kind = patch::RefusalKind::kBreakpoint;
-        refusal.address = outcomes[i]->site;
-        refusal.reason = checked.error().message;
-        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), refusal));
-        by_site.erase(entry);
-        continue;
-      }
-      plan_.sites.push_back({std::move(*outcomes[i]), &image, {requests[i].probe}});
+      size_t heads = plans.sites[i].probed.size();
+      sites[i] = &plan_.sites.emplace_back(
+          PlannedSite{std::move(plans.sites[i]), &image, std::vector<std::vector<int>>(heads)});
     }
+    for (size_t i = 0; i < requests.size(); i++) {
+      const auto& outcome = plans.outcomes[i];
+      const patch::Refusal* refusal = outcome ? refused[outcome->site] : &outcome.error();
+      if (refusal != nullptr) {
+        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), *refusal));
+        continue;
+      }
+      PlannedSite& site = *sites[outcome->site];
+      auto head = std::ranges::find(site.plan.probed, outcome->offset, &patch::ProbedHead::offset);
+      SPILE_CHECK(head != site.plan.probed.end());
+      site.probes[static_cast<size_t>(head - site.plan.probed.begin())].push_back(
+          requests[i].probe);
+    }
+  }
+
+  /// What the planner of the module's code cannot know.
+  std::optional<patch::Refusal> refuse_site(const ModuleImage& image,
+                                            const patch::SitePlan& plan) const {
+    if (image.is_go() && !plan.go_stack_check) return no_stack_check(plan);
+    auto checked = check_memory(target_, image, plan);
+    if (checked) return std::nullopt;
+    patch::Refusal refusal;
+    refusal.kind = patch::RefusalKind::kBreakpoint;
+    refusal.address = plan.site;
+    refusal.reason = checked.error().message;
+    return refusal;
   }
 
   const target::Target& target_;
@@ -250,20 +260,26 @@ Result<ProcessPlan> plan_process(const target::Target& target, const Bundle& bun
   return Planner(target, bundle, std::move(finder)).plan();
 }
 
-SiteReport describe(const PlannedSite& site, pid_t pid, const Bundle& bundle) {
-  SiteReport report;
-  report.pid = pid;
-  report.probe = site.probes.front();
-  std::string function = site.image->name_of(site.plan.site);
-  report.location = fmt::format(
-      "{}:{}", std::filesystem::path(site.image->module().path).filename().string(),
-      function.empty() ? bundle.probes.at(static_cast<size_t>(site.probes.front())).symbol
-                       : function);
-  report.address = site.plan.site.value;
-  report.mechanism = std::string(to_string(site.plan.mechanism));
-  report.reason = site.plan.reason;
-  report.before = site.plan.window;
-  return report;
+std::vector<SiteReport> describe(const PlannedSite& site, pid_t pid, const Bundle& bundle) {
+  std::vector<SiteReport> reports;
+  for (size_t i = 0; i < site.plan.probed.size(); i++) {
+    SiteReport report;
+    TargetAddr at = site.plan.site + site.plan.probed[i].offset;
+    report.pid = pid;
+    report.probe = site.probes[i].front();
+    std::string function = site.image->name_of(at);
+    report.location = fmt::format(
+        "{}:{}", std::filesystem::path(site.image->module().path).filename().string(),
+        function.empty() ? bundle.probes.at(static_cast<size_t>(report.probe)).symbol : function);
+    report.address = at.value;
+    report.mechanism = std::string(to_string(site.plan.mechanism));
+    report.reason = at == site.plan.site
+                        ? site.plan.reason
+                        : fmt::format("in the window at {}: {}", site.plan.site, site.plan.reason);
+    report.before = site.plan.window;
+    reports.push_back(std::move(report));
+  }
+  return reports;
 }
 
 }  // namespace spile::user_engine

@@ -3,6 +3,7 @@
 // Reads the process, neither stops nor changes it.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -14,16 +15,17 @@
 
 namespace spile::user_engine {
 
-/// One place that will be patched, and the probes that fire there.
+/// One window that will be patched, and the probes that fire in it.
 struct PlannedSite {
   patch::SitePlan plan;
   const ModuleImage* image = nullptr;
-  std::vector<int> probes;  ///< indices into Bundle::probes, in the script's order
+  /// For each of plan.probed: indices into Bundle::probes, in the script's order.
+  std::vector<std::vector<int>> probes;
 };
 
 struct ProcessPlan {
   std::vector<std::unique_ptr<ModuleImage>> images;  ///< only modules that have sites
-  std::vector<PlannedSite> sites;                    ///< by address
+  std::deque<PlannedSite> sites;                     ///< in no order; they stay where they are
   std::vector<engine::SiteReport> refused;
 };
 
@@ -32,8 +34,10 @@ struct ProcessPlan {
 /// A place that cannot be patched safely is no error: it is in `refused`.
 Result<ProcessPlan> plan_process(const target::Target& target, const bundle::Bundle& bundle);
 
-/// How a planned site is described to people: `spile sites`, -v.
-engine::SiteReport describe(const PlannedSite& site, pid_t pid, const bundle::Bundle& bundle);
+/// How the probed heads of a site are described to people: `spile sites`, -v. One report a head.
+std::vector<engine::SiteReport> describe(const PlannedSite& site,
+                                         pid_t pid,
+                                         const bundle::Bundle& bundle);
 
 /// The address of an IFUNC symbol is that of its resolver, which runs once, before main: not what
 /// anybody wants to trace.

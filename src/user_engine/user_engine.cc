@@ -12,6 +12,7 @@
 
 #include "abi/hit_frame.h"
 #include "bpf/interpreter.h"
+#include "user_engine/address_plan.h"
 #include "user_engine/attachment.h"
 #include "user_engine/detach.h"
 #include "user_engine/jit/print.h"
@@ -211,7 +212,7 @@ Result<void> UserTrace::add_ring(const shm::Region& region, pid_t pid) {
 
 Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& context) {
   // An attach that is tried again starts with a new region: BEGIN runs again, too.
-  context.before_patch = [&](shm::Region& region) -> Result<void> {
+  context.begin = [&](shm::Region& region) -> Result<void> {
     if (!attachments_.empty()) return {};
     return run_all(ProbeKind::kBegin, region);
   };
@@ -439,8 +440,27 @@ std::unique_ptr<engine::Engine> make_engine(const Options& options) {
 Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& bundle) {
   SPILE_TRY(auto target, target::Target::open(pid));
   SPILE_TRY(auto plan, plan_process(target, bundle));
+  std::vector<const PlannedSite*> sites;
+  for (const PlannedSite& site : plan.sites) sites.push_back(&site);
+  SPILE_TRY(auto addresses, plan_addresses(target, bundle, sites));
+  std::map<const PlannedSite*, const patch::Refusal*> refused;
+  for (const auto& [site, refusal] : addresses.refused) refused.emplace(site, &refusal);
   std::vector<engine::SiteReport> reports;
-  for (const PlannedSite& site : plan.sites) reports.push_back(describe(site, pid, bundle));
+  for (const PlannedSite* site : sites) {
+    auto placed = addresses.placements.find(site);
+    for (engine::SiteReport& report : describe(*site, pid, bundle)) {
+      if (placed != addresses.placements.end()) {
+        report.mechanism = placed->second.how;
+        report.reason = placed->second.why;
+      }
+      if (refused.contains(site)) {
+        report.refused = true;
+        report.reason = refused.at(site)->reason;
+      }
+      reports.push_back(std::move(report));
+    }
+  }
+  std::ranges::sort(reports, {}, &engine::SiteReport::address);
   reports.insert(reports.end(), plan.refused.begin(), plan.refused.end());
   return reports;
 }
@@ -463,11 +483,14 @@ Result<std::string> dump_code(pid_t pid, const Bundle& bundle) {
       request.maps.push_back(
           shm::map_descriptor(layout, i, request.base.value - layout.size_bytes));
     request.sites = {&site};
+    // How its jump is made does not matter here.
+    std::map<const PlannedSite*, patch::Placement> placements = {{&site, {}}};
+    request.placements = &placements;
     request.cpu_stats = request.base - layout.size_bytes + abi::kStatsOffset;
     request.cpu_mask = layout.cpu_slots - 1;
     SPILE_TRY(auto image, build_code(request));
-    auto report = describe(site, pid, bundle);
-    text += fmt::format("{} at {}:\n", report.location, site.plan.site);
+    for (const auto& report : describe(site, pid, bundle))
+      text += fmt::format("{} at {:#x}:\n", report.location, report.address);
     size_t start = abi::bodies_offset(bundle.maps.size());
     size_t end = image.bytes.size();
     while (end > start && image.bytes[end - 1] == 0xcc) end--;

@@ -422,7 +422,7 @@ TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
   Snapshot before = Snapshot::of(worker.pid());
   worker.start(20'000'000);
   int calls = 0;
-  context.before_patch = [&](shm::Region&) -> Result<void> {
+  context.before_patch = [&]() -> Result<void> {
     calls++;
     return fail(ErrorCode::kInternal, "on purpose");
   };
@@ -435,7 +435,7 @@ TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
   ASSERT_TRUE(target);
   EXPECT_TRUE(target::our_mappings(*target->maps()).empty()) << "taken out in the same stop";
   // Busy: the same again, and in the end it works.
-  context.before_patch = [&](shm::Region&) -> Result<void> {
+  context.before_patch = [&]() -> Result<void> {
     if (calls++ < 3) return fail(ErrorCode::kBusy, "on purpose");
     return {};
   };

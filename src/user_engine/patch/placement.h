@@ -13,7 +13,8 @@
 //   - Every byte has at most one edit. A byte that is part of a jump's distance without being
 //     edited is locked: no other edit changes it.
 //   - An edit lies within one page, so that it is written at once.
-//   - Written in order, each edit leaves code that runs right; undone in the opposite order too.
+//   - Written level by level, each edit leaves code that runs right; undone in the opposite order
+//     too.
 //   - Nothing enters an edited instruction but at its start.
 #pragma once
 
@@ -71,12 +72,14 @@ class StoneSpace {
 struct Edit {
   TargetAddr at;
   std::vector<uint8_t> before, after;  ///< of the same size, 1..16 bytes, in one page
+  /// All edits of a lower level are written before this one and undone after it; those of one level
+  /// do not depend on each other.
+  uint8_t level = 0;
 };
 
 /// How a site is patched.
 struct Placement {
-  /// In the order in which they are to be written; the last is at the site itself.
-  std::vector<Edit> edits;
+  std::vector<Edit> edits;  ///< the last is at the site itself
   TargetAddr stone;      ///< where the jump leads in the end: a stone to the detour goes there
   std::string how, why;  ///< "punned jump", "only the 2 bytes of the first instruction change"
 };
@@ -92,7 +95,6 @@ struct Placements {
   /// By index into the sites given: every short one, unless refused, and ordinary ones whose jump
   /// is part of another's distance and must not depend on where the detour goes.
   std::map<size_t, Placement> placed;
-  /// To be written before those that are placed.
   std::vector<Evicted> evicted;
   std::map<size_t, Refusal> refused;
 };

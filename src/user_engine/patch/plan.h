@@ -163,7 +163,7 @@ struct SitePlan {
   bool falls_through = true;  ///< control continues at site + window.size()
   bool may_fault =
       false;  ///< a displaced instruction accesses memory other than stack and constants
-  bool go_stack_check = false;  ///< begins with Go's stack check: little stack may be left
+  bool go_stack_check = false;  ///< its function begins with Go's stack check
   std::string reason;           ///< why this mechanism: "jump over 2 instructions"
 
   TargetAddr window_end() const { return site + window.size(); }

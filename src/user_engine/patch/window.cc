@@ -267,7 +267,7 @@ class WindowChoice {
   void finish() {
     std::copy_n(bytes_.begin(), kPatchBytes, plan_.before.begin());
     plan_.probed = {{0, flags_live_at(map_, plan_.site)}};
-    plan_.go_stack_check = is_entry() && is_go_stack_checked(bytes_);
+    plan_.go_stack_check = is_go_stack_checked(map_.text_from(function_->start));
     const size_t count = plan_.heads.size();
     if (uses_padding_) {
       plan_.mechanism = Mechanism::kPadding;

@@ -303,6 +303,16 @@ Result<void> check_spec(const RegionSpec& spec) {
     return fail(ErrorCode::kInvalid, "region \"{}\" at {}, {} bytes", spec.name, spec.address,
                 spec.size_bytes);
   }
+  uint64_t sum = 0;
+  for (const AddressRange& piece : spec.pieces) {
+    sum += piece.size();
+    if (piece.size() == 0 || piece.size() % kPage != 0 || piece.start.value % kPage != 0)
+      return fail(ErrorCode::kInvalid, "region \"{}\" has a piece of {} bytes at {}", spec.name,
+                  piece.size(), piece.start);
+  }
+  if (!spec.pieces.empty() && (sum != spec.size_bytes || !file))
+    return fail(ErrorCode::kInvalid, "region \"{}\": its pieces do not make {} bytes", spec.name,
+                spec.size_bytes);
   return {};
 }
 
@@ -383,7 +393,15 @@ Result<RemoteMemory> prepare_file(const Injection& injection, const RegionSpec& 
   return RemoteMemory{spec, std::move(local), spec.allocate_later ? std::move(file) : Fd()};
 }
 
-Result<void> map_in_target(Injection& injection, const RegionSpec& spec) {
+std::vector<AddressRange> pieces_of(const RegionSpec& spec) {
+  if (!spec.pieces.empty()) return spec.pieces;
+  return {{spec.address, spec.address + spec.size_bytes}};
+}
+
+Result<void> map_piece(Injection& injection,
+                       const RegionSpec& spec,
+                       const AddressRange& piece,
+                       uint64_t offset) {
   const bool anonymous = spec.kind == RegionSpec::Kind::kPrivate;
   const uint64_t prot =
       spec.kind == RegionSpec::Kind::kCode ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE;
@@ -391,13 +409,34 @@ Result<void> map_in_target(Injection& injection, const RegionSpec& spec) {
                          MAP_FIXED_NOREPLACE | (spec.populate ? MAP_POPULATE : 0);
   const uint64_t fd = static_cast<uint64_t>(anonymous ? kNoDescriptor : injection.descriptor());
   SPILE_TRY(const int64_t value,
-            injection.call(SYS_mmap, {spec.address.value, spec.size_bytes, prot, flags, fd, 0}));
+            injection.call(SYS_mmap, {piece.start.value, piece.size(), prot, flags, fd, offset}));
   if (value < 0 && value > -4096)
-    return call_failed(value, fmt::format("map {} bytes at {}", spec.size_bytes, spec.address));
+    return call_failed(value, fmt::format("map {} bytes at {}", piece.size(), piece.start));
   if (static_cast<uint64_t>(value) !=
-      spec.address.value) {  // before Linux 4.17 the address is only a hint
-    (void)injection.call(SYS_munmap, {static_cast<uint64_t>(value), spec.size_bytes});
-    return fail(ErrorCode::kBusy, "something is already mapped at {}", spec.address);
+      piece.start.value) {  // before Linux 4.17 the address is only a hint
+    (void)injection.call(SYS_munmap, {static_cast<uint64_t>(value), piece.size()});
+    return fail(ErrorCode::kBusy, "something is already mapped at {}", piece.start);
+  }
+  return {};
+}
+
+void unmap_pieces(Injection& injection, std::span<const AddressRange> pieces) {
+  for (const AddressRange& piece : pieces)
+    (void)injection.call(SYS_munmap, {piece.start.value, piece.size()});
+}
+
+/// All pieces or none.
+Result<void> map_in_target(Injection& injection, const RegionSpec& spec) {
+  const auto pieces = pieces_of(spec);
+  uint64_t offset = 0;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    auto mapped = map_piece(injection, spec, pieces[i], offset);
+    if (!mapped) {
+      if (mapped.error().code != ErrorCode::kTargetGone)
+        unmap_pieces(injection, std::span(pieces).first(i));
+      return mapped;
+    }
+    offset += pieces[i].size();
   }
   return {};
 }
@@ -424,7 +463,7 @@ Result<RemoteMemory> map_private(Injection& injection, const RegionSpec& spec) {
 void unmap_all(Injection& injection, std::span<const RemoteMemory> regions) {
   if (injection.descriptor() != kNoDescriptor) (void)injection.close_descriptor();
   for (const RemoteMemory& region : regions) {
-    (void)injection.call(SYS_munmap, {region.spec.address.value, region.spec.size_bytes});
+    unmap_pieces(injection, pieces_of(region.spec));
   }
 }
 

@@ -58,6 +58,15 @@ struct RegionSpec {
   /// Nothing may touch the region before allocate_pages() has succeeded; goes with populate =
   /// false.
   bool allocate_later = false;
+  /// Where the region is scattered: its pieces, one after the other in the file. `address` is then
+  /// that of the first and `size_bytes` the sum. Empty: one piece.
+  std::vector<AddressRange> pieces = {};
+
+  void add_piece(const AddressRange& range) {
+    if (pieces.empty()) address = range.start;
+    pieces.push_back(range);
+    size_bytes += range.size();
+  }
 };
 
 struct RemoteMemory {

@@ -1,0 +1,172 @@
+#include "user_engine/address_plan.h"
+
+#include <algorithm>
+#include <set>
+
+namespace spile::user_engine {
+
+using target::AddressRange;
+using target::Target;
+
+namespace {
+
+constexpr uint64_t kReach = uint64_t{1} << 31;
+/// Each page of stones, or row of pages, is a mapping in the target.
+constexpr size_t kMaxStonePages = 4096;
+constexpr uint64_t kGuardBytes = 64 << 10, kBrkRoomBytes = uint64_t{1} << 30;
+constexpr uint64_t kLowestAddress = 64 << 10, kHighestAddress = uint64_t{0x7fff} << 32;
+
+uint64_t round_up(uint64_t value) {
+  return (value + kPageBytes - 1) & ~(kPageBytes - 1);
+}
+
+/// Address space that nobody uses, and that the target will not need: not above its break, not
+/// below its main stack.
+std::vector<patch::StoneSpace::Range> free_ranges(const std::vector<os::MapEntry>& maps,
+                                                  const target::GapRules& rules) {
+  std::vector<AddressRange> taken;
+  for (const os::MapEntry& m : maps) {
+    uint64_t room = m.path == "[stack]" ? rules.stack_limit_bytes + kGuardBytes : 0;
+    taken.push_back({TargetAddr(m.start.value - std::min(m.start.value, room)), m.end});
+  }
+  if (rules.start_brk != 0) {
+    taken.push_back({TargetAddr(rules.start_brk), TargetAddr(rules.start_brk + kBrkRoomBytes)});
+  }
+  std::ranges::sort(taken, {}, &AddressRange::start);
+  std::vector<patch::StoneSpace::Range> free;
+  uint64_t at = kLowestAddress;
+  for (const AddressRange& range : taken) {
+    uint64_t end = std::min(range.start.value & ~(kPageBytes - 1), kHighestAddress);
+    if (end > at) free.push_back({TargetAddr(at), TargetAddr(end)});
+    at = std::max(at, round_up(range.end.value));
+  }
+  if (at < kHighestAddress) free.push_back({TargetAddr(at), TargetAddr(kHighestAddress)});
+  return free;
+}
+
+/// Keeps a place that was just chosen from being chosen again.
+void occupy(std::vector<os::MapEntry>& maps, TargetAddr start, uint64_t size_bytes) {
+  os::MapEntry entry;
+  entry.start = start;
+  entry.end = start + size_bytes;
+  auto at = std::ranges::upper_bound(maps, start, {}, &os::MapEntry::start);
+  maps.insert(at, entry);
+}
+
+class Chooser {
+ public:
+  Chooser(const Target& target, const bundle::Bundle& bundle) : target_(target), bundle_(bundle) {}
+
+  Result<AddressPlan> run(const std::vector<const PlannedSite*>& sites) {
+    SPILE_TRY(maps_, target_.maps());
+    SPILE_TRY(rules_, target::gap_rules(target_));
+    // Stones first: they have few places to choose from.
+    place_stones(sites);
+    std::set<const PlannedSite*> refused;
+    for (const auto& [site, reason] : plan_.refused) refused.insert(site);
+    for (const PlannedSite* site : sites) {
+      if (!refused.contains(site)) add_to_neighbourhood(*site);
+    }
+    for (const PlannedSite& site : plan_.evicted) add_to_neighbourhood(site);
+    SPILE_TRY_VOID(place_code());
+    return std::move(plan_);
+  }
+
+ private:
+  void place_stones(const std::vector<const PlannedSite*>& sites) {
+    std::map<const ModuleImage*, std::vector<const PlannedSite*>> by_module;
+    for (const PlannedSite* site : sites) by_module[site->image].push_back(site);
+    patch::StoneSpace space(free_ranges(maps_, rules_), kMaxStonePages);
+    for (auto& [image, list] : by_module) {
+      bool any = std::ranges::any_of(
+          list, [](const PlannedSite* s) { return s->plan.mechanism == patch::Mechanism::kShort; });
+      if (any) place_module(*image, list, space);
+    }
+    for (const auto& range : space.pages()) {
+      plan_.stone_pages.push_back({range.start, range.end});
+      occupy(maps_, range.start, static_cast<uint64_t>(range.end - range.start));
+    }
+  }
+
+  void place_module(const ModuleImage& image,
+                    std::vector<const PlannedSite*>& list,
+                    patch::StoneSpace& space) {
+    std::ranges::sort(list, {}, [](const PlannedSite* s) { return s->plan.site; });
+    std::vector<const patch::SitePlan*> plans;
+    for (const PlannedSite* site : list) plans.push_back(&site->plan);
+    auto placements = patch::place_short_sites(image.code(), plans, space);
+    for (auto& [i, placement] : placements.placed)
+      plan_.placements.emplace(list[i], std::move(placement));
+    for (auto& [i, refusal] : placements.refused) plan_.refused.emplace_back(list[i], refusal);
+    for (patch::Evicted& evicted : placements.evicted) {
+      auto& site = plan_.evicted.emplace_back(PlannedSite{std::move(evicted.plan), &image, {}});
+      plan_.placements.emplace(&site, std::move(evicted.placement));
+    }
+  }
+
+  /// Sites whose modules lie within reach of one region share it: the program and its libraries
+  /// usually make two.
+  void add_to_neighbourhood(const PlannedSite& site) {
+    const target::Module& m = site.image->module();
+    AddressRange range{m.start, m.end};
+    Neighbourhood* home = nullptr;
+    for (Neighbourhood& n : plan_.neighbourhoods) {
+      TargetAddr low = range.start, high = range.end;
+      for (const AddressRange& other : n.modules) {
+        low = std::min(low, other.start);
+        high = std::max(high, other.end);
+      }
+      // Half of the reach is left for the region itself and for finding a gap.
+      if (static_cast<uint64_t>(high - low) < kReach / 2) home = &n;
+    }
+    if (home == nullptr) home = &plan_.neighbourhoods.emplace_back();
+    home->sites.push_back(&site);
+    bool known = std::ranges::any_of(home->modules,
+                                     [&](const AddressRange& r) { return r.start == range.start; });
+    if (!known) home->modules.push_back(range);
+  }
+
+  Result<void> place_code() {
+    for (Neighbourhood& n : plan_.neighbourhoods) {
+      n.max_code_bytes = max_code_bytes(bundle_, n.sites);
+      auto gap = target::find_gap(maps_, rules_, n.modules, n.max_code_bytes);
+      if (!gap)
+        return forward(gap, "find room for {} KiB of code near {}", n.max_code_bytes / 1024,
+                       n.sites.front()->image->module().path);
+      n.base = *gap;
+      occupy(maps_, n.base, n.max_code_bytes);
+    }
+    return {};
+  }
+
+  const Target& target_;
+  const bundle::Bundle& bundle_;
+  std::vector<os::MapEntry> maps_;
+  target::GapRules rules_;
+  AddressPlan plan_;
+};
+
+}  // namespace
+
+Result<AddressPlan> plan_addresses(const Target& target,
+                                   const bundle::Bundle& bundle,
+                                   const std::vector<const PlannedSite*>& sites) {
+  return Chooser(target, bundle).run(sites);
+}
+
+Result<void> place_data(const Target& target, uint64_t size_bytes, AddressPlan& plan) {
+  SPILE_TRY(auto maps, target.maps());
+  SPILE_TRY(auto rules, target::gap_rules(target));
+  for (const AddressRange& r : plan.stone_pages) occupy(maps, r.start, r.size());
+  std::vector<AddressRange> near;
+  for (const Neighbourhood& n : plan.neighbourhoods) {
+    occupy(maps, n.base, n.max_code_bytes);
+    if (near.empty()) near.push_back({n.base, n.base + n.max_code_bytes});
+  }
+  // The per-thread page lies right below the data region: that is how an adopter recognises it.
+  SPILE_TRY(plan.private_base, target::find_gap(maps, rules, near, size_bytes + kPageBytes));
+  plan.data_base = plan.private_base + kPageBytes;
+  return {};
+}
+
+}  // namespace spile::user_engine

@@ -1,0 +1,50 @@
+// Where in a process's address space our memory goes: code regions within reach of the modules that
+// they serve, stones for short sites, the data region. Reads the process's mappings, changes
+// nothing.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "user_engine/code_image.h"
+#include "user_engine/patch/placement.h"
+#include "user_engine/site_plan.h"
+#include "user_engine/target/process.h"
+
+namespace spile::user_engine {
+
+inline constexpr uint64_t kPageBytes = 4096;
+
+/// A code region and the sites that it serves.
+struct Neighbourhood {
+  std::vector<const PlannedSite*> sites;
+  std::vector<target::AddressRange> modules;
+  TargetAddr base;
+  uint64_t max_code_bytes = 0;
+};
+
+struct AddressPlan {
+  std::vector<Neighbourhood> neighbourhoods;
+  /// Sites of instructions that only make room for others: no probes, in a neighbourhood like all.
+  std::deque<PlannedSite> evicted;
+  std::map<const PlannedSite*, patch::Placement> placements;
+  std::vector<target::AddressRange> stone_pages;
+  TargetAddr data_base, private_base;
+  std::vector<std::pair<const PlannedSite*, patch::Refusal>> refused;
+};
+
+/// Everything but the data region, whose size depends on the outcome.
+///
+/// Errors:  unsupported  no room within reach of a module
+///          those of reading the process
+Result<AddressPlan> plan_addresses(const target::Target& target,
+                                   const bundle::Bundle& bundle,
+                                   const std::vector<const PlannedSite*>& sites);
+
+/// Chooses data_base and private_base. Errors: as plan_addresses.
+Result<void> place_data(const target::Target& target, uint64_t size_bytes, AddressPlan& plan);
+
+}  // namespace spile::user_engine

@@ -1,0 +1,316 @@
+// What other tracers left in a process: found by our memory files, undone by the journal in them,
+// of which nothing is taken on trust.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "base/fd.h"
+#include "os/process.h"
+#include "user_engine/address_plan.h"
+#include "user_engine/detach.h"
+#include "user_engine/target/inject.h"
+#include "user_engine/target/stopped.h"
+#include "user_engine/target/threads_inside.h"
+#include "user_engine/undo.h"
+#include "x86/decode.h"
+
+namespace spile::user_engine {
+
+using target::AddressRange;
+using target::StoppedProcess;
+using target::Target;
+
+namespace {
+
+constexpr uint64_t kMaxRegionBytes = uint64_t{1} << 33;
+
+/// The regions of ours that a process has, joined where the kernel shows one region as several
+/// lines.
+struct Found {
+  std::vector<AddressRange> code, data;
+  std::vector<os::MapEntry> maps;
+};
+
+Result<Found> find_regions(const Target& target) {
+  Found found;
+  SPILE_TRY(found.maps, target.maps());
+  for (const os::MapEntry& entry : target::our_mappings(found.maps)) {
+    auto& list = entry.exec ? found.code : found.data;
+    if (!list.empty() && list.back().end == entry.start)
+      list.back().end = entry.end;
+    else
+      list.push_back({entry.start, entry.end});
+  }
+  return found;
+}
+
+/// The journal and the site table, copied out of the target and checked.
+struct Adopted {
+  TargetAddr address;
+  abi::Journal journal;
+  std::vector<abi::SiteEntry> sites;
+};
+
+Result<Adopted> read_journal(const Target& target, const AddressRange& data) {
+  if (data.size() > kMaxRegionBytes || data.size() < 4 * kPageBytes)
+    return fail(ErrorCode::kCorrupt, "a region of {} bytes", data.size());
+  Adopted adopted;
+  adopted.address = data.start;
+  SPILE_TRY(auto header, target.memory().read_value<abi::DataHeader>(data.start));
+  SPILE_TRY(adopted.journal,
+            target.memory().read_value<abi::Journal>(data.start + abi::kJournalOffset));
+  if (header.magic != abi::kDataMagic || header.version != abi::kAbiVersion)
+    return fail(ErrorCode::kCorrupt, "no header");
+  if (adopted.journal.magic != abi::kJournalMagic) return fail(ErrorCode::kNotFound, "no journal");
+  uint64_t table_bytes = uint64_t{adopted.journal.site_count} * sizeof(abi::SiteEntry);
+  if (header.sites_offset > data.size() || table_bytes > data.size() - header.sites_offset) {
+    return fail(ErrorCode::kCorrupt, "a journal of {} sites", adopted.journal.site_count);
+  }
+  adopted.sites.resize(adopted.journal.site_count);
+  SPILE_TRY_VOID(
+      target.memory().read(data.start + header.sites_offset,
+                           {reinterpret_cast<uint8_t*>(adopted.sites.data()), table_bytes}));
+  return adopted;
+}
+
+/// The bytes that the file behind `address` has there.
+std::vector<uint8_t> file_bytes(const Target& target,
+                                const std::vector<os::MapEntry>& maps,
+                                TargetAddr address,
+                                size_t size) {
+  for (const os::MapEntry& m : maps) {
+    if (!m.contains(address) || m.path.empty()) continue;
+    std::string path = fmt::format("/proc/{}/root{}", target.pid(), m.path);
+    if (m.deleted)
+      path = fmt::format("/proc/{}/map_files/{:x}-{:x}", target.pid(), m.start.value, m.end.value);
+    Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::vector<uint8_t> bytes(size);
+    auto offset = static_cast<off_t>(m.offset + static_cast<uint64_t>(address - m.start));
+    if (fd && pread(fd.get(), bytes.data(), size, offset) == static_cast<ssize_t>(size))
+      return bytes;
+  }
+  return {};
+}
+
+/// Where the jump at `at` leads, as memory has it now: prefixes that change nothing may stand
+/// before it, and it may be a short jump to a long one.
+std::optional<TargetAddr> jump_target(const Target& target, TargetAddr at) {
+  std::array<uint8_t, 16> code{};
+  size_t size = target.memory().read_some(at, code);
+  auto insn = x86::decode(std::span(code).first(size));
+  if (!insn || insn->kind != x86::Kind::kJmp) return std::nullopt;
+  return insn->branch_target(at);
+}
+
+bool leads_to_ours(const Target& target, const Found& found, TargetAddr at) {
+  auto to = jump_target(target, at);
+  if (to && !in_any(found.code, *to)) to = jump_target(target, *to);
+  return to && in_any(found.code, *to);
+}
+
+/// Nothing in the table is taken on trust: bytes are put back only if they are a jump into our code
+/// and the saved ones are those of the file.
+std::optional<PatchedBytes> believe(const Target& target,
+                                    const Found& found,
+                                    const abi::SiteEntry& entry) {
+  if (entry.length == 0 || entry.length > abi::kMaxSiteBytes) return std::nullopt;
+  PatchedBytes patch;
+  patch.address = TargetAddr(entry.address);
+  patch.original.assign(entry.original, entry.original + entry.length);
+  patch.patched.assign(entry.patched, entry.patched + entry.length);
+  patch.level = entry.level;
+  std::vector<uint8_t> now(entry.length);
+  if (!target.memory().read(patch.address, now) || now != patch.patched) return std::nullopt;
+  if (!leads_to_ours(target, found, patch.address)) return std::nullopt;
+  if (file_bytes(target, found.maps, patch.address, entry.length) != patch.original)
+    return std::nullopt;
+  return patch;
+}
+
+/// The tracer had come further than its regions tell: the original bytes are back already.
+bool is_restored(const Target& target, const abi::SiteEntry& entry) {
+  if (entry.length > abi::kMaxSiteBytes) return false;
+  std::vector<uint8_t> now(entry.length);
+  return target.memory().read(TargetAddr(entry.address), now) &&
+         std::equal(now.begin(), now.end(), entry.original);
+}
+
+Job job_of(const Target& target, const Found& found, DetachReport& report) {
+  Job job;
+  job.adopted = true;
+  job.code = found.code;
+  job.unmap = found.code;
+  job.mappings = target::our_mappings(found.maps);
+  for (const AddressRange& data : found.data) {
+    auto adopted = read_journal(target, data);
+    // The page below a data region is its per-thread page.
+    for (const os::MapEntry& m : found.maps) {
+      bool is_ours = m.end == data.start && m.size() == kPageBytes && m.inode == 0 && m.read &&
+                     m.write && !m.exec && !m.shared && m.path.empty();
+      if (is_ours) job.unmap.push_back({m.start, m.end});
+    }
+    job.unmap.push_back(data);
+    if (!adopted) continue;
+    job.journal = data.start;
+    // The target may write here, so it may hide its own children from the clean-up; nobody else's.
+    job.tracer_start_time = adopted->journal.tracer_start_time;
+    for (const abi::SiteEntry& entry : adopted->sites) {
+      if (entry.state == abi::SiteState::kEmpty) continue;
+      auto patch = believe(target, found, entry);
+      if (patch)
+        job.patches.push_back(std::move(*patch));
+      else if (!is_restored(target, entry))
+        report.notes.push_back(fmt::format(
+            "process {}: the journal's entry for {:#x} does not hold up and is not used",
+            target.pid(), entry.address));
+    }
+  }
+  job.sort();
+  return job;
+}
+
+/// A jump into our code that no journal entry explains.
+std::optional<TargetAddr> unknown_jump(std::span<const uint8_t> memory,
+                                       TargetAddr start,
+                                       const Found& found,
+                                       const Job& job) {
+  for (size_t i = 0; i + patch::kPatchBytes <= memory.size(); i++) {
+    if (memory[i] != 0xe9) continue;
+    int32_t distance = 0;
+    std::memcpy(&distance, memory.data() + i + 1, sizeof distance);
+    TargetAddr at = start + i;
+    TargetAddr to = at + patch::kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(distance));
+    bool known = std::ranges::any_of(job.patches, [&](const PatchedBytes& p) {
+      return at >= p.address && at < p.address + p.patched.size();
+    });
+    if (in_any(found.code, to) && !known) return at;
+  }
+  return std::nullopt;
+}
+
+/// Where a module may hold jumps: where its memory is not what its file has, and some bytes around,
+/// since a punned jump shares bytes with the file. All of its code where there is no file to
+/// compare with.
+std::vector<AddressRange> changed_code(const Target& target, const target::Module& module) {
+  std::vector<AddressRange> ranges;
+  if (auto differences = target.compare_text(module)) {
+    for (const target::TextDifference& d : *differences) {
+      ranges.push_back({d.start - (patch::kPatchBytes - 1),
+                        d.start + d.memory.size() + (patch::kPatchBytes - 1)});
+    }
+    return ranges;
+  }
+  for (const target::Segment& s : module.segments) {
+    if (s.exec && !module.vdso) ranges.push_back({s.start, s.end});
+  }
+  return ranges;
+}
+
+/// Jumps into our code that the journal does not know: unmapping would kill the process.
+Result<void> refuse_unknown_jumps(const Target& target, const Found& found, const Job& job) {
+  SPILE_TRY(auto modules, target.modules());
+  for (const target::Module& module : modules) {
+    for (const AddressRange& range : changed_code(target, module)) {
+      std::vector<uint8_t> memory(range.size());
+      memory.resize(target.memory().read_some(range.start, memory));
+      auto at = unknown_jump(memory, range.start, found, job);
+      if (!at) continue;
+      return fail(ErrorCode::kCorrupt,
+                  "process {} jumps into our code at {}, and no journal says what was there; "
+                  "nothing was changed",
+                  target.pid(), *at);
+    }
+  }
+  return {};
+}
+
+/// Waits until no thread is in a stub of a killed tracer: such a thread may still be mapping or
+/// unmapping our regions.
+Result<void> settle_stubs(const Target& target) {
+  for (int i = 1; i <= kStops; i++) {
+    auto settled = target::with_tracer_thread([&]() -> Result<bool> {
+      SPILE_TRY(auto process, StoppedProcess::stop(target));
+      SPILE_TRY_VOID(target::clean_leftover_stubs(process));
+      return std::ranges::none_of(target::find_leftover_stubs(process),
+                                  &target::LeftoverStub::running);
+    });
+    if (settled && *settled) return {};
+    if (!settled && settled.error().code != ErrorCode::kBusy)
+      return std::unexpected(std::move(settled.error()));
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::min(i, 20)));
+  }
+  return fail(ErrorCode::kBusy, "a thread of process {} stays in the code of a killed tracer",
+              target.pid());
+}
+
+}  // namespace
+
+Result<DetachReport> detach_leftovers(pid_t pid) {
+  SPILE_TRY(auto target, Target::open(pid));
+  SPILE_TRY_VOID(settle_stubs(target));
+  SPILE_TRY(auto found, find_regions(target));
+  DetachReport notes;
+  Job job = job_of(target, found, notes);
+  if (!found.code.empty()) SPILE_TRY_VOID(refuse_unknown_jumps(target, found, job));
+  SPILE_TRY(auto report, undo_everywhere(target, job));
+  report.notes.insert(report.notes.begin(), notes.notes.begin(), notes.notes.end());
+  return report;
+}
+
+Result<std::optional<pid_t>> live_owner(const Target& target) {
+  SPILE_TRY(auto found, find_regions(target));
+  for (const AddressRange& data : found.data) {
+    auto adopted = read_journal(target, data);
+    if (!adopted) continue;
+    auto pid = static_cast<pid_t>(adopted->journal.tracer_pid);
+    if (pid <= 0) continue;
+    auto stat = os::read_stat(pid, pid);
+    // The same number and the same start: not a later process that got the number again.
+    if (stat && stat->start_time == adopted->journal.tracer_start_time && stat->state != 'Z')
+      return std::optional(pid);
+  }
+  return std::optional<pid_t>();
+}
+
+Result<void> refuse_live_owner(const Target& target) {
+  SPILE_TRY(auto owner, live_owner(target));
+  if (!owner) return {};
+  return fail(ErrorCode::kBusy, "process {} ({}) is already traced by spile process {}",
+              target.pid(), target.name(), *owner);
+}
+
+Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid) {
+  SPILE_TRY(auto target, Target::open(pid));
+  SPILE_TRY(auto found, find_regions(target));
+  std::vector<engine::SiteReport> reports;
+  for (const AddressRange& data : found.data) {
+    auto adopted = read_journal(target, data);
+    if (!adopted) continue;
+    for (const abi::SiteEntry& entry : adopted->sites) {
+      if (entry.state == abi::SiteState::kEmpty || entry.length > abi::kMaxSiteBytes) continue;
+      engine::SiteReport report;
+      report.pid = pid;
+      report.address = entry.address;
+      report.before.assign(entry.original, entry.original + entry.length);
+      report.after.resize(entry.length);
+      if (!target.memory().read(TargetAddr(entry.address), report.after)) report.after.clear();
+      bool is_there = std::equal(report.after.begin(), report.after.end(), entry.patched);
+      report.mechanism = is_there ? "jump" : "not in place";
+      for (const os::MapEntry& m : found.maps) {
+        if (m.contains(TargetAddr(entry.address)))
+          report.location = fmt::format("{}+{:#x}", m.path, entry.file_offset);
+      }
+      reports.push_back(std::move(report));
+    }
+  }
+  return reports;
+}
+
+}  // namespace spile::user_engine

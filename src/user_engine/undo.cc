@@ -1,0 +1,316 @@
+#include "user_engine/undo.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <thread>
+
+#include "abi/data_region.h"
+#include "os/process.h"
+#include "user_engine/address_plan.h"
+#include "user_engine/target/inject.h"
+#include "user_engine/target/threads_inside.h"
+#include "x86/format.h"
+
+namespace spile::user_engine {
+
+using target::AddressRange;
+using target::StoppedProcess;
+using target::Target;
+
+bool in_any(const std::vector<AddressRange>& ranges, TargetAddr a) {
+  return std::ranges::any_of(ranges, [&](const AddressRange& r) { return r.contains(a); });
+}
+
+void Job::sort() {
+  std::ranges::sort(patches, [](const PatchedBytes& a, const PatchedBytes& b) {
+    return a.level != b.level ? a.level > b.level : a.address < b.address;
+  });
+}
+
+namespace {
+
+constexpr auto kSlowStop = std::chrono::milliseconds(100);
+constexpr int kSlowStops =
+    3;  ///< a thread that cannot be stopped (vfork, dead disk) is asked this often
+
+bool has_inode(const std::vector<os::MapEntry>& maps, uint64_t inode) {
+  return std::ranges::any_of(maps, [&](const os::MapEntry& m) { return m.inode == inode; });
+}
+
+uint64_t page_of(TargetAddr a) {
+  return a.value / kPageBytes;
+}
+
+/// One stop of one process: what has been done and what still stands in the way.
+class Undo {
+ public:
+  Undo(const Target& target, const Job& job, DetachReport& report)
+      : target_(target), job_(job), report_(report) {}
+
+  Result<void> run();
+  /// For a process in which no thread has run since it was patched.
+  Result<void> in_stop(StoppedProcess& process);
+
+ private:
+  Result<bool> once(bool last);
+  Result<std::vector<AddressRange>> ranges_to_unmap();
+  Result<void> restore();
+  Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
+  Result<void> set_state(abi::JournalState state);
+  Result<void> restore_bytes();
+  Result<void> restore_page(std::span<const PatchedBytes> patches);
+  Result<void> move_threads(StoppedProcess& process);
+  std::vector<pid_t> threads_inside(const StoppedProcess& process) const;
+
+  const Target& target_;
+  const Job& job_;
+  DetachReport& report_;
+  bool restored_ = false;
+  bool refused_ = false;  ///< a living tracer holds the process: asking again will not help
+};
+
+Result<void> Undo::set_state(abi::JournalState state) {
+  if (!job_.journal) return {};
+  auto value = static_cast<uint32_t>(state);
+  return target_.memory().write(*job_.journal + abi::kJournalOffset + offsetof(abi::Journal, state),
+                                {reinterpret_cast<const uint8_t*>(&value), sizeof value});
+}
+
+/// The patches of one level on one page go in one write.
+Result<void> Undo::restore_bytes() {
+  const auto& patches = job_.patches;
+  for (size_t first = 0; first < patches.size();) {
+    size_t last = first;
+    while (last + 1 < patches.size() && patches[last + 1].level == patches[first].level &&
+           page_of(patches[last + 1].address) == page_of(patches[first].address))
+      last++;
+    SPILE_TRY_VOID(restore_page(std::span(patches).subspan(first, last + 1 - first)));
+    first = last + 1;
+  }
+  return {};
+}
+
+Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
+  TargetAddr start = patches.front().address;
+  std::vector<uint8_t> bytes(static_cast<size_t>(patches.back().address - start) +
+                             patches.back().patched.size());
+  // Unreadable: the library has been unloaded, and its jumps with it.
+  if (!target_.memory().read(start, bytes)) return {};
+  bool changed = false;
+  for (const PatchedBytes& patch : patches) {
+    std::span<uint8_t> here(bytes.data() + (patch.address - start), patch.patched.size());
+    if (std::ranges::equal(here, patch.patched)) {
+      std::ranges::copy(patch.original, here.begin());
+      changed = true;
+      report_.restored++;
+    } else if (!std::ranges::equal(here, patch.original)) {
+      report_.notes.push_back(
+          fmt::format("process {}: the code at {} was changed by somebody else meanwhile ({}) "
+                      "and is left alone",
+                      target_.pid(), patch.address, x86::hex(here)));
+    }
+  }
+  if (!changed) return {};
+  auto written = target_.memory().write(start, bytes);
+  if (!written) return forward(written, "restore the code at {}", start);
+  return {};
+}
+
+/// Threads in a displaced copy go on in the original, which is back in its place.
+Result<void> Undo::move_threads(StoppedProcess& process) {
+  for (size_t i = 0; i < process.threads().size(); i++) {
+    os::Registers registers = process.threads()[i].registers;
+    TargetAddr rip(registers.rip);
+    if (!in_any(job_.code, rip)) continue;
+    for (const x86::RelocatedCode* displaced : job_.displaced) {
+      auto resume = patch::rip_after_detach(*displaced, rip);
+      if (!resume) continue;
+      registers.rip = resume->original.value;
+      registers.rsp += resume->pop_bytes;
+      SPILE_TRY_VOID(process.set_registers(i, registers));
+      break;
+    }
+  }
+  return {};
+}
+
+std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) const {
+  std::set<pid_t> inside;
+  for (const auto& found : target::threads_at(process, job_.code))
+    inside.insert(process.threads()[found.thread].tid);
+  auto interrupted = target::live_contexts(process, job_.code);
+  for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
+  for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
+  return {inside.begin(), inside.end()};
+}
+
+/// An adopter comes back stop after stop. Between two stops another may have finished the job, the
+/// target may have mapped something of its own there, and a new tracer may have attached, even at
+/// the same addresses.
+Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
+  if (!job_.adopted) return job_.unmap;
+  auto free = refuse_live_owner(target_);
+  if (!free) {
+    refused_ = true;
+    return std::unexpected(std::move(free.error()));
+  }
+  SPILE_TRY(auto maps, target_.maps());
+  std::vector<AddressRange> ranges;
+  for (const AddressRange& range : job_.unmap) {
+    bool is_there = std::ranges::any_of(target::our_mappings(maps), [&](const os::MapEntry& m) {
+      // A per-thread page is known by the data region behind it.
+      return has_inode(job_.mappings, m.inode) &&
+             (m.contains(range.start) || (range.size() == kPageBytes && m.start == range.end));
+    });
+    if (is_there) ranges.push_back(range);
+  }
+  return ranges;
+}
+
+Result<void> Undo::restore() {
+  if (restored_) return {};
+  SPILE_TRY_VOID(set_state(abi::JournalState::kDetaching));
+  SPILE_TRY_VOID(restore_bytes());
+  SPILE_TRY_VOID(set_state(abi::JournalState::kDetached));
+  restored_ = true;
+  return {};
+}
+
+Result<void> Undo::unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges) {
+  for (const AddressRange& range : ranges) {
+    auto gone = target::unmap(process, std::span(&range, 1));
+    if (!gone) return forward(gone, "unmap {}-{}", range.start, range.end);
+  }
+  return {};
+}
+
+Result<void> Undo::in_stop(StoppedProcess& process) {
+  SPILE_TRY_VOID(restore());
+  SPILE_TRY_VOID(move_threads(process));
+  return unmap(process, job_.unmap);
+}
+
+/// True when nothing of ours is left.
+Result<bool> Undo::once(bool last) {
+  SPILE_TRY(auto process, StoppedProcess::stop(target_));
+  SPILE_TRY(auto ranges, ranges_to_unmap());
+  if (!ranges.empty()) {
+    SPILE_TRY_VOID(restore());
+    SPILE_TRY_VOID(move_threads(process));
+  }
+  auto inside = ranges.empty() ? std::vector<pid_t>() : threads_inside(process);
+  if (!inside.empty()) {
+    if (last) {
+      report_.notes.push_back(
+          fmt::format("process {}: thread {} may still return into our code (a signal handler that "
+                      "has not come back, or a stack that cannot be searched); "
+                      "the code stays mapped, nothing jumps to it any more; spile detach -p {} "
+                      "removes it later",
+                      target_.pid(), inside.front(), target_.pid()));
+    }
+    return false;
+  }
+  SPILE_TRY_VOID(unmap(process, ranges));
+  SPILE_TRY_VOID(target::clean_leftover_stubs(process));
+  // A thread that a killed tracer left in its stub is still on its way home.
+  return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
+}
+
+Result<void> Undo::run() {
+  for (int i = 1; i <= kStops; i++) {
+    auto began = std::chrono::steady_clock::now();
+    auto done = target::with_tracer_thread([&] { return once(i == kStops); });
+    if (!done && done.error().code == ErrorCode::kTargetGone) return {};
+    if (!done && (done.error().code != ErrorCode::kBusy || refused_ || i == kStops))
+      return forward(done, "detach from process {}", target_.pid());
+    if (done && *done) return {};
+    // A stop that timed out has held the other threads all the while: they get ten times as long
+    // before the next.
+    auto held = std::chrono::steady_clock::now() - began;
+    if (!done && held > kSlowStop && i >= kSlowStops)
+      return forward(done, "detach from process {}", target_.pid());
+    std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(
+        std::chrono::milliseconds(std::min(i, 20)), done ? held * 0 : held * 10));
+  }
+  return {};
+}
+
+/// A child that was forked while its parent was traced has the same files at the same addresses.
+/// Anything else that happens to map one of them is none of our business: what a hostile process
+/// says of itself must not reach another.
+bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEntry>& wanted) {
+  bool has_code = false;
+  for (const os::MapEntry& w : wanted) {
+    auto same = std::ranges::find_if(
+        maps, [&](const os::MapEntry& m) { return m.start == w.start && m.end == w.end; });
+    if (same == maps.end() || same->inode != w.inode || same->device != w.device ||
+        same->exec != w.exec || same->offset != w.offset)
+      return false;
+    has_code |= w.exec;
+  }
+  return has_code;
+}
+
+/// Other processes that share one of these memory files: children forked while the target was
+/// traced, so none that is older than the tracer.
+std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known) {
+  std::vector<pid_t> found;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    std::string name = entry.path().filename();
+    pid_t pid = 0;
+    auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (bad != std::errc() || end != name.data() + name.size() || known.contains(pid)) continue;
+    auto stat = os::read_stat(pid, pid);
+    if (!stat || stat->kernel_thread() || stat->start_time < job.tracer_start_time) continue;
+    auto maps = os::read_maps(pid);
+    if (maps && has_all(*maps, job.mappings)) found.push_back(pid);
+  }
+  return found;
+}
+
+}  // namespace
+
+Result<void> undo_in_stop(StoppedProcess& process, const Job& job) {
+  DetachReport report;
+  return Undo(process.target(), job, report).in_stop(process);
+}
+
+Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
+  DetachReport report;
+  std::set<pid_t> known{target.pid(), getpid()};
+  if (target.alive()) {
+    SPILE_TRY_VOID(Undo(target, job, report).run());
+    report.processes++;
+  }
+  for (int pass = 0; pass < 20 && !job.mappings.empty(); pass++) {
+    auto children = forked_children(job, known);
+    if (children.empty()) break;
+    for (pid_t pid : children) {
+      known.insert(pid);
+      auto child = Target::open(pid);
+      // Looked at again through the opened process: the number may be another's by now, or it has
+      // called exec.
+      auto maps = child ? child->maps() : Result<std::vector<os::MapEntry>>();
+      if (child && (!maps || !has_all(*maps, job.mappings))) continue;
+      if (!child && child.error().code == ErrorCode::kTargetGone) continue;
+      if (!child) {
+        report.notes.push_back(fmt::format("process {}, forked while traced, keeps its probes: {}",
+                                           pid, child.error().message));
+        continue;
+      }
+      auto undone = Undo(*child, job, report).run();
+      if (undone)
+        report.processes++;
+      else
+        report.notes.push_back(
+            fmt::format("process {}, forked while traced: {}", pid, undone.error().message));
+    }
+  }
+  return report;
+}
+
+}  // namespace spile::user_engine

@@ -1,0 +1,52 @@
+// What is to be undone in a process, and the doing: bytes back, threads out, mappings gone. Used
+// for our own attachments (detach.cc) and for what others left (adopt.cc).
+#pragma once
+
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "user_engine/detach.h"
+#include "user_engine/target/process.h"
+#include "user_engine/target/stopped.h"
+#include "x86/relocate.h"
+
+namespace spile::user_engine {
+
+/// Bytes of ours and what was there before.
+struct PatchedBytes {
+  TargetAddr address;
+  std::vector<uint8_t> original, patched;
+  uint8_t level = 0;  ///< higher levels are undone first
+};
+
+/// What is to be undone in one process. The same for its forked children.
+struct Job {
+  std::vector<PatchedBytes> patches;  ///< see sort()
+  /// Code that a thread is moved out of. Empty for an adopter: threads in a copy are waited for.
+  std::vector<const x86::RelocatedCode*> displaced;
+  std::vector<target::AddressRange> code;   ///< where a thread may be
+  std::vector<target::AddressRange> unmap;  ///< in this order: the journal's own region last
+  std::optional<TargetAddr> journal;        ///< its address in the target
+  uint64_t tracer_start_time = 0;           ///< clock ticks since boot; 0: not known
+  bool adopted = false;                     ///< left by another tracer
+  /// Our memory files in the process: a forked child has exactly these.
+  std::vector<os::MapEntry> mappings;
+
+  /// Into the order of undoing: by level, highest first, then by address.
+  void sort();
+};
+
+/// Stops of a process until a tracer's stops have let all threads leave our code.
+inline constexpr int kStops = 60;
+
+bool in_any(const std::vector<target::AddressRange>& ranges, TargetAddr a);
+
+/// Undoes the job in a stopped process in which no thread has run since it was patched.
+Result<void> undo_in_stop(target::StoppedProcess& process, const Job& job);
+
+/// Undoes the job in a process and in every process that it forked meanwhile, until no new one
+/// turns up.
+Result<DetachReport> undo_everywhere(const target::Target& target, const Job& job);
+
+}  // namespace spile::user_engine
