@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -84,6 +85,20 @@ class Trace {
   /// How long attaching held the target still, in ns; 0: not at all, or not known.
   virtual uint64_t stopped_ns() const { return 0; }
   virtual std::vector<SiteReport> sites() = 0;
+  /// Of sites(), those that were refused: cheaper, where there are many sites.
+  virtual std::vector<SiteReport> refusals() {
+    auto all = sites();
+    std::erase_if(all, [](const SiteReport& r) { return !r.refused; });
+    return all;
+  }
+  /// Probes (indices into Bundle::probes) that are in place somewhere, of those in refusals().
+  virtual std::set<int> placed_though_refused() {
+    std::set<int> placed;
+    for (const SiteReport& r : sites()) {
+      if (!r.refused) placed.insert(r.probe);
+    }
+    return placed;
+  }
 };
 
 class Engine {

@@ -83,6 +83,7 @@ class Session {
   Result<std::vector<std::string>> command_words() const;
   size_t attached_count() const;
   void announce();
+  void tell_stop();
   void show_refusals();
   void loop();
   void take_records(std::chrono::milliseconds timeout);
@@ -205,8 +206,7 @@ bool Session::start() {
 
 void Session::show_refusals() {
   size_t refused = 0;
-  for (const auto& site : trace_->sites()) {
-    if (!site.refused) continue;
+  for (const auto& site : trace_->refusals()) {
     if (request_.verbose || refused < kMaxRefusalsShown) {
       say(fmt::format("not probed: {} at {:#x}: {}", site.location, site.address, site.reason));
     }
@@ -218,9 +218,11 @@ void Session::show_refusals() {
 
 /// Probes that are in place somewhere: those of which every site was refused are not.
 size_t Session::attached_count() const {
-  std::set<int> refused, placed;
-  for (const auto& site : trace_->sites()) (site.refused ? refused : placed).insert(site.probe);
-  std::erase_if(refused, [&](int probe) { return placed.contains(probe); });
+  std::set<int> refused;
+  for (const auto& site : trace_->refusals()) refused.insert(site.probe);
+  if (!refused.empty()) {
+    for (int probe : trace_->placed_though_refused()) refused.erase(probe);
+  }
   return bundle_.probes.size() - refused.size();
 }
 
@@ -233,6 +235,10 @@ void Session::announce() {
   for (const auto& site : trace_->sites()) {
     if (!site.refused) fmt::print(stderr, "{}", format_site(site));
   }
+  tell_stop();
+}
+
+void Session::tell_stop() {
   if (trace_->stopped_ns() > 0)
     say(fmt::format("target stopped for {:.3f} ms",
                     static_cast<double>(trace_->stopped_ns()) / 1e6));

@@ -64,6 +64,14 @@ struct Write {
   const BuiltSite* site = nullptr;
 };
 
+/// What is patched in one stop.
+struct Batch {
+  size_t first = 0, count = 0;          ///< in Attacher::writes_
+  std::vector<const BuiltSite*> sites;  ///< those whose own bytes are written, by address
+};
+/// More edits than these are spread over several stops: 20 ms is all that a stop may take.
+constexpr size_t kEditsPerStop = 16'000;
+
 /// Read-only data of the program itself, of libc and of the loader: these are never unmapped, so a
 /// probe may read them with a plain load.
 std::vector<abi::SafeRange> safe_ranges(const Target& target) {
@@ -93,6 +101,12 @@ class Attacher {
   Result<void> prepare();
   /// Patches the stopped process. On error roll_back() puts back what has changed in it.
   Result<void> commit(StoppedProcess& process);
+  /// The same where one stop would be too long: the process is stopped again and again, and runs in
+  /// between.
+  bool needs_many_stops() const { return batches_.size() > 1; }
+  Result<void> commit_first_of_many(StoppedProcess& process);
+  Result<void> commit_rest();
+  void roll_back_running();
   /// After a failed commit, in the same stop. Only what this attacher has made is taken out:
   /// another spile may hold the process by now, at the very addresses that were meant for us.
   void roll_back(StoppedProcess& process);
@@ -114,25 +128,33 @@ class Attacher {
   Result<void> lay_out_data();
   Result<void> make_data();
   void collect_writes();
-  Result<void> check_unchanged(const StoppedProcess& process) const;
-  Result<void> find_blocked_sites(const StoppedProcess& process);
-  const BuiltSite* site_around(const target::StoppedThread& thread) const;
+  void make_batches();
+  std::span<const Write> writes_of(const Batch& batch) const {
+    return std::span(writes_).subspan(batch.first, batch.count);
+  }
+  Result<void> check_unchanged(const StoppedProcess& process, std::span<const Write> writes) const;
+  Result<void> find_blocked_sites(const StoppedProcess& process, const Batch& batch);
+  static const BuiltSite* site_around(const Batch& batch, const target::StoppedThread& thread);
   Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;
   std::vector<target::RegionSpec> region_specs() const;
   Result<void> map_regions(StoppedProcess& process);
   Result<void> fill_data();
-  Result<void> fill_code(const StoppedProcess& process);
+  Result<void> fill_code();
   void fill_stones();
-  abi::RtConsts constants(std::optional<int64_t> tid_offset, TargetAddr code_base) const;
+  abi::RtConsts constants(TargetAddr code_base) const;
+  void begin_journal();
   void write_journal_ahead();
-  Result<void> move_threads(StoppedProcess& process);
-  Result<void> write_jumps(const StoppedProcess& process);
+  Result<void> move_threads(StoppedProcess& process, const Batch& batch);
+  Result<void> write_jumps(const StoppedProcess& process, const Batch& batch);
+  Result<void> patch(StoppedProcess& process, const Batch& batch);
+  Result<void> patch_in_stop_of_its_own(const Batch& batch);
+  void note_stop(const StoppedProcess& process);
+  void forget_regions(bool undone);
   Result<void> write_page(const StoppedProcess& process, size_t first, size_t last);
   void set_state(abi::JournalState state);
   void refuse(const PlannedSite& site, const std::string& reason);
   std::vector<PatchedSite> patched_sites() const;
   std::vector<RegionRange> ranges() const;
-  void add_reports(const BuiltSite& built, std::vector<SiteReport>& reports) const;
 
   const Target& target_;
   const AttachContext& context_;
@@ -141,9 +163,11 @@ class Attacher {
   Prepared prepared_;
   Mapping data_;
   shm::Region region_;
-  std::vector<Mapping> code_;            ///< one a neighbourhood, then that of the stones
-  std::vector<const BuiltSite*> built_;  ///< by address
-  std::vector<Write> writes_;            ///< by level, then by address
+  std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
+  std::vector<const BuiltSite*> built_;     ///< by address
+  std::vector<Write> writes_;               ///< by level, then by address
+  std::vector<Batch> batches_;
+  std::optional<int64_t> tid_offset_;
   std::vector<SiteReport> refused_;
   std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;
@@ -250,6 +274,7 @@ Result<void> Attacher::prepare() {
   SPILE_TRY_VOID(build_code());
   SPILE_TRY_VOID(make_data());
   collect_writes();
+  make_batches();
   prepared_.safe_ranges = safe_ranges(target_);
   prepared_.seccomp_mode = target_.seccomp_mode();
   return {};
@@ -267,22 +292,36 @@ void Attacher::collect_writes() {
                     [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
 }
 
+/// In the order of writing: what other jumps lead over comes first.
+void Attacher::make_batches() {
+  batches_.clear();
+  for (size_t first = 0; first < writes_.size(); first += kEditsPerStop) {
+    Batch batch{first, std::min(kEditsPerStop, writes_.size() - first), {}};
+    for (const Write& write : writes_of(batch)) {
+      if (write.edit == &write.site->edits.back()) batch.sites.push_back(write.site);
+    }
+    std::ranges::sort(batch.sites, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+    batches_.push_back(std::move(batch));
+  }
+}
+
 // ---- while it is stopped
 // -------------------------------------------------------------------------------------------
 
 /// The plan was made while the target ran: since then a library may have gone, or another tool may
 /// have come. The bytes behind an edit may be part of its jump.
-Result<void> Attacher::check_unchanged(const StoppedProcess& process) const {
+Result<void> Attacher::check_unchanged(const StoppedProcess& process,
+                                       std::span<const Write> writes) const {
   std::vector<uint8_t> page;
-  for (size_t first = 0; first < writes_.size();) {
-    TargetAddr start = writes_[first].edit->at;
+  for (size_t first = 0; first < writes.size();) {
+    TargetAddr start = writes[first].edit->at;
     page.resize(2 * kPageBytes);
     page.resize(process.memory().read_some(start, page));
     size_t i = first;
-    for (; i < writes_.size() && page_of(writes_[i].edit->at) == page_of(start) &&
-           writes_[i].edit->at >= start;
+    for (; i < writes.size() && page_of(writes[i].edit->at) == page_of(start) &&
+           writes[i].edit->at >= start;
          i++) {
-      const Write& write = writes_[i];
+      const Write& write = writes[i];
       const patch::SitePlan& plan = write.site->site->plan;
       size_t own = write.edit->before.size(), size = std::max(own, kJumpReachBytes);
       if (write.edit->at == plan.site) size = std::max(size, plan.window.size());
@@ -306,11 +345,11 @@ Result<void> Attacher::check_unchanged(const StoppedProcess& process) const {
 
 /// The site whose window may hold the thread's rip, or the system call instruction right before it:
 /// that one decides where the call is restarted, also when another window begins at rip.
-const BuiltSite* Attacher::site_around(const target::StoppedThread& thread) const {
+const BuiltSite* Attacher::site_around(const Batch& batch, const target::StoppedThread& thread) {
   TargetAddr rip(thread.registers.rip - (thread.in_user_code() ? 0 : 1));
-  auto after = std::ranges::upper_bound(built_, rip, {},
+  auto after = std::ranges::upper_bound(batch.sites, rip, {},
                                         [](const BuiltSite* s) { return s->site->plan.site; });
-  if (after == built_.begin()) return nullptr;
+  if (after == batch.sites.begin()) return nullptr;
   const BuiltSite* site = *std::prev(after);
   uint64_t bytes = std::max(site->site->plan.window.size(), patch::kPatchBytes);
   return static_cast<uint64_t>(rip - site->site->plan.site) <= bytes ? site : nullptr;
@@ -325,13 +364,14 @@ Result<TargetAddr> Attacher::rip_after(const BuiltSite& site,
 
 /// Threads that stand where no displaced instruction begins, and those that were interrupted inside
 /// a window and will come back there when their signal handler returns.
-Result<void> Attacher::find_blocked_sites(const StoppedProcess& process) {
+Result<void> Attacher::find_blocked_sites(const StoppedProcess& process, const Batch& batch) {
   for (const target::StoppedThread& thread : process.threads()) {
-    const BuiltSite* site = site_around(thread);
+    const BuiltSite* site = site_around(batch, thread);
     if (site != nullptr && !rip_after(*site, thread)) blocked_.insert(site->site);
   }
   std::map<TargetAddr, const PlannedSite*> heads;
-  for (const PlannedSite* site : active_sites()) {
+  for (const BuiltSite* built : batch.sites) {
+    const PlannedSite* site = built->site;
     for (uint8_t head : site->plan.heads) {
       if (head > 0 && head < site->plan.written) heads.emplace(site->plan.site + head, site);
     }
@@ -353,8 +393,11 @@ std::vector<target::RegionSpec> Attacher::region_specs() const {
   using Kind = target::RegionSpec::Kind;
   const AddressPlan& addresses = prepared_.addresses;
   std::vector<target::RegionSpec> specs;
+  // Where the process runs before the code is written, it need not wait for the pages.
+  bool later = needs_many_stops();
   for (const CodeImage& code : prepared_.code) {
-    specs.push_back({Kind::kCode, std::string(kCodeName), code.base, code.bytes.size(), true});
+    specs.push_back(
+        {Kind::kCode, std::string(kCodeName), code.base, code.bytes.size(), !later, later});
   }
   if (!addresses.stone_pages.empty()) {
     target::RegionSpec stones{Kind::kCode, std::string(kCodeName), {}, 0, true};
@@ -372,8 +415,7 @@ Result<void> Attacher::map_regions(StoppedProcess& process) {
   mapped_ = true;
   code_.clear();
   for (target::RemoteMemory& memory : memories) {
-    if (memory.spec.kind == target::RegionSpec::Kind::kCode)
-      code_.push_back(std::move(memory.local));
+    if (memory.spec.kind == target::RegionSpec::Kind::kCode) code_.push_back(std::move(memory));
     if (memory.spec.kind == target::RegionSpec::Kind::kData) data_ = std::move(memory.local);
   }
   // Now, while nothing can change: later the target may be gone, and its children still have them.
@@ -396,12 +438,12 @@ Result<void> Attacher::fill_data() {
   return {};
 }
 
-abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, TargetAddr code_base) const {
+abi::RtConsts Attacher::constants(TargetAddr code_base) const {
   abi::RtConsts consts =
       shm::consts_for(prepared_.layout, prepared_.addresses.data_base.value, code_base.value);
-  if (tid_offset) {
+  if (tid_offset_) {
     consts.tid_source = abi::TidSource::kFsField;
-    consts.tid_fs_offset = static_cast<int32_t>(*tid_offset);
+    consts.tid_fs_offset = static_cast<int32_t>(*tid_offset_);
   }
   if (prepared_.seccomp_mode != 0) consts.allowed_calls = 0;
   if (auto status = os::read_status(target_.pid());
@@ -415,14 +457,14 @@ abi::RtConsts Attacher::constants(std::optional<int64_t> tid_offset, TargetAddr 
   return consts;
 }
 
-Result<void> Attacher::fill_code(const StoppedProcess& process) {
-  const auto tid_offset = process.tid_offset();
+Result<void> Attacher::fill_code() {
   for (size_t i = 0; i < prepared_.code.size(); i++) {
     const CodeImage& code = prepared_.code[i];
-    std::span<uint8_t> memory = code_[i].bytes();
+    SPILE_TRY_VOID(target::allocate_pages(code_[i]));
+    std::span<uint8_t> memory = code_[i].local.bytes();
     std::memcpy(memory.data(), code.bytes.data(), code.bytes.size());
     SPILE_TRY(uint64_t bodies,
-              shm::write_code_prefix(memory, prepared_.layout, constants(tid_offset, code.base)));
+              shm::write_code_prefix(memory, prepared_.layout, constants(code.base)));
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
   }
   fill_stones();
@@ -434,7 +476,7 @@ Result<void> Attacher::fill_code(const StoppedProcess& process) {
 void Attacher::fill_stones() {
   const AddressPlan& addresses = prepared_.addresses;
   if (addresses.stone_pages.empty()) return;
-  std::span<uint8_t> memory = code_.back().bytes();
+  std::span<uint8_t> memory = code_.back().local.bytes();
   std::ranges::fill(memory, uint8_t{0xcc});
   for (const BuiltSite* built : built_) {
     auto placed = addresses.placements.find(built->site);
@@ -456,8 +498,8 @@ void Attacher::set_state(abi::JournalState state) {
                    static_cast<uint32_t>(state), __ATOMIC_RELEASE);
 }
 
-/// Before the first code byte changes, everything that undoing it takes is in the journal.
-void Attacher::write_journal_ahead() {
+/// Whose the mappings are: another spile that finds them leaves them alone.
+void Attacher::begin_journal() {
   abi::Journal& journal = region_.journal_untrusted();
   journal.magic = abi::kJournalMagic;
   journal.version = abi::kJournalVersion;
@@ -479,7 +521,10 @@ void Attacher::write_journal_ahead() {
                                              abi::RegionKind::kPerThread, 0};
   set_state(abi::JournalState::kMapped);
   journaled_ = true;
+}
 
+/// Before the first code byte changes, everything that undoing it takes is in the journal.
+void Attacher::write_journal_ahead() {
   auto entries = region_.sites_untrusted();
   SPILE_CHECK(writes_.size() <= entries.size());
   for (size_t i = 0; i < writes_.size(); i++) {
@@ -498,16 +543,16 @@ void Attacher::write_journal_ahead() {
     entry.state = abi::SiteState::kPlanned;
     entries[i] = entry;
   }
-  journal.site_count = static_cast<uint32_t>(writes_.size());
+  region_.journal_untrusted().site_count = static_cast<uint32_t>(writes_.size());
   set_state(abi::JournalState::kPatching);
 }
 
 /// A thread that is stopped inside a window continues in the copy. The jump is not there yet, so
 /// both ways are right and a tracer that dies here has done no harm.
-Result<void> Attacher::move_threads(StoppedProcess& process) {
+Result<void> Attacher::move_threads(StoppedProcess& process, const Batch& batch) {
   for (size_t i = 0; i < process.threads().size(); i++) {
     const target::StoppedThread& thread = process.threads()[i];
-    const BuiltSite* site = site_around(thread);
+    const BuiltSite* site = site_around(batch, thread);
     if (site == nullptr) continue;
     SPILE_TRY(TargetAddr moved, rip_after(*site, thread));
     if (moved.value == thread.registers.rip) continue;
@@ -519,11 +564,11 @@ Result<void> Attacher::move_threads(StoppedProcess& process) {
 }
 
 /// One write a page: the edits of one level on one page change together.
-Result<void> Attacher::write_jumps(const StoppedProcess& process) {
-  for (size_t first = 0; first < writes_.size();) {
+Result<void> Attacher::write_jumps(const StoppedProcess& process, const Batch& batch) {
+  const size_t end = batch.first + batch.count;
+  for (size_t first = batch.first; first < end;) {
     size_t last = first;
-    while (last + 1 < writes_.size() &&
-           writes_[last + 1].edit->level == writes_[first].edit->level &&
+    while (last + 1 < end && writes_[last + 1].edit->level == writes_[first].edit->level &&
            page_of(writes_[last + 1].edit->at) == page_of(writes_[first].edit->at))
       last++;
     SPILE_TRY_VOID(write_page(process, first, last));
@@ -549,26 +594,84 @@ Result<void> Attacher::write_page(const StoppedProcess& process, size_t first, s
   return {};
 }
 
+void Attacher::note_stop(const StoppedProcess& process) {
+  stopped_ns_ = std::max(stopped_ns_, static_cast<uint64_t>(process.stopped_for().count()));
+}
+
+Result<void> Attacher::patch(StoppedProcess& process, const Batch& batch) {
+  SPILE_TRY_VOID(move_threads(process, batch));
+  return write_jumps(process, batch);
+}
+
 Result<void> Attacher::commit(StoppedProcess& process) {
-  SPILE_TRY_VOID(check_unchanged(process));
-  SPILE_TRY_VOID(find_blocked_sites(process));
+  for (const Batch& batch : batches_) {
+    SPILE_TRY_VOID(check_unchanged(process, writes_of(batch)));
+    SPILE_TRY_VOID(find_blocked_sites(process, batch));
+  }
   SPILE_TRY_VOID(map_regions(process));
   // Beyond this point the target has mappings of ours, and nothing in it uses them.
   SPILE_TRY_VOID(fill_data());
-  SPILE_TRY_VOID(fill_code(process));
+  tid_offset_ = process.tid_offset();
+  SPILE_TRY_VOID(fill_code());
   if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch());
+  begin_journal();
   write_journal_ahead();
   // Beyond this point every change can be undone by whoever finds the journal.
-  SPILE_TRY_VOID(move_threads(process));
-  SPILE_TRY_VOID(write_jumps(process));
+  for (const Batch& batch : batches_) SPILE_TRY_VOID(patch(process, batch));
   set_state(abi::JournalState::kAttached);
-  stopped_ns_ = static_cast<uint64_t>(process.stopped_for().count());
+  note_stop(process);
+  return {};
+}
+
+Result<void> Attacher::commit_first_of_many(StoppedProcess& process) {
+  SPILE_TRY_VOID(map_regions(process));
+  SPILE_TRY_VOID(fill_data());
+  tid_offset_ = process.tid_offset();
+  begin_journal();
+  note_stop(process);
+  return {};
+}
+
+/// Threads that are in the way of a batch may be elsewhere a moment later.
+Result<void> Attacher::patch_in_stop_of_its_own(const Batch& batch) {
+  for (int attempt = 1;; attempt++) {
+    blocked_.clear();
+    auto done = target::with_tracer_thread([&]() -> Result<void> {
+      SPILE_TRY(auto process, StoppedProcess::stop(target_));
+      SPILE_TRY_VOID(check_unchanged(process, writes_of(batch)));
+      SPILE_TRY_VOID(find_blocked_sites(process, batch));
+      SPILE_TRY_VOID(patch(process, batch));
+      note_stop(process);
+      return {};
+    });
+    if (done || done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2) return done;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
+  }
+}
+
+Result<void> Attacher::commit_rest() {
+  SPILE_TRY_VOID(fill_code());
+  if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch());
+  write_journal_ahead();
+  for (const Batch& batch : batches_) SPILE_TRY_VOID(patch_in_stop_of_its_own(batch));
+  set_state(abi::JournalState::kAttached);
   return {};
 }
 
 void Attacher::roll_back(StoppedProcess& process) {
   if (!std::exchange(mapped_, false)) return;
   bool undone = undo_in_stop(process, patched_sites(), ranges()).has_value();
+  forget_regions(undone);
+}
+
+/// The process has run with some of our jumps in it.
+void Attacher::roll_back_running() {
+  if (!std::exchange(mapped_, false)) return;
+  bool undone = undo_running(target_, patched_sites(), ranges(), mappings_).has_value();
+  forget_regions(undone);
+}
+
+void Attacher::forget_regions(bool undone) {
   // Where that failed, whoever comes next may take it out: nobody lives who needs it.
   if (!undone && journaled_)
     __atomic_store_n(&region_.journal_untrusted().tracer_pid, 0, __ATOMIC_RELEASE);
@@ -608,7 +711,7 @@ void Attacher::give_up_blocked_sites() {
 std::vector<PatchedSite> Attacher::patched_sites() const {
   std::vector<PatchedSite> sites;
   for (const BuiltSite* b : built_)
-    sites.push_back({b->detour, b->segments, b->edits, b->stack_bytes});
+    sites.push_back({b->site, b->detour, b->segments, b->edits, b->stack_bytes});
   return sites;
 }
 
@@ -628,31 +731,21 @@ std::vector<RegionRange> Attacher::ranges() const {
   return ranges;
 }
 
-void Attacher::add_reports(const BuiltSite& built, std::vector<SiteReport>& reports) const {
-  auto placed = prepared_.addresses.placements.find(built.site);
-  for (SiteReport& report : describe(*built.site, target_.pid(), *context_.bundle)) {
-    if (placed != prepared_.addresses.placements.end()) {
-      report.mechanism = placed->second.how;
-      report.reason = placed->second.why;
-    }
-    report.after = report.before;
-    const patch::Edit& edit = built.edits.back();
-    report.after.resize(std::max(report.after.size(), edit.after.size()));
-    std::ranges::copy(edit.after, report.after.begin());
-    reports.push_back(std::move(report));
-  }
-}
-
 std::unique_ptr<Attachment> Attacher::finish(std::unique_ptr<Target> target) {
   auto attachment = std::make_unique<Attachment>();
   attachment->pid = target_.pid();
   attachment->target = std::move(target);
-  attachment->sites = patched_sites();
-  for (const BuiltSite* b : built_) add_reports(*b, attachment->reports);
-  for (auto* list : {&plan_->refused, &refused_}) {
-    attachment->reports.insert(attachment->reports.end(), list->begin(), list->end());
-  }
   attachment->ranges = ranges();
+  for (const BuiltSite* b : built_) {
+    // Nobody else needs what was built.
+    auto& built = const_cast<BuiltSite&>(*b);
+    attachment->sites.push_back(
+        {b->site, b->detour, std::move(built.segments), std::move(built.edits), b->stack_bytes});
+  }
+  attachment->plan = plan_;
+  attachment->addresses = std::move(prepared_.addresses);
+  for (auto* list : {&plan_->refused, &refused_})
+    attachment->refused.insert(attachment->refused.end(), list->begin(), list->end());
   attachment->mappings = std::move(mappings_);
   attachment->data = std::move(data_);
   attachment->region = std::move(region_);
@@ -711,6 +804,26 @@ std::unexpected<Error> name_owner(const Target& target, Error error) {
 
 }  // namespace
 
+std::vector<SiteReport> site_reports(const Attachment& attachment, const bundle::Bundle& bundle) {
+  std::vector<SiteReport> reports;
+  for (const PatchedSite& site : attachment.sites) {
+    auto placed = attachment.addresses.placements.find(site.planned);
+    for (SiteReport& report : describe(*site.planned, attachment.pid, bundle)) {
+      if (placed != attachment.addresses.placements.end()) {
+        report.mechanism = placed->second.how;
+        report.reason = placed->second.why;
+      }
+      const patch::Edit& edit = site.edits.back();
+      report.after = report.before;
+      report.after.resize(std::max(report.after.size(), edit.after.size()));
+      std::ranges::copy(edit.after, report.after.begin());
+      reports.push_back(std::move(report));
+    }
+  }
+  reports.insert(reports.end(), attachment.refused.begin(), attachment.refused.end());
+  return reports;
+}
+
 Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& context) {
   // Who is it, and may we? Nothing is stopped yet.
   SPILE_TRY(auto opened, Target::open(pid));
@@ -729,21 +842,27 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     SPILE_TRY_VOID(attacher.prepare());
     if (!attacher.has_sites()) return std::unexpected(all_refused(*plan, attacher.refused()));
 
-    // The stop: look, map, fill, journal, move threads, write jumps, go.
+    // The stop: look, map, fill, journal, move threads, write jumps, go. Where that would take too
+    // long, the first stop only maps, and the jumps are written batch by batch.
     auto began = std::chrono::steady_clock::now();
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, StoppedProcess::stop(*target));
       SPILE_TRY_VOID(expect_nobody(*target));
-      auto committed = attacher.commit(process);
+      auto committed = attacher.needs_many_stops() ? attacher.commit_first_of_many(process)
+                                                   : attacher.commit(process);
       if (!committed) attacher.roll_back(process);
       return committed;
     });
+    auto held = std::chrono::steady_clock::now() - began;
+    if (done && attacher.needs_many_stops()) {
+      done = attacher.commit_rest();
+      if (!done) attacher.roll_back_running();
+    }
     if (done) break;
     // A thread stood in the way, the place was taken, or somebody holds the process. What
     // roll_back() had to leave is taken out like that of a dead tracer; what a living one holds is
     // not. A stop that timed out (a thread in vfork, a dead disk) held the others all the while:
     // few tries, long pauses.
-    auto held = std::chrono::steady_clock::now() - began;
     bool is_slow = held > std::chrono::milliseconds(100);
     bool again = done.error().code == ErrorCode::kBusy &&
                  attempt < (is_slow ? kMaxSlowAttempts : kMaxAttempts);

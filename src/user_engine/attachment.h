@@ -9,6 +9,7 @@
 
 #include "bundle/bundle.h"
 #include "engine/engine.h"
+#include "user_engine/address_plan.h"
 #include "user_engine/code_image.h"
 #include "user_engine/shm/clock.h"
 #include "user_engine/shm/region.h"
@@ -20,6 +21,7 @@ namespace spile::user_engine {
 
 /// A site that holds (or held) our jump.
 struct PatchedSite {
+  const PlannedSite* planned = nullptr;  ///< in Attachment::plan or Attachment::addresses
   TargetAddr detour;
   std::vector<patch::Segment> segments;
   std::vector<patch::Edit> edits;
@@ -37,16 +39,22 @@ struct RegionRange {
 struct Attachment {
   pid_t pid = 0;
   std::unique_ptr<target::Target> target;
+  std::shared_ptr<ProcessPlan> plan;
+  AddressPlan addresses;
   std::vector<PatchedSite> sites;
   std::vector<RegionRange> ranges;
   std::vector<os::MapEntry>
       mappings;  ///< the same as the kernel lists them, memory files only: children have them too
   Mapping data;  ///< our view of the data region
   shm::Region region;  ///< over `data`
-  std::vector<engine::SiteReport> reports;
+  std::vector<engine::SiteReport> refused;
   std::vector<std::string> warnings;
   uint64_t stopped_ns = 0;
 };
+
+/// Every site, for people; those that were refused last.
+std::vector<engine::SiteReport> site_reports(const Attachment& attachment,
+                                             const bundle::Bundle& bundle);
 
 /// What attaching needs beside the process.
 struct AttachContext {

@@ -17,8 +17,8 @@ constexpr uint64_t kDetourAlignment = 16;
 /// would cost more memory than they are worth.
 constexpr uint32_t kInlineLimitBytes = 256, kInlineLimitManyBytes = 96;
 constexpr size_t kManySites = 256;
-/// Of a window that does not relocate at the place where its size is asked for.
-constexpr size_t kMaxDisplacedBytes = 1024;
+/// Of one displaced instruction, or of the jump back.
+constexpr size_t kMaxDisplacedBytes = 32;
 
 uint32_t inline_limit(size_t sites) {
   return sites > kManySites ? kInlineLimitManyBytes : kInlineLimitBytes;
@@ -203,7 +203,7 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
         program.code.size() * jit::kMaxBytesPerInsn + jit::kMaxBodyOverheadBytes + kDetourAlignment;
   size += bodies;
   for (const PlannedSite* site : sites) {
-    size += patch::displaced_size_bytes(site->plan).value_or(kMaxDisplacedBytes) + kDetourAlignment;
+    size += (site->plan.heads.size() + 1) * kMaxDisplacedBytes + kDetourAlignment;
     for (const std::vector<int>& probes : site->probes)
       size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * probes.size() +
               inline_limit(sites.size());

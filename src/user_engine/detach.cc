@@ -39,4 +39,15 @@ Result<void> undo_in_stop(target::StoppedProcess& process,
   return undo_in_stop(process, job_of(sites, ranges));
 }
 
+Result<void> undo_running(const target::Target& target,
+                          const std::vector<PatchedSite>& sites,
+                          const std::vector<RegionRange>& ranges,
+                          const std::vector<os::MapEntry>& mappings) {
+  Job job = job_of(sites, ranges);
+  job.mappings = mappings;
+  if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
+  SPILE_TRY([[maybe_unused]] auto report, undo_everywhere(target, job));
+  return {};
+}
+
 }  // namespace spile::user_engine

@@ -22,8 +22,9 @@
 namespace spile::user_engine {
 
 struct DetachReport {
-  size_t restored = 0;   ///< sites, over all processes
-  size_t processes = 0;  ///< processes that were cleaned: the target and its forked children
+  size_t restored = 0;      ///< sites, over all processes
+  size_t processes = 0;     ///< processes that were cleaned: the target and its forked children
+  uint64_t stopped_ns = 0;  ///< the longest stop
   std::vector<std::string>
       notes;  ///< sites left to somebody else, regions that had to stay: for the user
 };
@@ -36,6 +37,12 @@ Result<DetachReport> detach(Attachment& attachment);
 Result<void> undo_in_stop(target::StoppedProcess& process,
                           const std::vector<PatchedSite>& sites,
                           const std::vector<RegionRange>& ranges);
+
+/// Takes out an attach that failed after the process had run with some of its jumps.
+Result<void> undo_running(const target::Target& target,
+                          const std::vector<PatchedSite>& sites,
+                          const std::vector<RegionRange>& ranges,
+                          const std::vector<os::MapEntry>& mappings);
 
 /// Takes out what the journal in the process says, and stray mappings and stub bytes. A process
 /// without any: restored 0. What belongs to a spile that lives is never touched: that is looked at

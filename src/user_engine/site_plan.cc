@@ -125,18 +125,40 @@ patch::Refusal no_stack_check(const patch::SitePlan& plan) {
   return refusal;
 }
 
+/// Code of the target as memory has it now, read page by page.
+class LiveCode {
+ public:
+  explicit LiveCode(const target::Target& target) : target_(target) {}
+
+  /// At `at`, up to `size` bytes (at most a page).
+  std::span<const uint8_t> read(TargetAddr at, size_t size) {
+    bool inside = at >= start_ && at + size <= start_ + bytes_.size();
+    if (!inside) {
+      start_ = TargetAddr(at.value & ~uint64_t{4095});
+      bytes_.resize(2 * 4096);
+      bytes_.resize(target_.memory().read_some(start_, bytes_));
+    }
+    auto offset = static_cast<size_t>(at - start_);
+    if (offset >= bytes_.size()) return {};
+    return std::span(bytes_).subspan(offset, std::min(size, bytes_.size() - offset));
+  }
+
+ private:
+  const target::Target& target_;
+  TargetAddr start_;
+  std::vector<uint8_t> bytes_;
+};
+
 /// Memory must hold what the file holds wherever we read the file to decide: else somebody else has
 /// patched it.
-Result<void> check_memory(const target::Target& target,
-                          const ModuleImage& image,
-                          const patch::SitePlan& plan) {
+Result<void> check_memory(LiveCode& code, const ModuleImage& image, const patch::SitePlan& plan) {
   size_t size = std::max<size_t>(plan.window.size(), plan.written);
-  std::vector<uint8_t> now(size);
-  SPILE_TRY_VOID(target.memory().read(plan.site, now));
+  auto now = code.read(plan.site, size);
   auto original = image.original(plan.site, size);
-  if (original.size() == size && std::equal(now.begin(), now.end(), original.begin())) return {};
-  const char* who = now[0] == 0xcc ? "a breakpoint of another tracer or a kernel uprobe is there"
-                                   : "another tool has patched it";
+  if (original.size() == size && std::ranges::equal(now, original)) return {};
+  const char* who = !now.empty() && now[0] == 0xcc
+                        ? "a breakpoint of another tracer or a kernel uprobe is there"
+                        : "another tool has patched it";
   return fail(ErrorCode::kUnsafe, "the code in memory ({}) is not that of the file ({}): {}",
               x86::hex(now), x86::hex(original), who);
 }
@@ -208,8 +230,9 @@ class Planner {
     std::vector<const patch::Refusal*> refused(plans.sites.size());
     std::deque<patch::Refusal> reasons;
     std::vector<PlannedSite*> sites(plans.sites.size());
+    LiveCode live(target_);
     for (size_t i = 0; i < plans.sites.size(); i++) {
-      auto refusal = refuse_site(image, plans.sites[i]);
+      auto refusal = refuse_site(live, image, plans.sites[i]);
       if (refusal) {
         refused[i] = &reasons.emplace_back(std::move(*refusal));
         continue;
@@ -234,10 +257,11 @@ class Planner {
   }
 
   /// What the planner of the module's code cannot know.
-  std::optional<patch::Refusal> refuse_site(const ModuleImage& image,
-                                            const patch::SitePlan& plan) const {
+  static std::optional<patch::Refusal> refuse_site(LiveCode& live,
+                                                   const ModuleImage& image,
+                                                   const patch::SitePlan& plan) {
     if (image.is_go() && !plan.go_stack_check) return no_stack_check(plan);
-    auto checked = check_memory(target_, image, plan);
+    auto checked = check_memory(live, image, plan);
     if (checked) return std::nullopt;
     patch::Refusal refusal;
     refusal.kind = patch::RefusalKind::kBreakpoint;

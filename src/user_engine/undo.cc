@@ -40,6 +40,9 @@ bool has_inode(const std::vector<os::MapEntry>& maps, uint64_t inode) {
   return std::ranges::any_of(maps, [&](const os::MapEntry& m) { return m.inode == inode; });
 }
 
+/// 20 ms is all that a stop may take.
+constexpr size_t kPatchesPerStop = 16'000;
+
 uint64_t page_of(TargetAddr a) {
   return a.value / kPageBytes;
 }
@@ -57,10 +60,11 @@ class Undo {
  private:
   Result<bool> once(bool last);
   Result<std::vector<AddressRange>> ranges_to_unmap();
-  Result<void> restore();
+  Result<void> restore(size_t limit);
+  void note_stop(const StoppedProcess& process);
   Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
   Result<void> set_state(abi::JournalState state);
-  Result<void> restore_bytes();
+  Result<void> restore_bytes(size_t limit);
   Result<void> restore_page(std::span<const PatchedBytes> patches);
   Result<void> move_threads(StoppedProcess& process);
   std::vector<pid_t> threads_inside(const StoppedProcess& process) const;
@@ -68,6 +72,7 @@ class Undo {
   const Target& target_;
   const Job& job_;
   DetachReport& report_;
+  size_t next_ = 0;  ///< of job_.patches: those before it are restored
   bool restored_ = false;
   bool refused_ = false;  ///< a living tracer holds the process: asking again will not help
 };
@@ -80,15 +85,17 @@ Result<void> Undo::set_state(abi::JournalState state) {
 }
 
 /// The patches of one level on one page go in one write.
-Result<void> Undo::restore_bytes() {
+/// Up to `limit` patches; the rest in later calls.
+Result<void> Undo::restore_bytes(size_t limit) {
   const auto& patches = job_.patches;
-  for (size_t first = 0; first < patches.size();) {
-    size_t last = first;
-    while (last + 1 < patches.size() && patches[last + 1].level == patches[first].level &&
-           page_of(patches[last + 1].address) == page_of(patches[first].address))
+  const size_t end = std::min(patches.size(), next_ + std::min(limit, patches.size()));
+  while (next_ < end) {
+    size_t last = next_;
+    while (last + 1 < end && patches[last + 1].level == patches[next_].level &&
+           page_of(patches[last + 1].address) == page_of(patches[next_].address))
       last++;
-    SPILE_TRY_VOID(restore_page(std::span(patches).subspan(first, last + 1 - first)));
-    first = last + 1;
+    SPILE_TRY_VOID(restore_page(std::span(patches).subspan(next_, last + 1 - next_)));
+    next_ = last + 1;
   }
   return {};
 }
@@ -170,10 +177,11 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
   return ranges;
 }
 
-Result<void> Undo::restore() {
+Result<void> Undo::restore(size_t limit) {
   if (restored_) return {};
-  SPILE_TRY_VOID(set_state(abi::JournalState::kDetaching));
-  SPILE_TRY_VOID(restore_bytes());
+  if (next_ == 0) SPILE_TRY_VOID(set_state(abi::JournalState::kDetaching));
+  SPILE_TRY_VOID(restore_bytes(limit));
+  if (next_ < job_.patches.size()) return {};
   SPILE_TRY_VOID(set_state(abi::JournalState::kDetached));
   restored_ = true;
   return {};
@@ -188,9 +196,14 @@ Result<void> Undo::unmap(StoppedProcess& process, const std::vector<AddressRange
 }
 
 Result<void> Undo::in_stop(StoppedProcess& process) {
-  SPILE_TRY_VOID(restore());
+  SPILE_TRY_VOID(restore(job_.patches.size()));
   SPILE_TRY_VOID(move_threads(process));
   return unmap(process, job_.unmap);
+}
+
+void Undo::note_stop(const StoppedProcess& process) {
+  report_.stopped_ns =
+      std::max(report_.stopped_ns, static_cast<uint64_t>(process.stopped_for().count()));
 }
 
 /// True when nothing of ours is left.
@@ -198,7 +211,12 @@ Result<bool> Undo::once(bool last) {
   SPILE_TRY(auto process, StoppedProcess::stop(target_));
   SPILE_TRY(auto ranges, ranges_to_unmap());
   if (!ranges.empty()) {
-    SPILE_TRY_VOID(restore());
+    SPILE_TRY_VOID(restore(kPatchesPerStop));
+    // Some sites still hold jumps: their copies must stay, and threads must stay in them.
+    if (!restored_) {
+      note_stop(process);
+      return false;
+    }
     SPILE_TRY_VOID(move_threads(process));
   }
   auto inside = ranges.empty() ? std::vector<pid_t>() : threads_inside(process);
@@ -214,13 +232,14 @@ Result<bool> Undo::once(bool last) {
     return false;
   }
   SPILE_TRY_VOID(unmap(process, ranges));
+  note_stop(process);
   SPILE_TRY_VOID(target::clean_leftover_stubs(process));
   // A thread that a killed tracer left in its stub is still on its way home.
   return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
 }
 
 Result<void> Undo::run() {
-  for (int i = 1; i <= kStops; i++) {
+  for (int i = 1; i <= kStops;) {
     auto began = std::chrono::steady_clock::now();
     auto done = target::with_tracer_thread([&] { return once(i == kStops); });
     if (!done && done.error().code == ErrorCode::kTargetGone) return {};
@@ -234,6 +253,8 @@ Result<void> Undo::run() {
       return forward(done, "detach from process {}", target_.pid());
     std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(
         std::chrono::milliseconds(std::min(i, 20)), done ? held * 0 : held * 10));
+    // A stop that only restored some sites was no vain attempt.
+    if (!done || restored_) i++;
   }
   return {};
 }

@@ -94,6 +94,8 @@ class UserTrace final : public engine::Trace {
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
   std::vector<engine::SiteReport> sites() override;
+  std::vector<engine::SiteReport> refusals() override;
+  std::set<int> placed_though_refused() override;
   pid_t child() const override { return child_; }
   std::vector<std::string> take_warnings() override { return std::exchange(warnings_, {}); }
   uint64_t stopped_ns() const override;
@@ -363,6 +365,7 @@ Result<void> UserTrace::detach() {
   for (const auto& attachment : attachments_) {
     auto report = user_engine::detach(*attachment);
     if (report) {
+      attachment->stopped_ns = std::max(attachment->stopped_ns, report->stopped_ns);
       std::ranges::move(report->notes, std::back_inserter(warnings_));
     } else if (!first_error) {
       first_error = std::move(report.error());
@@ -406,8 +409,30 @@ Result<engine::Stats> UserTrace::stats() {
 std::vector<engine::SiteReport> UserTrace::sites() {
   std::vector<engine::SiteReport> all;
   for (const auto& attachment : attachments_)
-    all.insert(all.end(), attachment->reports.begin(), attachment->reports.end());
+    std::ranges::move(site_reports(*attachment, bundle_), std::back_inserter(all));
   return all;
+}
+
+std::vector<engine::SiteReport> UserTrace::refusals() {
+  std::vector<engine::SiteReport> all;
+  for (const auto& attachment : attachments_)
+    all.insert(all.end(), attachment->refused.begin(), attachment->refused.end());
+  return all;
+}
+
+std::set<int> UserTrace::placed_though_refused() {
+  std::set<int> refused, placed;
+  for (const engine::SiteReport& report : refusals()) refused.insert(report.probe);
+  for (const auto& attachment : attachments_) {
+    for (const PatchedSite& site : attachment->sites) {
+      for (const std::vector<int>& probes : site.planned->probes) {
+        for (int probe : probes) {
+          if (refused.contains(probe)) placed.insert(probe);
+        }
+      }
+    }
+  }
+  return placed;
 }
 
 uint64_t UserTrace::stopped_ns() const {
