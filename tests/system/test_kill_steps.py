@@ -126,6 +126,11 @@ def several_busy_threads():
     every_step("case_42_spinning_threads", ["--mode", "2"], ["probe_me"], DENSE_STEPS // 4)
 
 
+def many_stops():
+    """So many functions that attaching and detaching take several stops: the target runs in between."""
+    every_step("case_63_many_functions", [], ["probe_me*"], 8)
+
+
 def a_run_that_is_not_killed_says_so():
     """The way of killing itself is sound: a step that is never reached changes nothing."""
     with Victim("case_46_counter") as victim:
@@ -152,5 +157,5 @@ def the_next_trace_cleans_up_or_names_the_leftovers():
 
 if __name__ == "__main__":
     os.environ.pop("SPILE_KILL_AT_STEP", None)
-    main([a_run_that_is_not_killed_says_so, one_busy_thread, several_busy_threads,
+    main([a_run_that_is_not_killed_says_so, one_busy_thread, several_busy_threads, many_stops,
           the_next_trace_cleans_up_or_names_the_leftovers], 200)
