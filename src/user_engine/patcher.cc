@@ -1,0 +1,450 @@
+#include "user_engine/patcher.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <thread>
+
+#include "abi/data_region.h"
+#include "os/process.h"
+#include "user_engine/detach.h"
+#include "user_engine/target/threads_inside.h"
+
+namespace spile::user_engine {
+
+using target::AddressRange;
+using target::StoppedProcess;
+using target::Target;
+
+namespace {
+
+constexpr std::string_view kCodeName = "spile-code", kDataName = "spile-data";
+/// Bytes from an edit on that may be part of its jump: a prefixed jump of one own byte more.
+constexpr size_t kJumpReachBytes = 8;
+constexpr int kMaxBatchAttempts = 4;
+
+uint64_t page_of(TargetAddr a) {
+  return a.value / kPageBytes;
+}
+
+}  // namespace
+
+/// The plan was made while the target ran: since then a library may have gone, or another tool may
+/// have come. The bytes behind an edit may be part of its jump.
+Result<void> Patcher::check_unchanged(const StoppedProcess& process,
+                                      std::span<const Write> writes) const {
+  std::vector<uint8_t> page;
+  for (size_t first = 0; first < writes.size();) {
+    TargetAddr start = writes[first].edit->at;
+    page.resize(2 * kPageBytes);
+    page.resize(process.memory().read_some(start, page));
+    size_t i = first;
+    for (; i < writes.size() && page_of(writes[i].edit->at) == page_of(start) &&
+           writes[i].edit->at >= start;
+         i++) {
+      const Write& write = writes[i];
+      const patch::SitePlan& plan = write.site->site->plan;
+      size_t own = write.edit->before.size(), size = std::max(own, kJumpReachBytes);
+      if (write.edit->at == plan.site) size = std::max(size, plan.window.size());
+      auto original = write.site->site->image->original(write.edit->at, size);
+      auto offset = static_cast<size_t>(write.edit->at - start);
+      // Behind the own bytes the mapping may end.
+      size_t readable = std::min(original.size(), page.size() - std::min(page.size(), offset));
+      bool same = readable >= own &&
+                  std::equal(original.begin(), original.begin() + static_cast<ptrdiff_t>(readable),
+                             page.begin() + static_cast<ptrdiff_t>(offset));
+      if (!same)
+        return fail(ErrorCode::kUnsafe,
+                    "the code at {} has changed since it was looked at: unloaded, or patched by "
+                    "another tool",
+                    write.edit->at);
+    }
+    first = i;
+  }
+  return {};
+}
+
+/// The site whose window may hold the thread's rip, or the system call instruction right before it:
+/// that one decides where the call is restarted, also when another window begins at rip.
+const BuiltSite* Patcher::site_around(const Batch& batch, const target::StoppedThread& thread) {
+  TargetAddr rip(thread.registers.rip - (thread.in_user_code() ? 0 : 1));
+  auto after = std::ranges::upper_bound(batch.sites, rip, {},
+                                        [](const BuiltSite* s) { return s->site->plan.site; });
+  if (after == batch.sites.begin()) return nullptr;
+  const BuiltSite* site = *std::prev(after);
+  uint64_t bytes = std::max(site->site->plan.window.size(), patch::kPatchBytes);
+  return static_cast<uint64_t>(rip - site->site->plan.site) <= bytes ? site : nullptr;
+}
+
+Result<TargetAddr> Patcher::rip_after(const BuiltSite& site,
+                                      const target::StoppedThread& thread) const {
+  bool in_syscall = static_cast<int64_t>(thread.registers.orig_rax) >= 0;
+  return patch::rip_after_attach(site.site->plan, site.segments, TargetAddr(thread.registers.rip),
+                                 in_syscall);
+}
+
+/// Threads that stand where no displaced instruction begins, and those that were interrupted inside
+/// a window and will come back there when their signal handler returns.
+Result<void> Patcher::find_blocked_sites(const StoppedProcess& process, const Batch& batch) {
+  for (const target::StoppedThread& thread : process.threads()) {
+    const BuiltSite* site = site_around(batch, thread);
+    if (site != nullptr && !rip_after(*site, thread)) blocked_.insert(site->site);
+  }
+  std::map<TargetAddr, const PlannedSite*> heads;
+  for (const BuiltSite* built : batch.sites) {
+    const PlannedSite* site = built->site;
+    for (uint8_t head : site->plan.heads) {
+      if (head > 0 && head < site->plan.written) heads.emplace(site->plan.site + head, site);
+    }
+  }
+  if (!heads.empty()) {
+    auto interrupted =
+        target::live_contexts(process, [&](TargetAddr a) { return heads.contains(a); });
+    for (const target::LiveContext& context : interrupted.found)
+      blocked_.insert(heads.at(context.rip));
+    if (!interrupted.incomplete.empty()) {
+      for (const auto& [head, site] : heads) blocked_.insert(site);
+    }
+  }
+  if (blocked_.empty()) return {};
+  return fail(ErrorCode::kBusy, "a thread is inside the code to be patched");
+}
+
+std::vector<target::RegionSpec> Patcher::region_specs() const {
+  using Kind = target::RegionSpec::Kind;
+  const AddressPlan& addresses = prepared_.addresses;
+  std::vector<target::RegionSpec> specs;
+  // Where the process runs before the code is written, it need not wait for the pages.
+  bool later = needs_many_stops();
+  for (const CodeImage& code : prepared_.code) {
+    specs.push_back(
+        {Kind::kCode, std::string(kCodeName), code.base, code.bytes.size(), !later, later});
+  }
+  if (!addresses.stone_pages.empty()) {
+    target::RegionSpec stones{Kind::kCode, std::string(kCodeName), {}, 0, true};
+    for (const AddressRange& page : addresses.stone_pages) stones.add_piece(page);
+    specs.push_back(std::move(stones));
+  }
+  specs.push_back({Kind::kData, std::string(kDataName), addresses.data_base,
+                   prepared_.layout.size_bytes, false});
+  specs.push_back({Kind::kPrivate, {}, addresses.private_base, kPageBytes, true});
+  return specs;
+}
+
+Result<void> Patcher::map_regions(StoppedProcess& process) {
+  SPILE_TRY(auto memories, target::map_shared(process, region_specs()));
+  mapped_ = true;
+  code_.clear();
+  for (target::RemoteMemory& memory : memories) {
+    if (memory.spec.kind == target::RegionSpec::Kind::kCode) code_.push_back(std::move(memory));
+    if (memory.spec.kind == target::RegionSpec::Kind::kData) data_ = std::move(memory.local);
+  }
+  // Now, while nothing can change: later the target may be gone, and its children still have them.
+  SPILE_TRY(auto maps, target_.maps());
+  mappings_ = target::our_mappings(maps);
+  return {};
+}
+
+/// Fresh memory is zero, as most of the image is.
+Result<void> Patcher::fill_data() {
+  static constexpr std::array<uint8_t, kPageBytes> kZeroes{};
+  auto from = prepared_.image.bytes();
+  auto to = data_.bytes();
+  for (size_t at = 0; at < from.size(); at += kPageBytes) {
+    if (std::memcmp(&from[at], kZeroes.data(), kPageBytes) != 0)
+      std::memcpy(&to[at], &from[at], kPageBytes);
+  }
+  SPILE_TRY(region_, shm::Region::view(to, prepared_.layout));
+  context_.clock->publish(region_.time_page());
+  return {};
+}
+
+abi::RtConsts Patcher::constants(TargetAddr code_base) const {
+  abi::RtConsts consts =
+      shm::consts_for(prepared_.layout, prepared_.addresses.data_base.value, code_base.value);
+  if (tid_offset_) {
+    consts.tid_source = abi::TidSource::kFsField;
+    consts.tid_fs_offset = static_cast<int32_t>(*tid_offset_);
+  }
+  if (prepared_.seccomp_mode != 0) consts.allowed_calls = 0;
+  if (auto status = os::read_status(target_.pid());
+      status && status->innermost_tid != target_.pid()) {
+    consts.tgid_inside = static_cast<uint32_t>(status->innermost_tid);
+    consts.tgid_outside = static_cast<uint32_t>(target_.pid());
+  }
+  consts.wipe_on_fork = prepared_.addresses.private_base.value;
+  consts.safe_range_count = static_cast<uint32_t>(prepared_.safe_ranges.size());
+  std::ranges::copy(prepared_.safe_ranges, consts.safe_ranges);
+  return consts;
+}
+
+Result<void> Patcher::fill_code() {
+  for (size_t i = 0; i < prepared_.code.size(); i++) {
+    const CodeImage& code = prepared_.code[i];
+    SPILE_TRY_VOID(target::allocate_pages(code_[i]));
+    std::span<uint8_t> memory = code_[i].local.bytes();
+    std::memcpy(memory.data(), code.bytes.data(), code.bytes.size());
+    SPILE_TRY(uint64_t bodies,
+              shm::write_code_prefix(memory, prepared_.layout, constants(code.base)));
+    SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
+  }
+  fill_stones();
+  // Our writable views go: from here on nobody can change this code.
+  code_.clear();
+  return {};
+}
+
+void Patcher::fill_stones() {
+  const AddressPlan& addresses = prepared_.addresses;
+  if (addresses.stone_pages.empty()) return;
+  std::span<uint8_t> memory = code_.back().local.bytes();
+  std::ranges::fill(memory, uint8_t{0xcc});
+  for (const BuiltSite* built : prepared_.built) {
+    auto placed = addresses.placements.find(built->site);
+    if (placed == addresses.placements.end()) continue;
+    size_t offset = 0;
+    for (const AddressRange& page : addresses.stone_pages) {
+      if (page.contains(placed->second.stone)) {
+        auto bytes = patch::stone_bytes(built->detour);
+        std::memcpy(&memory[offset + static_cast<size_t>(placed->second.stone - page.start)],
+                    bytes.data(), bytes.size());
+      }
+      offset += page.size();
+    }
+  }
+}
+
+void Patcher::set_state(abi::JournalState state) {
+  __atomic_store_n(reinterpret_cast<uint32_t*>(&region_.journal_untrusted().state),
+                   static_cast<uint32_t>(state), __ATOMIC_RELEASE);
+}
+
+/// Whose the mappings are: another spile that finds them leaves them alone.
+void Patcher::begin_journal() {
+  abi::Journal& journal = region_.journal_untrusted();
+  journal.magic = abi::kJournalMagic;
+  journal.version = abi::kJournalVersion;
+  journal.tracer_pid = static_cast<uint32_t>(getpid());
+  journal.target_pid = static_cast<uint32_t>(target_.pid());
+  if (auto stat = os::read_stat(getpid(), getpid())) journal.tracer_start_time = stat->start_time;
+  journal.target_start_time = target_.start_time();
+  journal.region_count = 0;
+  for (const CodeImage& code : prepared_.code) {
+    if (journal.region_count + 2 < abi::kMaxRegions) {
+      journal.regions[journal.region_count++] = {code.base.value, code.bytes.size(), 0,
+                                                 abi::RegionKind::kCode, 0};
+    }
+  }
+  journal.regions[journal.region_count++] = {prepared_.addresses.data_base.value,
+                                             prepared_.layout.size_bytes, 0, abi::RegionKind::kData,
+                                             0};
+  journal.regions[journal.region_count++] = {prepared_.addresses.private_base.value, kPageBytes, 0,
+                                             abi::RegionKind::kPerThread, 0};
+  set_state(abi::JournalState::kMapped);
+  journaled_ = true;
+}
+
+/// Before the first code byte changes, everything that undoing it takes is in the journal.
+void Patcher::write_journal_ahead() {
+  auto entries = region_.sites_untrusted();
+  SPILE_CHECK(prepared_.writes.size() <= entries.size());
+  for (size_t i = 0; i < prepared_.writes.size(); i++) {
+    const patch::Edit& edit = *prepared_.writes[i].edit;
+    const PlannedSite& site = *prepared_.writes[i].site->site;
+    abi::SiteEntry entry = {};
+    entry.address = edit.at.value;
+    entry.file_offset = site.image->file_offset(edit.at).value;
+    entry.detour = prepared_.writes[i].site->detour.value;
+    entry.cookie =
+        site.probes.empty() ? abi::kNoProbe : static_cast<uint32_t>(site.probes.front().front());
+    entry.length = static_cast<uint8_t>(edit.after.size());
+    entry.level = edit.level;
+    std::ranges::copy(edit.before, entry.original);
+    std::ranges::copy(edit.after, entry.patched);
+    entry.state = abi::SiteState::kPlanned;
+    entries[i] = entry;
+  }
+  region_.journal_untrusted().site_count = static_cast<uint32_t>(prepared_.writes.size());
+  set_state(abi::JournalState::kPatching);
+}
+
+/// A thread that is stopped inside a window continues in the copy. The jump is not there yet, so
+/// both ways are right and a tracer that dies here has done no harm.
+Result<void> Patcher::move_threads(StoppedProcess& process, const Batch& batch) {
+  for (size_t i = 0; i < process.threads().size(); i++) {
+    const target::StoppedThread& thread = process.threads()[i];
+    const BuiltSite* site = site_around(batch, thread);
+    if (site == nullptr) continue;
+    SPILE_TRY(TargetAddr moved, rip_after(*site, thread));
+    if (moved.value == thread.registers.rip) continue;
+    os::Registers registers = thread.registers;
+    registers.rip = moved.value;
+    SPILE_TRY_VOID(process.set_registers(i, registers));
+  }
+  return {};
+}
+
+/// One write a page: the edits of one level on one page change together.
+Result<void> Patcher::write_jumps(const StoppedProcess& process, const Batch& batch) {
+  const size_t end = batch.first + batch.count;
+  for (size_t first = batch.first; first < end;) {
+    size_t last = first;
+    while (last + 1 < end &&
+           prepared_.writes[last + 1].edit->level == prepared_.writes[first].edit->level &&
+           page_of(prepared_.writes[last + 1].edit->at) ==
+               page_of(prepared_.writes[first].edit->at))
+      last++;
+    SPILE_TRY_VOID(write_page(process, first, last));
+    first = last + 1;
+  }
+  return {};
+}
+
+Result<void> Patcher::write_page(const StoppedProcess& process, size_t first, size_t last) {
+  TargetAddr start = prepared_.writes[first].edit->at;
+  const patch::Edit& end = *prepared_.writes[last].edit;
+  std::vector<uint8_t> bytes(static_cast<size_t>(end.at - start) + end.after.size());
+  SPILE_TRY_VOID(process.memory().read(start, bytes));
+  for (size_t i = first; i <= last; i++)
+    std::ranges::copy(prepared_.writes[i].edit->after,
+                      bytes.begin() + (prepared_.writes[i].edit->at - start));
+  auto written = process.memory().write(start, bytes);
+  if (!written) return forward(written, "write {} jumps at {}", last - first + 1, start);
+  auto entries = region_.sites_untrusted();
+  for (size_t i = first; i <= last; i++) {
+    __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[i].state),
+                     static_cast<uint8_t>(abi::SiteState::kPatched), __ATOMIC_RELEASE);
+  }
+  return {};
+}
+
+void Patcher::note_stop(const StoppedProcess& process) {
+  stopped_ns_ = std::max(stopped_ns_, static_cast<uint64_t>(process.stopped_for().count()));
+}
+
+Result<void> Patcher::patch(StoppedProcess& process, const Batch& batch) {
+  SPILE_TRY_VOID(move_threads(process, batch));
+  return write_jumps(process, batch);
+}
+
+Result<void> Patcher::commit(StoppedProcess& process) {
+  for (const Batch& batch : prepared_.batches) {
+    SPILE_TRY_VOID(check_unchanged(process, prepared_.writes_of(batch)));
+    SPILE_TRY_VOID(find_blocked_sites(process, batch));
+  }
+  SPILE_TRY_VOID(map_regions(process));
+  // Beyond this point the target has mappings of ours, and nothing in it uses them.
+  SPILE_TRY_VOID(fill_data());
+  tid_offset_ = process.tid_offset();
+  SPILE_TRY_VOID(fill_code());
+  if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch());
+  begin_journal();
+  write_journal_ahead();
+  // Beyond this point every change can be undone by whoever finds the journal.
+  for (const Batch& batch : prepared_.batches) SPILE_TRY_VOID(patch(process, batch));
+  set_state(abi::JournalState::kAttached);
+  note_stop(process);
+  return {};
+}
+
+Result<void> Patcher::commit_first_of_many(StoppedProcess& process) {
+  SPILE_TRY_VOID(map_regions(process));
+  SPILE_TRY_VOID(fill_data());
+  tid_offset_ = process.tid_offset();
+  begin_journal();
+  note_stop(process);
+  return {};
+}
+
+/// Threads that are in the way of a batch may be elsewhere a moment later.
+Result<void> Patcher::patch_in_stop_of_its_own(const Batch& batch) {
+  for (int attempt = 1;; attempt++) {
+    blocked_.clear();
+    auto done = target::with_tracer_thread([&]() -> Result<void> {
+      SPILE_TRY(auto process, StoppedProcess::stop(target_));
+      SPILE_TRY_VOID(check_unchanged(process, prepared_.writes_of(batch)));
+      SPILE_TRY_VOID(find_blocked_sites(process, batch));
+      SPILE_TRY_VOID(patch(process, batch));
+      note_stop(process);
+      return {};
+    });
+    if (done || done.error().code != ErrorCode::kBusy || attempt == kMaxBatchAttempts) return done;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
+  }
+}
+
+Result<void> Patcher::commit_rest() {
+  SPILE_TRY_VOID(fill_code());
+  if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch());
+  write_journal_ahead();
+  for (const Batch& batch : prepared_.batches) SPILE_TRY_VOID(patch_in_stop_of_its_own(batch));
+  set_state(abi::JournalState::kAttached);
+  return {};
+}
+
+void Patcher::roll_back(StoppedProcess& process) {
+  if (!std::exchange(mapped_, false)) return;
+  bool undone = undo_in_stop(process, patched_sites(), ranges()).has_value();
+  forget_regions(undone);
+}
+
+/// The process has run with some of our jumps in it.
+void Patcher::roll_back_running() {
+  if (!std::exchange(mapped_, false)) return;
+  bool undone = undo_running(target_, patched_sites(), ranges(), mappings_).has_value();
+  forget_regions(undone);
+}
+
+void Patcher::forget_regions(bool undone) {
+  // Where that failed, whoever comes next may take it out: nobody lives who needs it.
+  if (!undone && journaled_)
+    __atomic_store_n(&region_.journal_untrusted().tracer_pid, 0, __ATOMIC_RELEASE);
+  journaled_ = false;
+  region_ = {};
+  data_.reset();
+  code_.clear();
+}
+
+std::vector<PatchedSite> Patcher::patched_sites() const {
+  std::vector<PatchedSite> sites;
+  for (const BuiltSite* b : prepared_.built)
+    sites.push_back({b->site, b->detour, b->segments, b->edits, b->stack_bytes});
+  return sites;
+}
+
+/// In the order in which they are taken out: the data region last, for as long as anything is there
+/// the journal is too.
+std::vector<RegionRange> Patcher::ranges() const {
+  const AddressPlan& addresses = prepared_.addresses;
+  std::vector<RegionRange> ranges;
+  for (const CodeImage& code : prepared_.code)
+    ranges.push_back({abi::RegionKind::kCode, {code.base, code.base + code.bytes.size()}});
+  for (const AddressRange& page : addresses.stone_pages)
+    ranges.push_back({abi::RegionKind::kCode, page});
+  ranges.push_back(
+      {abi::RegionKind::kPerThread, {addresses.private_base, addresses.private_base + kPageBytes}});
+  ranges.push_back({abi::RegionKind::kData,
+                    {addresses.data_base, addresses.data_base + prepared_.layout.size_bytes}});
+  return ranges;
+}
+
+std::unique_ptr<Attachment> Patcher::finish() {
+  auto attachment = std::make_unique<Attachment>();
+  attachment->pid = target_.pid();
+  attachment->ranges = ranges();
+  for (BuiltSite* b : prepared_.built) {
+    attachment->sites.push_back(
+        {b->site, b->detour, std::move(b->segments), std::move(b->edits), b->stack_bytes});
+  }
+  attachment->addresses = std::move(prepared_.addresses);
+  attachment->mappings = std::move(mappings_);
+  attachment->data = std::move(data_);
+  attachment->region = std::move(region_);
+  attachment->stopped_ns = stopped_ns_;
+  return attachment;
+}
+
+}  // namespace spile::user_engine

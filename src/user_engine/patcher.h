@@ -1,0 +1,83 @@
+// The stop: what was prepared goes into the process, and out of it again if something fails
+// halfway.
+//
+// At every moment of it the tracer may be killed and the target runs on: before a jump is written
+// its detour is complete, and the journal says what was changed.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "user_engine/prepare.h"
+#include "user_engine/target/inject.h"
+#include "user_engine/target/stopped.h"
+
+namespace spile::user_engine {
+
+class Patcher {
+ public:
+  Patcher(const target::Target& target, const AttachContext& context, Prepared prepared)
+      : target_(target), context_(context), prepared_(std::move(prepared)) {}
+
+  /// Patches the stopped process. Errors:
+  ///   busy    a thread stands in the way (blocked()), something is mapped where we wanted to be
+  ///   unsafe  the code has changed since it was planned
+  /// and those of the parts. Then roll_back() puts back what has changed.
+  Result<void> commit(target::StoppedProcess& process);
+  /// After a failed commit, in the same stop. Only what this has made is taken out: another spile
+  /// may hold the process by now, at the very addresses that were meant for us.
+  void roll_back(target::StoppedProcess& process);
+
+  /// Where one stop would be too long, the first only maps, and the process runs between the
+  /// others.
+  bool needs_many_stops() const { return prepared_.batches.size() > 1; }
+  Result<void> commit_first_of_many(target::StoppedProcess& process);
+  Result<void> commit_rest();
+  void roll_back_running();
+
+  /// Sites that a thread stands in the way of.
+  const std::set<const PlannedSite*>& blocked() const { return blocked_; }
+  /// After success. The patcher is empty then.
+  std::unique_ptr<Attachment> finish();
+
+ private:
+  Result<void> check_unchanged(const target::StoppedProcess& process,
+                               std::span<const Write> writes) const;
+  Result<void> find_blocked_sites(const target::StoppedProcess& process, const Batch& batch);
+  static const BuiltSite* site_around(const Batch& batch, const target::StoppedThread& thread);
+  Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;
+  std::vector<target::RegionSpec> region_specs() const;
+  Result<void> map_regions(target::StoppedProcess& process);
+  Result<void> fill_data();
+  Result<void> fill_code();
+  void fill_stones();
+  abi::RtConsts constants(TargetAddr code_base) const;
+  void begin_journal();
+  void write_journal_ahead();
+  Result<void> move_threads(target::StoppedProcess& process, const Batch& batch);
+  Result<void> write_jumps(const target::StoppedProcess& process, const Batch& batch);
+  Result<void> patch(target::StoppedProcess& process, const Batch& batch);
+  Result<void> patch_in_stop_of_its_own(const Batch& batch);
+  void note_stop(const target::StoppedProcess& process);
+  void forget_regions(bool undone);
+  Result<void> write_page(const target::StoppedProcess& process, size_t first, size_t last);
+  void set_state(abi::JournalState state);
+  std::vector<PatchedSite> patched_sites() const;
+  std::vector<RegionRange> ranges() const;
+
+  const target::Target& target_;
+  const AttachContext& context_;
+  Prepared prepared_;
+  std::set<const PlannedSite*> blocked_;
+  Mapping data_;
+  shm::Region region_;
+  std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
+  std::optional<int64_t> tid_offset_;
+  uint64_t stopped_ns_ = 0;
+  bool mapped_ = false, journaled_ = false;
+  std::vector<os::MapEntry> mappings_;
+};
+
+}  // namespace spile::user_engine

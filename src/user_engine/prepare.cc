@@ -1,0 +1,171 @@
+#include "user_engine/prepare.h"
+
+#include <sys/mman.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "user_engine/shm/maps.h"
+
+namespace spile::user_engine {
+
+using target::Target;
+
+namespace {
+
+/// More edits than these are spread over several stops: 20 ms is all that a stop may take.
+constexpr size_t kEditsPerStop = 16'000;
+
+/// Read-only data of the program itself, of libc and of the loader: these are never unmapped, so a
+/// probe may read them with a plain load.
+std::vector<abi::SafeRange> safe_ranges(const Target& target) {
+  std::vector<abi::SafeRange> ranges;
+  auto modules = target.modules();
+  if (!modules) return ranges;
+  for (const target::Module& m : *modules) {
+    bool stays = m.main_program || m.path.find("/libc.so") != std::string::npos ||
+                 m.path.find("/ld-linux") != std::string::npos ||
+                 m.path.find("/ld-musl") != std::string::npos;
+    if (!stays || m.deleted) continue;
+    for (const target::Segment& s : m.segments) {
+      if (s.read && !s.write && ranges.size() < abi::kMaxSafeRanges)
+        ranges.push_back({s.start.value, s.end.value});
+    }
+  }
+  std::ranges::sort(ranges, {}, &abi::SafeRange::begin);
+  return ranges;
+}
+
+class Preparer {
+ public:
+  Preparer(const Target& target,
+           const AttachContext& context,
+           const std::vector<const PlannedSite*>& sites)
+      : target_(target), context_(context), sites_(sites) {}
+
+  Result<Prepared> run() {
+    SPILE_TRY(out_.addresses, plan_addresses(target_, *context_.bundle, sites_));
+    for (const auto& [site, refusal] : out_.addresses.refused)
+      out_.refused.emplace_back(site, refusal.reason);
+    if (!out_.refused.empty()) return std::move(out_);
+    SPILE_TRY_VOID(lay_out_data());
+    SPILE_TRY_VOID(build_code());
+    if (!out_.refused.empty()) return std::move(out_);
+    SPILE_TRY_VOID(make_data());
+    collect_writes();
+    make_batches();
+    out_.safe_ranges = safe_ranges(target_);
+    out_.seccomp_mode = target_.seccomp_mode();
+    return std::move(out_);
+  }
+
+ private:
+  Result<void> lay_out_data();
+  Result<void> build_code();
+  Result<CodeImage> build_neighbourhood(const Neighbourhood& n);
+  Result<void> make_data();
+  void collect_writes();
+  void make_batches();
+
+  const Target& target_;
+  const AttachContext& context_;
+  const std::vector<const PlannedSite*>& sites_;
+  Prepared out_;
+};
+
+/// The site table has an entry an edit, so its size is known only now.
+Result<void> Preparer::lay_out_data() {
+  size_t edits = sites_.size();
+  for (const auto& [site, placement] : out_.addresses.placements) edits += placement.edits.size();
+  shm::RegionOptions options;
+  options.site_capacity = static_cast<uint32_t>(edits);
+  SPILE_TRY(out_.layout, shm::plan_region(*context_.bundle, options));
+  return place_data(target_, out_.layout.size_bytes, out_.addresses);
+}
+
+Result<CodeImage> Preparer::build_neighbourhood(const Neighbourhood& n) {
+  TargetAddr data_base = out_.addresses.data_base;
+  CodeRequest request;
+  request.base = n.base;
+  request.bundle = context_.bundle;
+  request.analyses = context_.analyses;
+  for (size_t i = 0; i < out_.layout.maps.size(); i++)
+    request.maps.push_back(shm::map_descriptor(out_.layout, i, data_base.value));
+  request.sites = n.sites;
+  request.placements = &out_.addresses.placements;
+  bool has_rdpid =
+      (shm::consts_for(out_.layout, data_base.value, n.base.value).flags & abi::kHasRdpid) != 0;
+  request.cpu = has_rdpid ? jit::CpuNumber::kRdpid : jit::CpuNumber::kLsl;
+  request.cpu_stats = data_base + abi::kStatsOffset;
+  request.cpu_mask = out_.layout.cpu_slots - 1;
+  request.count_hits = context_.count_hits;
+  return user_engine::build_code(request);
+}
+
+Result<void> Preparer::build_code() {
+  for (const Neighbourhood& n : out_.addresses.neighbourhoods) {
+    SPILE_TRY(auto code, build_neighbourhood(n));
+    out_.refused.insert(out_.refused.end(), code.refused.begin(), code.refused.end());
+    out_.code.push_back(std::move(code));
+  }
+  return {};
+}
+
+/// Made here, in memory of our own, and copied in the stop: it holds no addresses.
+Result<void> Preparer::make_data() {
+  uint64_t size = out_.layout.size_bytes;
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return fail_errno(errno, "map {} bytes for maps and rings", size);
+  out_.image = Mapping(memory, size);
+  SPILE_TRY(out_.image_region, shm::Region::format(out_.image.bytes(), out_.layout));
+  context_.clock->publish(out_.image_region.time_page());
+  if (context_.bundle->start_map >= 0) {
+    timespec now = {};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t ns =
+        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+    uint32_t index = 0;
+    SPILE_TRY_VOID(shm::update(out_.image_region, static_cast<size_t>(context_.bundle->start_map),
+                               {reinterpret_cast<const uint8_t*>(&index), 4},
+                               {reinterpret_cast<const uint8_t*>(&ns), 8}));
+  }
+  if (context_.begin) return context_.begin(out_.image_region);
+  return {};
+}
+
+void Preparer::collect_writes() {
+  for (CodeImage& code : out_.code) {
+    for (BuiltSite& site : code.sites) out_.built.push_back(&site);
+  }
+  std::ranges::sort(out_.built, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+  for (const BuiltSite* site : out_.built) {
+    for (const patch::Edit& edit : site->edits) out_.writes.push_back({&edit, site});
+  }
+  std::ranges::sort(out_.writes, {},
+                    [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
+}
+
+/// In the order of writing: what other jumps lead over comes first.
+void Preparer::make_batches() {
+  out_.batches.clear();
+  for (size_t first = 0; first < out_.writes.size(); first += kEditsPerStop) {
+    Batch batch{first, std::min(kEditsPerStop, out_.writes.size() - first), {}};
+    for (const Write& write : out_.writes_of(batch)) {
+      if (write.edit == &write.site->edits.back()) batch.sites.push_back(write.site);
+    }
+    std::ranges::sort(batch.sites, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+    out_.batches.push_back(std::move(batch));
+  }
+}
+
+}  // namespace
+
+Result<Prepared> prepare(const Target& target,
+                         const AttachContext& context,
+                         const std::vector<const PlannedSite*>& sites) {
+  return Preparer(target, context, sites).run();
+}
+
+}  // namespace spile::user_engine

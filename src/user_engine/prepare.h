@@ -1,0 +1,54 @@
+// Everything that a stop needs, made while the target runs: addresses, code, data, what is to be
+// written where. Nothing of the target is changed.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "abi/code_region.h"
+#include "user_engine/address_plan.h"
+#include "user_engine/attachment.h"
+#include "user_engine/shm/region.h"
+
+namespace spile::user_engine {
+
+/// One edit, and the site that it is for.
+struct Write {
+  const patch::Edit* edit = nullptr;
+  const BuiltSite* site = nullptr;
+};
+
+/// What is patched in one stop.
+struct Batch {
+  size_t first = 0, count = 0;          ///< in Prepared::writes
+  std::vector<const BuiltSite*> sites;  ///< those whose own bytes are written, by address
+};
+
+/// Pointers in it point into it; it may be moved.
+struct Prepared {
+  AddressPlan addresses;
+  std::vector<CodeImage> code;  ///< one a neighbourhood
+  shm::RegionLayout layout;
+  Mapping image;             ///< of the data region: formatted, BEGIN has run on it
+  shm::Region image_region;  ///< over `image`
+  std::vector<abi::SafeRange> safe_ranges;
+  int seccomp_mode = 0;
+  std::vector<BuiltSite*> built;  ///< by address
+  std::vector<Write> writes;      ///< by level, then by address
+  std::vector<Batch> batches;     ///< in the order of writing
+  /// Sites that must be left out, with the reason. Then the rest of this is not to be used: others
+  /// may have counted on their bytes.
+  std::vector<std::pair<const PlannedSite*, std::string>> refused;
+
+  std::span<const Write> writes_of(const Batch& batch) const {
+    return std::span(writes).subspan(batch.first, batch.count);
+  }
+};
+
+/// Errors: those of plan_addresses, of the JIT and of context.begin.
+Result<Prepared> prepare(const target::Target& target,
+                         const AttachContext& context,
+                         const std::vector<const PlannedSite*>& sites);
+
+}  // namespace spile::user_engine
