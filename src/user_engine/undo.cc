@@ -40,6 +40,8 @@ bool has_inode(const std::vector<os::MapEntry>& maps, uint64_t inode) {
   return std::ranges::any_of(maps, [&](const os::MapEntry& m) { return m.inode == inode; });
 }
 
+/// More stops for threads that are in our code and only lack a CPU: about 8 s.
+constexpr int kStopsForCpu = 200;
 /// 20 ms is all that a stop may take.
 constexpr size_t kPatchesPerStop = 16'000;
 
@@ -67,13 +69,15 @@ class Undo {
   Result<void> restore_bytes(size_t limit);
   Result<void> restore_page(std::span<const PatchedBytes> patches);
   Result<void> move_threads(StoppedProcess& process);
-  std::vector<pid_t> threads_inside(const StoppedProcess& process) const;
+  std::vector<pid_t> threads_inside(const StoppedProcess& process);
 
   const Target& target_;
   const Job& job_;
   DetachReport& report_;
   size_t next_ = 0;  ///< of job_.patches: those before it are restored
   bool restored_ = false;
+  bool executing_ = false;  ///< at the last stop a thread was in our code
+  int waits_for_cpu_ = 0;
   bool refused_ = false;  ///< a living tracer holds the process: asking again will not help
 };
 
@@ -144,10 +148,11 @@ Result<void> Undo::move_threads(StoppedProcess& process) {
   return {};
 }
 
-std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) const {
+std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
   std::set<pid_t> inside;
   for (const auto& found : target::threads_at(process, job_.code))
     inside.insert(process.threads()[found.thread].tid);
+  executing_ = !inside.empty();
   auto interrupted = target::live_contexts(process, job_.code);
   for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
   for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
@@ -252,9 +257,11 @@ Result<void> Undo::run() {
     if (!done && held > kSlowStop && i >= kSlowStops)
       return forward(done, "detach from process {}", target_.pid());
     std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(
-        std::chrono::milliseconds(std::min(i, 20)), done ? held * 0 : held * 10));
-    // A stop that only restored some sites was no vain attempt.
-    if (!done || restored_) i++;
+        std::chrono::milliseconds(std::min(i + waits_for_cpu_, 40)), done ? held * 0 : held * 10));
+    // A stop that only restored some sites was no vain attempt; and a thread that was preempted in
+    // our code leaves it as soon as it gets a CPU, on a busy machine after seconds.
+    bool waits = done && executing_ && ++waits_for_cpu_ < kStopsForCpu;
+    if (!done || (restored_ && !waits)) i++;
   }
   return {};
 }

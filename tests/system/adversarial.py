@@ -114,7 +114,10 @@ class Case:
                     hits += int(spile.maps().get("@calls", 0))
                     cycles += 1
                 if target.alive():
-                    check_left_as_before(before, Picture(target.pid), strict=False)
+                    try:
+                        check_left_as_before(before, Picture(target.pid), strict=False)
+                    except Failure as failure:
+                        raise Failure(f"{failure}\n{spile.report()}") from None
             target.wait_for_line("(done|EXIT-)", seconds + self.timeout)
             if target.alive():
                 check_left_as_before(before, Picture(target.pid), strict=False)
