@@ -34,8 +34,8 @@ uint64_t page_of(TargetAddr a) {
 
 /// The plan was made while the target ran: since then a library may have gone, or another tool may
 /// have come. The bytes behind an edit may be part of its jump.
-Result<void> Patcher::check_unchanged(const StoppedProcess& process,
-                                      std::span<const Write> writes) const {
+Result<void> Patcher::check_unchanged(const StoppedProcess& process, const Batch& batch) const {
+  auto writes = prepared_.writes_of(batch);
   std::vector<uint8_t> page;
   for (size_t first = 0; first < writes.size();) {
     TargetAddr start = writes[first].edit->at;
@@ -45,26 +45,44 @@ Result<void> Patcher::check_unchanged(const StoppedProcess& process,
     for (; i < writes.size() && page_of(writes[i].edit->at) == page_of(start) &&
            writes[i].edit->at >= start;
          i++) {
-      const Write& write = writes[i];
-      const patch::SitePlan& plan = write.site->site->plan;
-      size_t own = write.edit->before.size(), size = std::max(own, kJumpReachBytes);
-      if (write.edit->at == plan.site) size = std::max(size, plan.window.size());
-      auto original = write.site->site->image->original(write.edit->at, size);
-      auto offset = static_cast<size_t>(write.edit->at - start);
+      TargetAddr at = writes[i].edit->at;
+      size_t own = writes[i].edit->before.size();
+      auto expected = expected_at(writes[i], batch.first);
+      auto now = std::span(page).subspan(std::min(page.size(), static_cast<size_t>(at - start)));
       // Behind the own bytes the mapping may end.
-      size_t readable = std::min(original.size(), page.size() - std::min(page.size(), offset));
-      bool same = readable >= own &&
-                  std::equal(original.begin(), original.begin() + static_cast<ptrdiff_t>(readable),
-                             page.begin() + static_cast<ptrdiff_t>(offset));
-      if (!same)
+      size_t readable = std::min(expected.size(), now.size());
+      if (readable < own ||
+          !std::ranges::equal(now.first(readable), std::span(expected).first(readable)))
         return fail(ErrorCode::kUnsafe,
                     "the code at {} has changed since it was looked at: unloaded, or patched by "
                     "another tool",
-                    write.edit->at);
+                    at);
     }
     first = i;
   }
   return {};
+}
+
+/// What memory must hold at an edit and behind it, when the first `written` edits have been made.
+std::vector<uint8_t> Patcher::expected_at(const Write& write, size_t written) const {
+  const patch::SitePlan& plan = write.site->site->plan;
+  TargetAddr at = write.edit->at;
+  size_t size = std::max(write.edit->before.size(), kJumpReachBytes);
+  if (at == plan.site) size = std::max(size, plan.window.size());
+  auto original = write.site->site->image->original(at, size);
+  std::vector<uint8_t> bytes(original.begin(), original.end());
+  if (written == 0) return bytes;
+  const auto& by_address = prepared_.by_address;
+  auto edit_at = [&](uint32_t i) { return prepared_.writes[i].edit->at; };
+  auto other = std::ranges::lower_bound(by_address, at - abi::kMaxSiteBytes, {}, edit_at);
+  for (; other != by_address.end() && edit_at(*other) < at + bytes.size(); ++other) {
+    const patch::Edit& edit = *prepared_.writes[*other].edit;
+    for (size_t k = 0; *other < written && k < edit.after.size(); k++) {
+      auto offset = static_cast<uint64_t>(edit.at + k - at);
+      if (offset < bytes.size()) bytes[offset] = edit.after[k];
+    }
+  }
+  return bytes;
 }
 
 /// The site whose window may hold the thread's rip, or the system call instruction right before it:
@@ -332,7 +350,7 @@ Result<void> Patcher::patch(StoppedProcess& process, const Batch& batch) {
 
 Result<void> Patcher::commit(StoppedProcess& process) {
   for (const Batch& batch : prepared_.batches) {
-    SPILE_TRY_VOID(check_unchanged(process, prepared_.writes_of(batch)));
+    SPILE_TRY_VOID(check_unchanged(process, batch));
     SPILE_TRY_VOID(find_blocked_sites(process, batch));
   }
   SPILE_TRY_VOID(map_regions(process));
@@ -365,7 +383,7 @@ Result<void> Patcher::patch_in_stop_of_its_own(const Batch& batch) {
     blocked_.clear();
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, StoppedProcess::stop(target_));
-      SPILE_TRY_VOID(check_unchanged(process, prepared_.writes_of(batch)));
+      SPILE_TRY_VOID(check_unchanged(process, batch));
       SPILE_TRY_VOID(find_blocked_sites(process, batch));
       SPILE_TRY_VOID(patch(process, batch));
       note_stop(process);

@@ -43,8 +43,8 @@ class Patcher {
   std::unique_ptr<Attachment> finish();
 
  private:
-  Result<void> check_unchanged(const target::StoppedProcess& process,
-                               std::span<const Write> writes) const;
+  Result<void> check_unchanged(const target::StoppedProcess& process, const Batch& batch) const;
+  std::vector<uint8_t> expected_at(const Write& write, size_t written) const;
   Result<void> find_blocked_sites(const target::StoppedProcess& process, const Batch& batch);
   static const BuiltSite* site_around(const Batch& batch, const target::StoppedThread& thread);
   Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;

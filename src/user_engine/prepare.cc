@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <numeric>
 
 #include "user_engine/shm/maps.h"
 
@@ -145,6 +146,9 @@ void Preparer::collect_writes() {
   }
   std::ranges::sort(out_.writes, {},
                     [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
+  out_.by_address.resize(out_.writes.size());
+  std::iota(out_.by_address.begin(), out_.by_address.end(), 0u);
+  std::ranges::sort(out_.by_address, {}, [&](uint32_t i) { return out_.writes[i].edit->at; });
 }
 
 /// In the order of writing: what other jumps lead over comes first.

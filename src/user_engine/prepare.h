@@ -34,9 +34,10 @@ struct Prepared {
   shm::Region image_region;  ///< over `image`
   std::vector<abi::SafeRange> safe_ranges;
   int seccomp_mode = 0;
-  std::vector<BuiltSite*> built;  ///< by address
-  std::vector<Write> writes;      ///< by level, then by address
-  std::vector<Batch> batches;     ///< in the order of writing
+  std::vector<BuiltSite*> built;     ///< by address
+  std::vector<Write> writes;         ///< by level, then by address
+  std::vector<Batch> batches;        ///< in the order of writing
+  std::vector<uint32_t> by_address;  ///< indices into writes
   /// Sites that must be left out, with the reason. Then the rest of this is not to be used: others
   /// may have counted on their bytes.
   std::vector<std::pair<const PlannedSite*, std::string>> refused;
