@@ -405,6 +405,10 @@ Refusal refusal_of(const CodeMap& map, const Entrance& e) {
   return r;
 }
 
+bool is_known_code(std::string_view name) {
+  return find_known_code(name) != nullptr;
+}
+
 TargetAddr skip_endbr(const CodeMap& map, TargetAddr site) {
   if (!starts_with(map.text_from(site), x86::kEndbr64)) return site;
   return site + x86::kEndbr64.size();

@@ -96,6 +96,9 @@ Refusal refusal_of(const CodeMap& map, const Entrance& entrance);
 /// there, hand-written code need not.
 bool flags_live_at(const CodeMap& map, TargetAddr site);
 
+/// Functions that must stay as they are although they look like any other.
+bool is_known_code(std::string_view name);
+
 /// Where a probe on `site` goes: behind the endbr64, if there is one.
 TargetAddr skip_endbr(const CodeMap& map, TargetAddr site);
 
