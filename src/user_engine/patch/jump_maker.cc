@@ -17,6 +17,7 @@ constexpr std::array<std::array<uint8_t, 4>, 4> kOpcodes = {
     {{0xe9}, {0x2e, 0xe9}, {0x2e, 0x36, 0xe9}, {0x2e, 0x36, 0x3e, 0xe9}}};
 constexpr uint8_t kJmpOpcode = 0xe9;
 constexpr size_t kDistanceBytes = 4;
+constexpr uint64_t kReach = uint64_t{1} << 31;
 /// Stones near their jump keep one page for many.
 constexpr uint64_t kNear = uint64_t{1} << 30;
 /// How many places are tried where only the lower bytes of a distance are fixed.
@@ -42,8 +43,13 @@ struct JumpMaker::Draft {
     return chosen == 0 ? fixed
                        : fixed | static_cast<uint32_t>((uint64_t{1} << (8 * chosen)) - 1);
   }
-  TargetAddr first() const { return behind() + extended(chosen == 4 ? 0x80000000u : fixed); }
-  TargetAddr last() const { return behind() + extended(chosen == 4 ? 0x7fffffffu : most()); }
+  TargetAddr first() const {
+    if (chosen < kDistanceBytes) return behind() + extended(fixed);
+    return behind() - std::min(kReach, behind().value);
+  }
+  TargetAddr last() const {
+    return chosen < kDistanceBytes ? behind() + extended(most()) : behind() + (kReach - 1);
+  }
 };
 
 std::span<const uint8_t> JumpMaker::first_bytes() {
