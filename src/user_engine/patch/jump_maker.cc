@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "x86/decode.h"
+#include "user_engine/patch/window.h"
 
 namespace spile::patch {
 namespace {
@@ -62,6 +62,8 @@ std::optional<JumpMaker::Draft> JumpMaker::draft(TargetAddr at,
                                                  uint8_t level) const {
   own = std::min(own, opcode.size() + kDistanceBytes);
   if (own < opcode.size()) return std::nullopt;
+  const uint64_t last = (at + opcode.size() + kDistanceBytes - 1).value;
+  if (rules_.page_boundary && at.value / kPageBytes != last / kPageBytes) return std::nullopt;
   Draft d{at, {opcode.begin(), opcode.end()}, {}, own - opcode.size(), 0, level};
   for (size_t i = d.chosen; i < kDistanceBytes; ++i) {
     const auto byte = ledger_.settled(at + opcode.size() + i);

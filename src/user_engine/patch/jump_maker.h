@@ -21,14 +21,16 @@ struct Jump {
 
 class JumpMaker {
  public:
-  JumpMaker(Ledger& ledger, StoneSpace& space) : ledger_(ledger), space_(space) {}
+  JumpMaker(Ledger& ledger, StoneSpace& space, const PlanRules& rules)
+      : ledger_(ledger), space_(space), rules_(rules) {}
 
   struct Wish {
     StoneSpace::Pages pages = StoneSpace::Pages::kAny;
     uint8_t level = 0;                    ///< at least
     std::optional<uint8_t> first_byte{};  ///< of the jump: a prefix or e9
   };
-  /// A jump in the `own` bytes at `at`, all of which may be written and lie in one page.
+  /// A jump in the `own` bytes at `at`, all of which may be written. It lies in one page with all its
+  /// bytes: the program may unmap the next one.
   std::optional<Jump> jump(TargetAddr at, size_t own, const Wish& wish);
 
   /// Two jumps: one in the five bytes at `second`, and one in the `own` (1 to 4) bytes before it,
@@ -67,6 +69,7 @@ class JumpMaker {
 
   Ledger& ledger_;
   StoneSpace& space_;
+  const PlanRules& rules_;
   std::vector<TargetAddr> stones_;
 };
 

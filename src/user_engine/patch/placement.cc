@@ -74,7 +74,7 @@ class Placer {
         scene_(ground.scene),
         padding_(ground.padding),
         ledger_(ground.map, sites),
-        maker_(ledger_, space) {}
+        maker_(ledger_, space, ground.rules) {}
 
   Placements run() {
     for (size_t i = sites_.size(); i-- > 0;) {
@@ -161,17 +161,30 @@ class Placer {
   };
 
   std::optional<Reach> reach_of(const SitePlan& plan) const {
+    if (plan.written == 1) {
+      const auto next = ledger_.settled(plan.site + 1);
+      return next ? reach_by(plan.site, next->value, next->level) : std::nullopt;
+    }
     const TargetAddr behind = plan.site + kHopBytes;
-    if (plan.written >= kHopBytes) return Reach{behind - kHopBack, behind + kHopAhead};
-    const auto next = ledger_.settled(plan.site + 1);
-    if (!next) return std::nullopt;
-    const TargetAddr only = hop_target(plan.site, next->value);
-    return Reach{only, only, next->level, true};
+    Reach reach{behind - kHopBack, behind + kHopAhead};
+    if (scene_.rules.page_boundary) {
+      // The program may unmap any other page while this one stays.
+      const TargetAddr page(plan.site.value & ~(kPageBytes - 1));
+      reach.first = std::max(reach.first, page);
+      reach.last = std::min(reach.last, page + (kPageBytes - 1));
+    }
+    return reach;
   }
 
-  static TargetAddr hop_target(TargetAddr site, uint8_t distance) {
-    return site + kHopBytes +
-           static_cast<uint64_t>(static_cast<int64_t>(static_cast<int8_t>(distance)));
+  /// Of a site of one byte, if the next is `distance`.
+  std::optional<Reach> reach_by(TargetAddr site, uint8_t distance, uint8_t level) const {
+    const TargetAddr only =
+        site + kHopBytes +
+        static_cast<uint64_t>(static_cast<int64_t>(static_cast<int8_t>(distance)));
+    const auto page = [](TargetAddr a) { return a.value / kPageBytes; };
+    const bool same_page = page(site) == page(site + 1) && page(site) == page(only);
+    if (scene_.rules.page_boundary && !same_page) return std::nullopt;
+    return Reach{only, only, level, true};
   }
 
   std::vector<HostArea> host_areas(const Reach& reach) {
@@ -388,15 +401,17 @@ class Placer {
   /// A prefix of the next instruction's jump is the distance of a hop.
   std::optional<Pair> hop_by_prefix(const SitePlan& plan, TargetAddr next) {
     for (const uint8_t first : JumpMaker::first_bytes()) {
-      const Reach reach{hop_target(plan.site, first), hop_target(plan.site, first), 0, true};
-      for (const HostArea& area : host_areas(reach)) {
-        if (reach.first < area.start || reach.first >= area.end) continue;
+      const auto reach = reach_by(plan.site, first, 0);
+      if (!reach) continue;
+      for (const HostArea& area : host_areas(*reach)) {
+        if (reach->first < area.start || reach->first >= area.end) continue;
         const Mark mark = this->mark();
         auto jump = maker_.jump(next, kPatchBytes, {.first_byte = first});
         if (!jump) continue;
-        Reach by_jump = reach;
+        Reach by_jump = *reach;
         by_jump.level = static_cast<uint8_t>(jump->edit.level + 1);
-        auto placement = hop_to(plan, by_jump, reach.first, room_at(reach.first, area.end), area.level);
+        auto placement =
+            hop_to(plan, by_jump, reach->first, room_at(reach->first, area.end), area.level);
         if (placement) return Pair{std::move(*jump), std::move(*placement)};
         roll_back(mark);
       }
