@@ -40,6 +40,12 @@ bool Ledger::is_untouched(TargetAddr at) const {
   return !edited_.contains(at.value) && !locked_.contains(at.value) && map_.is_text(at);
 }
 
+bool Ledger::is_spare(TargetAddr at) const {
+  if (!is_untouched(at)) return false;
+  const auto site = owner(at);
+  return !site || at >= sites_[*site]->site + sites_[*site]->written;
+}
+
 bool Ledger::is_free(TargetAddr at) const {
   return is_untouched(at) && !claimed_.contains(at.value) && !owner(at);
 }

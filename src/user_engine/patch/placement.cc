@@ -241,7 +241,7 @@ class Placer {
   size_t room_at(TargetAddr at, TargetAddr end) const {
     end = std::min({end, at + kPatchBytes, at + (kPageBytes - at.value % kPageBytes)});
     size_t room = 0;
-    while (at + room < end && ledger_.is_untouched(at + room)) ++room;
+    while (at + room < end && ledger_.is_spare(at + room)) ++room;
     return room;
   }
 
