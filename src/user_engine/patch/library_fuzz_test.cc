@@ -11,7 +11,8 @@
 #include "user_engine/patch/code_map.h"
 #include "user_engine/patch/coverage/elf_code.h"
 #include "user_engine/patch/coverage/process_model.h"
-#include "user_engine/patch/placement_oracle.h"
+#include "user_engine/patch/testing/machine.h"
+#include "user_engine/patch/testing/placement_oracle.h"
 
 namespace spile::patch {
 namespace {
@@ -19,11 +20,6 @@ namespace {
 constexpr const char* kLibraries[] = {"/lib/x86_64-linux-gnu/libc.so.6",
                                       "/lib/x86_64-linux-gnu/libm.so.6",
                                       "/usr/lib/x86_64-linux-gnu/libcrypto.so.3"};
-
-uint64_t number_from(const char* variable, uint64_t fallback) {
-  const char* text = std::getenv(variable);
-  return text == nullptr ? fallback : std::strtoull(text, nullptr, 0);
-}
 
 /// Heads of the instructions of some neighbouring functions: all, or some of them.
 std::vector<TargetAddr> some_instructions(const ElfCode& code, std::mt19937_64& random) {

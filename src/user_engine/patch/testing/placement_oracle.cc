@@ -1,11 +1,10 @@
 #include <fmt/format.h>
-#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <map>
 
 #include "user_engine/patch/code_map.h"
-#include "user_engine/patch/placement_oracle.h"
+#include "user_engine/patch/testing/placement_oracle.h"
 #include "x86/format.h"
 
 namespace spile::patch {
