@@ -191,6 +191,8 @@ class Placer {
     auto areas = padding_.in(reach.first - kHopBack, reach.last + kHopAhead);
     areas.insert(areas.end(), moved_areas_.begin(), moved_areas_.end());
     add_unused_bytes(reach, areas);
+    // The highest first: the sites that are still to come are lower.
+    std::ranges::stable_sort(areas, [](const HostArea& a, const HostArea& b) { return a.start > b.start; });
     return areas;
   }
 
@@ -228,8 +230,10 @@ class Placer {
                  const HostArea& area,
                  size_t least,
                  size_t most) {
-    const TargetAddr last = std::min(reach.last, area.end - 1);
-    for (TargetAddr at = std::max(reach.first, area.start); at <= last; at += 1) {
+    // From the end: what is left is whole.
+    const TargetAddr first = std::max(reach.first, area.start);
+    for (TargetAddr at = std::min(reach.last + 1, area.end); at > first;) {
+      at = at - 1;
       const size_t room = room_at(at, area.end);
       if (room < least || room > most) continue;
       if (auto placement = hop_to(plan, reach, at, room, area.level)) return placement;
