@@ -6,25 +6,46 @@
 
 namespace spile::patch {
 
-WindowSet::WindowSet(std::span<const TargetAddr> sites) : sites_(sites.begin(), sites.end()) {
-  std::sort(sites_.begin(), sites_.end());
-  sites_.erase(std::unique(sites_.begin(), sites_.end()), sites_.end());
-  if (sites_.empty()) return;
-  base_ = sites_.front().value;
-  span_ = sites_.back().value - base_ + kPatchBytes;
-  inside_.resize(span_ / 64 + 1);
-  starts_.resize(span_ / 64 + 1);
-  for (const TargetAddr site : sites_) {
-    const uint64_t first = site.value - base_;
-    set(starts_, first);
-    for (uint64_t i = 1; i < kPatchBytes; ++i) set(inside_, first + i);
-  }
+namespace {
+
+void set_bits(std::vector<uint64_t>& bits, uint64_t from, uint64_t to) {
+  for (; from < to && (from & 63) != 0; ++from) bits[from >> 6] |= uint64_t{1} << (from & 63);
+  for (; from + 64 <= to; from += 64) bits[from >> 6] = ~uint64_t{0};
+  for (; from < to; ++from) bits[from >> 6] |= uint64_t{1} << (from & 63);
 }
 
-std::span<const TargetAddr> WindowSet::sites_around(TargetAddr a) const {
-  const auto first = std::lower_bound(sites_.begin(), sites_.end(), a - (kPatchBytes - 1));
-  const auto last = std::lower_bound(first, sites_.end(), a);
-  return {first, last};
+std::vector<Areas::Stretch> joined(std::vector<Areas::Stretch> stretches) {
+  std::sort(stretches.begin(), stretches.end(),
+            [](const auto& a, const auto& b) { return a.start < b.start; });
+  std::vector<Areas::Stretch> out;
+  for (const Areas::Stretch& s : stretches) {
+    if (s.end <= s.start) continue;
+    if (out.empty() || out.back().end < s.start)
+      out.push_back(s);
+    else
+      out.back().end = std::max(out.back().end, s.end);
+  }
+  return out;
+}
+
+}  // namespace
+
+Areas::Areas(std::vector<Stretch> inside, std::span<const TargetAddr> sites) {
+  inside = joined(std::move(inside));
+  stretches_ = inside;
+  for (const TargetAddr site : sites) stretches_.push_back({site, site + 1});
+  stretches_ = joined(std::move(stretches_));
+  if (stretches_.empty()) return;
+  base_ = stretches_.front().start.value;
+  span_ = stretches_.back().end.value - base_;
+  inside_.resize(span_ / 64 + 1);
+  sites_.resize(span_ / 64 + 1);
+  for (const Stretch& s : inside) set_bits(inside_, s.start.value - base_, s.end.value - base_);
+  for (const TargetAddr site : sites) {
+    const uint64_t i = site.value - base_;
+    sites_[i >> 6] |= uint64_t{1} << (i & 63);
+    inside_[i >> 6] &= ~(uint64_t{1} << (i & 63));
+  }
 }
 
 namespace {
@@ -52,7 +73,7 @@ constexpr std::array<Lead, 256> make_leads() {
 }
 constexpr auto kLeads = make_leads();
 
-/// A byte pattern that names an address inside a window. `source` is the pattern's first byte: an
+/// A byte pattern that names an address inside an area. `source` is the pattern's first byte: an
 /// opcode byte (behind prefixes, if any), a ModRM byte, or the first byte of an absolute address.
 struct Candidate {
   TargetAddr source, target;
@@ -63,10 +84,10 @@ struct Candidate {
 class PatternScan {
  public:
   PatternScan(const Bytes& range,
-              const WindowSet& windows,
+              const Areas& areas,
               const PlanRules& rules,
               std::vector<Candidate>& out)
-      : bytes_(range.bytes), start_(range.start), windows_(windows), rules_(rules), out_(out) {}
+      : bytes_(range.bytes), start_(range.start), areas_(areas), rules_(rules), out_(out) {}
 
   void run() {
     for (size_t i = 0; i < bytes_.size(); ++i) {
@@ -75,7 +96,7 @@ class PatternScan {
     }
     // Absolute addresses fit an instruction's 32-bit fields only in modules that lie low (not
     // position-independent).
-    if (rules_.code_references && windows_.lowest().value < uint64_t{1} << 32) scan_absolute();
+    if (rules_.code_references && areas_.lowest().value < uint64_t{1} << 32) scan_absolute();
   }
 
  private:
@@ -107,7 +128,7 @@ class PatternScan {
   }
 
   void add_branch(size_t i, TargetAddr target) {
-    if (windows_.is_inside(target)) out_.push_back({start_ + i, target, Candidate::Form::kBranch});
+    if (areas_.is_inside(target)) out_.push_back({start_ + i, target, Candidate::Form::kBranch});
   }
 
   /// An immediate of 0, 1, 2 or 4 bytes may follow the displacement. Naming a site itself is
@@ -118,7 +139,7 @@ class PatternScan {
     const bool is_lea = i > 0 && bytes_[i - 1] == 0x8d;
     for (const uint64_t imm_bytes : {0, 1, 2, 4}) {
       const TargetAddr target = base + imm_bytes;
-      if (windows_.is_inside(target) || (!is_lea && windows_.is_site(target))) {
+      if (areas_.is_inside(target) || (!is_lea && areas_.is_site(target))) {
         out_.push_back({start_ + i, target, Candidate::Form::kRipRelative});
       }
     }
@@ -129,7 +150,7 @@ class PatternScan {
       uint32_t value;
       std::memcpy(&value, &bytes_[i], sizeof value);
       const TargetAddr target(value);
-      if (windows_.is_inside(target))
+      if (areas_.is_inside(target))
         out_.push_back({start_ + i, target, Candidate::Form::kAbsolute});
     }
   }
@@ -142,7 +163,7 @@ class PatternScan {
 
   std::span<const uint8_t> bytes_;
   TargetAddr start_;
-  const WindowSet& windows_;
+  const Areas& areas_;
   const PlanRules& rules_;
   std::vector<Candidate>& out_;
 };
@@ -174,13 +195,21 @@ class Confirmer {
     load_region(c.source);
     const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch
                                                          : RefusalKind::kCodeReference;
-    if (const auto at = certain_source(c)) return Entrance{*at, c.target, kind, true};
+    if (const auto at = certain_source(c)) return Entrance{*at, c.target, kind, true, reads(c, *at)};
     if (sweep_.is_trustworthy()) return std::nullopt;
-    if (const auto at = possible_source(c)) return Entrance{*at, c.target, kind, false};
+    if (const auto at = possible_source(c))
+      return Entrance{*at, c.target, kind, false, reads(c, *at)};
     return std::nullopt;
   }
 
  private:
+  /// lea takes the address only; of a number that is an address of code, nobody knows.
+  bool reads(const Candidate& c, TargetAddr source) const {
+    if (c.form != Candidate::Form::kRipRelative) return false;
+    const auto insn = x86::decode_shape(map_.text_from(source));
+    return insn && !(insn->map == 0 && insn->opcode == 0x8d);
+  }
+
   void load_region(TargetAddr at) {
     if (at >= sweep_.region.start && at < sweep_.region.end) return;
     sweep_ = sweep(map_, map_.region_at(at));
@@ -216,14 +245,14 @@ class Confirmer {
 }  // namespace
 
 std::vector<Entrance> find_references(const CodeMap& map,
-                                      const WindowSet& windows,
+                                      const Areas& areas,
                                       const PlanRules& rules) {
   std::vector<Entrance> entrances;
-  if (windows.sites().empty()) return entrances;
+  if (areas.empty()) return entrances;
   Confirmer confirmer(map);
   for (const Bytes& range : map.module().text) {
     std::vector<Candidate> candidates;
-    PatternScan(range, windows, rules, candidates).run();
+    PatternScan(range, areas, rules, candidates).run();
     std::stable_sort(candidates.begin(), candidates.end(),
                      [](const Candidate& a, const Candidate& b) { return a.source < b.source; });
     for (const Candidate& c : candidates) {

@@ -1,4 +1,4 @@
-// Ways into windows that the module's code itself has: branches, jump tables, references.
+// Ways into places of the text that the module's code itself has: branches, jump tables, references.
 #pragma once
 
 #include <optional>
@@ -10,19 +10,24 @@
 
 namespace spile::patch {
 
-/// The bytes of many patches: answers "is this address one of bytes 1..4 of a patch, and of which".
-class WindowSet {
+/// The places of which every way in is wanted.
+class Areas {
  public:
-  /// `sites` in any order; their windows may overlap.
-  explicit WindowSet(std::span<const TargetAddr> sites);
+  /// [start, end)
+  struct Stretch {
+    TargetAddr start, end;
+  };
+
+  /// `inside`: every reference counts. `sites`: only what reads them as data does; that they are
+  /// entered is known. What is both counts as a site. In any order, overlaps allowed.
+  Areas(std::vector<Stretch> inside, std::span<const TargetAddr> sites);
 
   bool is_inside(TargetAddr a) const { return bit(inside_, a); }
-  bool is_site(TargetAddr a) const { return bit(starts_, a); }
-  /// The sites whose bytes 1..4 hold `a`, in order of address.
-  std::span<const TargetAddr> sites_around(TargetAddr a) const;
-  const std::vector<TargetAddr>& sites() const { return sites_; }
+  bool is_site(TargetAddr a) const { return bit(sites_, a); }
+  bool empty() const { return stretches_.empty(); }
+  /// By address, joined where they touch; sites are part of them.
+  const std::vector<Stretch>& stretches() const { return stretches_; }
   TargetAddr lowest() const { return TargetAddr(base_); }
-  TargetAddr highest() const { return TargetAddr(base_ + span_); }
 
  private:
   using Bits = std::vector<uint64_t>;
@@ -30,11 +35,10 @@ class WindowSet {
     const uint64_t i = a.value - base_;
     return i < span_ && (bits[i >> 6] >> (i & 63) & 1) != 0;
   }
-  static void set(Bits& bits, uint64_t i) { bits[i >> 6] |= uint64_t{1} << (i & 63); }
 
-  std::vector<TargetAddr> sites_;
+  std::vector<Stretch> stretches_;
   uint64_t base_ = 0, span_ = 0;
-  Bits inside_, starts_;
+  Bits inside_, sites_;
 };
 
 /// One way in.
@@ -44,23 +48,24 @@ struct Entrance {
   RefusalKind kind = RefusalKind::kDirectBranch;
   bool certain = true;  ///< false: the bytes at `source` could be such an instruction; that they
                         ///< are not is not known
+  bool reads = false;   ///< uses the bytes at `target` as data, or may do so
 };
 
-/// Direct branches, and lea, loads and absolute addresses, that name a byte inside a window.
+/// Direct branches, and lea, loads and absolute addresses, that name a byte of the areas.
 ///
 /// First every byte of the text is looked at as if an instruction began there, which finds every
 /// such branch and many byte patterns that only look like one; then the few found are decoded in
 /// their function.
 std::vector<Entrance> find_references(const CodeMap& map,
-                                      const WindowSet& windows,
+                                      const Areas& areas,
                                       const PlanRules& rules);
 
-/// Targets of jump tables inside windows, and the functions that have an indirect jump which could
+/// Targets of jump tables inside the areas, and the functions that have an indirect jump which could
 /// not be resolved.
 struct TableScan {
   std::vector<Entrance> entrances;
   std::vector<Entrance> unresolved;  ///< source: the jump; target: start of its region
 };
-TableScan find_table_targets(const CodeMap& map, const WindowSet& windows);
+TableScan find_table_targets(const CodeMap& map, const Areas& areas);
 
 }  // namespace spile::patch

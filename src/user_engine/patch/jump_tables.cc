@@ -261,8 +261,8 @@ class RegionTables {
 /// Judges the targets of one region's tables.
 class TableJudge {
  public:
-  TableJudge(const CodeMap& map, const WindowSet& windows, const Sweep& code, TableScan& out)
-      : map_(map), windows_(windows), code_(code), tables_(map, code), out_(out) {}
+  TableJudge(const CodeMap& map, const Areas& areas, const Sweep& code, TableScan& out)
+      : map_(map), areas_(areas), code_(code), tables_(map, code), out_(out) {}
 
   void run() {
     if (!tables_.has_jumps()) return;
@@ -270,7 +270,7 @@ class TableJudge {
     std::set<TargetAddr> inside;
     tables_.for_each_target([&](TargetAddr target) {
       found |= code_.region.contains(target);
-      if (windows_.is_inside(target)) inside.insert(target);
+      if (areas_.is_inside(target)) inside.insert(target);
     });
     for (const TargetAddr target : inside) {
       if (code_.region.contains(target) || leads_to_part(target)) {
@@ -313,18 +313,23 @@ class TableJudge {
   }
 
   const CodeMap& map_;
-  const WindowSet& windows_;
+  const Areas& areas_;
   const Sweep& code_;
   RegionTables tables_;
   TableScan& out_;
 };
 
-/// The regions whose tables may lead into the windows, without decoding the whole module: those of
-/// the windows, and every other part of their functions as TableJudge::is_part defines it.
+/// The regions whose tables may lead into the areas, without decoding the whole module: those of
+/// the areas, and every other part of their functions as TableJudge::is_part defines it.
 class PartFinder {
  public:
-  PartFinder(const CodeMap& map, const WindowSet& windows) : map_(map) {
-    for (const TargetAddr site : windows.sites()) add(own_, site);
+  PartFinder(const CodeMap& map, const Areas& areas) : map_(map) {
+    for (const Areas::Stretch& s : areas.stretches()) {
+      for (TargetAddr at = s.start; at < s.end; at = map_.region_at(at).end) {
+        if (!map_.is_text(at)) break;
+        own_.insert(map_.region_at(at).start);
+      }
+    }
   }
 
   std::set<TargetAddr> run() {
@@ -383,12 +388,12 @@ class PartFinder {
 };
 
 void scan_region(const CodeMap& map,
-                 const WindowSet& windows,
+                 const Areas& areas,
                  const Region& region,
                  TableScan& out) {
   if (!may_jump_indirectly(map.text_of(region))) return;
   const Sweep code = sweep(map, region);
-  TableJudge(map, windows, code, out).run();
+  TableJudge(map, areas, code, out).run();
   // What was not decoded may hold a table jump that nobody saw.
   if (!code.complete && !region.is_gap) {
     out.unresolved.push_back({code.decoded_to, region.start, RefusalKind::kUndecodable, true});
@@ -397,15 +402,15 @@ void scan_region(const CodeMap& map,
 
 }  // namespace
 
-TableScan find_table_targets(const CodeMap& map, const WindowSet& windows) {
+TableScan find_table_targets(const CodeMap& map, const Areas& areas) {
   TableScan out;
-  if (windows.sites().empty()) return out;
-  if (windows.sites().size() <= kFewSites) {
-    for (const TargetAddr start : PartFinder(map, windows).run()) {
-      scan_region(map, windows, map.region_at(start), out);
+  if (areas.empty()) return out;
+  if (areas.stretches().size() <= kFewSites) {
+    for (const TargetAddr start : PartFinder(map, areas).run()) {
+      scan_region(map, areas, map.region_at(start), out);
     }
   } else {
-    for (const Region& region : map.regions()) scan_region(map, windows, region, out);
+    for (const Region& region : map.regions()) scan_region(map, areas, region, out);
   }
   return out;
 }

@@ -48,8 +48,11 @@ class StoneSpace {
 
   /// Whether a stone may lie at `at`: its pages are free or ours, and no other stone is there.
   bool fits(TargetAddr at) const;
+  enum class Pages : uint8_t { kInUse, kAny };
   /// The first such place in [first, last], on a page that is in use already if there is one.
-  std::optional<TargetAddr> find(TargetAddr first, TargetAddr last) const;
+  std::optional<TargetAddr> find(TargetAddr first,
+                                 TargetAddr last,
+                                 Pages which = Pages::kAny) const;
   /// `at` must fit.
   void take(TargetAddr at);
   /// Undoes take().
@@ -64,7 +67,11 @@ class StoneSpace {
 
   std::vector<Range> free_;
   size_t max_pages_;
-  std::map<uint64_t, uint32_t> pages_;   ///< page number -> stones that touch it
+  struct Page {
+    uint32_t stones = 0;           ///< that touch it
+    mutable bool is_full = false;  ///< found out by a search
+  };
+  std::map<uint64_t, Page> pages_;       ///< by page number
   std::map<uint64_t, uint64_t> stones_;  ///< start -> end
 };
 
@@ -80,6 +87,8 @@ struct Edit {
 /// How a site is patched.
 struct Placement {
   std::vector<Edit> edits;  ///< the last is at the site itself
+  /// Bytes that must be what the module says besides those that change: parts of a distance.
+  std::vector<StoneSpace::Range> relies_on;
   TargetAddr stone;      ///< where the jump leads in the end: a stone to the detour goes there
   std::string how, why;  ///< "punned jump", "only the 2 bytes of the first instruction change"
 };
@@ -105,5 +114,11 @@ Placements place_short_sites(const ModuleCode& module,
                              std::span<const SitePlan* const> sites,
                              StoneSpace& space,
                              const PlanRules& rules = {});
+
+/// For measuring: each of `sites`, which are short, as if it were the only one.
+std::vector<std::expected<Placement, Refusal>> place_each_alone(const ModuleCode& module,
+                                                                std::span<const SitePlan> sites,
+                                                                const StoneSpace& space,
+                                                                const PlanRules& rules = {});
 
 }  // namespace spile::patch

@@ -3,234 +3,213 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
-#include <unordered_map>
 
 #include "user_engine/patch/code_map.h"
-#include "user_engine/patch/entrances.h"
+#include "user_engine/patch/ways_in.h"
 #include "user_engine/patch/window.h"
-#include "x86/format.h"
 
 namespace spile::patch {
 namespace {
 
-/// Plans of one call, by the address that is patched.
-class Planner {
+/// Finds the window of one place after the other, in order of address.
+class WindowSearch {
  public:
-  Planner(const ModuleCode& module, const PlanRules& rules) : map_(module), rules_(rules) {}
+  explicit WindowSearch(const Scene& scene) : scene_(scene) {}
 
-  std::vector<Outcome> run(std::span<const TargetAddr> sites) {
-    choose_windows(sites);
-    refuse_code_pointers();
-    refuse_entrances();
-    try_puns();
-    refuse_overlaps();
-    std::vector<Outcome> out;
-    out.reserve(sites.size());
-    for (const TargetAddr site : sites) out.push_back(outcomes_.at(skip_endbr(map_, site).value));
-    return out;
+  /// The window of `place` alone; it may begin earlier. No byte below `from` is part of it.
+  std::expected<Window, Refusal> find(TargetAddr place, TargetAddr from) {
+    Window window(scene_, place);
+    auto why = window.take_full(place);
+    if (!why) return window;
+    if (!may_be_elsewhere(why->kind)) return std::unexpected(std::move(*why));
+    const auto starts = earlier_starts(place, from);
+    for (const TargetAddr start : starts) {
+      Window earlier(scene_, start);
+      if (!earlier.take_full(place)) return earlier;
+    }
+    if (scene_.rules.puns) {
+      if (auto best = longest_short(place, starts)) return std::move(*best);
+    }
+    return std::unexpected(std::move(*why));  // it says more than those that came after it
   }
 
-  Outcome run_pun(TargetAddr site) {
-    const TargetAddr place = skip_endbr(map_, site);
-    order_.push_back(place);
-    outcomes_.emplace(place.value, choose_pun(map_, place, rules_));
-    only_puns_ = true;
-    refuse_code_pointers();
-    refuse_entrances();
-    return std::move(outcomes_.at(place.value));
+  /// Where the bytes of `window` end that no other window may have.
+  static TargetAddr end_of(const SitePlan& plan) {
+    return std::max(plan.window_end(), plan.site + plan.written);
   }
 
  private:
-  /// Each rule looks only at what the rules before it left.
-  std::vector<TargetAddr> accepted() const {
-    std::vector<TargetAddr> sites;
-    for (const auto& [address, outcome] : outcomes_) {
-      if (outcome && (!only_puns_ || outcome->mechanism == Mechanism::kShort))
-        sites.push_back(TargetAddr(address));
-    }
-    return sites;
-  }
-
-  void choose_windows(std::span<const TargetAddr> sites) {
-    for (const TargetAddr site : sites) {
-      const TargetAddr place = skip_endbr(map_, site);
-      if (outcomes_.contains(place.value)) continue;
-      order_.push_back(place);
-      outcomes_.emplace(place.value, choose_window(map_, place, rules_));
-    }
-  }
-
-  /// Places where five bytes are too many, but where the first instruction alone may be replaced:
-  /// its own bytes change, the rest of the jump's distance is made of the bytes that follow.
-  /// Nothing can enter an instruction but at its start, so loops, jump tables, landing pads and
-  /// returns into the bytes behind it all stay right.
-  void try_puns() {
-    if (!rules_.puns) return;
-    for (const TargetAddr site : order_) {
-      Outcome& outcome = outcomes_.at(site.value);
-      if (outcome || !may_be_punned(outcome.error().kind)) continue;
-      auto pun = choose_pun(map_, site, rules_);
-      if (!pun) continue;
-      refused_before_.emplace(site.value, std::move(outcome.error()));
-      outcome = std::move(pun);
-    }
-    if (refused_before_.empty()) return;
-    only_puns_ = true;
-    refuse_code_pointers();
-    refuse_entrances();
-    only_puns_ = false;
-    // The first reason says more than that of the last resort.
-    for (auto& [address, refusal] : refused_before_) {
-      if (Outcome& outcome = outcomes_.at(address); !outcome)
-        outcome = std::unexpected(std::move(refusal));
-    }
-  }
-
-  static bool may_be_punned(RefusalKind kind) {
+  /// Not: what is wrong with the place itself.
+  static bool may_be_elsewhere(RefusalKind kind) {
     switch (kind) {
-      case RefusalKind::kTooShort:
-      case RefusalKind::kDirectBranch:
-      case RefusalKind::kJumpTable:
-      case RefusalKind::kUnknownJump:
-      case RefusalKind::kCodePointer:
-      case RefusalKind::kCodeReference:
-      case RefusalKind::kEndbrInside:
-      case RefusalKind::kOtherFunction:
-      case RefusalKind::kPageBoundary:
-      case RefusalKind::kReserved:
-      case RefusalKind::kCall:
-      case RefusalKind::kInstruction:
-      case RefusalKind::kUndecodable: return true;
-      default: return false;
+      case RefusalKind::kNoFunction:
+      case RefusalKind::kNotAnInstruction:
+      case RefusalKind::kKnownCode:
+      case RefusalKind::kRestoreRt:
+      case RefusalKind::kBreakpoint: return false;
+      default: return true;
     }
   }
 
-  /// End of the bytes at `site` that change.
-  TargetAddr end_of_change(TargetAddr site) const {
-    const Outcome& outcome = outcomes_.at(site.value);
-    return site + (outcome ? outcome->written : kPatchBytes);
-  }
-
-  void refuse_code_pointers() {
-    if (!rules_.code_pointers) return;
-    const auto& pointers = map_.module().code_pointers;
-    for (auto& [address, outcome] : outcomes_) {
-      const TargetAddr site(address);
-      const auto it = std::lower_bound(pointers.begin(), pointers.end(), site + 1);
-      if (!outcome || it == pointers.end() || *it >= end_of_change(site)) continue;
-      refuse(outcome, {*it, *it, RefusalKind::kCodePointer, true});
+  /// Instructions from which control only ever goes on to `place`, the nearest first.
+  std::vector<TargetAddr> earlier_starts(TargetAddr place, TargetAddr from) {
+    std::vector<TargetAddr> starts;
+    const FunctionSpan* function = scene_.map.function_at(place);
+    if (place == function->start || scene_.ways.unresolved(place) != nullptr) return starts;
+    const Sweep& code = scene_.sweeps.around(place);
+    const SweptInsn* insn = code.covering(place);
+    if (insn == nullptr || code.address(*insn) != place || !code.is_trustworthy()) return starts;
+    for (TargetAddr next = place; insn != code.insns.data(); next = starts.back()) {
+      --insn;
+      const TargetAddr start = code.address(*insn);
+      const bool leaves = insn->shape.ends_flow() || insn->shape.kind == x86::Kind::kCall ||
+                          insn->shape.kind == x86::Kind::kCallIndirect;
+      if (leaves || start < from || start + kMaxWindowBytes <= place) break;
+      if (scene_.ways.into(start + 1, next + 1)) break;
+      starts.push_back(start);
     }
+    return starts;
   }
 
-  void refuse_entrances() {
-    const WindowSet windows(accepted());
-    if (rules_.direct_branches || rules_.code_references)
-      refuse_all(windows, find_references(map_, windows, rules_));
-    if (!rules_.jump_tables) return;
-    const TableScan tables = find_table_targets(map_, windows);
-    refuse_all(windows, tables.entrances);
-    // An unknown table leads to some instruction: never inside one.
-    if (!only_puns_) refuse_unresolved(tables.unresolved);
+  /// The short window with the most bytes of its own.
+  std::optional<Window> longest_short(TargetAddr place, std::span<const TargetAddr> starts) {
+    std::optional<Window> best;
+    const auto consider = [&](TargetAddr start) {
+      if (start + kPatchBytes <= place) return;
+      Window window(scene_, start);
+      if (window.take_short(place, false)) return;
+      if (!best || window.plan().written > best->plan().written) best = std::move(window);
+    };
+    consider(place);
+    for (const TargetAddr start : starts) consider(start);
+    return best;
   }
 
-  void refuse_all(const WindowSet& windows, const std::vector<Entrance>& entrances) {
-    for (const Entrance& e : entrances) {
-      for (const TargetAddr site : windows.sites_around(e.target)) {
-        if (e.target < end_of_change(site)) refuse(outcomes_.at(site.value), e);
-      }
-      if (windows.is_site(e.target) && e.kind == RefusalKind::kCodeReference)
-        refuse(outcomes_.at(e.target.value), e);
+  const Scene& scene_;
+};
+
+/// One call of plan_sites, plan_windows or plan_short.
+class Planner {
+ public:
+  Planner(const ModuleCode& module, const PlanRules& rules)
+      : map_(module), rules_(rules), sweeps_(map_) {}
+
+  std::vector<Outcome> run_alone(std::span<const TargetAddr> addresses) {
+    prepare(addresses);
+    std::vector<Outcome> outcomes;
+    outcomes.reserve(addresses.size());
+    for (const TargetAddr address : addresses) outcomes.push_back(alone(address));
+    return outcomes;
+  }
+
+  Plans run_together(std::span<const TargetAddr> addresses) {
+    prepare(addresses);
+    for (const TargetAddr place : places_) spots_.push_back(together(place));
+    close();
+    for (const TargetAddr address : addresses) {
+      const auto it = std::lower_bound(places_.begin(), places_.end(), place_of(address));
+      plans_.outcomes.push_back(spots_[static_cast<size_t>(it - places_.begin())]);
     }
+    return std::move(plans_);
   }
 
-  /// An indirect jump goes anywhere in its function, and in the function that its cold part was
-  /// split from.
-  void refuse_unresolved(const std::vector<Entrance>& unresolved) {
-    std::unordered_map<std::string_view, const Entrance*> by_name;
-    std::unordered_map<uint64_t, const Entrance*> by_region;
-    for (const Entrance& e : unresolved) {
-      by_region.emplace(e.target.value, &e);
-      const FunctionSpan* f = map_.function_at(e.target);
-      if (f != nullptr && !f->name.empty()) by_name.emplace(base_name(f->name), &e);
+  Outcome run_short(TargetAddr address) {
+    prepare({&address, 1});
+    Window window(*scene_, place_of(address));
+    if (auto why = window.take_short(place_of(address), true))
+      return std::unexpected(std::move(*why));
+    window.add_probe(place_of(address));
+    return window.finish();
+  }
+
+ private:
+  /// Behind an endbr64, unless its bytes are part of another instruction.
+  TargetAddr place_of(TargetAddr address) {
+    const TargetAddr behind = skip_endbr(map_, address);
+    const FunctionSpan* f = map_.function_at(address);
+    if (behind == address || f == nullptr || f->start == address) return behind;
+    const Sweep& code = sweeps_.around(address);
+    const SweptInsn* insn = code.covering(address);
+    return insn != nullptr && code.address(*insn) == address ? behind : address;
+  }
+
+  void prepare(std::span<const TargetAddr> addresses) {
+    for (const TargetAddr address : addresses) places_.push_back(place_of(address));
+    std::sort(places_.begin(), places_.end());
+    places_.erase(std::unique(places_.begin(), places_.end()), places_.end());
+    std::vector<Areas::Stretch> stretches;
+    for (const TargetAddr place : places_) {
+      const FunctionSpan* f = map_.function_at(place);
+      if (f == nullptr) continue;
+      // Only inside a function may the window begin earlier.
+      const bool entry = place == f->start || place == skip_endbr(map_, f->start);
+      const TargetAddr from = entry ? place : std::max(f->start, place - kMaxWindowBytes);
+      if (!stretches.empty() && from <= stretches.back().end)
+        stretches.back().end = place + kPatchBytes;
+      else
+        stretches.push_back({from, place + kPatchBytes});
     }
-    for (auto& [address, outcome] : outcomes_) {
-      if (!outcome) continue;
-      const auto region = by_region.find(map_.region_at(TargetAddr(address)).start.value);
-      const auto name = by_name.find(base_name(map_.function_at(TargetAddr(address))->name));
-      if (region != by_region.end()) {
-        refuse(outcome, *region->second);
-      } else if (name != by_name.end()) {
-        refuse(outcome, *name->second);
-      }
-    }
+    ways_.emplace(map_, std::move(stretches), rules_);
+    scene_.emplace(Scene{map_, *ways_, sweeps_, rules_});
+    search_.emplace(*scene_);
   }
 
-  /// "f" of "f.cold" and "f.part.0".
-  static std::string_view base_name(std::string_view name) {
-    return name.substr(0, name.find('.'));
+  Outcome alone(TargetAddr address) {
+    const TargetAddr place = place_of(address);
+    auto window = search_->find(place, TargetAddr(0));
+    if (!window) return std::unexpected(std::move(window.error()));
+    window->add_probe(place);
+    return window->finish();
   }
 
-  void refuse_overlaps() {
-    if (!rules_.other_sites) return;
-    std::map<TargetAddr, TargetAddr> taken;  // start -> end of windows, none overlapping
-    for (const TargetAddr site : order_) {
-      Outcome& outcome = outcomes_.at(site.value);
-      if (!outcome) continue;
-      const TargetAddr end = std::max(outcome->window_end(), site + kPatchBytes);
-      const auto next = taken.lower_bound(site);
-      const bool hits_next = next != taken.end() && next->first < end;
-      const bool hits_previous = next != taken.begin() && std::prev(next)->second > site;
-      if (hits_next || hits_previous) {
-        const TargetAddr other = hits_next ? next->first : std::prev(next)->first;
-        refuse(outcome, {other, other, RefusalKind::kOtherSite, true});
-      } else {
-        taken.emplace(site, end);
-      }
-    }
+  std::expected<Spot, Refusal> together(TargetAddr place) {
+    const bool apart = !rules_.other_sites || !open_;
+    if (!apart && open_->has_head(place)) return probe_in_open(place);
+    const TargetAddr taken =
+        apart ? TargetAddr(0) : WindowSearch::end_of(open_->plan());
+    if (!apart && place < taken) return std::unexpected(overlap(place));
+    if (!apart && place == taken && extend_open(place)) return probe_in_open(place);
+    auto window = search_->find(place, taken);
+    const bool is_short = window && window->plan().mechanism == Mechanism::kShort;
+    if ((!window || is_short) && !apart && extend_open(place)) return probe_in_open(place);
+    if (!window) return std::unexpected(std::move(window.error()));
+    close();
+    open_.emplace(std::move(*window));
+    return probe_in_open(place);
   }
 
-  void refuse(Outcome& outcome, const Entrance& e) {
-    if (!outcome) return;
-    Refusal r{e.kind, e.source, {}, reason_for(e)};
-    if (const auto bytes = map_.text_from(e.source); !bytes.empty())
-      r.instruction = x86::format_insn(bytes, e.source);
-    outcome = std::unexpected(std::move(r));
+  bool extend_open(TargetAddr place) {
+    return open_->plan().mechanism != Mechanism::kShort &&
+           place < open_->plan().site + kMaxWindowBytes && !open_->extend(place);
   }
 
-  std::string reason_for(const Entrance& e) const {
-    const std::string source = map_.describe(e.source), target = map_.describe(e.target);
-    switch (e.kind) {
-      case RefusalKind::kDirectBranch:
-        return fmt::format("{} at {} {} into the window, to {}", text(e.source), source,
-                           e.certain ? "jumps" : "may jump", target);
-      case RefusalKind::kCodeReference:
-        return fmt::format("{} at {} {} the window's bytes at {}", text(e.source), source,
-                           e.certain ? "uses" : "may use", target);
-      case RefusalKind::kJumpTable:
-        return fmt::format("a jump table of {} leads into the window, to {}", source, target);
-      case RefusalKind::kUnknownJump:
-        return fmt::format("{} at {} may go anywhere in the function: its table was not found",
-                           text(e.source), source);
-      case RefusalKind::kCodePointer:
-        return fmt::format("data holds a pointer into the window, to {}", target);
-      case RefusalKind::kOtherSite:
-        return fmt::format("the window overlaps that of another probe, at {}", source);
-      default: return fmt::format("the function does not decode at {}", source);
-    }
+  Spot probe_in_open(TargetAddr place) {
+    open_->add_probe(place);
+    return {plans_.sites.size(), static_cast<uint8_t>(place - open_->plan().site)};
   }
 
-  std::string text(TargetAddr at) const {
-    return fmt::format("`{}`", x86::format_insn(map_.text_from(at), at));
+  void close() {
+    if (open_) plans_.sites.push_back(open_->finish());
+    open_.reset();
+  }
+
+  Refusal overlap(TargetAddr place) const {
+    Refusal r{RefusalKind::kOtherSite, open_->plan().site, {}, {}};
+    r.reason = fmt::format("{} is overwritten by the jump of another probe, at {}",
+                           map_.describe(place), map_.describe(open_->plan().site));
+    return r;
   }
 
   CodeMap map_;
   PlanRules rules_;
-  std::vector<TargetAddr> order_;
-  std::unordered_map<uint64_t, Outcome> outcomes_;
-  std::unordered_map<uint64_t, Refusal>
-      refused_before_;  ///< why a punned site takes no ordinary jump
-  bool only_puns_ = false;
+  Sweeps sweeps_;
+  std::vector<TargetAddr> places_;
+  std::optional<WaysIn> ways_;
+  std::optional<Scene> scene_;
+  std::optional<WindowSearch> search_;
+  std::optional<Window> open_;  ///< the last window: the next place may be part of it
+  std::vector<std::expected<Spot, Refusal>> spots_;  ///< one a place
+  Plans plans_;
 };
 
 }  // namespace
@@ -273,7 +252,13 @@ std::string_view to_string(RefusalKind kind) {
 std::vector<Outcome> plan_sites(const ModuleCode& module,
                                 std::span<const TargetAddr> sites,
                                 const PlanRules& rules) {
-  return Planner(module, rules).run(sites);
+  return Planner(module, rules).run_alone(sites);
+}
+
+Plans plan_windows(const ModuleCode& module,
+                   std::span<const TargetAddr> addresses,
+                   const PlanRules& rules) {
+  return Planner(module, rules).run_together(addresses);
 }
 
 Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& rules) {
@@ -281,30 +266,7 @@ Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& r
 }
 
 Outcome plan_short(const ModuleCode& module, TargetAddr site, const PlanRules& rules) {
-  return Planner(module, rules).run_pun(site);
-}
-
-Plans plan_windows(const ModuleCode& module,
-                   std::span<const TargetAddr> addresses,
-                   const PlanRules& rules) {
-  Plans plans;
-  auto outcomes = plan_sites(module, addresses, rules);
-  std::map<TargetAddr, SitePlan> by_site;
-  for (const Outcome& o : outcomes) {
-    if (o) by_site.emplace(o->site, *o);
-  }
-  std::map<TargetAddr, size_t> index;
-  for (auto& [site, plan] : by_site) {
-    index.emplace(site, plans.sites.size());
-    plans.sites.push_back(std::move(plan));
-  }
-  for (Outcome& o : outcomes) {
-    if (o)
-      plans.outcomes.emplace_back(Spot{index.at(o->site), 0});
-    else
-      plans.outcomes.emplace_back(std::unexpected(std::move(o.error())));
-  }
-  return plans;
+  return Planner(module, rules).run_short(site);
 }
 
 std::vector<uint8_t> SitePlan::segment_starts() const {

@@ -1,24 +1,105 @@
-// What can be decided about one site by looking at the site.
+// Windows: which instructions a jump displaces, given every way in.
 #pragma once
+
+#include <deque>
 
 #include "user_engine/patch/code_map.h"
 #include "user_engine/patch/plan.h"
+#include "user_engine/patch/ways_in.h"
 
 namespace spile::patch {
 
-/// The window at `site` and the rules that need no other code: everything of SitePlan is filled in.
-Outcome choose_window(const CodeMap& map, TargetAddr site, const PlanRules& rules);
+inline constexpr uint64_t kPageBytes = 4096;
+/// The most that x86::relocate takes.
+inline constexpr size_t kMaxWindowBytes = 64;
 
-/// The same for a punned jump: only the first instruction, of at most four bytes, moves, and only
-/// its bytes change.
-Outcome choose_pun(const CodeMap& map, TargetAddr site, const PlanRules& rules);
+/// Decoded regions; the last few are kept.
+class Sweeps {
+ public:
+  explicit Sweeps(const CodeMap& map) : map_(map) {}
+  /// Of the region that holds `at`. Valid until the next call but kKept.
+  const Sweep& around(TargetAddr at);
+
+ private:
+  static constexpr size_t kKept = 8;
+  const CodeMap& map_;
+  std::deque<Sweep> kept_;
+};
+
+/// What windows are decided from.
+struct Scene {
+  const CodeMap& map;
+  const WaysIn& ways;
+  Sweeps& sweeps;
+  const PlanRules& rules;
+};
+
+/// One window, made in steps: take_full or take_short, which may refuse, then the others.
+class Window {
+ public:
+  using MaybeRefusal = std::optional<Refusal>;
+
+  /// `scene` must outlive it.
+  Window(const Scene& scene, TargetAddr start);
+
+  /// Five bytes that take a jump, and all instructions up to the one at `through`, which is `start`
+  /// or behind it.
+  MaybeRefusal take_full(TargetAddr through);
+  /// Fewer than five bytes: all that may change, `one_instruction`: of the first alone.
+  MaybeRefusal take_short(TargetAddr through, bool one_instruction);
+  /// Makes a full window longer, up to the instruction at `through`. Refused, it stays as it was.
+  MaybeRefusal extend(TargetAddr through);
+
+  bool has_head(TargetAddr at) const;
+  const SitePlan& plan() const { return plan_; }
+  /// Programs run at the head `at`.
+  void add_probe(TargetAddr at);
+  /// To be called once, when all probes are there.
+  SitePlan finish();
+
+ private:
+
+  template <typename... Args>
+  Refusal refusal(RefusalKind kind, size_t offset, const char* format, const Args&... args) const;
+  bool is_entry() const;
+  TargetAddr at(size_t offset) const { return plan_.site + offset; }
+
+  MaybeRefusal check_place() const;
+  MaybeRefusal check_restore_rt() const;
+  MaybeRefusal check_is_head() const;
+  MaybeRefusal check_instruction(const x86::Insn& insn, size_t offset);
+  MaybeRefusal check_entered(const x86::Insn& insn, size_t offset) const;
+  MaybeRefusal check_padding(size_t size) const;
+  MaybeRefusal check_changed_bytes() const;
+  MaybeRefusal check_reserved() const;
+  MaybeRefusal take_next();
+  MaybeRefusal take_until(size_t want, TargetAddr through);
+  MaybeRefusal begin();
+  size_t padding_behind(size_t size) const;
+  void describe(bool is_short);
+
+  const Scene* scene_;
+  std::span<const uint8_t> bytes_;
+  const FunctionSpan* function_ = nullptr;
+  std::optional<Entrance> first_way_in_;  ///< behind the start
+  const Entrance* unresolved_ = nullptr;
+  bool uses_padding_ = false;
+  bool nops_only_ = true;
+  SitePlan plan_;
+};
+
+/// Why nothing may be overwritten where this leads.
+Refusal refusal_of(const CodeMap& map, const Entrance& entrance);
 
 /// Whether a status flag that was set before `site` may still be read at or after it. Errs towards
 /// true. A call, a return or an indirect jump counts as reading all: the ABI leaves flags undefined
 /// there, hand-written code need not.
 bool flags_live_at(const CodeMap& map, TargetAddr site);
 
-/// Where a probe on `site` goes: behind the endbr64, if a function begins there with one.
+/// Functions that must stay as they are although they look like any other.
+bool is_known_code(std::string_view name);
+
+/// Where a probe on `site` goes: behind the endbr64, if there is one.
 TargetAddr skip_endbr(const CodeMap& map, TargetAddr site);
 
 }  // namespace spile::patch

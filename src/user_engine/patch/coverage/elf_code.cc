@@ -93,6 +93,7 @@ class ElfReader {
     }
     if (header_.e_type != ET_DYN) bias_ = 0;
     SPILE_TRY_VOID(read_sections());
+    read_segments();
     for (const auto& s : sections_) read_section(s);
     finish();
     return {};
@@ -115,6 +116,21 @@ class ElfReader {
 
   std::span<const uint8_t> bytes_of(const Elf64_Shdr& s) const {
     return {&out_.file[s.sh_offset], s.sh_size};
+  }
+
+  /// Where the file is loaded, what kind of module it is.
+  void read_segments() {
+    out_.is_program = header_.e_type == ET_EXEC;
+    out_.start = TargetAddr(UINT64_MAX);
+    for (uint64_t i = 0; i < header_.e_phnum; ++i) {
+      Elf64_Phdr p;
+      if (out_.file.size() < header_.e_phoff + (i + 1) * sizeof p) return;
+      std::memcpy(&p, &out_.file[header_.e_phoff + i * sizeof p], sizeof p);
+      out_.is_program |= p.p_type == PT_INTERP;
+      if (p.p_type != PT_LOAD) continue;
+      out_.start = std::min(out_.start, TargetAddr(bias_ + p.p_vaddr));
+      out_.end = std::max(out_.end, TargetAddr(bias_ + p.p_vaddr + p.p_memsz));
+    }
   }
 
   void read_section(const Elf64_Shdr& s) {

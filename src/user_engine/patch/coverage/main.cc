@@ -1,64 +1,169 @@
-// spile_coverage [--all] [--show N] [--first N] FILE...: how many function entries take a probe,
-// and why the others do not.
-//   --all     also functions that only .eh_frame knows
-//   --show N  print N refusals of each kind
-//   --first N only the first N entries
+// spile_coverage [options] FILE...: how many places take a probe, and why the others do not.
+//   --all          also functions that only .eh_frame knows
+//   --instructions every instruction: alone, and all of a function at once
+//   --first N      only the first N functions
+//   --every N      only every N-th function
+//   --show N       print N refusals of each kind
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <map>
 #include <string>
 
+#include "user_engine/patch/code_map.h"
 #include "user_engine/patch/coverage/elf_code.h"
+#include "user_engine/patch/coverage/process_model.h"
+#include "user_engine/patch/placement.h"
 
 namespace {
 
 using namespace spile;
 using namespace spile::patch;
 
+/// The figures are about code and address space; an engine limits the mappings.
+constexpr size_t kUnlimited = SIZE_MAX;
+
 struct Options {
-  bool all = false;
-  size_t show = 0;
-  size_t limit = SIZE_MAX;
+  bool all = false, instructions = false;
+  size_t show = 0, limit = SIZE_MAX, every = 1;
 };
 
+/// What became of a number of requests.
 struct Tally {
-  size_t accepted = 0, flags_live = 0;
-  std::map<Mechanism, size_t> mechanisms;
-  std::map<RefusalKind, std::vector<std::string>> refusals;
+  size_t asked = 0, accepted = 0, flags_live = 0, edits = 0, pages = 0, max_pages = 0;
+  std::map<std::string, size_t> ways;
+  std::map<std::string, std::vector<std::string>> refusals;
+
+  double percent(size_t n) const {
+    return 100.0 * static_cast<double>(n) / static_cast<double>(std::max<size_t>(asked, 1));
+  }
+
+  void refuse(const Refusal& r) {
+    refusals[std::string(to_string(r.kind))].push_back(
+        r.instruction.empty() ? fmt::format("{}: {}", r.address, r.reason)
+                              : fmt::format("{} ({}): {}", r.address, r.instruction, r.reason));
+  }
+
+  void print(std::string_view title, size_t show) const {
+    fmt::print("  {:34} {:9} {:9.4f} %\n", title, accepted, percent(accepted));
+    for (const auto& [way, n] : ways) fmt::print("    {:32} {:9} {:9.4f} %\n", way, n, percent(n));
+    fmt::print("    {:32} {:9} {:9.4f} %\n", "(flags live)", flags_live, percent(flags_live));
+    fmt::print("    {:32} {:9}\n", "(most pages of stones at once)", max_pages);
+    for (const auto& [kind, reasons] : refusals) {
+      fmt::print("    refused: {:23} {:9} {:9.4f} %\n", kind, reasons.size(),
+                 percent(reasons.size()));
+      const size_t n = std::min(show, reasons.size());
+      // Spread over the file: neighbours look alike.
+      for (size_t i = 0; i < n; ++i) fmt::print("        {}\n", reasons[i * reasons.size() / n]);
+    }
+  }
 };
 
-Tally tally(const std::vector<Outcome>& outcomes) {
-  Tally t;
-  for (const Outcome& o : outcomes) {
-    if (!o) {
-      t.refusals[o.error().kind].push_back(o.error().reason);
-      continue;
-    }
-    ++t.accepted;
-    ++t.mechanisms[o->mechanism];
-    t.flags_live += o->probed.front().flags_live;
-  }
-  return t;
+/// "hop to a jump at 0x..." -> "hop to a jump"
+std::string way_of(const Placement& placement) {
+  return placement.how.substr(0, placement.how.find(" at 0x"));
 }
 
-void print(const Tally& t, size_t total, const Options& options) {
-  const auto percent = [&](size_t n) {
-    return 100.0 * static_cast<double>(n) / static_cast<double>(total);
-  };
-  for (const auto& [mechanism, n] : t.mechanisms)
-    fmt::print("  {:32} {:8} {:7.3f} %\n", to_string(mechanism), n, percent(n));
-  fmt::print("  {:32} {:8} {:7.3f} %\n", "(flags live)", t.flags_live, percent(t.flags_live));
-  for (const auto& [kind, reasons] : t.refusals) {
-    fmt::print("  refused: {:23} {:8} {:7.3f} %\n", to_string(kind), reasons.size(),
-               percent(reasons.size()));
-    for (size_t i = 0; i < reasons.size() && i < options.show; ++i) {
-      // Spread over the file: neighbours look alike.
-      fmt::print("      {}\n",
-                 reasons[i * reasons.size() / std::min(options.show, reasons.size())]);
+/// All of `sites` at once.
+void count_together(const ElfCode& code, std::span<const TargetAddr> sites, Tally& tally) {
+  Plans plans = plan_windows(code.module, sites);
+  std::vector<const SitePlan*> pointers;
+  for (const SitePlan& plan : plans.sites) pointers.push_back(&plan);
+  StoneSpace space = process_model(code, kUnlimited);
+  const Placements placements = place_short_sites(code.module, pointers, space);
+  size_t pages = 0;
+  for (const auto& range : space.pages())
+    pages += static_cast<size_t>(range.end - range.start) / StoneSpace::kPageBytes;
+  tally.max_pages = std::max(tally.max_pages, pages);
+  for (const auto& outcome : plans.outcomes) {
+    ++tally.asked;
+    if (!outcome) {
+      tally.refuse(outcome.error());
+      continue;
+    }
+    const SitePlan& plan = plans.sites[outcome->site];
+    if (const auto refused = placements.refused.find(outcome->site);
+        refused != placements.refused.end()) {
+      tally.refuse(refused->second);
+      continue;
+    }
+    ++tally.accepted;
+    const auto head = std::ranges::find(plan.probed, outcome->offset, &ProbedHead::offset);
+    tally.flags_live += head->flags_live;
+    const auto placed = placements.placed.find(outcome->site);
+    const bool is_short = plan.mechanism == Mechanism::kShort;
+    ++tally.ways[is_short ? way_of(placed->second) : std::string(to_string(plan.mechanism))];
+  }
+}
+
+/// Each site as if it were the only one.
+void count_alone(const ElfCode& code, std::span<const TargetAddr> sites, Tally& tally) {
+  const auto outcomes = plan_sites(code.module, sites);
+  std::vector<SitePlan> shorts;
+  for (const Outcome& o : outcomes) {
+    ++tally.asked;
+    if (!o) {
+      tally.refuse(o.error());
+    } else if (o->mechanism == Mechanism::kShort) {
+      shorts.push_back(*o);
+    } else {
+      ++tally.accepted;
+      tally.flags_live += o->probed.front().flags_live;
+      ++tally.ways[std::string(to_string(o->mechanism))];
     }
   }
+  const auto placements = place_each_alone(code.module, shorts, process_model(code, kUnlimited));
+  for (size_t i = 0; i < placements.size(); ++i) {
+    if (!placements[i]) {
+      tally.refuse(placements[i].error());
+      continue;
+    }
+    ++tally.accepted;
+    tally.flags_live += shorts[i].probed.front().flags_live;
+    ++tally.ways[way_of(*placements[i])];
+  }
+}
+
+/// Every instruction of the functions that begin at `entries`: what control can reach, so no padding
+/// between them.
+std::vector<TargetAddr> instructions_of(const ElfCode& code, std::span<const TargetAddr> entries) {
+  const CodeMap map(code.module);
+  std::vector<TargetAddr> all;
+  for (const TargetAddr entry : entries) {
+    const FunctionSpan* f = map.function_at(entry);
+    if (f == nullptr || f->start != entry) continue;
+    const Sweep swept = sweep(map, map.region_at(entry));
+    bool reached = true;
+    for (const SweptInsn& insn : swept.insns) {
+      const bool padding =
+          insn.shape.kind == x86::Kind::kNop || insn.shape.kind == x86::Kind::kBreakpoint;
+      if (!reached && padding) continue;
+      all.push_back(swept.address(insn));
+      reached = !insn.shape.ends_flow();
+    }
+  }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+std::vector<TargetAddr> chosen(const std::vector<TargetAddr>& entries, const Options& options) {
+  std::vector<TargetAddr> some;
+  for (size_t i = 0; i < entries.size() && some.size() < options.limit; i += options.every)
+    some.push_back(entries[i]);
+  return some;
 }
 
 int report(const std::string& path, const Options& options) {
@@ -67,20 +172,22 @@ int report(const std::string& path, const Options& options) {
     fmt::print(stderr, "{}\n", code.error().message);
     return 1;
   }
-  auto sites = options.all ? code->entries : code->symbols;
-  if (sites.size() > options.limit) sites.resize(options.limit);
-  const auto begin = std::chrono::steady_clock::now();
-  const auto outcomes = plan_sites(code->module, sites);
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  const auto entries = chosen(options.all ? code->entries : code->symbols, options);
   size_t text_bytes = 0;
   for (const Bytes& t : code->module.text) text_bytes += t.bytes.size();
-  const Tally t = tally(outcomes);
-  fmt::print("{}: {} entries, {:.1f} MB of text, {:.2f} s\n  {:32} {:8} {:7.3f} %\n", path,
-             sites.size(), static_cast<double>(text_bytes) / 1e6, taken.count(), "accepted",
-             t.accepted,
-             100.0 * static_cast<double>(t.accepted) /
-                 static_cast<double>(std::max<size_t>(sites.size(), 1)));
-  print(t, std::max<size_t>(sites.size(), 1), options);
+  fmt::print("{}: {:.1f} MB of text\n", path, static_cast<double>(text_bytes) / 1e6);
+  const auto show = [&](const char* title, std::span<const TargetAddr> sites, auto count) {
+    Tally tally;
+    const Stopwatch watch;
+    count(*code, sites, tally);
+    const double seconds = watch.seconds();
+    tally.print(fmt::format("{} ({}, {:.2f} s)", title, tally.asked, seconds), options.show);
+  };
+  show("entries at once", entries, count_together);
+  if (!options.instructions) return 0;
+  const auto instructions = instructions_of(*code, entries);
+  show("each instruction", instructions, count_alone);
+  show("all instructions", instructions, count_together);
   return 0;
 }
 
@@ -91,12 +198,17 @@ int main(int argc, char** argv) {
   int status = 0;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
+    const auto number = [&] { return std::strtoul(argv[++i], nullptr, 10); };
     if (arg == "--all") {
       options.all = true;
+    } else if (arg == "--instructions") {
+      options.instructions = true;
     } else if (arg == "--show" && i + 1 < argc) {
-      options.show = std::strtoul(argv[++i], nullptr, 10);
+      options.show = number();
     } else if (arg == "--first" && i + 1 < argc) {
-      options.limit = std::strtoul(argv[++i], nullptr, 10);
+      options.limit = number();
+    } else if (arg == "--every" && i + 1 < argc) {
+      options.every = std::max<size_t>(1, number());
     } else {
       status |= report(arg, options);
     }

@@ -1,0 +1,117 @@
+#include "user_engine/patch/placement.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace spile::patch {
+
+std::array<uint8_t, kStoneBytes> stone_bytes(TargetAddr to) {
+  // ff 25 00000000   jmp *0(%rip)
+  // <address>
+  std::array<uint8_t, kStoneBytes> code = {0xff, 0x25};
+  std::memcpy(code.data() + 6, &to.value, sizeof to.value);
+  return code;
+}
+
+namespace {
+
+uint64_t first_page(TargetAddr at) {
+  return at.value / StoneSpace::kPageBytes;
+}
+
+uint64_t last_page(TargetAddr at) {
+  return (at.value + kStoneBytes - 1) / StoneSpace::kPageBytes;
+}
+
+}  // namespace
+
+StoneSpace::StoneSpace(std::vector<Range> free, size_t max_pages)
+    : free_(std::move(free)), max_pages_(max_pages) {}
+
+bool StoneSpace::is_free(uint64_t page) const {
+  const TargetAddr start(page * kPageBytes);
+  const auto after = std::ranges::upper_bound(free_, start, {}, &Range::start);
+  return after != free_.begin() && std::prev(after)->end >= start + kPageBytes;
+}
+
+bool StoneSpace::fits(TargetAddr at) const {
+  size_t more = 0;
+  for (uint64_t page = first_page(at); page <= last_page(at); ++page) {
+    if (pages_.contains(page)) continue;
+    if (!is_free(page)) return false;
+    ++more;
+  }
+  if (pages_.size() + more > max_pages_) return false;
+  const auto next = stones_.lower_bound(at.value);
+  if (next != stones_.end() && next->first < at.value + kStoneBytes) return false;
+  return next == stones_.begin() || std::prev(next)->second <= at.value;
+}
+
+std::optional<TargetAddr> StoneSpace::find_on_page(uint64_t page,
+                                                   TargetAddr first,
+                                                   TargetAddr last) const {
+  const auto used = pages_.find(page);
+  if (used != pages_.end() && used->second.is_full) return std::nullopt;
+  const TargetAddr start(page * kPageBytes);
+  TargetAddr at = std::max(first, start);
+  const TargetAddr end = std::min(last, start + (kPageBytes - 1));
+  while (at <= end) {
+    if (fits(at)) return at;
+    // Behind the stone that is in the way, or on the next page if it is the page itself.
+    const auto next = stones_.upper_bound(at.value + kStoneBytes - 1);
+    if (next == stones_.begin() || std::prev(next)->second <= at.value) break;
+    at = TargetAddr(std::prev(next)->second);
+  }
+  if (used != pages_.end() && first <= start && last >= start + (kPageBytes - kStoneBytes))
+    used->second.is_full = true;
+  return std::nullopt;
+}
+
+std::optional<TargetAddr> StoneSpace::find(TargetAddr first, TargetAddr last, Pages which) const {
+  for (auto page = pages_.lower_bound(first_page(first));
+       page != pages_.end() && page->first <= first_page(last); ++page) {
+    if (const auto at = find_on_page(page->first, first, last)) return at;
+  }
+  if (which == Pages::kInUse) return std::nullopt;
+  if (fits(first)) return first;
+  auto range = std::ranges::upper_bound(free_, first, {}, &Range::start);
+  if (range != free_.begin()) --range;
+  for (; range != free_.end() && range->start <= last; ++range) {
+    // The first page of the range that has room: those in use were looked at.
+    for (uint64_t page = first_page(std::max(range->start, first));
+         page <= first_page(last) && is_free(page); ++page) {
+      if (const auto at = find_on_page(page, first, last)) return at;
+      if (!pages_.contains(page)) break;
+    }
+  }
+  return std::nullopt;
+}
+
+void StoneSpace::take(TargetAddr at) {
+  SPILE_CHECK(fits(at));
+  stones_.emplace(at.value, at.value + kStoneBytes);
+  for (uint64_t page = first_page(at); page <= last_page(at); ++page) ++pages_[page].stones;
+}
+
+void StoneSpace::give_back(TargetAddr at) {
+  SPILE_CHECK(stones_.erase(at.value) == 1);
+  for (uint64_t page = first_page(at); page <= last_page(at); ++page) {
+    Page& used = pages_[page];
+    used.is_full = false;
+    if (--used.stones == 0) pages_.erase(page);
+  }
+}
+
+std::vector<StoneSpace::Range> StoneSpace::pages() const {
+  std::vector<Range> ranges;
+  for (const auto& [page, used] : pages_) {
+    const TargetAddr start(page * kPageBytes);
+    if (!ranges.empty() && ranges.back().end == start)
+      ranges.back().end = start + kPageBytes;
+    else
+      ranges.push_back({start, start + kPageBytes});
+  }
+  return ranges;
+}
+
+}  // namespace spile::patch
