@@ -17,9 +17,16 @@ struct Link {
   Fd link;
 };
 
+/// Where a uprobe fires: at the instruction, or when the function that begins there returns.
+enum class UprobeMoment : uint8_t { kEntry, kReturn };
+
 /// pid -1: every process.
-Result<Link> attach_uprobe(
-    int program_fd, const std::string& path, FileOffset offset, pid_t pid, uint64_t cookie);
+Result<Link> attach_uprobe(int program_fd,
+                           const std::string& path,
+                           FileOffset offset,
+                           UprobeMoment moment,
+                           pid_t pid,
+                           uint64_t cookie);
 /// `function` and `offset`, or an address where `function` is empty.
 Result<Link> attach_kprobe(
     int program_fd, const std::string& function, uint64_t offset, bool is_return, uint64_t cookie);
@@ -38,6 +45,7 @@ struct UprobeSite {
 Result<Link> attach_uprobe_multi(int program_fd,
                                  const std::string& path,
                                  std::span<const UprobeSite> sites,
+                                 UprobeMoment moment,
                                  pid_t pid);
 /// Whether this kernel has uprobe.multi, and with a correct pid filter when `with_pid`.
 bool has_uprobe_multi(bool with_pid);

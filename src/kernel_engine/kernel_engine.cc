@@ -41,6 +41,18 @@ LoadType load_type(ProbeKind kind) {
   }
 }
 
+bool is_uprobe(ProbeKind kind) {
+  return kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe;
+}
+
+UprobeMoment moment_of(ProbeKind kind) {
+  return kind == ProbeKind::kUretprobe ? UprobeMoment::kReturn : UprobeMoment::kEntry;
+}
+
+const char* name_of(ProbeKind kind) {
+  return kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe";
+}
+
 /// File offsets of uprobes; a file's symbols are read once.
 class SiteResolver {
  public:
@@ -199,10 +211,11 @@ Result<void> KernelTrace::attach_single_uprobe(size_t index, FileOffset offset) 
   SPILE_TRY(int fd, program(probe.program, LoadType::kKprobe));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{-1} : scope_.pids;
   for (pid_t pid : pids) {
-    SPILE_TRY(Link link, attach_uprobe(fd, probe.path, offset, pid, index));
+    SPILE_TRY(Link link,
+              attach_uprobe(fd, probe.path, offset, moment_of(probe.kind), pid, index));
     links_.push_back(std::move(link));
   }
-  report(index, "uprobe (perf event)", offset.value);
+  report(index, fmt::format("{} (perf event)", name_of(probe.kind)), offset.value);
   return {};
 }
 
@@ -222,6 +235,7 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
   if (sites.empty())
     return fail(ErrorCode::kUnsupported, "{}: no function that could be probed", path);
   SPILE_TRY_VOID(refuse_patched_sites(path, sites));
+  ProbeKind kind = bundle_.probes[probes.front()].kind;  // a program has probes of one kind
   if (options_.force_perf_uprobes || !has_uprobe_multi(!scope_.pids.empty())) {
     for (const UprobeSite& site : sites)
       SPILE_TRY_VOID(attach_single_uprobe(site.cookie, site.offset));
@@ -230,11 +244,11 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
   SPILE_TRY(int fd, program(program_index, LoadType::kUprobeMulti));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{0} : scope_.pids;
   for (pid_t pid : pids) {
-    SPILE_TRY(Link link, attach_uprobe_multi(fd, path, sites, pid));
+    SPILE_TRY(Link link, attach_uprobe_multi(fd, path, sites, moment_of(kind), pid));
     links_.push_back(std::move(link));
   }
   for (const UprobeSite& site : sites)
-    report(site.cookie, "uprobe (uprobe.multi)", site.offset.value);
+    report(site.cookie, fmt::format("{} (uprobe.multi)", name_of(kind)), site.offset.value);
   return {};
 }
 
@@ -244,7 +258,7 @@ Result<void> KernelTrace::attach_uprobes() {
   std::vector<std::pair<std::string, int>> order;
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
     const Probe& probe = bundle_.probes[i];
-    if (probe.kind != ProbeKind::kUprobe) continue;
+    if (!is_uprobe(probe.kind)) continue;
     auto key = std::pair(probe.path, probe.program);
     if (groups[key].empty()) order.push_back(key);
     groups[key].push_back(i);
@@ -259,7 +273,8 @@ Result<void> KernelTrace::attach_probe(size_t index) {
   switch (probe.kind) {
     case ProbeKind::kBegin:
     case ProbeKind::kEnd:
-    case ProbeKind::kUprobe: return {};  // run_all, attach_uprobes
+    case ProbeKind::kUprobe:
+    case ProbeKind::kUretprobe: return {};  // run_all, attach_uprobes
     case ProbeKind::kInterval: {
       SPILE_TRY(int fd, program(probe.program, LoadType::kPerfEvent));
       SPILE_TRY(Link link, attach_interval(fd, probe.interval_ns, index));
@@ -287,7 +302,6 @@ Result<void> KernelTrace::attach_probe(size_t index) {
       report(index, "tracepoint (perf event)");
       return {};
     }
-    case ProbeKind::kUretprobe: return fail(ErrorCode::kUnsupported, "uretprobe is not built yet");
     case ProbeKind::kUsdt: return fail(ErrorCode::kUnsupported, "usdt is not built yet");
   }
   return {};
@@ -305,7 +319,7 @@ Result<void> KernelTrace::start() {
   }
   SPILE_TRY(maps_, Maps::create(bundle_.maps));
   for (const Probe& probe : bundle_.probes) {
-    if (probe.kind == ProbeKind::kUprobe || probe.program < 0) continue;
+    if (is_uprobe(probe.kind) || probe.program < 0) continue;
     auto loaded = program(probe.program, load_type(probe.kind));
     if (!loaded) return forward(loaded, "{}", probe.name);
   }

@@ -33,7 +33,8 @@ class Lister {
 
   Result<size_t> list(const AttachPoint& point) {
     switch (point.type) {
-      case ProbeType::kUprobe: return uprobes(point);
+      case ProbeType::kUprobe: return uprobes(point, "uprobe");
+      case ProbeType::kUretprobe: return uprobes(point, "uretprobe");
       case ProbeType::kKprobe: return kprobes(point, "kprobe");
       case ProbeType::kKretprobe: return kprobes(point, "kretprobe");
       case ProbeType::kTracepoint: return tracepoints(point.target, point.function);
@@ -61,11 +62,11 @@ class Lister {
   }
 
  private:
-  Result<size_t> uprobes(const AttachPoint& point) {
+  Result<size_t> uprobes(const AttachPoint& point, const char* type) {
     SPILE_TRY(auto functions,
               world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
     std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.path, f.symbol); });
-    for (const auto& f : functions) fmt::print("uprobe:{}:{}\n", f.path, f.symbol);
+    for (const auto& f : functions) fmt::print("{}:{}:{}\n", type, f.path, f.symbol);
     return functions.size();
   }
 

@@ -223,6 +223,7 @@ bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
     case ProbeType::kEnd: kind = ProbeKind::kEnd; return true;
     case ProbeType::kInterval: kind = ProbeKind::kInterval; return true;
     case ProbeType::kUprobe: kind = ProbeKind::kUprobe; return true;
+    case ProbeType::kUretprobe: kind = ProbeKind::kUretprobe; return true;
     case ProbeType::kKprobe: kind = ProbeKind::kKprobe; return true;
     case ProbeType::kKretprobe: kind = ProbeKind::kKretprobe; return true;
     case ProbeType::kTracepoint: kind = ProbeKind::kTracepoint; return true;

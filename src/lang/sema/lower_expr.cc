@@ -134,7 +134,7 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     return unknown(span);
   }
   if (entry->builtin == typed::Builtin::kFunc && instance_.context.kind != ContextKind::kRegs) {
-    diagnostics_.error(span, "func is only there in uprobe, kprobe and kretprobe");
+    diagnostics_.error(span, "func is only there in uprobe, uretprobe, kprobe and kretprobe");
     return unknown(span);
   }
   ExprPtr expr = make(ExprKind::kBuiltin, type_of(entry->builtin), span);
@@ -164,8 +164,9 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
 }
 
 Lowering::ExprPtr Lowering::lower_retval(Span span) {
-  if (instance_.context.probe != ProbeKind::kKretprobe) {
-    diagnostics_.error(span, "retval is only there in kretprobe");
+  ProbeKind kind = instance_.context.probe;
+  if (kind != ProbeKind::kKretprobe && kind != ProbeKind::kUretprobe) {
+    diagnostics_.error(span, "retval is only there in kretprobe and uretprobe");
     return unknown(span);
   }
   ExprPtr expr = make(ExprKind::kContext, Type::int64(), span);

@@ -54,7 +54,8 @@ class Resolver {
       case ProbeKind::kBegin:
       case ProbeKind::kEnd: add_alone(point, kind); break;
       case ProbeKind::kInterval: resolve_interval(point); break;
-      case ProbeKind::kUprobe: resolve_uprobe(point); break;
+      case ProbeKind::kUprobe:
+      case ProbeKind::kUretprobe: resolve_uprobe(point, kind); break;
       case ProbeKind::kTracepoint: resolve_tracepoint(point); break;
       default: resolve_kprobe(point, kind); break;
     }
@@ -94,9 +95,15 @@ class Resolver {
     add_alone(point, ProbeKind::kInterval).interval_ns = point.period_ns;
   }
 
-  void resolve_uprobe(const ast::AttachPoint& point) {
+  void resolve_uprobe(const ast::AttachPoint& point, ProbeKind kind) {
     if (point.is_cpp) return refuse(point, "a uprobe by C++ name");
     if (!point.source_file.empty()) return refuse(point, "a uprobe by source line");
+    bool is_return = kind == ProbeKind::kUretprobe;
+    if (is_return && (point.offset != 0 || point.address)) {
+      diagnostics_.error(point.span,
+                         "a uretprobe takes a function, without an offset or an address");
+      return;
+    }
     if (point.address) return resolve_uprobe_address(point);
     auto functions = world_.user_functions(point.target, point.function);
     if (!functions || functions->empty()) {
@@ -107,9 +114,9 @@ class Resolver {
       return;
     }
     for (const UserFunction& function : *functions) {
-      add_shared({.kind = ProbeKind::kUprobe,
-                  .name = fmt::format("uprobe:{}:{}{}", function.path, function.symbol,
-                                      offset_text(point)),
+      add_shared({.kind = kind,
+                  .name = fmt::format("{}:{}:{}{}", is_return ? "uretprobe" : "uprobe",
+                                      function.path, function.symbol, offset_text(point)),
                   .function = function.symbol,
                   .path = function.path,
                   .symbol = function.symbol,
