@@ -1,8 +1,8 @@
 // Calls whose return will be seen at a `ret` that other functions share: which ones are under way.
 //
-// A tracked function's entry notes (stack slot of its return address, number of the function), and a
-// `ret` that pops that very slot takes the note back. The table is private memory of the target: a
-// fork copies it with the stacks that it speaks of. Only the target reads or writes it.
+// A tracked function's entry notes (stack slot of its return address, number of the function), and
+// a `ret` that pops that very slot takes the note back. The table is private memory of the target:
+// a fork copies it with the stacks that it speaks of. Only the target reads or writes it.
 //
 //   bucket   overflowed | key, return address | ... 7 cells, 128 bytes, two cache lines
 //
@@ -29,7 +29,7 @@ inline constexpr uint32_t kPendingCells = 7;
 
 struct PendingBucket {
   uint64_t overflowed;  ///< not 0: what belongs here may be in the bucket that follows
-  uint64_t reserved;
+  uint64_t barren;      ///< searches for notes to throw away that found none, one after the other
   PendingCell cells[kPendingCells];
 };
 static_assert(sizeof(PendingBucket) == 128);

@@ -71,11 +71,7 @@ class Builder {
     for (const bundle::Program& program : request_.bundle->programs) {
       for (const bpf::Insn& insn : program.code) {
         if (insn.code != (bpf::kClassJmp | bpf::kCall)) continue;
-        auto offset = rt::helper_offset(insn.imm);
-        if (offset)
-          env.helpers[insn.imm] = {
-              request_.base + *offset,
-              rt::helper_stack_bytes(insn.imm).value_or(rt::kMaxHelperStackBytes)};
+        if (rt::helper_offset(insn.imm)) env.helpers[insn.imm] = helper_code(insn.imm);
       }
     }
     for (size_t i = 0; i < request_.maps.size(); i++) {
@@ -91,8 +87,10 @@ class Builder {
     bodies_.resize(request_.bundle->programs.size());
     jit::JitEnv env = environment();
     for (const PlannedSite* site : request_.sites) {
-      for (const std::vector<int>& probes : site->probes) {
-        for (int probe : probes) SPILE_TRY_VOID(compile_body(program_of(probe), env));
+      for (const std::vector<Action>& actions : site->actions) {
+        for (const Action& action : actions) {
+          if (action.probe >= 0) SPILE_TRY_VOID(compile_body(program_of(action.probe), env));
+        }
       }
     }
     return {};
@@ -159,10 +157,9 @@ class Builder {
     spec.site = site.plan.site + offset;
     auto head = std::ranges::find(site.plan.probed, offset, &patch::ProbedHead::offset);
     if (head != site.plan.probed.end()) {
-      for (int probe : site.probes[static_cast<size_t>(head - site.plan.probed.begin())])
-        spec.programs.push_back({&*bodies_[program_of(probe)], static_cast<uint64_t>(probe)});
+      add_actions(site.actions[static_cast<size_t>(head - site.plan.probed.begin())], spec);
       spec.flags_live = head->flags_live;
-      if (request_.count_hits)
+      if (request_.count_hits && !spec.programs.empty())
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
                                     sizeof(abi::CpuStats), request_.cpu_mask};
     }
@@ -174,6 +171,26 @@ class Builder {
       return segment.displaced.bytes;
     };
     return spec;
+  }
+
+  /// Programs that share a note stand together, behind those that always run.
+  void add_actions(const std::vector<Action>& actions, jit::DetourSpec& spec) const {
+    for (const Action& action : actions) {
+      if (action.kind == Action::Kind::kNote) {
+        spec.notes.push_back(action.number);
+      } else {
+        spec.programs.push_back({&*bodies_[program_of(action.probe)],
+                                 static_cast<uint64_t>(action.probe), action.popped_bytes,
+                                 action.number});
+      }
+    }
+    std::ranges::stable_sort(spec.programs, {}, &jit::DetourProgram::pending);
+    spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending)};
+  }
+
+  jit::HelperCode helper_code(int32_t number) const {
+    return {request_.base + rt::helper_offset(number).value(),
+            rt::helper_stack_bytes(number).value_or(rt::kMaxHelperStackBytes)};
   }
 
   const CodeRequest& request_;
@@ -204,8 +221,9 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
   size += bodies;
   for (const PlannedSite* site : sites) {
     size += (site->plan.heads.size() + 1) * kMaxDisplacedBytes + kDetourAlignment;
-    for (const std::vector<int>& probes : site->probes)
-      size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * probes.size() +
+    for (const std::vector<Action>& actions : site->actions)
+      size += jit::kMaxDetourBytes +
+              (jit::kMaxProgramCallBytes + jit::kMaxNoteBytes) * actions.size() +
               inline_limit(sites.size());
   }
   return round_up(size, 4096);

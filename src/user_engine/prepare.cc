@@ -82,7 +82,9 @@ Result<void> Preparer::lay_out_data() {
   shm::RegionOptions options;
   options.site_capacity = static_cast<uint32_t>(edits);
   SPILE_TRY(out_.layout, shm::plan_region(*context_.bundle, options));
-  return place_data(target_, out_.layout.size_bytes, out_.addresses);
+  const bool tracks_calls =
+      std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->notes_calls(); });
+  return place_data(target_, out_.layout.size_bytes, tracks_calls, out_.addresses);
 }
 
 Result<CodeImage> Preparer::build_neighbourhood(const Neighbourhood& n) {

@@ -3,7 +3,9 @@
 //   at:   lea   -(128+frame)(%rsp),%rsp     the red zone of the interrupted function stays as it is
 //         mov   %rax,ax(%rsp) ...           only registers that a program reads or destroys
 //         lahf; seto %al; mov %rax,...      only if the flags are live at the site
-//         <per program: its cookie, then a call of its body or the body itself>
+//         <per note: rdi = the stack pointer, esi = number, call>
+//         <per program: its cookie, then a call of its body or the body itself; where the program
+//          belongs to a noted call: rdi, esi, call; test %eax,%eax; jz past it>
 //         add $127,%al; sahf; mov ...       everything back
 //         lea   128+frame(%rsp),%rsp
 //   displaced:  the site's own instructions and the jump back, made by the caller
@@ -29,6 +31,17 @@ namespace spile::jit {
 struct DetourProgram {
   const Body* body = nullptr;  ///< lies at body->base in the target
   uint64_t cookie = 0;         ///< index in Bundle::probes
+  /// The site is a `ret` that takes this many bytes off the stack, and the program runs as if right
+  /// behind it: ip is the return address, sp what it will be. 0: ip is the site, sp as it is.
+  uint32_t popped_bytes = 0;
+  /// Not 0: it runs only if the call with this number and our stack pointer was noted; the note is
+  /// taken. Programs that follow each other with the same number share one note.
+  uint32_t pending = 0;
+};
+
+/// The blob's entries that note calls and take notes (rt/pending.h): (stack pointer, number).
+struct PendingCalls {
+  HelperCode note, take;
 };
 
 /// Counts every hit: lock inc of storage + (cpu & cpu_mask) * cpu_stride.
@@ -42,6 +55,8 @@ struct DetourSpec {
   TargetAddr at;    ///< where the detour will run
   TargetAddr site;  ///< the probed instruction: what programs see as ip
   std::vector<DetourProgram> programs;
+  std::vector<uint32_t> notes;          ///< numbers of the calls that begin here
+  std::optional<PendingCalls> pending;  ///< needed by notes and by DetourProgram::pending
   bool flags_live = true;  ///< false only where the site's plan proved the arithmetic flags dead
   CpuNumber cpu = CpuNumber::kRdpid;
   std::optional<HitCounter> hits;
@@ -56,9 +71,9 @@ struct DetourSpec {
   std::function<Result<std::vector<uint8_t>>(TargetAddr)> displaced;
 };
 
-/// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program, and what
-/// is inlined.
-inline constexpr size_t kMaxDetourBytes = 448, kMaxProgramCallBytes = 32;
+/// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program,
+/// kMaxNoteBytes a note, and what is inlined.
+inline constexpr size_t kMaxDetourBytes = 448, kMaxProgramCallBytes = 144, kMaxNoteBytes = 24;
 
 struct Detour {
   std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at
@@ -69,7 +84,7 @@ struct Detour {
 };
 
 /// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers
-///          invalid  no displaced code, a null body
+///          invalid  no displaced code, a null body, notes without PendingCalls
 ///          as compile() and as `displaced` for the rest
 Result<Detour> emit_detour(const DetourSpec& spec);
 

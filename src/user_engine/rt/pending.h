@@ -1,9 +1,11 @@
 // Notes of calls under way, and taking them back at the return (abi/pending.h).
 //
 // Invariants
-//   * No lock, no waiting: a bounded number of buckets is looked at. What finds no room is counted as
+//   * No lock, no waiting: a bounded number of buckets is looked at. What finds no room is counted
+//   as
 //     missed, and its return is not reported.
-//   * A key is written only by the thread whose stack the slot lies on, so a search by it sees every
+//   * A key is written only by the thread whose stack the slot lies on, so a search by it sees
+//   every
 //     note that counts. A signal handler works with other slots. A forked child has its own copy.
 //   * A note that nobody took back (an exception, longjmp, the end of a thread) does no harm: the
 //     next call with the same slot overwrites it, and a `ret` takes it only for the same return
@@ -22,6 +24,9 @@ namespace spile::rt {
 
 /// Attempts to claim a cell that others may claim first.
 inline constexpr uint32_t kMaxPendingTries = 8;
+/// A search for notes to throw away asks the kernel for each: where the last found none, only every
+/// so many calls try again. A power of two.
+inline constexpr uint64_t kReapEvery = 64;
 
 inline uint64_t pending_key(uint64_t slot, uint64_t number) {
   return slot << 16 | number;
@@ -75,6 +80,10 @@ inline bool is_alive(const abi::RtConsts& consts, const abi::PendingCell& cell, 
 /// Empties cells whose frame is gone, among those where this slot's notes may be. While a cell is
 /// marked as doubted, its owner can still take it or write it anew: then our change fails.
 inline bool reap_pending(const abi::RtConsts& consts, uint64_t slot) {
+  uint64_t* barren = &pending_bucket(consts, slot, 0)->barren;
+  const uint64_t before = load_relaxed(barren);
+  store_relaxed(barren, before + 1);
+  if (before % kReapEvery != 0) return false;
   bool freed = false;
   for (uint32_t probe = 0; probe < abi::kPendingProbes; ++probe) {
     for (abi::PendingCell& cell : pending_bucket(consts, slot, probe)->cells) {
@@ -87,6 +96,7 @@ inline bool reap_pending(const abi::RtConsts& consts, uint64_t slot) {
       freed |= compare_swap(&cell.key, doubted, alive ? key : uint64_t{0}) && !alive;
     }
   }
+  if (freed) store_relaxed(barren, uint64_t{0});
   return freed;
 }
 
