@@ -111,7 +111,8 @@ class RegionScan {
   void indirect(size_t i, const Shape& s, TargetAddr at) {
     if (s.rip_relative) return out_.slots.push_back({at, s.rip_target(at)});
     if (depths_.before[i].bytes.value_or(0) != 0) return;  // the frame is still there
-    if (has_notrack(s, at) || std::ranges::find(tables_.by_table, at) != tables_.by_table.end()) return;
+    if (has_notrack(s, at) || std::ranges::find(tables_.by_table, at) != tables_.by_table.end())
+      return;
     if (read_absolute_table(s, at)) return;
     refuse(RefusalKind::kUnknownJump, at,
            fmt::format("{} may leave through the pointer of `{}`: where it returns then is not "
@@ -283,13 +284,19 @@ class ReturnFinder::Walk {
     if (&map == &home_ && region.start == region_.start) return;
     const FunctionSpan* f = map.function_at(region.start);
     const std::string_view name = f == nullptr ? std::string_view() : f->name;
-    const FunctionSpan* own = home_.function_at(out_.function);
-    if (&map == &home_ && is_cold_part(name) && !own->name.empty() && hot_name(name) == own->name) {
+    if (&map == &home_ && is_cold_part(name) && is_own_name(hot_name(name))) {
       own_parts_.insert(region.start.value);
       return;
     }
     out_.plain = false;
     if (!name.empty()) names_.emplace(region.start.value, name);
+  }
+
+  /// One of the names of the function.
+  bool is_own_name(std::string_view name) const {
+    const auto& functions = home_.module().functions;
+    const auto aliases = std::ranges::equal_range(functions, out_.function, {}, &Function::start);
+    return std::ranges::any_of(aliases, [&](const Function& f) { return f.name == name; });
   }
 
   void follow(const Step& step) {

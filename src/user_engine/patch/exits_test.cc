@@ -122,6 +122,14 @@ TEST(Exits, AColdPartBelongsToItsFunction) {
   EXPECT_EQ(returns->rets, at({0x15, 0x100}));
 }
 
+TEST(Exits, AColdPartMayHaveTheNameOfAnAlias) {
+  Program p;
+  p.function(0x10, {0xe9, 0, 0, 0, 0}, "f").function(0x10, {0xe9, 0, 0, 0, 0}, "old_f");
+  p.rel32(0x11, Program::at(0x100)).function(0x100, {0xc3}, "old_f.cold");
+  ASSERT_TRUE(p.find(0x10)) << p.find(0x10).error().reason;
+  EXPECT_TRUE(p.find(0x10)->plain);
+}
+
 TEST(Exits, AFunctionThatIsCalledOrEnteredAtItsStartStaysPlain) {
   Program p;
   p.function(0x10, kLeaf, "f");
@@ -280,6 +288,15 @@ TEST(Exits, RefusesAFunctionThatSwitchesStacks) {
   Program p;
   p.function(0x10, {0x48, 0x8b, 0x67, 0x30, 0xc3}, "f");
   expect_refused(p, RefusalKind::kInstruction, "another stack");
+}
+
+TEST(Exits, RestoringTheStackPointerFromTheOwnFrameIsNoSwitch) {
+  // push %rbp; mov %rsp,%rbp; sub %rdi,%rsp; mov -0x10(%rbp),%rsp; leave; ret
+  Program p;
+  p.function(0x10, {0x55, 0x48, 0x89, 0xe5, 0x48, 0x29, 0xfc, 0x48, 0x8b, 0x65, 0xf0, 0xc9, 0xc3},
+             "f");
+  ASSERT_TRUE(p.find(0x10)) << p.find(0x10).error().reason;
+  EXPECT_TRUE(p.find(0x10)->plain);
 }
 
 TEST(Exits, RefusesWhatDoesNotDecode) {

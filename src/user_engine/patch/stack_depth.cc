@@ -179,7 +179,11 @@ class DepthSearch {
 
   std::optional<int64_t> after_mov(const Shape& s, TargetAddr at, const State& state) {
     if (!is_register_form(s)) {
-      if (!out_.switches_stack) out_.switches_stack = at;
+      // Out of its own frame a function takes what it has saved there: arrays of variable size.
+      const auto base = plain_base(s);
+      const bool own_frame =
+          (base == x86::kRbp && state.frame) || (base == x86::kRsp && state.depth);
+      if (!own_frame && !out_.switches_stack) out_.switches_stack = at;
       return std::nullopt;
     }
     const unsigned from = s.opcode == 0x89 ? reg_of(s) : rm_of(s);

@@ -26,7 +26,7 @@ namespace spile::rt {
 inline constexpr uint32_t kMaxPendingTries = 8;
 /// A search for notes to throw away asks the kernel for each: where the last found none, only every
 /// so many calls try again. A power of two.
-inline constexpr uint64_t kReapEvery = 64;
+inline constexpr uint64_t kReapEvery = 8;
 
 inline uint64_t pending_key(uint64_t slot, uint64_t number) {
   return slot << 16 | number;

@@ -1,4 +1,6 @@
 // Notes of calls under way, through the real blob.
+#include "abi/pending.h"
+
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
@@ -6,7 +8,6 @@
 #include <thread>
 #include <vector>
 
-#include "abi/pending.h"
 #include "user_engine/shm/code_for_test.h"
 
 namespace spile::shm {
@@ -15,8 +16,12 @@ namespace {
 class Pending : public testing::Test {
  protected:
   Pending()
-      : table_(mmap(nullptr, abi::kPendingTableBytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+      : table_(mmap(nullptr,
+                    abi::kPendingTableBytes,
+                    PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                    -1,
+                    0),
                abi::kPendingTableBytes),
         code_(r_, [this](abi::RtConsts& consts) {
           consts.pending_table = reinterpret_cast<uint64_t>(table_.data());
@@ -102,14 +107,18 @@ TEST_F(Pending, WhatFindsNoRoomIsCounted) {
 TEST_F(Pending, NotesOfFramesThatAreGoneMakeRoom) {
   auto stack = stack_of(300'000);
   for (const uint64_t& slot : stack) note(&slot);
-  const uint64_t before = missed();
   for (uint64_t& slot : stack) slot = 0x402000;  // left by longjmp, and used for other calls since
   const auto other = stack_of(10'000);
-  for (const uint64_t& slot : other) note(&slot);
-  size_t taken = 0;
-  for (const uint64_t& slot : other) taken += take(&slot);
-  EXPECT_EQ(taken, other.size());
-  EXPECT_EQ(missed(), before);
+  size_t lost = other.size();
+  for (int round = 0; round < 10 && lost > 0; ++round) {
+    const uint64_t before = missed();
+    for (const uint64_t& slot : other) note(&slot);
+    lost = missed() - before;
+    size_t taken = 0;
+    for (const uint64_t& slot : other) taken += take(&slot);
+    ASSERT_EQ(taken + lost, other.size());
+  }
+  EXPECT_EQ(lost, 0u);
 }
 
 TEST_F(Pending, ThreadsDoNotDisturbEachOther) {
