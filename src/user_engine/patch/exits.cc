@@ -266,17 +266,26 @@ class ReturnFinder::Walk {
   }
 
   void visit_slot(const CodeMap& map, TargetAddr at, TargetAddr slot) {
+    if (!slots_.insert(slot.value).second) return;
     const auto targets = finder_.source_.slot_targets(slot);
-    if (targets.empty()) {
+    const bool known = !targets.empty() && std::ranges::all_of(targets, [&](TargetAddr target) {
+      return is_function(target);
+    });
+    if (!known) {
       return refuse({RefusalKind::kUnknownJump, at, text_at(map, at),
                      fmt::format("the jump at {} goes where the word at {} says, and what that is "
                                  "is not known",
                                  map.describe(at), slot)});
     }
-    for (const TargetAddr target : targets) {
-      // A stub that leads to itself is not bound and has no name to look for.
-      if (target != at) visit(target, at);
-    }
+    for (const TargetAddr target : targets) visit(target, at);
+  }
+
+  /// A word that is not filled in yet may hold anything, also another place of the code.
+  bool is_function(TargetAddr target) const {
+    const CodeMap* map = finder_.source_.code_at(target);
+    if (map == nullptr || !map->is_text(target)) return false;
+    const Region region = map->region_at(target);
+    return (!region.is_gap && region.start == target) || slot_of_stub(*map, target).has_value();
   }
 
   /// Anything but the function and its parts with its name makes it tracked.
@@ -289,7 +298,8 @@ class ReturnFinder::Walk {
       return;
     }
     out_.plain = false;
-    if (!name.empty()) names_.emplace(region.start.value, name);
+    names_.emplace(region.start.value,
+                   name.empty() ? fmt::format("{}", region.start) : std::string(name));
   }
 
   /// One of the names of the function.
@@ -359,8 +369,8 @@ class ReturnFinder::Walk {
   ReturnFinder& finder_;
   const CodeMap& home_;
   Region region_;
-  std::set<uint64_t> seen_, own_parts_;
-  std::map<uint64_t, std::string_view> names_;
+  std::set<uint64_t> seen_, slots_, own_parts_;
+  std::map<uint64_t, std::string> names_;
   std::vector<Step> pending_;
   std::optional<Refusal> refusal_;
   Returns out_;

@@ -323,6 +323,13 @@ TEST(Exits, RefusesASlotWithoutAKnownTarget) {
   expect_refused(p, RefusalKind::kUnknownJump, "is not known");
 }
 
+TEST(Exits, RefusesASlotThatHoldsNoFunction) {
+  Program p;
+  p.function(0x10, {0xff, 0x25, 0, 0, 0, 0}, "f").rel32(0x12, Program::slot_at(0));
+  p.slot(0, {Program::other(0x42)}).other_function(0x40, {0x90, 0x90, 0x90, 0xc3}, "a");
+  expect_refused(p, RefusalKind::kUnknownJump, "is not known");
+}
+
 TEST(Exits, RefusesAWayOutInsideAnotherInstruction) {
   // je into the middle of mov $0xc3,%eax: b8 c3 00 00 00
   Program p;
