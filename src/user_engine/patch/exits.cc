@@ -78,6 +78,7 @@ class RegionScan {
       case Kind::kLoop:
       case Kind::kXbegin: return leave(at, s.branch_target(at));
       case Kind::kJmpIndirect: return indirect(i, s, at);
+      case Kind::kCall: return call(at, s);
       default: return;
     }
   }
@@ -101,7 +102,30 @@ class RegionScan {
              fmt::format("the return at {} pops what the function pushed: it is a jump",
                          map_.describe(at)));
     }
+    if (i > 0 && writes_top_of_stack(code_.insns[i - 1])) {
+      refuse(RefusalKind::kInstruction, at,
+             fmt::format("the return at {} goes where the function has put it: it is a jump",
+                         map_.describe(at)));
+    }
     out_.rets.push_back(at);
+  }
+
+  /// mov %rax,(%rsp): the thunks of -mindirect-branch=thunk jump so.
+  bool writes_top_of_stack(const SweptInsn& insn) const {
+    const Shape& s = insn.shape;
+    const bool is_top = s.modrm_offset != 0 && (s.modrm >> 6) == 0 && (s.modrm & 7) == 4 &&
+                        (s.sib & 0x3f) == 0x24 && (s.rex & 3) == 0;
+    const bool is_load = s.map != 0 || s.opcode == 0x8b || s.opcode == 0x8d || s.opcode == 0x85 ||
+                         (s.opcode >= 0x38 && s.opcode <= 0x3b);
+    return is_top && !is_load;
+  }
+
+  /// Subroutines of hand-written code that have no symbol of their own. call +0 only asks where it
+  /// is.
+  void call(TargetAddr at, const Shape& s) {
+    const TargetAddr target = s.branch_target(at);
+    out_.calls_itself |=
+        region_.contains(target) && target != region_.start && target != at + s.length;
   }
 
   void leave(TargetAddr at, TargetAddr target) {
@@ -315,6 +339,7 @@ class ReturnFinder::Walk {
     const bool is_own = step.region.start == region_.start ||
                         (step.map == &home_ && own_parts_.contains(step.region.start.value));
     if (is_own) out_.own_rets += exits.rets.size();
+    if (is_own && exits.calls_itself) out_.plain = false;
     out_.rets.insert(out_.rets.end(), exits.rets.begin(), exits.rets.end());
     for (const JumpOut& jump : exits.jumps) visit_from(step, jump.at, jump.target);
     for (const SlotJump& jump : exits.slots) {
@@ -360,10 +385,12 @@ class ReturnFinder::Walk {
   }
 
   bool is_entered_elsewhere() const {
-    return std::ranges::any_of(finder_.entrances_, [&](const BranchInto& b) {
-      return region_.contains(b.target) &&
-             !own_parts_.contains(home_.region_at(b.source).start.value);
-    });
+    const auto& all = finder_.entrances_;
+    auto it = std::ranges::lower_bound(all, region_.start, {}, &BranchInto::target);
+    for (; it != all.end() && it->target < region_.end; ++it) {
+      if (!own_parts_.contains(home_.region_at(it->source).start.value)) return true;
+    }
+    return false;
   }
 
   ReturnFinder& finder_;
@@ -386,6 +413,7 @@ ReturnFinder::ReturnFinder(CodeSource& source,
   const auto tail = std::ranges::unique(regions);
   regions.erase(tail.begin(), tail.end());
   entrances_ = find_branches_into(map, regions);
+  std::ranges::sort(entrances_, {}, &BranchInto::target);
 }
 
 std::expected<Returns, Refusal> ReturnFinder::find(TargetAddr function) {

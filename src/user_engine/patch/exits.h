@@ -57,6 +57,8 @@ struct RegionExits {
   std::vector<SlotJump> slots;
   /// Where another function's region has to be looked at whatever this one's jumps do: its parts.
   std::vector<TargetAddr> parts;
+  /// Calls a place inside itself: some of `rets` return to the region, not from it.
+  bool calls_itself = false;
   /// Something here makes it unknown how the function returns.
   std::optional<Refusal> refusal;
 };
@@ -65,7 +67,7 @@ struct RegionExits {
 ///   kUndecodable  the region does not decode, so a `ret` may hide in it
 ///   kUnknownJump  an indirect jump that may leave the function: through a pointer, a vtable
 ///   kInstruction  the stack pointer is loaded from elsewhere (a context switch), a `ret` that pops
-///                 what was pushed, a far return
+///                 what was pushed or put there, a far return
 RegionExits region_exits(const CodeMap& map, const Region& region);
 
 /// All code that a function may get to. Filled from a process by the engine, from bytes by tests.
@@ -117,7 +119,7 @@ class ReturnFinder {
   CodeSource& source_;
   const CodeMap& map_;
   std::map<uint64_t, RegionExits> exits_;  ///< by start of region
-  std::vector<BranchInto> entrances_;      ///< into the middle of the functions
+  std::vector<BranchInto> entrances_;      ///< into the middle of the functions, by target
 };
 
 }  // namespace spile::patch

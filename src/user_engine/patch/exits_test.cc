@@ -227,6 +227,22 @@ TEST(Exits, AFunctionThatRunsIntoTheNextOneReturnsThere) {
   EXPECT_EQ(p.find(0x10)->rets, at({0x22}));
 }
 
+TEST(Exits, AFunctionWithSubroutinesInsideIsTracked) {
+  // call 1f; ret; 1: xor %eax,%eax; ret
+  Program p;
+  p.function(0x10, {0xe8, 0x01, 0, 0, 0, 0xc3, 0x31, 0xc0, 0xc3}, "f");
+  ASSERT_TRUE(p.find(0x10)) << p.find(0x10).error().reason;
+  EXPECT_FALSE(p.find(0x10)->plain) << "its second ret returns to itself";
+}
+
+TEST(Exits, AskingForTheOwnAddressIsNoCall) {
+  // call +0; pop %rax; ret
+  Program p;
+  p.function(0x10, {0xe8, 0, 0, 0, 0, 0x58, 0xc3}, "f");
+  ASSERT_TRUE(p.find(0x10)) << p.find(0x10).error().reason;
+  EXPECT_TRUE(p.find(0x10)->plain);
+}
+
 TEST(Exits, AStrippedColdPartIsFoundThroughItsLandingPads) {
   Program p;
   p.function(0x10, kLeaf, "f");
@@ -281,6 +297,15 @@ TEST(Exits, RefusesAReturnThatPopsWhatWasPushed) {
   Program p;
   p.function(0x10, {0x50, 0xc3}, "f");
   expect_refused(p, RefusalKind::kInstruction, "pops what the function pushed");
+}
+
+TEST(Exits, RefusesAThunkThatReturnsToItsArgument) {
+  // f: jmp thunk     thunk: call 2f; 1: pause; jmp 1b; 2: mov %rax,(%rsp); ret
+  Program p;
+  p.function(0x10, kTailJump, "f").rel32(0x13, Program::at(0x100));
+  p.function(0x100, {0xe8, 0x04, 0, 0, 0, 0xf3, 0x90, 0xeb, 0xfc, 0x48, 0x89, 0x04, 0x24, 0xc3},
+             "__x86_indirect_thunk_rax");
+  expect_refused(p, RefusalKind::kInstruction, "it is a jump");
 }
 
 TEST(Exits, RefusesAFunctionThatSwitchesStacks) {

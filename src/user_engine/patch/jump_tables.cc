@@ -424,7 +424,7 @@ void scan_region(const CodeMap& map,
 
 RegionJumps find_region_jumps(const CodeMap& map, const Sweep& code) {
   if (!may_jump_indirectly(map.text_of(code.region))) return {};
-  const Areas none({});
+  const Areas none({}, {});
   TableScan unused;
   return TableJudge(map, none, code, unused).region_jumps();
 }
