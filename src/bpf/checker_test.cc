@@ -1492,7 +1492,7 @@ TEST_F(Checker, RefusesTheWrongOneOfTwoRecords) {
 TEST_F(Checker, RefusesAnythingButAMapWhereAMapIsNeeded) {
   refuse("r1 is the context+0, expected a hash or array map",
          [](Builder& b) { b.call(Helper::kMapLookupElem); });
-  refuse("which is a ring, expected a hash", [](Builder& b) {
+  refuse("which is a ring map, expected a hash", [](Builder& b) {
     b.load_map(r1, kRing);
     b.call(Helper::kMapLookupElem);
   });

@@ -113,6 +113,9 @@ class KernelTrace final : public engine::Trace {
   Result<std::vector<engine::MapEntry>> read_map(int map) override { return maps_->read(map); }
   Result<void> clear_map(int map) override { return maps_->clear(map); }
   Result<void> zero_map(int map) override { return maps_->zero(map); }
+  Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override {
+    return maps_->read_stack(map, id);
+  }
   Result<void> run_end() override { return run_all(ProbeKind::kEnd); }
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
@@ -365,6 +368,7 @@ Result<engine::Stats> KernelTrace::stats() {
   SPILE_TRY(stats.ring_lost, sum_counter(bundle::Counter::kRingLost));
   SPILE_TRY(stats.map_full, sum_counter(bundle::Counter::kMapFull));
   SPILE_TRY(stats.read_failed, sum_counter(bundle::Counter::kReadFailed));
+  SPILE_TRY(stats.stacks_lost, sum_counter(bundle::Counter::kStackLost));
   uint64_t time_ns = 0;
   for (const auto& [key, fd] : programs_) {
     if (!fd || key.second == LoadType::kTestRun) continue;

@@ -35,6 +35,7 @@ bpf::MapKind check_kind(bundle::MapKind kind) {
     case bundle::MapKind::kPerCpuHash: return bpf::MapKind::kPerCpuHash;
     case bundle::MapKind::kPerCpuArray: return bpf::MapKind::kPerCpuArray;
     case bundle::MapKind::kRing: return bpf::MapKind::kRing;
+    case bundle::MapKind::kStacks: return bpf::MapKind::kStacks;
   }
   return bpf::MapKind::kHash;
 }
@@ -166,6 +167,9 @@ class Builder {
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
                                     sizeof(abi::CpuStats), request_.cpu_mask};
     }
+    auto start = site.image->function_start(spec.site);
+    spec.at_entry = start != ModuleImage::Start::kNone;
+    spec.may_override = start == ModuleImage::Start::kCertain;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
     if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;

@@ -90,6 +90,7 @@ class UserTrace final : public engine::Trace {
   Result<std::vector<engine::MapEntry>> read_map(int map) override;
   Result<void> clear_map(int map) override;
   Result<void> zero_map(int map) override;
+  Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override;
   Result<void> run_end() override { return run_all(ProbeKind::kEnd, primary()); }
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
@@ -242,6 +243,9 @@ void UserTrace::start_intervals() {
 
 Result<void> UserTrace::start(const engine::Scope& scope) {
   SPILE_TRY_VOID(refuse_kernel_probes(bundle_));
+  if (!bundle_.needs_kernel.empty())
+    return fail(ErrorCode::kUnsupported, "{}: only the kernel can tell; use --engine kernel",
+                bundle_.needs_kernel);
   AttachContext context;
   context.bundle = &bundle_;
   SPILE_TRY(context.analyses, check_programs(bundle_));
@@ -356,6 +360,17 @@ Result<void> UserTrace::zero_map(int map) {
   return {};
 }
 
+/// Ids are hashes: the same stack has the same one in every process.
+Result<std::vector<uint64_t>> UserTrace::read_stack(int map, uint64_t id) {
+  std::optional<Error> worst;
+  for (const shm::Region* region : regions()) {
+    auto frames = shm::read_stack(*region, static_cast<size_t>(map), id);
+    if (frames) return frames;
+    if (!worst || frames.error().code == ErrorCode::kCorrupt) worst = std::move(frames.error());
+  }
+  return std::unexpected(std::move(*worst));
+}
+
 // ---- the end
 // -------------------------------------------------------------------------------------------------------
 
@@ -391,7 +406,8 @@ Result<engine::Stats> UserTrace::stats() {
   }
   stats.ring_lost += reader_.stats().abandoned;
   if (bundle_.counters_map < 0) return stats;
-  uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed};
+  uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed,
+                            &stats.stacks_lost};
   SPILE_TRY(auto entries, read_map(bundle_.counters_map));
   for (const engine::MapEntry& entry : entries) {
     uint32_t index = 0;
