@@ -37,7 +37,8 @@ struct Stats {
   uint64_t map_full = 0;        ///< updates that found no room
   uint64_t read_failed = 0;     ///< reads of memory that was not there
   uint64_t stacks_lost = 0;     ///< stacks that found no room among those kept
-  double estimated_hit_ns = 0;  ///< 0: unknown
+  double hit_ns = 0;            ///< what one costs; 0: unknown
+  bool hit_ns_is_estimated = false;  ///< not measured on these hits
 };
 
 /// One place in code that a probe took or was refused: what `spile sites` prints.

@@ -363,8 +363,9 @@ void Session::report_end() {
   line += fmt::format(" {} records lost, {} updates of full maps, {} failed reads, {} missed hits",
                       lost, stats->map_full, stats->read_failed, stats->missed);
   if (stats->stacks_lost > 0) line += fmt::format(", {} stacks lost", stats->stacks_lost);
-  if (stats->estimated_hit_ns > 0)
-    line += fmt::format(", about {:.0f} ns a hit", stats->estimated_hit_ns);
+  if (stats->hit_ns > 0)
+    line += fmt::format(", {} {:.0f} ns a hit",
+                        stats->hit_ns_is_estimated ? "an estimated" : "about", stats->hit_ns);
   say(line);
 }
 

@@ -15,6 +15,7 @@
 #include "user_engine/address_plan.h"
 #include "user_engine/attachment.h"
 #include "user_engine/detach.h"
+#include "user_engine/estimate.h"
 #include "user_engine/jit/print.h"
 #include "user_engine/loader.h"
 #include "user_engine/shm/helpers.h"
@@ -130,6 +131,7 @@ class UserTrace final : public engine::Trace {
   bool warned_shared_key_ = false;
   bool gave_up_ring_ = false;
   pid_t child_ = 0;
+  double hit_ns_ = 0;
 };
 
 std::vector<const shm::Region*> UserTrace::regions() const {
@@ -258,6 +260,8 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
                   "--engine kernel)");
     }
     SPILE_TRY_VOID(attach_all(scope, context));
+    // Not for the target's sake: no figure is better than no trace.
+    if (options_.measure) hit_ns_ = estimate_hit_ns(bundle_, context.analyses).value_or(0);
   } else {
     SPILE_TRY_VOID(make_local_region());
     SPILE_TRY_VOID(add_ring(local_region_, 0));
@@ -394,6 +398,8 @@ Result<void> UserTrace::detach() {
 
 Result<engine::Stats> UserTrace::stats() {
   engine::Stats stats;
+  stats.hit_ns = hit_ns_;
+  stats.hit_ns_is_estimated = true;
   for (const shm::Region* region : regions()) {
     abi::CpuStats counted = region->stats_untrusted();
     stats.hits += counted.hits;
