@@ -44,10 +44,10 @@ struct ValueType {
   ValueKind kind = ValueKind::kNone;
   uint32_t size = 0;  ///< bytes, whole value
   bool is_signed = true;
-  StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
-  uint32_t frames = 0;                          ///< stacks: the most that were asked for
   std::vector<ValueType> fields;  ///< kTuple
   std::vector<uint32_t> offsets;  ///< kTuple: of each field, in bytes
+  StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
+  uint32_t frames = 0;                          ///< stacks: the most that were asked for
   bool operator==(const ValueType&) const = default;
 };
 
