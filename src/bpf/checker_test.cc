@@ -1025,7 +1025,7 @@ TEST_F(Checker, RefusesMapsAsAddresses) {
          [](Builder& b) { b.load_map(r1, kArray), b.load(8, r2, r1, 0); });
 }
 TEST_F(Checker, RefusesAMapThatIsNotThere) {
-  refuse("no map 6", [](Builder& b) { b.load_map(r1, 6); });
+  refuse("no map 7", [](Builder& b) { b.load_map(r1, 7); });
   refuse("no map -1", [](Builder& b) { b.load_map(r1, -1); });
 }
 TEST_F(Checker, RefusesStackOutsideItsBounds) {

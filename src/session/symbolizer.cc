@@ -36,7 +36,9 @@ void Symbolizer::remember(pid_t pid) {
 }
 
 /// A mapping that came after the last look makes us look again.
-const os::MapEntry* Symbolizer::mapping_of(pid_t pid, uint64_t address) {
+const os::MapEntry* Symbolizer::mapping_of(pid_t& pid, uint64_t address) {
+  if (!processes_.contains(pid)) remember(pid);
+  if (!processes_.contains(pid) && parent_ != 0) pid = parent_;
   for (bool again : {false, true}) {
     if (again) remember(pid);
     auto known = processes_.find(pid);
@@ -67,10 +69,11 @@ std::optional<output::Name> Symbolizer::user(uint64_t pid, uint64_t address) {
   auto process = static_cast<pid_t>(pid);
   auto known = known_.find({process, address});
   if (known != known_.end()) return known->second;
-  const os::MapEntry* map = mapping_of(process, address);
+  pid_t owner = process;
+  const os::MapEntry* map = mapping_of(owner, address);
   std::optional<output::Name> name;
   if (map != nullptr && map->inode != 0) {
-    if (const auto* symbols = module(*map, processes_[process].root)) {
+    if (const auto* symbols = module(*map, processes_[owner].root)) {
       FileOffset offset(address - map->start.value + map->offset);
       auto link = symbols->file().to_link(offset);
       auto found = link ? symbols->resolve(*link) : std::nullopt;

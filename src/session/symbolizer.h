@@ -26,6 +26,10 @@ class Symbolizer final : public output::Names {
   /// /proc/PID/maps.
   void remember(pid_t pid);
 
+  /// Processes that were never seen alive are forks of this one: they have its mappings. So it is
+  /// in the user engine with one process, where nobody else can hit a probe.
+  void take_unknown_for(pid_t parent) { parent_ = parent; }
+
   std::optional<output::Name> user(uint64_t pid, uint64_t address) override;
   std::optional<output::Name> kernel(uint64_t address) override;
 
@@ -34,10 +38,12 @@ class Symbolizer final : public output::Names {
     std::string root;  ///< "" or "/proc/PID/root"
     std::vector<os::MapEntry> maps;
   };
-  const os::MapEntry* mapping_of(pid_t pid, uint64_t address);
+  /// `pid` becomes the process whose mapping it is.
+  const os::MapEntry* mapping_of(pid_t& pid, uint64_t address);
   const symbols::ModuleSymbols* module(const os::MapEntry& map, const std::string& root);
 
   std::map<pid_t, Process> processes_;
+  pid_t parent_ = 0;  ///< 0: none
   std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<symbols::ModuleSymbols>>
       modules_;  ///< by device and inode; null: cannot be read
   std::map<std::pair<pid_t, uint64_t>, std::optional<output::Name>> known_;

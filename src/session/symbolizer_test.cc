@@ -67,6 +67,15 @@ TEST(Symbolizer, KnowsAProcessThatHasEndedIfItWasSeen) {
   EXPECT_FALSE(unseen.user(static_cast<uint64_t>(child), kOwn));
 }
 
+TEST(Symbolizer, TakesWhatItNeverSawForAForkWhereTold) {
+  Symbolizer symbolizer;
+  pid_t child = sleeping_child();
+  symbolizer.remember(getpid());
+  symbolizer.take_unknown_for(getpid());
+  end(child);
+  EXPECT_TRUE(symbolizer.user(static_cast<uint64_t>(child), kOwn));
+}
+
 TEST(Symbolizer, KeepsWhatItKnowsOfAProcessThatIsGoneWhenAskedToLookAgain) {
   Symbolizer symbolizer;
   pid_t child = sleeping_child();

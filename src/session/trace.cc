@@ -379,6 +379,9 @@ int Session::run() {
   catch_signals();
   if (!start()) return status_;
   remember_processes();
+  bool one_process = request_.target.pids.size() + (child_ > 0 ? 1 : 0) == 1;
+  if (chosen_.engine == EngineChoice::kUser && one_process)
+    symbolizer_.take_unknown_for(child_ > 0 ? child_ : request_.target.pids.front());
   records_.emplace(bundle_, *output_, &symbolizer_);
   announce();
   loop();
