@@ -27,6 +27,17 @@ enum class ValueKind : uint8_t {
   kProbe,    ///< u64 index into Bundle::probes: prints its name
   kFunc,     ///< u64 index into Bundle::probes: prints its function
   kTuple,    ///< fields one after the other, each at its own offset: multi-part keys
+  kUserStack,    ///< i64 id in the stack map of `frames` (negative: none), u64 process id
+  kKernelStack,  ///< i64 id alone
+  kUserSymbol,   ///< u64 address, u64 process id: usym()
+  kKernelSymbol, ///< u64 address: ksym()
+};
+
+/// How the lines of a stack look.
+enum class StackMode : uint8_t {
+  kBpftrace,  ///< name+offset
+  kPerf,      ///< address name+offset (file)
+  kRaw,       ///< address
 };
 
 struct ValueType {
@@ -35,6 +46,8 @@ struct ValueType {
   bool is_signed = true;
   std::vector<ValueType> fields;  ///< kTuple
   std::vector<uint32_t> offsets;  ///< kTuple: of each field, in bytes
+  StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
+  uint32_t frames = 0;                          ///< stacks: the most that were asked for
   bool operator==(const ValueType&) const = default;
 };
 
@@ -48,6 +61,7 @@ enum class MapKind : uint8_t {
   kPerCpuHash,   ///< 5
   kPerCpuArray,  ///< 6, u32 key
   kRing,         ///< 27; max_entries is the size in bytes, a power of two of at least a page
+  kStacks,       ///< 7; u32 key, value_size is 8 bytes a frame
 };
 
 /// What the script keeps in it: how per-CPU values are merged and how it is printed.
@@ -62,6 +76,7 @@ enum class MapRole : uint8_t {
   kLhist,     ///< the same
   kRing,      ///< records
   kCounters,  ///< array indexed by Counter, u64 a CPU
+  kStacks,    ///< addresses by stack id
 };
 
 /// kMin and kMax keep numbers as ranks: u64 whose largest is the number sought, so that the 0 of
@@ -78,7 +93,7 @@ constexpr uint64_t number_of_rank(MapRole role, bool is_signed, uint64_t rank) {
 }
 
 /// Indices into the kCounters map: what was lost, by reason.
-enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kCount };
+enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kCount };
 
 struct MapSpec {
   std::string name;  ///< "@", "@x"; "" for internal maps
@@ -189,6 +204,18 @@ struct Bundle {
       false;  ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
   int start_map =
       -1;  ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
+  /// Not empty: a construct that only the kernel engine can carry ("kstack").
+  std::string needs_kernel;
+  bool reads_symbols = false;  ///< something is printed as a symbol of a process: its files matter
 };
+
+/// The map that holds stacks of at most `frames` addresses; -1: there is none.
+inline int stack_map(const Bundle& bundle, uint32_t frames) {
+  for (size_t i = 0; i < bundle.maps.size(); i++) {
+    if (bundle.maps[i].kind == MapKind::kStacks && bundle.maps[i].value_size == 8 * frames)
+      return static_cast<int>(i);
+  }
+  return -1;
+}
 
 }  // namespace spile::bundle

@@ -96,6 +96,13 @@ class SiteResolver {
   std::map<std::string, std::unique_ptr<symbols::ModuleSymbols>> modules_;
 };
 
+bool calls(const bundle::Program& program, bpf::Helper helper) {
+  return std::ranges::any_of(program.code, [&](const bpf::Insn& insn) {
+    return insn.code == (bpf::kClassJmp | bpf::kCall) && insn.src() == bpf::kCallHelper &&
+           insn.imm == static_cast<int32_t>(helper);
+  });
+}
+
 struct RingDeleter {
   void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
 };
@@ -113,6 +120,9 @@ class KernelTrace final : public engine::Trace {
   Result<std::vector<engine::MapEntry>> read_map(int map) override { return maps_->read(map); }
   Result<void> clear_map(int map) override { return maps_->clear(map); }
   Result<void> zero_map(int map) override { return maps_->zero(map); }
+  Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override {
+    return maps_->read_stack(map, id);
+  }
   Result<void> run_end() override { return run_all(ProbeKind::kEnd); }
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
@@ -120,6 +130,11 @@ class KernelTrace final : public engine::Trace {
 
  private:
   Result<int> program(int index, LoadType type);
+  bool overrides(const Probe& probe) const {
+    return probe.program >= 0 && calls(bundle_.programs.at(static_cast<size_t>(probe.program)),
+                                       bpf::Helper::kOverrideReturn);
+  }
+  Result<void> refuse_overrides_of_programs() const;
   Result<void> open_ring();
   Result<void> run_all(ProbeKind kind);
   Result<void> attach_probe(size_t index);
@@ -293,6 +308,18 @@ Result<void> KernelTrace::attach_probe(size_t index) {
   return {};
 }
 
+/// The kernel overrides functions of its own that are made for it, none of programs.
+Result<void> KernelTrace::refuse_overrides_of_programs() const {
+  for (const Probe& probe : bundle_.probes) {
+    if (!overrides(probe) || probe.kind == ProbeKind::kKprobe) continue;
+    return fail(ErrorCode::kUnsupported,
+                "{}: the kernel cannot override functions of programs; the user engine can: give "
+                "-p PID or -c COMMAND, and --engine user",
+                probe.name);
+  }
+  return {};
+}
+
 /// Loads everything before the first probe is live: a program that the verifier refuses leaves no
 /// trace.
 Result<void> KernelTrace::start() {
@@ -303,10 +330,14 @@ Result<void> KernelTrace::start() {
     if (!pidfd) return forward(pidfd, "trace process {}", pid);
     processes_.push_back(std::move(*pidfd));
   }
+  SPILE_TRY_VOID(refuse_overrides_of_programs());
   SPILE_TRY(maps_, Maps::create(bundle_.maps));
   for (const Probe& probe : bundle_.probes) {
     if (probe.kind == ProbeKind::kUprobe || probe.program < 0) continue;
     auto loaded = program(probe.program, load_type(probe.kind));
+    if (!loaded && overrides(probe))
+      return forward(loaded, "{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE",
+                     probe.name);
     if (!loaded) return forward(loaded, "{}", probe.name);
   }
   SPILE_TRY_VOID(open_ring());
@@ -317,6 +348,11 @@ Result<void> KernelTrace::start() {
   SPILE_TRY_VOID(attach_uprobes());
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
     auto attached = attach_probe(i);
+    if (!attached && overrides(bundle_.probes[i]))
+      return forward(attached,
+                     "attach {}: override() works at functions listed in "
+                     "/sys/kernel/debug/error_injection/list",
+                     bundle_.probes[i].name);
     if (!attached) return forward(attached, "attach {}", bundle_.probes[i].name);
   }
   return {};
@@ -365,6 +401,7 @@ Result<engine::Stats> KernelTrace::stats() {
   SPILE_TRY(stats.ring_lost, sum_counter(bundle::Counter::kRingLost));
   SPILE_TRY(stats.map_full, sum_counter(bundle::Counter::kMapFull));
   SPILE_TRY(stats.read_failed, sum_counter(bundle::Counter::kReadFailed));
+  SPILE_TRY(stats.stacks_lost, sum_counter(bundle::Counter::kStackLost));
   uint64_t time_ns = 0;
   for (const auto& [key, fd] : programs_) {
     if (!fd || key.second == LoadType::kTestRun) continue;
@@ -374,7 +411,7 @@ Result<engine::Stats> KernelTrace::stats() {
     time_ns += counts.time_ns;
   }
   if (stats.hits > 0)
-    stats.estimated_hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
+    stats.hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
   return stats;
 }
 

@@ -263,6 +263,19 @@ Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::st
               module.empty() ? "" : fmt::format(" in module {}", module));
 }
 
+Result<uint64_t> MachineWorld::kernel_address(std::string_view symbol) {
+  SPILE_TRY(const symbols::Kallsyms* kernel, this->kernel());
+  const auto found = kernel->find(symbol);
+  if (found.empty())
+    return fail(ErrorCode::kNotFound, "/proc/kallsyms has no function '{}'", symbol);
+  if (found.front()->addr == 0) {
+    return fail(ErrorCode::kDenied,
+                "the kernel hides its addresses from this user (kernel.kptr_restrict); root sees "
+                "them");
+  }
+  return found.front()->addr;
+}
+
 std::vector<std::string> MachineWorld::near_kernel_functions(std::string_view symbol) {
   const auto kernel = this->kernel();
   return kernel ? (*kernel)->nearest(symbol, kSuggestions) : std::vector<std::string>();

@@ -39,6 +39,7 @@ class MachineWorld final : public lang::World {
   Result<std::string> user_file(std::string_view target) override;
   Result<std::vector<lang::KernelFunction>> kernel_functions(std::string_view module,
                                                              std::string_view symbol) override;
+  Result<uint64_t> kernel_address(std::string_view symbol) override;
   Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
                                                     std::string_view event) override;
   std::vector<std::string> near_user_functions(std::string_view target,

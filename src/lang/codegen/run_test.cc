@@ -703,5 +703,72 @@ TEST(Bundles, AreTheSameEveryTime) {
   EXPECT_EQ(a.maps, b.maps);
 }
 
+// ---- stacks and symbols
+// ---------------------------------------------------------------------------------------------
+
+TEST(Stack, OfTheUserIsItsIdAndItsProcess) {
+  Machine machine(must_compile("uprobe:libc:fopen { printf(\"%s\", ustack(5)); @[ustack(5)] = 1; }"));
+  Registers regs;
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.stack_flags, uint64_t{bpf::kUserStack});
+  ASSERT_EQ(machine.records.size(), 1u);
+  EXPECT_EQ(number_field(machine, machine.records[0], 0), 42u);
+  EXPECT_EQ(word(machine.records[0], 16), 1234u);
+  EXPECT_TRUE(machine.contents(0).contains(Machine::key({42, 1234})));
+  EXPECT_TRUE(machine.bundle().reads_symbols);
+  EXPECT_GE(bundle::stack_map(machine.bundle(), 5), 0);
+  EXPECT_EQ(machine.bundle().needs_kernel, "");
+}
+
+TEST(Stack, OfTheKernelIsItsIdAlone) {
+  Machine machine(must_compile("kprobe:vfs_read { @[kstack] = 1; }"));
+  Registers regs;
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.stack_flags, 0u);
+  EXPECT_TRUE(machine.contents(0).contains(Machine::key({42})));
+  EXPECT_EQ(machine.bundle().needs_kernel, "kstack");
+}
+
+TEST(Stack, ThatFindsNoRoomIsCounted) {
+  Machine machine(must_compile("uprobe:libc:fopen { @[ustack] = 1; }"));
+  Registers regs;
+  machine.stack = -17;  // -EEXIST
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.lost(bundle::Counter::kStackLost), 1u);
+  machine.stack = -14;  // -EFAULT: there is none
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.lost(bundle::Counter::kStackLost), 1u);
+}
+
+TEST(Stack, OfEachDepthHasAMapOfItsOwn) {
+  bundle::Bundle bundle =
+      must_compile("uprobe:libc:fopen { @[ustack(2)] = 1; @b[ustack(perf, 2)] = 1; print(ustack); }");
+  EXPECT_NE(bundle::stack_map(bundle, 2), bundle::stack_map(bundle, 127));
+  size_t maps = 0;
+  for (const auto& map : bundle.maps) maps += map.kind == bundle::MapKind::kStacks;
+  EXPECT_EQ(maps, 2u);
+}
+
+TEST(Symbol, IsAnAddressAndOfTheUserItsProcess) {
+  Machine machine(must_compile(
+      "uprobe:libc:fopen { @u[usym(arg0)] = 1; @k[ksym(arg1)] = 1; @r = reg(\"dx\"); }"));
+  Registers regs = arguments(0x1111, 0x2222, 0x3333);
+  run_ok(machine, 0, &regs);
+  EXPECT_TRUE(machine.contents(0).contains(Machine::key({0x2222})));  // @k comes first
+  EXPECT_TRUE(machine.contents(2).contains(Machine::key({0x1111, 1234})));
+  EXPECT_EQ(word(machine.contents(1).begin()->second), 0x3333u);
+}
+
+TEST(Override, PassesItsValueOn) {
+  CompileOptions options;
+  options.allow_unsafe = true;
+  Machine machine(must_compile("uprobe:libc:fopen /arg0 == 7/ { override(arg0 - 10); }", options));
+  Registers no = arguments(1), yes = arguments(7);
+  run_ok(machine, 0, &no);
+  EXPECT_EQ(machine.overridden, 0u);
+  run_ok(machine, 0, &yes);
+  EXPECT_EQ(static_cast<int64_t>(machine.overridden), -3);
+}
+
 }  // namespace
 }  // namespace spile::lang

@@ -77,8 +77,8 @@ TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
 TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
   expect_refused("BEGIN { @ = stats(1); }", "stats() is not built yet");
   expect_refused("BEGIN { print(len(@x)); @x[1] = 1; }", "len() is not built yet");
-  expect_refused("BEGIN { print(kstack); }", "kstack is not built yet");
-  expect_refused("BEGIN { print(kstack(3)); }", "kstack() is not built yet");
+  expect_refused("BEGIN { print(rand); }", "rand is not built yet");
+  expect_refused("BEGIN { print(strlen(comm)); }", "strlen() is not built yet");
   expect_refused("BEGIN { system(\"ls\"); }", "system() is not built yet");
   expect_refused("BEGIN { print(rand); }", "rand is not built yet");
   expect_refused("BEGIN { print(pid(init)); }", "pid() with an argument is not built yet");
@@ -410,6 +410,62 @@ TEST(Sema, AcceptsTheLanguageCore) {
        }) {
     expect_accepted(script);
   }
+}
+
+// ---- stacks, symbols, registers, override
+// ---------------------------------------------------------------------------
+
+TEST(Stack, IsThereWhereThereIsAHit) {
+  for (const char* probe : {"uprobe:libc:fopen", "kprobe:vfs_read", "kretprobe:vfs_read",
+                            "tracepoint:sched:sched_switch"}) {
+    expect_accepted(std::string(probe) + " { @[ustack] = count(); @k[kstack(perf, 3)] = count(); }");
+  }
+  expect_refused("BEGIN { print(ustack); }", "ustack is only there in uprobe");
+  expect_refused("interval:s:1 { @[kstack] = count(); }", "kstack is only there in uprobe");
+}
+
+TEST(Stack, TakesAModeAndThenADepth) {
+  expect_accepted("uprobe:libc:fopen { print(ustack()); print(ustack(bpftrace)); print(ustack(raw, 127)); }");
+  expect_refused("uprobe:libc:fopen { print(ustack(0)); }", "a stack has 1 to 127 frames");
+  expect_refused("uprobe:libc:fopen { print(ustack(128)); }", "a stack has 1 to 127 frames");
+  expect_refused("uprobe:libc:fopen { print(ustack(arg0 + 1)); }", "must be a constant");
+  expect_refused("uprobe:libc:fopen { print(ustack(5, perf)); }", "a mode and then how many");
+  expect_refused("uprobe:libc:fopen { print(ustack(wide)); }", "'wide' is no stack mode");
+  expect_refused("uprobe:libc:fopen { print(ustack(build_id)); }", "build_id is not built yet");
+  expect_refused("uprobe:libc:fopen { print(ustack(perf, 1, 2)); }", "takes 0 to 2 arguments");
+}
+
+TEST(Stack, IsNoNumberAndOneMapHoldsOneSort) {
+  expect_refused("uprobe:libc:fopen { @ = ustack + 1; }", "needs a number");
+  expect_refused("uprobe:libc:fopen { if (ustack) { exit(); } }", "");
+  expect_refused("uprobe:libc:fopen { printf(\"%d\", ustack); }", "takes a number");
+  expect_refused("uprobe:libc:fopen { @[ustack] = 1; @[ustack(3)] = 1; }", "");
+  expect_refused("uprobe:libc:fopen { @[ustack] = 1; @[kstack] = 1; }", "");
+}
+
+TEST(Symbol, IsOfAnAddress) {
+  expect_accepted("uprobe:libc:fopen { @[usym(arg0), ksym(arg1)] = count(); }");
+  expect_accepted("BEGIN { printf(\"%s\", ksym(kaddr(\"vfs_read\"))); }");
+  expect_refused("BEGIN { print(usym(\"main\")); }", "usym() needs a number");
+  expect_refused("BEGIN { print(kaddr(\"nothing\")); }", "the kernel has no function 'nothing'");
+  expect_refused("BEGIN { print(kaddr(1)); }", "must be a string literal");
+}
+
+TEST(Reg, IsAName) {
+  EXPECT_NE(typed_text("uprobe:libc:fopen { @ = reg(\"ip\"); }").find("at 128"), std::string::npos);
+  expect_refused("uprobe:libc:fopen { @ = reg(\"rip\"); }", "there is no register 'rip'");
+  expect_refused("BEGIN { @ = reg(\"ip\"); }", "reg() is only there in uprobe");
+}
+
+TEST(Override, NeedsUnsafeAndAFunction) {
+  CompileOptions unsafe;
+  unsafe.allow_unsafe = true;
+  expect_refused("uprobe:libc:fopen { override(0); }", "changes what the traced program does");
+  expect_refused("uprobe:libc:fopen { override(0); }", "--unsafe allows it");
+  expect_accepted("uprobe:libc:fopen { override(0); } kprobe:vfs_read { override(-1); }", unsafe);
+  EXPECT_NE(analyze_script("tracepoint:sched:sched_switch { override(1); }", unsafe)
+                .text.find("only there in uprobe and kprobe"),
+            std::string::npos);
 }
 
 }  // namespace

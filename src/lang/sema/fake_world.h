@@ -48,6 +48,10 @@ class FakeWorld : public World {
     if (found.empty()) return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", symbol);
     return found;
   }
+  Result<uint64_t> kernel_address(std::string_view symbol) override {
+    if (symbol == "vfs_read") return 0xffffffff81000010;
+    return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", symbol);
+  }
   Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
                                               std::string_view event) override {
     std::vector<Tracepoint> found;

@@ -118,6 +118,10 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     return lower_argument_register(
         name.size() > 5 ? 99 : static_cast<uint32_t>(std::stoul(name.substr(3))), span);
   }
+  if (name == "ustack" || name == "kstack") {
+    auto kind = name == "ustack" ? Type::Kind::kUserStack : Type::Kind::kKernelStack;
+    return stack(kind, bundle::StackMode::kBpftrace, kMaxStackFrames, span);
+  }
   const BuiltinEntry* entry = find_builtin(name);
   if (entry == nullptr) {
     Diagnostic& diagnostic = diagnostics_.error(span, "unknown name '{}'", name);

@@ -85,6 +85,12 @@ class World {
   virtual Result<std::vector<KernelFunction>> kernel_functions(std::string_view module,
                                                                std::string_view symbol) = 0;
 
+  /// The address of a kernel function: kaddr().
+  ///
+  /// Errors:  not found    no function of that name
+  ///          denied       the kernel does not tell addresses (kernel.kptr_restrict, not root)
+  virtual Result<uint64_t> kernel_address(std::string_view symbol) = 0;
+
   /// The events that `tracepoint:category:event` names, with their fields. Only `*` is a wildcard,
   /// in both.
   ///

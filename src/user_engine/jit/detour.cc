@@ -28,6 +28,7 @@ const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp,
 struct Needs {
   SlotMask reads = 0, clobbers = 0;
   bool clobbers_flags = false;
+  bool overrides = false;
   uint32_t stack_bytes = 0;  ///< of the deepest program, return address included where it is called
 };
 
@@ -40,6 +41,7 @@ class DetourEmitter {
     find_needs();
     lay_out();
     SPILE_TRY_VOID(check_stack());
+    SPILE_TRY_VOID(check_override());
     if (total_ > 0) hit();
     return finish();
   }
@@ -69,6 +71,11 @@ class DetourEmitter {
     }
     if (spec_.hits) {
       needs_.clobbers |= slot_of(x86::rax) | slot_of(x86::r11);
+      needs_.clobbers_flags = true;
+    }
+    needs_.overrides = (needs_.reads & kOverriddenSlot) != 0;
+    if (needs_.overrides) {  // the comparison, and the value's way out
+      needs_.clobbers |= slot_of(x86::rax);
       needs_.clobbers_flags = true;
     }
     saves_flags_ = needs_.clobbers_flags && spec_.flags_live;
@@ -104,6 +111,14 @@ class DetourEmitter {
                 spec_.site, stack_bytes(), limit);
   }
 
+  Result<void> check_override() const {
+    if (!needs_.overrides || spec_.may_override) return {};
+    return fail(ErrorCode::kUnsafe,
+                "override() returns before a function has begun; {} is not the first instruction of a "
+                "function that the module's unwind table (.eh_frame) knows",
+                spec_.site);
+  }
+
   // ---- code
   // ----------------------------------------------------------------------------------------------------
 
@@ -116,8 +131,27 @@ class DetourEmitter {
     fill_context();
     if (spec_.hits) count_hit(*spec_.hits);
     for (const DetourProgram& program : spec_.programs) run_program(program);
+    if (needs_.overrides) return_instead();
     restore();
+    leave();
+  }
+
+  void leave() {
     emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+  }
+
+  /// Where a program asked for it: registers as at the call, rax the value, back to the caller. No
+  /// instruction of the function has run, so the return address is at the top of its stack and what
+  /// it must keep is as it was.
+  void return_instead() {
+    Label goes_on = emit_.new_label();
+    emit_.op(Inst::kIdCmp, slot(offsetof(abi::HitFrame, overridden)), Imm(0));
+    emit_.jump_if(x86::CondCode::kEqual, goes_on);
+    restore_registers();
+    emit_.op(Inst::kIdMov, x86::rax, slot(offsetof(abi::HitFrame, override_value)));
+    leave();
+    emit_.op(Inst::kIdRet);
+    emit_.bind(goes_on);
   }
 
   /// No instruction before lahf changes flags; rax is saved before lahf changes it.
@@ -150,6 +184,8 @@ class DetourEmitter {
     fill_constant(offsetof(abi::HitFrame, orig_ax), kNoSystemCall);
     fill_constant(offsetof(abi::HitFrame, cs), kUserCs);
     fill_constant(offsetof(abi::HitFrame, ss), kUserSs);
+    fill_constant(offsetof(abi::HitFrame, at_entry), spec_.at_entry ? 1 : 0);
+    fill_constant(offsetof(abi::HitFrame, overridden), 0);
   }
 
   void fill_constant(int32_t offset, int32_t value) {
@@ -190,6 +226,10 @@ class DetourEmitter {
       emit_.op(Inst::kIdAdd, x86::al, Imm(127));
       emit_.op(Inst::kIdSahf, x86::ah);
     }
+    restore_registers();
+  }
+
+  void restore_registers() {
     for (const Gp& reg : kSavable) {
       if ((needs_.clobbers & slot_of(reg)) != 0)
         emit_.op(Inst::kIdMov, reg, slot(frame_offset(reg)));

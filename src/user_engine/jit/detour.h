@@ -6,6 +6,9 @@
 //         <per program: its cookie, then a call of its body or the body itself>
 //         add $127,%al; sahf; mov ...       everything back
 //         lea   128+frame(%rsp),%rsp
+//   override:   (only where a program calls override_return, before the flags come back)
+//         cmpq $0,overridden(%rsp); je      else: registers back, mov value(%rsp),%rax,
+//         lea 128+frame(%rsp),%rsp; ret     to the caller: nothing of the function has run
 //   displaced:  the site's own instructions and the jump back, made by the caller
 //
 // Where no program needs anything, the detour is only the displaced part. Nothing here depends on
@@ -42,6 +45,8 @@ struct DetourSpec {
   TargetAddr at;    ///< where the detour will run
   TargetAddr site;  ///< the probed instruction: what programs see as ip
   std::vector<DetourProgram> programs;
+  bool at_entry = false;      ///< the site is a function's first instruction
+  bool may_override = false;  ///< it is so for certain: the return address is at the target's rsp
   bool flags_live = true;  ///< false only where the site's plan proved the arithmetic flags dead
   CpuNumber cpu = CpuNumber::kRdpid;
   std::optional<HitCounter> hits;
@@ -58,7 +63,7 @@ struct DetourSpec {
 
 /// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program, and what
 /// is inlined.
-inline constexpr size_t kMaxDetourBytes = 448, kMaxProgramCallBytes = 32;
+inline constexpr size_t kMaxDetourBytes = 640, kMaxProgramCallBytes = 32;
 
 struct Detour {
   std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at
@@ -68,7 +73,8 @@ struct Detour {
   bool inlined = false;      ///< the body was copied in
 };
 
-/// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers
+/// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers. Or a
+///                   program overrides the function where it has already begun
 ///          invalid  no displaced code, a null body
 ///          as compile() and as `displaced` for the rest
 Result<Detour> emit_detour(const DetourSpec& spec);

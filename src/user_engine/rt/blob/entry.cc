@@ -12,6 +12,7 @@
 #include "user_engine/rt/map_ops.h"
 #include "user_engine/rt/ring_ops.h"
 #include "user_engine/rt/safe_read.h"
+#include "user_engine/rt/stack_ops.h"
 #include "user_engine/rt/time_ops.h"
 
 namespace rt = spile::rt;
@@ -63,6 +64,16 @@ RT_HELPER(15)() {
 RT_HELPER(16)(uint64_t to, uint64_t bytes) {
   return static_cast<uint64_t>(
       rt::current_comm(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes)));
+}
+RT_HELPER(27)(uint64_t context, uint64_t map, uint64_t flags) {
+  return static_cast<uint64_t>(rt::stack_id(
+      rt_consts, map_at(map), *reinterpret_cast<const abi::HitFrame*>(context), flags));
+}
+RT_HELPER(58)(uint64_t context, uint64_t value) {
+  auto* hit = reinterpret_cast<abi::HitFrame*>(context);
+  hit->override_value = value;
+  hit->overridden = 1;
+  return 0;
 }
 RT_HELPER(112)(uint64_t to, uint64_t bytes, uint64_t from) {
   return static_cast<uint64_t>(
