@@ -156,10 +156,13 @@ struct Probe {
   std::string function;  ///< as `func` prints it
   std::string
       path;  ///< uprobes: the file as the user's name resolved, seen from our mount namespace
-  std::string symbol;               ///< uprobe, kprobe: function. tracepoint: the event
-  std::string module;               ///< tracepoint: the category. kprobe: the module, or empty
+  std::string symbol;  ///< uprobe, kprobe: function. tracepoint: the event. usdt: its name
+  /// tracepoint: the category. kprobe: the module, or empty. usdt: the provider
+  std::string module;
   uint64_t offset = 0;              ///< bytes after the symbol
-  std::optional<uint64_t> address;  ///< uprobe by address: link address. kprobe by raw address
+  /// uprobe by address, usdt: link address. kprobe by raw address
+  std::optional<uint64_t> address;
+  uint64_t semaphore = 0;  ///< usdt: link address of a 16-bit counter to hold above 0; 0: none
   uint64_t interval_ns = 0;
   int program = -1;  ///< index into Bundle::programs
 };

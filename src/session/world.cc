@@ -232,6 +232,63 @@ Result<const symbols::ModuleSymbols*> MachineWorld::module(const Located& file) 
   return &*known->second;
 }
 
+// ---- static tracepoints
+// --------------------------------------------------------------------------------------------
+
+/// Without a target a process's static tracepoints are those of all its files.
+Result<std::vector<Located>> MachineWorld::usdt_files(std::string_view target) {
+  if (target.empty() && !options_.pids.empty()) return files("*");
+  return files(target);
+}
+
+Result<UsdtFile*> MachineWorld::usdt_file(const Located& file) {
+  auto known = usdt_.find(file.identity);
+  if (known == usdt_.end())
+    known = usdt_.emplace(file.identity, UsdtFile::load(file.host_path)).first;
+  if (!known->second) return std::unexpected(known->second.error());
+  return &*known->second;
+}
+
+Result<std::vector<lang::UsdtSite>> MachineWorld::usdt_sites(std::string_view target,
+                                                             std::string_view provider,
+                                                             std::string_view name) {
+  SPILE_TRY(const auto files, usdt_files(target));
+  std::vector<lang::UsdtSite> found;
+  for (const auto& file : files) {
+    auto usdt = usdt_file(file);
+    // Among many files some may be scripts or foreign; a single one must be right.
+    if (!usdt && files.size() == 1) return forward(usdt);
+    if (!usdt) continue;
+    for (auto& site : (*usdt)->sites(provider.empty() ? "*" : provider, name)) {
+      site.path = shown_path(file);
+      found.push_back(std::move(site));
+    }
+  }
+  if (!found.empty()) return found;
+  return fail(ErrorCode::kNotFound, "no static tracepoint matches {}{}{} in {}", provider,
+              provider.empty() ? "" : ":", name,
+              files.size() == 1 ? shown_path(files[0])
+                                : fmt::format("the {} files that were looked at", files.size()));
+}
+
+std::vector<std::string> MachineWorld::near_usdt(std::string_view target, std::string_view name) {
+  symbols::Nearest near(name, kSuggestions);
+  const auto files = usdt_files(target);
+  if (!files) return {};
+  std::map<std::string, std::string> full_names;
+  for (const auto& file : *files) {
+    const auto usdt = usdt_file(file);
+    if (!usdt) continue;
+    for (const auto& note : (*usdt)->notes()) {
+      near.offer(note.name);
+      full_names.try_emplace(std::string(note.name), fmt::format("{}:{}", note.provider, note.name));
+    }
+  }
+  std::vector<std::string> names;
+  for (const auto& one : near.take()) names.push_back(full_names.at(one));
+  return names;
+}
+
 // ---- kernel functions
 // --------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class Resolver {
       case ProbeKind::kInterval: resolve_interval(point); break;
       case ProbeKind::kUprobe: resolve_uprobe(point); break;
       case ProbeKind::kTracepoint: resolve_tracepoint(point); break;
+      case ProbeKind::kUsdt: resolve_usdt(point); break;
       default: resolve_kprobe(point, kind); break;
     }
   }
@@ -183,6 +184,30 @@ class Resolver {
     }
   }
 
+  /// One probe a place, all of one name: `probe` and the maps do not tell inlined copies apart.
+  void resolve_usdt(const ast::AttachPoint& point) {
+    auto sites = world_.usdt_sites(point.target, point.usdt_namespace, point.function);
+    if (!sites || sites->empty()) {
+      std::string what = sites ? fmt::format("no static tracepoint matches '{}'", point.function)
+                               : sites.error().message;
+      report_missing(point, what, world_.near_usdt(point.target, point.function),
+                     point.target.empty() ? "" : point.target + ":");
+      return;
+    }
+    for (UsdtSite& site : *sites) {
+      Instance& instance =
+          add_shared({.kind = ProbeKind::kUsdt,
+                      .name = fmt::format("usdt:{}:{}:{}", site.path, site.provider, site.name),
+                      .function = site.name,
+                      .path = site.path,
+                      .symbol = site.name,
+                      .module = site.provider,
+                      .address = site.address,
+                      .semaphore = site.semaphore});
+      instance.usdt.push_back(std::move(site));
+    }
+  }
+
   static std::string offset_text(const ast::AttachPoint& point) {
     return point.offset == 0 ? "" : fmt::format("+{}", point.offset);
   }
@@ -224,6 +249,58 @@ std::string layout_of(const Instance& instance, const Tracepoint& event) {
   return layout;
 }
 
+/// The same for the arguments of a static tracepoint.
+std::string layout_of(const Instance& instance, const UsdtSite& site) {
+  std::string layout;
+  for (uint32_t index : instance.used_arguments) {
+    if (index >= site.arguments.size()) {
+      layout += "-;";
+      continue;
+    }
+    const UsdtArgument& a = site.arguments[index];
+    layout += fmt::format("{},{},{},{},{},{},{},{};", static_cast<int>(a.place), a.size,
+                          a.is_signed, a.base, a.index, a.scale, a.from_site, a.number);
+  }
+  return layout;
+}
+
+/// An instance without its probes.
+Instance part_of(const Instance& whole) {
+  return {.clause = whole.clause,
+          .context = whole.context,
+          .used_fields = whole.used_fields,
+          .used_arguments = whole.used_arguments,
+          .variables = whole.variables,
+          .is_declared = whole.is_declared};
+}
+
+void split_events(Instance& instance, std::vector<Instance>& all) {
+  std::map<std::string, size_t> by_layout;
+  for (size_t i = 0; i < instance.events.size(); ++i) {
+    Tracepoint& event = instance.events[i];
+    auto [found, is_new] = by_layout.try_emplace(layout_of(instance, event), all.size());
+    if (is_new) {
+      all.push_back(part_of(instance));
+      all.back().context.size_bytes = event.record_size;
+    }
+    Instance& part = all[found->second];
+    part.context.size_bytes = std::min(part.context.size_bytes, event.record_size);
+    part.probes.push_back(instance.probes[i]);
+    part.events.push_back(std::move(event));
+  }
+}
+
+void split_usdt(Instance& instance, std::vector<Instance>& all) {
+  std::map<std::string, size_t> by_layout;
+  for (size_t i = 0; i < instance.usdt.size(); ++i) {
+    UsdtSite& site = instance.usdt[i];
+    auto [found, is_new] = by_layout.try_emplace(layout_of(instance, site), all.size());
+    if (is_new) all.push_back(part_of(instance));
+    all[found->second].probes.push_back(instance.probes[i]);
+    all[found->second].usdt.push_back(std::move(site));
+  }
+}
+
 }  // namespace
 
 ProbeTable resolve_probes(const ast::Program& program, World& world, Diagnostics& diagnostics) {
@@ -233,26 +310,12 @@ ProbeTable resolve_probes(const ast::Program& program, World& world, Diagnostics
 std::vector<Instance> split_by_layout(std::vector<Instance> instances) {
   std::vector<Instance> all;
   for (Instance& instance : instances) {
-    if (instance.events.empty()) {
+    if (!instance.events.empty()) {
+      split_events(instance, all);
+    } else if (!instance.usdt.empty()) {
+      split_usdt(instance, all);
+    } else {
       all.push_back(std::move(instance));
-      continue;
-    }
-    std::map<std::string, size_t> by_layout;
-    for (size_t i = 0; i < instance.events.size(); ++i) {
-      Tracepoint& event = instance.events[i];
-      auto [found, is_new] = by_layout.try_emplace(layout_of(instance, event), all.size());
-      if (is_new) {
-        all.push_back({.clause = instance.clause,
-                       .context = instance.context,
-                       .used_fields = instance.used_fields,
-                       .variables = instance.variables,
-                       .is_declared = instance.is_declared});
-        all.back().context.size_bytes = event.record_size;
-      }
-      Instance& part = all[found->second];
-      part.context.size_bytes = std::min(part.context.size_bytes, event.record_size);
-      part.probes.push_back(instance.probes[i]);
-      part.events.push_back(std::move(event));
     }
   }
   return all;
