@@ -77,7 +77,8 @@ bool is_symbol_text(std::string_view text) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
            c == '.' || c == '$';
   };
-  return !text.empty() && !(text[0] >= '0' && text[0] <= '9') && std::ranges::all_of(text, is_letter);
+  return !text.empty() && !(text[0] >= '0' && text[0] <= '9') &&
+         std::ranges::all_of(text, is_letter);
 }
 
 class ArgumentReader {
@@ -141,7 +142,8 @@ class ArgumentReader {
     const size_t open = text.find('(');
     SPILE_TRY_VOID(read_terms(text.substr(0, open)));
     if (open == std::string_view::npos)
-      return argument_.symbol.empty() ? Result<void>(refuse("an absolute address")) : Result<void>();
+      return argument_.symbol.empty() ? Result<void>(refuse("an absolute address"))
+                                      : Result<void>();
     if (!text.ends_with(')')) return refuse("not the operand of an x86-64 assembler");
     return read_registers(text.substr(open + 1, text.size() - open - 2));
   }

@@ -39,8 +39,8 @@ class NoteReader {
 
  private:
   std::unexpected<Error> damaged(uint64_t at) const {
-    return fail(ErrorCode::kCorrupt, "{}: the note at byte {:#x} of {} is damaged", file_.path(), at,
-                section_.name);
+    return fail(ErrorCode::kCorrupt, "{}: the note at byte {:#x} of {} is damaged", file_.path(),
+                at, section_.name);
   }
 
   Result<void> read_probe(uint64_t at,
@@ -78,8 +78,9 @@ class NoteReader {
     if (segment != nullptr && segment->writable && !segment->executable &&
         segment->contains(note.semaphore + 1) && note.semaphore.value % 2 == 0)
       return {};
-    return fail(ErrorCode::kCorrupt, "{}: the semaphore of usdt {}:{} at {} is not in writable data",
-                file_.path(), note.provider, note.name, note.semaphore);
+    return fail(ErrorCode::kCorrupt,
+                "{}: the semaphore of usdt {}:{} at {} is not in writable data", file_.path(),
+                note.provider, note.name, note.semaphore);
   }
 
   const File& file_;

@@ -1,4 +1,5 @@
-// The static tracepoints (USDT) of one ELF file: what <sys/sdt.h> and its kin leave in .note.stapsdt.
+// The static tracepoints (USDT) of one ELF file: what <sys/sdt.h> and its kin leave in
+// .note.stapsdt.
 //
 // A note names a provider and a probe, the address of a nop, a 16-bit counter (the *semaphore*: the
 // program prepares costly arguments only while it is not zero) and, as text of the assembler, where

@@ -35,13 +35,13 @@ TEST(UsdtArgument, ReadsRegistersOfEverySize) {
     const char* text;
     uint8_t number, size;
     bool is_signed, is_high;
-  } cases[] = {{"8@%rax", 0, 8, false, false},  {"-4@%edi", 7, 4, true, false},
-               {"2@%cx", 1, 2, false, false},   {"-1@%dil", 7, 1, true, false},
-               {"1@%al", 0, 1, false, false},   {"1@%ah", 0, 1, false, true},
-               {"1@%bh", 3, 1, false, true},    {"-8@%r15", 15, 8, true, false},
-               {"4@%r8d", 8, 4, false, false},  {"2@%r10w", 10, 2, false, false},
-               {"1@%r9b", 9, 1, false, false},  {"8@%rsp", 4, 8, false, false},
-               {"1@%spl", 4, 1, false, false},  {"2@%r11", 11, 2, false, false}};
+  } cases[] = {{"8@%rax", 0, 8, false, false}, {"-4@%edi", 7, 4, true, false},
+               {"2@%cx", 1, 2, false, false},  {"-1@%dil", 7, 1, true, false},
+               {"1@%al", 0, 1, false, false},  {"1@%ah", 0, 1, false, true},
+               {"1@%bh", 3, 1, false, true},   {"-8@%r15", 15, 8, true, false},
+               {"4@%r8d", 8, 4, false, false}, {"2@%r10w", 10, 2, false, false},
+               {"1@%r9b", 9, 1, false, false}, {"8@%rsp", 4, 8, false, false},
+               {"1@%spl", 4, 1, false, false}, {"2@%r11", 11, 2, false, false}};
   for (const auto& c : cases) {
     const auto a = argument(c.text);
     EXPECT_EQ(a.place, Place::kRegister) << c.text;
@@ -147,7 +147,8 @@ int main(void) {
 class Notes : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!testing::compile(kSource, scratch_ / "prog", "-O0 -pie -fPIE")) GTEST_SKIP() << "no C compiler";
+    if (!testing::compile(kSource, scratch_ / "prog", "-O0 -pie -fPIE"))
+      GTEST_SKIP() << "no C compiler";
     bytes_ = testing::bytes_of(scratch_ / "prog");
   }
   File open() { return std::move(*File::from_bytes(bytes_, "prog")); }

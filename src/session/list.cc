@@ -76,9 +76,8 @@ class Lister {
   Result<size_t> usdt(const AttachPoint& point) {
     SPILE_TRY(auto sites, world_.usdt_sites(point.target, point.usdt_namespace,
                                             point.function.empty() ? "*" : point.function));
-    std::ranges::stable_sort(sites, {}, [](const lang::UsdtSite& s) {
-      return std::tie(s.path, s.provider, s.name);
-    });
+    std::ranges::stable_sort(
+        sites, {}, [](const lang::UsdtSite& s) { return std::tie(s.path, s.provider, s.name); });
     std::string last;
     for (const lang::UsdtSite& site : sites) {
       std::string name = fmt::format("usdt:{}:{}:{}", site.path, site.provider, site.name);

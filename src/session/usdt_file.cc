@@ -13,10 +13,9 @@ namespace {
 namespace regs = bpf::x86_64_regs;
 
 /// Where a register of elf::UsdtArgument is in struct pt_regs.
-constexpr std::array kOffsets = {regs::kAx, regs::kCx,  regs::kDx,  regs::kBx,
-                                 regs::kSp, regs::kBp,  regs::kSi,  regs::kDi,
-                                 regs::kR8, regs::kR9,  regs::kR10, regs::kR11,
-                                 regs::kR12, regs::kR13, regs::kR14, regs::kR15};
+constexpr std::array kOffsets = {
+    regs::kAx, regs::kCx, regs::kDx,  regs::kBx,  regs::kSp,  regs::kBp,  regs::kSi,  regs::kDi,
+    regs::kR8, regs::kR9, regs::kR10, regs::kR11, regs::kR12, regs::kR13, regs::kR14, regs::kR15};
 
 int offset_of(uint8_t number) {
   return number < kOffsets.size() ? kOffsets[number] : -1;

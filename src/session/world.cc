@@ -281,7 +281,8 @@ std::vector<std::string> MachineWorld::near_usdt(std::string_view target, std::s
     if (!usdt) continue;
     for (const auto& note : (*usdt)->notes()) {
       near.offer(note.name);
-      full_names.try_emplace(std::string(note.name), fmt::format("{}:{}", note.provider, note.name));
+      full_names.try_emplace(std::string(note.name),
+                             fmt::format("{}:{}", note.provider, note.name));
     }
   }
   std::vector<std::string> names;

@@ -94,16 +94,26 @@ class FakeWorld : public World {
   static std::vector<UsdtSite> default_usdt() {
     namespace regs = bpf::x86_64_regs;
     const UsdtArgument edi{"-4@%edi", Place::kRegister, 4, true, regs::kDi};
-    const UsdtArgument stack{.text = "-4@-20(%rbp)", .place = Place::kMemory, .size = 4,
-                             .is_signed = true, .base = regs::kBp, .number = -20};
-    const UsdtArgument table{.text = "1@(%rax,%rcx,8)", .place = Place::kMemory, .size = 1,
-                             .base = regs::kAx, .index = regs::kCx, .scale = 8};
-    const UsdtArgument symbol{.text = "8@g(%rip)", .place = Place::kMemory, .from_site = true,
-                              .number = 0x2000};
+    const UsdtArgument stack{.text = "-4@-20(%rbp)",
+                             .place = Place::kMemory,
+                             .size = 4,
+                             .is_signed = true,
+                             .base = regs::kBp,
+                             .number = -20};
+    const UsdtArgument table{.text = "1@(%rax,%rcx,8)",
+                             .place = Place::kMemory,
+                             .size = 1,
+                             .base = regs::kAx,
+                             .index = regs::kCx,
+                             .scale = 8};
+    const UsdtArgument symbol{
+        .text = "8@g(%rip)", .place = Place::kMemory, .from_site = true, .number = 0x2000};
     const UsdtArgument five{.text = "-4@$5", .size = 4, .is_signed = true, .number = 5};
     const UsdtArgument high{"1@%ah", Place::kRegister, 1, false, regs::kAx + 1};
-    const UsdtArgument real{.text = "8f@%xmm0", .place = Place::kUnreadable,
-                            .problem = "'8f@%xmm0': a floating-point number, which is not built yet"};
+    const UsdtArgument real{
+        .text = "8f@%xmm0",
+        .place = Place::kUnreadable,
+        .problem = "'8f@%xmm0': a floating-point number, which is not built yet"};
     const std::string path = "/usr/bin/redis-server";
     return {{path, "db", "query_start", 0x1000, 0x4000, {edi, five}},
             {path, "db", "query_start", 0x1100, 0x4000, {stack, five, high}},

@@ -1,7 +1,7 @@
 // Lowering of argN in static tracepoints: where the value is, the note of each place says.
 //
-// A clause for several places is split into one program per distinct layout of the arguments it uses
-// (split_by_layout), so that here one place speaks for all of the instance.
+// A clause for several places is split into one program per distinct layout of the arguments it
+// uses (split_by_layout), so that here one place speaks for all of the instance.
 #include "lang/sema/lower.h"
 
 namespace spile::lang {

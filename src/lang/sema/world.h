@@ -76,7 +76,8 @@ struct UsdtArgument {
   std::string problem;
 };
 
-/// One place of a static tracepoint that a usdt pattern names. Inlined and unrolled ones have several.
+/// One place of a static tracepoint that a usdt pattern names. Inlined and unrolled ones have
+/// several.
 struct UsdtSite {
   std::string path;  ///< as UserFunction::path
   std::string provider, name;
