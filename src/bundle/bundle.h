@@ -149,7 +149,7 @@ enum class ProbeKind : uint8_t {
   kUsdt
 };
 
-/// One attach point after glob expansion. Its index in Bundle::probes is its cookie.
+/// One attach point after glob expansion; inlined copies of a static tracepoint are several.
 struct Probe {
   ProbeKind kind = ProbeKind::kBegin;
   std::string name;  ///< as `probe` prints it: "uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:fopen"
@@ -159,12 +159,15 @@ struct Probe {
   std::string symbol;  ///< uprobe, kprobe: function. tracepoint: the event. usdt: its name
   /// tracepoint: the category. kprobe: the module, or empty. usdt: the provider
   std::string module;
-  uint64_t offset = 0;              ///< bytes after the symbol
+  uint64_t offset = 0;  ///< bytes after the symbol
   /// uprobe by address, usdt: link address. kprobe by raw address
   std::optional<uint64_t> address;
   uint64_t semaphore = 0;  ///< usdt: link address of a 16-bit counter to hold above 0; 0: none
   uint64_t interval_ns = 0;
   int program = -1;  ///< index into Bundle::programs
+  /// Its cookie, what helper get_attach_cookie gives: the index of the first probe of the same
+  /// name, so that in maps they are one. -1: its own index.
+  int cookie = -1;
 };
 
 /// Which context a program takes: fixes what the checker allows it to read.
@@ -192,6 +195,11 @@ struct Bundle {
       false;  ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
   int start_map =
       -1;  ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
+
+  uint64_t cookie_of(size_t probe) const {
+    int cookie = probes.at(probe).cookie;
+    return cookie < 0 ? probe : static_cast<uint64_t>(cookie);
+  }
 };
 
 }  // namespace spile::bundle

@@ -21,6 +21,7 @@ struct UprobeSite {
   FileOffset offset;
   FileOffset semaphore;  ///< the kernel adds 1 there while the probe is in place; 0: none
   uint64_t cookie;
+  size_t probe;  ///< index into Bundle::probes
 };
 /// pid -1: every process.
 Result<Link> attach_uprobe(int program_fd,

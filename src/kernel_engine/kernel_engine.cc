@@ -146,14 +146,14 @@ Result<void> KernelTrace::run_all(ProbeKind kind) {
 }
 
 Result<void> KernelTrace::attach_single_uprobe(const UprobeSite& site) {
-  const Probe& probe = bundle_.probes[site.cookie];
+  const Probe& probe = bundle_.probes[site.probe];
   SPILE_TRY(int fd, program(probe.program, LoadType::kKprobe));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{-1} : scope_.pids;
   for (pid_t pid : pids) {
     SPILE_TRY(Link link, attach_uprobe(fd, probe.path, site, pid));
     links_.push_back(std::move(link));
   }
-  report(site.cookie, "uprobe (perf event)", site.offset.value);
+  report(site.probe, "uprobe (perf event)", site.offset.value);
   return {};
 }
 
@@ -164,7 +164,8 @@ Result<std::vector<UprobeSite>> KernelTrace::find_uprobe_sites(const std::vector
   for (size_t index : probes) {
     auto found = resolver_.resolve(bundle_.probes[index]);
     if (found) {
-      for (const FileSite& site : *found) sites.push_back({site.offset, site.semaphore, index});
+      for (const FileSite& site : *found)
+        sites.push_back({site.offset, site.semaphore, bundle_.cookie_of(index), index});
       continue;
     }
     ErrorCode code = found.error().code;
@@ -194,7 +195,7 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
     links_.push_back(std::move(link));
   }
   for (const UprobeSite& site : sites)
-    report(site.cookie, "uprobe (uprobe.multi)", site.offset.value);
+    report(site.probe, "uprobe (uprobe.multi)", site.offset.value);
   return {};
 }
 
@@ -223,7 +224,7 @@ Result<void> KernelTrace::attach_probe(size_t index) {
     case ProbeKind::kUsdt: return {};  // run_all, attach_uprobes
     case ProbeKind::kInterval: {
       SPILE_TRY(int fd, program(probe.program, LoadType::kPerfEvent));
-      SPILE_TRY(Link link, attach_interval(fd, probe.interval_ns, index));
+      SPILE_TRY(Link link, attach_interval(fd, probe.interval_ns, bundle_.cookie_of(index)));
       links_.push_back(std::move(link));
       report(index, "perf event cpu-clock");
       return {};
@@ -236,14 +237,15 @@ Result<void> KernelTrace::attach_probe(size_t index) {
           probe.module.empty() ? probe.symbol : probe.module + ":" + probe.symbol;
       if (probe.address) function.clear();
       SPILE_TRY(Link link, attach_kprobe(fd, function, probe.address.value_or(probe.offset),
-                                         is_return, index));
+                                         is_return, bundle_.cookie_of(index)));
       links_.push_back(std::move(link));
       report(index, is_return ? "kretprobe (perf event)" : "kprobe (perf event)");
       return {};
     }
     case ProbeKind::kTracepoint: {
       SPILE_TRY(int fd, program(probe.program, LoadType::kTracepoint));
-      SPILE_TRY(Link link, attach_tracepoint(fd, probe.module, probe.symbol, index));
+      SPILE_TRY(Link link,
+                attach_tracepoint(fd, probe.module, probe.symbol, bundle_.cookie_of(index)));
       links_.push_back(std::move(link));
       report(index, "tracepoint (perf event)");
       return {};

@@ -61,17 +61,17 @@ Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
   return addresses;
 }
 
-/// A note may point anywhere. Where the code of a function is known the place must also be an
-/// instruction of it; handwritten code without symbols and unwind entries has only the nop itself.
+/// A note may point anywhere. Handwritten code without symbols and unwind entries cannot be decoded
+/// from a function's start: there only a nop is believed.
 Result<void> check_usdt(const Probe& probe,
                         const symbols::ModuleSymbols& module,
                         LinkAddr address) {
+  if (function_start(module, address)) return check_boundary(module, address);
   const auto insn = x86::decode_shape(code_at(module, address));
-  if (!insn || insn->kind != x86::Kind::kNop)
-    return fail(ErrorCode::kUnsafe, "{}: its note says {}, where there is no nop", probe.name,
-                address);
-  if (!function_start(module, address)) return {};
-  return check_boundary(module, address);
+  if (insn && insn->kind == x86::Kind::kNop) return {};
+  return fail(ErrorCode::kUnsafe,
+              "{}: its note says {}, where no function is known and there is no nop", probe.name,
+              address);
 }
 
 Result<FileOffset> semaphore_offset(const Probe& probe, const symbols::ModuleSymbols& module) {

@@ -22,12 +22,10 @@ struct FileSite {
 /// File offsets of uprobes and static tracepoints; a file's symbols are read once.
 class SiteResolver {
  public:
-  /// More than one where static functions share a name.
-  /// Errors:  not found    no such function
-  ///          invalid      the address is not in the file's code, or not where an instruction
-  ///          begins unsupported  an IFUNC; a semaphore beyond what the kernel's interface can name
-  ///          unsafe       a static tracepoint without a nop; code that cannot be decoded up to
-  ///          there
+  /// More than one where static functions share a name. Errors: not found, no such function;
+  /// invalid, the address is not in the file's code, or not where an instruction begins;
+  /// unsupported, an IFUNC, or a semaphore beyond what the kernel's interface can name; unsafe,
+  /// code that cannot be decoded up to there, or of which no function is known.
   Result<std::vector<FileSite>> resolve(const bundle::Probe& probe);
 
  private:

@@ -66,17 +66,27 @@ std::set<TargetAddr> counters_of(const target::Module& module) {
 
 }  // namespace
 
-Result<void> list_semaphores(std::span<const Semaphore> semaphores, abi::Journal& journal) {
+Result<void> check_semaphores(std::span<const Semaphore> semaphores, const target::Target& target) {
   if (semaphores.size() > abi::kMaxSemaphores)
     return fail(ErrorCode::kUnsupported,
-                "static tracepoints with {} counters (semaphores) at once, {} can be kept account "
-                "of; name fewer",
+                "static tracepoints with {} counters (semaphores) at once, where {} can be kept "
+                "account of: name fewer",
                 semaphores.size(), abi::kMaxSemaphores);
+  for (const Semaphore& semaphore : semaphores) {
+    if (!target.memory().read_value<uint16_t>(semaphore.address))
+      return fail(ErrorCode::kCorrupt,
+                  "process {} has no memory at {}, where a note says a semaphore is", target.pid(),
+                  semaphore.address);
+  }
+  return {};
+}
+
+void list_semaphores(std::span<const Semaphore> semaphores, abi::Journal& journal) {
+  SPILE_CHECK(semaphores.size() <= abi::kMaxSemaphores);
   for (size_t i = 0; i < semaphores.size(); i++)
     journal.semaphores[i] = {semaphores[i].address.value, semaphores[i].site.value,
                              SemaphoreState::kListed, 0, 0};
   journal.semaphore_count = static_cast<uint32_t>(semaphores.size());
-  return {};
 }
 
 Result<void> raise_semaphores(const os::ProcessMemory& memory, abi::Journal& journal) {

@@ -34,9 +34,12 @@ struct Semaphore {
   bool operator==(const Semaphore&) const = default;
 };
 
-/// Writes them into the journal, before anything changes. Errors: unsupported, more than
-/// abi::kMaxSemaphores.
-Result<void> list_semaphores(std::span<const Semaphore> semaphores, abi::Journal& journal);
+/// Errors:  unsupported  more than abi::kMaxSemaphores
+///          corrupt      the place of one cannot be read: there is no such counter
+Result<void> check_semaphores(std::span<const Semaphore> semaphores, const target::Target& target);
+
+/// Writes checked ones into the journal, before anything changes.
+void list_semaphores(std::span<const Semaphore> semaphores, abi::Journal& journal);
 
 /// Adds 1 to each that the journal lists, which is our own view of the target's. Errors: those of
 /// os::ProcessMemory; unsupported, a counter that other tracers have raised to 65,535.

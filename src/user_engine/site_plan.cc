@@ -179,7 +179,7 @@ class Planner {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
-      if (probe.kind != ProbeKind::kUprobe) continue;
+      if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUsdt) continue;
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = finder_.find(probe.path);
       if (entry->second.empty()) {
