@@ -164,6 +164,44 @@ TEST(Sema, ChecksEveryAttachPointOfAClause) {
                  "arg0 is not there in a tracepoint");
 }
 
+TEST(Sema, SplitsAStaticTracepointByTheArgumentsThatAreUsed) {
+  auto clauses = [](const std::string& script) {
+    Outcome outcome = analyze_script(script);
+    EXPECT_TRUE(outcome.program) << script << "\n" << outcome.text;
+    return outcome.program ? outcome.program->clauses.size() : 0;
+  };
+  EXPECT_EQ(clauses("usdt:redis-server:db:query_start { @ = count(); }"), 1u);
+  EXPECT_EQ(clauses("usdt:redis-server:db:query_start { @ = sum(arg1); }"), 1u);  // $5 both times
+  EXPECT_EQ(clauses("usdt:redis-server:db:query_start { @ = sum(arg0); }"), 2u);
+  EXPECT_EQ(clauses("usdt:redis-server:*:query_* { @ = sum(arg0); }"), 3u);
+}
+
+TEST(Sema, ExpandsStaticTracepointsToTheirPlaces) {
+  Outcome outcome = analyze_script("usdt:redis-server:query_start { @[probe, arg0] = count(); }");
+  ASSERT_TRUE(outcome.program) << outcome.text;
+  ASSERT_EQ(outcome.program->probes.size(), 2u);
+  const bundle::Probe& probe = outcome.program->probes[1];
+  EXPECT_EQ(probe.name, "usdt:/usr/bin/redis-server:db:query_start");
+  EXPECT_EQ(probe.kind, bundle::ProbeKind::kUsdt);
+  EXPECT_EQ(probe.address, 0x1100u);
+  EXPECT_EQ(probe.semaphore, 0x4000u);
+  EXPECT_EQ(probe.module, "db");
+}
+
+TEST(Sema, ReadsArgumentsWhereTheNoteSays) {
+  const std::string done = "usdt:redis-server:db:query_done { @ = ";
+  expect_refused("usdt:redis-server:db:query_start { @ = arg2; }",
+                 "has 2 arguments: there is no arg2");
+  expect_refused(done + "arg2; }", "arg2 of usdt:db:query_done cannot be read: '8f@%xmm0'");
+  expect_refused(done + "arg3; }", "has 3 arguments: there is no arg3");
+  expect_refused("usdt:redis-server:query_strat { exit(); }",
+                 "did you mean redis-server:db:query_start?");
+  expect_refused("usdt:redis-server:db:query_done { print(func); }",
+                 "func is only there in uprobe");
+  expect_refused("usdt:redis-server:db:query_done { print(retval); }", "retval is only there in");
+  expect_map(done + "arg0; }", "@[] : value uint64");
+}
+
 TEST(Sema, ExpandsGlobs) {
   Outcome outcome =
       analyze_script("uprobe:libc:f* { @[func] = count(); } kprobe:vfs_* { @k = count(); }");
