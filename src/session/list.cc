@@ -64,7 +64,17 @@ class Lister {
   }
 
  private:
+  Result<size_t> cpp_uprobes(const AttachPoint& point) {
+    SPILE_TRY(auto functions, world_.cpp_functions(point.target, point.function));
+    for (const auto& [f, name] : functions) {
+      fmt::print("uprobe:{}:cpp:{}\n", f.path, f.symbol);
+      if (with_fields_) fmt::print("    {}\n", name);
+    }
+    return functions.size();
+  }
+
   Result<size_t> uprobes(const AttachPoint& point) {
+    if (point.is_cpp) return cpp_uprobes(point);
     SPILE_TRY(auto functions,
               world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
     std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.path, f.symbol); });

@@ -11,6 +11,7 @@
 
 #include "os/process.h"
 #include "session/tracepoint_format.h"
+#include "symbols/cpp_name.h"
 #include "symbols/glob.h"
 #include "symbols/nearest.h"
 
@@ -138,6 +139,29 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
   return fail(ErrorCode::kNotFound, "no function {} {} in {}{}",
               is_pattern ? "matches" : "is called", symbol, where,
               is_stripped ? " (it is stripped: only exported functions are known)" : "");
+}
+
+Result<std::vector<lang::CppFunction>> MachineWorld::cpp_functions(std::string_view target,
+                                                                   std::string_view name) {
+  SPILE_TRY(const auto files, this->files(target));
+  std::vector<lang::CppFunction> found;
+  for (const auto& file : files) {
+    auto module = this->module(file);
+    if (!module && files.size() == 1) return forward(module);
+    if (!module) continue;
+    std::set<std::string_view> seen;
+    for (const auto& f : (*module)->functions()) {
+      auto demangled = symbols::demangle(std::string(f.name));
+      const bool is_meant =
+          demangled && (name == f.name || symbols::cpp_name_matches(name, *demangled));
+      if (is_meant && seen.insert(f.name).second)
+        found.push_back({{shown_path(file), std::string(f.name)}, std::move(*demangled)});
+    }
+  }
+  if (!found.empty()) return found;
+  return fail(ErrorCode::kNotFound, "no C++ function matches {} in {}", name,
+              files.size() == 1 ? shown_path(files[0])
+                                : fmt::format("the {} files that were looked at", files.size()));
 }
 
 Result<std::string> MachineWorld::user_file(std::string_view target) {

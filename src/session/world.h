@@ -37,6 +37,8 @@ class MachineWorld final : public lang::World {
 
   Result<std::vector<lang::UserFunction>> user_functions(std::string_view target,
                                                          std::string_view symbol) override;
+  Result<std::vector<lang::CppFunction>> cpp_functions(std::string_view target,
+                                                       std::string_view name) override;
   Result<std::string> user_file(std::string_view target) override;
   Result<std::vector<lang::UsdtSite>> usdt_sites(std::string_view target,
                                                  std::string_view provider,

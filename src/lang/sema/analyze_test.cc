@@ -202,6 +202,43 @@ TEST(Sema, ReadsArgumentsWhereTheNoteSays) {
   expect_map(done + "arg0; }", "@[] : value uint64");
 }
 
+TEST(Sema, LeavesOutWhatIsExcluded) {
+  auto names = [](const std::string& script) {
+    Outcome outcome = analyze_script(script);
+    std::vector<std::string> found;
+    if (outcome.program) {
+      for (const bundle::Probe& probe : outcome.program->probes) found.push_back(probe.name);
+    }
+    return found;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(names("uprobe:libc:f*, !uprobe:libc:fopen { exit(); }"),
+            Names{"uprobe:/usr/lib/libc.so.6:fclose"});
+  EXPECT_EQ(names("!uprobe:libc:fopen, uprobe:libc:f* { exit(); }"),
+            Names{"uprobe:/usr/lib/libc.so.6:fclose"});
+  EXPECT_EQ(names("kprobe:vfs_*, !kprobe:vfs_w* { exit(); }"), Names{"kprobe:vfs_read"});
+  EXPECT_EQ(names("tracepoint:syscalls:*, !tracepoint:syscalls:*read { exit(); }"),
+            Names{"tracepoint:syscalls:sys_enter_openat"});
+  EXPECT_EQ(names("usdt:redis-server:*, !usdt:redis-server:db:query_start { exit(); }"),
+            Names{"usdt:/usr/bin/redis-server:db:query_done"});
+  EXPECT_EQ(
+      names("uprobe:libc:f*, !uprobe:libc:fopen { @ = 1; } uprobe:libc:fopen { @ = 2; }").size(),
+      2u);  // of its own clause only
+  expect_refused("uprobe:libc:f*, !uprobe:libc:f* { exit(); }",
+                 "every probe of this clause is excluded");
+  expect_refused("!uprobe:libc:fopen { exit(); }", "every probe of this clause is excluded");
+  expect_refused("uprobe:libc:f*, !uprobe:libc:nosuch { exit(); }", "nosuch");
+}
+
+TEST(Sema, FindsFunctionsByCppName) {
+  Outcome outcome = analyze_script("uprobe:redis-server:cpp:\"ns::f\" { @[func] = count(); }");
+  ASSERT_TRUE(outcome.program) << outcome.text;
+  ASSERT_EQ(outcome.program->probes.size(), 2u);
+  EXPECT_EQ(outcome.program->probes[0].symbol, "_ZN2ns1fEi");
+  EXPECT_EQ(outcome.program->probes[0].function, "ns::f(int)");
+  expect_refused("uprobe:redis-server:cpp:\"ns::g\" { exit(); }", "no C++ function");
+}
+
 TEST(Sema, ExpandsGlobs) {
   Outcome outcome =
       analyze_script("uprobe:libc:f* { @[func] = count(); } kprobe:vfs_* { @k = count(); }");

@@ -33,6 +33,13 @@ class FakeWorld : public World {
     if (found.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", target, symbol);
     return found;
   }
+  Result<std::vector<CppFunction>> cpp_functions(std::string_view target,
+                                                 std::string_view name) override {
+    if (!names_file("/usr/bin/redis-server", target) || !matches(name, "ns::f"))
+      return fail(ErrorCode::kNotFound, "{}: no C++ function '{}'", target, name);
+    return std::vector{CppFunction{{"/usr/bin/redis-server", "_ZN2ns1fEi"}, "ns::f(int)"},
+                       CppFunction{{"/usr/bin/redis-server", "_ZN2ns1fEl"}, "ns::f(long)"}};
+  }
   Result<std::string> user_file(std::string_view target) override {
     for (const UserFunction& function : user) {
       if (names_file(function.path, target)) return function.path;

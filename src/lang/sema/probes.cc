@@ -41,7 +41,28 @@ class Resolver {
     clause_ = &clause;
     shared_.clear();
     if (!clause.name.empty()) diagnostics_.error(clause.span, "a named probe is not built yet");
-    for (const ast::AttachPoint& point : clause.attach_points) resolve_point(point);
+    excluded_ = names_excluded(clause);
+    const size_t before = table_.probes.size();
+    for (const ast::AttachPoint& point : clause.attach_points) {
+      if (!point.is_excluded) resolve_point(point);
+    }
+    if (table_.probes.size() == before && !excluded_.empty() && !diagnostics_.has_errors())
+      diagnostics_.error(clause.attach_points.front().span,
+                         "every probe of this clause is excluded");
+  }
+
+  /// `uprobe:libc:str*, !uprobe:libc:strlen`: what stands behind '!' is resolved like any other and
+  /// left out.
+  std::set<std::string> names_excluded(const ast::Clause& clause) {
+    std::set<std::string> names;
+    for (const ast::AttachPoint& point : clause.attach_points) {
+      if (!point.is_excluded) continue;
+      Resolver others(world_, diagnostics_);
+      others.clause_ = &clause;
+      others.resolve_point(point);
+      for (const bundle::Probe& probe : others.table_.probes) names.insert(probe.name);
+    }
+    return names;
   }
 
   void resolve_point(const ast::AttachPoint& point) {
@@ -71,8 +92,9 @@ class Resolver {
     return table_.probes.emplace_back(bundle::Probe{.kind = kind, .name = point.text});
   }
 
-  /// One more probe for the program that this clause has for this kind.
-  Instance& add_shared(bundle::Probe probe) {
+  /// One more probe for the program that this clause has for this kind. Null: it is excluded.
+  Instance* add_shared(bundle::Probe probe) {
+    if (excluded_.contains(probe.name)) return nullptr;
     auto [found, is_new] = shared_.try_emplace(probe.kind, table_.instances.size());
     if (is_new) {
       Instance instance;
@@ -83,7 +105,7 @@ class Resolver {
     Instance& instance = table_.instances[found->second];
     instance.probes.push_back(static_cast<int>(table_.probes.size()));
     table_.probes.push_back(std::move(probe));
-    return instance;
+    return &instance;
   }
 
   void resolve_interval(const ast::AttachPoint& point) {
@@ -96,7 +118,7 @@ class Resolver {
   }
 
   void resolve_uprobe(const ast::AttachPoint& point) {
-    if (point.is_cpp) return refuse(point, "a uprobe by C++ name");
+    if (point.is_cpp) return resolve_cpp(point);
     if (!point.source_file.empty()) return refuse(point, "a uprobe by source line");
     if (point.address) return resolve_uprobe_address(point);
     auto functions = world_.user_functions(point.target, point.function);
@@ -112,6 +134,23 @@ class Resolver {
                   .name = fmt::format("uprobe:{}:{}{}", function.path, function.symbol,
                                       offset_text(point)),
                   .function = function.symbol,
+                  .path = function.path,
+                  .symbol = function.symbol,
+                  .offset = point.offset});
+    }
+  }
+
+  void resolve_cpp(const ast::AttachPoint& point) {
+    auto functions = world_.cpp_functions(point.target, point.function);
+    if (!functions) {
+      diagnostics_.error(point.span, "{}", functions.error().message);
+      return;
+    }
+    for (const auto& [function, name] : *functions) {
+      add_shared({.kind = ProbeKind::kUprobe,
+                  .name = fmt::format("uprobe:{}:cpp:{}{}", function.path, function.symbol,
+                                      offset_text(point)),
+                  .function = name,
                   .path = function.path,
                   .symbol = function.symbol,
                   .offset = point.offset});
@@ -174,13 +213,13 @@ class Resolver {
       return;
     }
     for (Tracepoint& event : *events) {
-      Instance& instance =
+      Instance* instance =
           add_shared({.kind = ProbeKind::kTracepoint,
                       .name = fmt::format("tracepoint:{}:{}", event.category, event.event),
                       .function = event.event,
                       .symbol = event.event,
                       .module = event.category});
-      instance.events.push_back(std::move(event));
+      if (instance != nullptr) instance->events.push_back(std::move(event));
     }
   }
 
@@ -195,7 +234,7 @@ class Resolver {
       return;
     }
     for (UsdtSite& site : *sites) {
-      Instance& instance =
+      Instance* instance =
           add_shared({.kind = ProbeKind::kUsdt,
                       .name = fmt::format("usdt:{}:{}:{}", site.path, site.provider, site.name),
                       .function = site.name,
@@ -204,7 +243,7 @@ class Resolver {
                       .module = site.provider,
                       .address = site.address,
                       .semaphore = site.semaphore});
-      instance.usdt.push_back(std::move(site));
+      if (instance != nullptr) instance->usdt.push_back(std::move(site));
     }
   }
 
@@ -231,6 +270,7 @@ class Resolver {
   Diagnostics& diagnostics_;
   ProbeTable table_;
   const ast::Clause* clause_ = nullptr;
+  std::set<std::string> excluded_;      ///< this clause's, by name
   std::map<ProbeKind, size_t> shared_;  ///< this clause's instances
 };
 

@@ -20,6 +20,12 @@ struct UserFunction {
   std::string symbol;  ///< as in the symbol table, without a version ("fopen")
 };
 
+/// One function that a C++ name means.
+struct CppFunction {
+  UserFunction function;  ///< with its mangled symbol
+  std::string name;       ///< "ns::f(int)"
+};
+
 /// One kernel function that a kprobe pattern names.
 struct KernelFunction {
   std::string symbol;
@@ -101,6 +107,11 @@ class World {
   ///          corrupt, unsupported   not an x86-64 ELF file
   virtual Result<std::vector<UserFunction>> user_functions(std::string_view target,
                                                            std::string_view symbol) = 0;
+
+  /// The functions that `uprobe:target:cpp:"name"` names: those whose C++ name it is, with or
+  /// without its parameters. Errors: as user_functions.
+  virtual Result<std::vector<CppFunction>> cpp_functions(std::string_view target,
+                                                         std::string_view name) = 0;
 
   /// The file that `uprobe:target:0x1234` names. Errors: as user_functions.
   virtual Result<std::string> user_file(std::string_view target) = 0;
