@@ -405,7 +405,8 @@ void Patcher::roll_back(StoppedProcess& process) {
 /// The process has run with some of our jumps in it.
 void Patcher::roll_back_running() {
   if (!std::exchange(mapped_, false)) return;
-  bool undone = undo_running(target_, patched_sites(), prepared_.semaphores, ranges(), mappings_).has_value();
+  bool undone =
+      undo_running(target_, patched_sites(), prepared_.semaphores, ranges(), mappings_).has_value();
   forget_regions(undone);
 }
 

@@ -4,8 +4,8 @@
 #include <time.h>
 
 #include <algorithm>
-#include <map>
 #include <cerrno>
+#include <map>
 
 #include "user_engine/shm/maps.h"
 
