@@ -34,6 +34,18 @@ std::optional<LinkAddr> function_start(const symbols::ModuleSymbols& module, Lin
   return start;
 }
 
+/// What the file's symbols say of the implementations: "__strlen_avx2, __strlen_evex".
+std::string implementations_of(const std::string& symbol, const symbols::ModuleSymbols& module) {
+  constexpr int kShown = 4;
+  std::string names;
+  for (const symbols::Function* f : module.match("__" + symbol + "_*")) {
+    if (f->type != elf::SymbolType::kFunction || std::ranges::count(names, ',') + 1 >= kShown)
+      continue;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", f->name);
+  }
+  return names.empty() ? "" : fmt::format(", or probe an implementation: {}", names);
+}
+
 /// An IFUNC's address is that of its resolver, which runs once, before main: refused.
 Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
                                            const symbols::ModuleSymbols& module) {
@@ -52,9 +64,9 @@ Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
   if (addresses.empty() && is_ifunc) {
     return fail(ErrorCode::kUnsupported,
                 "{} in {} is an IFUNC: its symbol is the resolver that picks an implementation "
-                "for this CPU, not the function; "
-                "probe the implementation itself",
-                probe.symbol, probe.path);
+                "for this CPU, not the function; trace one process with -p, where the user engine "
+                "finds the one that is used{}",
+                probe.symbol, probe.path, implementations_of(probe.symbol, module));
   }
   if (addresses.empty())
     return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
