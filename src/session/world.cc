@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <set>
+#include <unordered_set>
 
 #include "os/process.h"
 #include "session/tracepoint_format.h"
@@ -116,8 +117,8 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
   SPILE_TRY(const auto files, this->files(target));
   const bool is_pattern = symbols::has_wildcard(symbol);
   std::vector<lang::UserFunction> found;
-  std::set<std::pair<std::string_view, std::string_view>> seen;  // path, name
   for (const auto& file : files) {
+    std::unordered_set<std::string_view> seen;
     auto module = this->module(file);
     // Among many files some may be scripts or foreign; a single one must be right.
     if (!module && files.size() == 1) return forward(module);
@@ -125,8 +126,7 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
     const auto matches = is_pattern ? (*module)->match(symbol) : (*module)->find(symbol);
     for (const auto* f : matches) {
       const auto name = is_pattern ? f->name : symbol;  // keeps memcpy@GLIBC_2.2.5
-      if (seen.emplace(file.host_path, name).second)
-        found.push_back({shown_path(file), std::string(name)});
+      if (seen.insert(name).second) found.push_back({shown_path(file), std::string(name)});
     }
   }
   if (!found.empty()) return found;
