@@ -164,19 +164,25 @@ enum class ProbeKind : uint8_t {
   kUsdt
 };
 
-/// One attach point after glob expansion. Its index in Bundle::probes is its cookie.
+/// One attach point after glob expansion; inlined copies of a static tracepoint are several.
 struct Probe {
   ProbeKind kind = ProbeKind::kBegin;
   std::string name;  ///< as `probe` prints it: "uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:fopen"
   std::string function;  ///< as `func` prints it
   std::string
       path;  ///< uprobes: the file as the user's name resolved, seen from our mount namespace
-  std::string symbol;               ///< uprobe, kprobe: function. tracepoint: the event
-  std::string module;               ///< tracepoint: the category. kprobe: the module, or empty
-  uint64_t offset = 0;              ///< bytes after the symbol
-  std::optional<uint64_t> address;  ///< uprobe by address: link address. kprobe by raw address
+  std::string symbol;  ///< uprobe, kprobe: function. tracepoint: the event. usdt: its name
+  /// tracepoint: the category. kprobe: the module, or empty. usdt: the provider
+  std::string module;
+  uint64_t offset = 0;  ///< bytes after the symbol
+  /// uprobe by address, usdt: link address. kprobe by raw address
+  std::optional<uint64_t> address;
+  uint64_t semaphore = 0;  ///< usdt: link address of a 16-bit counter to hold above 0; 0: none
   uint64_t interval_ns = 0;
   int program = -1;  ///< index into Bundle::programs
+  /// Its cookie, what helper get_attach_cookie gives: the index of the first probe of the same
+  /// name, so that in maps they are one. -1: its own index.
+  int cookie = -1;
 };
 
 /// Which context a program takes: fixes what the checker allows it to read.
@@ -207,6 +213,11 @@ struct Bundle {
   /// Not empty: a construct that only the kernel engine can carry ("kstack").
   std::string needs_kernel;
   bool reads_symbols = false;  ///< something is printed as a symbol of a process: its files matter
+
+  uint64_t cookie_of(size_t probe) const {
+    int cookie = probes.at(probe).cookie;
+    return cookie < 0 ? probe : static_cast<uint64_t>(cookie);
+  }
 };
 
 /// The map that holds stacks of at most `frames` addresses; -1: there is none.

@@ -47,6 +47,18 @@ Result<int> return_bit(const std::string& pmu) {
   return std::atoi(line.c_str() + colon + 1);
 }
 
+/// The counter's file offset has the upper half of config (Linux 4.20): "config:32-63".
+Result<void> set_semaphore(const UprobeSite& site, perf_event_attr& attr) {
+  auto line = read_line("/sys/bus/event_source/devices/uprobe/format/ref_ctr_offset");
+  if (!line || *line != "config:32-63")
+    return fail(ErrorCode::kUnsupported, "this kernel cannot raise the semaphore of a usdt probe");
+  if (site.semaphore.value > UINT32_MAX)
+    return fail(ErrorCode::kUnsupported, "the semaphore at {} is too far into the file",
+                site.semaphore);
+  attr.config |= site.semaphore.value << 32;
+  return {};
+}
+
 Result<Fd> perf_event_open(perf_event_attr& attr, pid_t pid, int cpu) {
   attr.size = sizeof attr;
   long fd = syscall(SYS_perf_event_open, &attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
@@ -81,16 +93,19 @@ Result<std::string> tracefs() {
 
 }  // namespace
 
-Result<Link> attach_uprobe(
-    int program_fd, const std::string& path, FileOffset offset, pid_t pid, uint64_t cookie) {
+Result<Link> attach_uprobe(int program_fd,
+                           const std::string& path,
+                           const UprobeSite& site,
+                           pid_t pid) {
   SPILE_TRY(uint32_t type, pmu_type("uprobe"));
   perf_event_attr attr = {};
   attr.type = type;
   attr.uprobe_path = reinterpret_cast<uint64_t>(path.c_str());
-  attr.probe_offset = offset.value;
+  attr.probe_offset = site.offset.value;
+  if (site.semaphore.value != 0) SPILE_TRY_VOID(set_semaphore(site, attr));
   auto event = perf_event_open(attr, pid, pid < 0 ? 0 : -1);
-  if (!event) return forward(event, "uprobe {}+{}", path, offset);
-  return link_event(std::move(*event), program_fd, cookie);
+  if (!event) return forward(event, "uprobe {}+{}", path, site.offset);
+  return link_event(std::move(*event), program_fd, site.cookie);
 }
 
 Result<Link> attach_kprobe(
@@ -154,9 +169,10 @@ Result<Link> attach_uprobe_multi(int program_fd,
                                  const std::string& path,
                                  std::span<const UprobeSite> sites,
                                  pid_t pid) {
-  std::vector<uint64_t> offsets, cookies;
+  std::vector<uint64_t> offsets, semaphores, cookies;
   for (const UprobeSite& site : sites) {
     offsets.push_back(site.offset.value);
+    semaphores.push_back(site.semaphore.value);
     cookies.push_back(site.cookie);
   }
   // union bpf_attr.link_create of 6.6; the system's header does not have uprobe_multi.
@@ -169,6 +185,7 @@ Result<Link> attach_uprobe_multi(int program_fd,
   attr.attach_type = kTraceUprobeMulti;
   attr.path = reinterpret_cast<uint64_t>(path.c_str());
   attr.offsets = reinterpret_cast<uint64_t>(offsets.data());
+  attr.ref_ctr_offsets = reinterpret_cast<uint64_t>(semaphores.data());
   attr.cookies = reinterpret_cast<uint64_t>(cookies.data());
   attr.cnt = static_cast<uint32_t>(sites.size());
   attr.pid = static_cast<uint32_t>(pid);

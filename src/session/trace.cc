@@ -127,6 +127,7 @@ class Session {
 // -----------------------------------------------------------------------------------------------------------
 
 bool Session::compile_script() {
+  Progress progress("finding what the probes name");
   MachineWorld world = world_for(request_.target);
   auto options = options_from_environment();
   options.pid_filter = request_.target.pids;

@@ -141,7 +141,8 @@ class Builder {
     auto head = std::ranges::find(site.plan.probed, offset, &patch::ProbedHead::offset);
     if (head != site.plan.probed.end()) {
       for (int probe : site.probes[static_cast<size_t>(head - site.plan.probed.begin())])
-        spec.programs.push_back({&*bodies_[program_of(probe)], static_cast<uint64_t>(probe)});
+        spec.programs.push_back(
+            {&*bodies_[program_of(probe)], request_.bundle->cookie_of(static_cast<size_t>(probe))});
       spec.flags_live = head->flags_live;
       if (request_.count_hits)
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "elf/file.h"
+#include "user_engine/ifunc.h"
 #include "x86/format.h"
 
 namespace spile::user_engine {
@@ -21,7 +22,7 @@ using engine::SiteReport;
 Error ifunc_refused(std::string_view file, std::string_view symbol) {
   return {ErrorCode::kUnsupported, fmt::format("{} in {} is an IFUNC: its symbol is the resolver "
                                                "that picks an implementation for this CPU, not the "
-                                               "function; probe the implementation itself",
+                                               "function, and this process has not bound any yet",
                                                symbol, file)};
 }
 
@@ -35,6 +36,8 @@ class ModuleFinder {
     SPILE_TRY(finder.modules_, target.modules());
     return finder;
   }
+
+  const std::vector<target::Module>& all() const { return modules_; }
 
   std::vector<const target::Module*> find(const std::string& path) {
     std::vector<const target::Module*> found;
@@ -69,21 +72,39 @@ struct Request {
   int probe = -1;
 };
 
+/// Of an offset from a function's start. The planner sees whether an instruction begins there.
+Result<LinkAddr> address_in(const Probe& probe, const symbols::Function& function) {
+  if (probe.offset != 0 && probe.offset >= function.size)
+    return fail(ErrorCode::kInvalid, "{}: {} is only {} bytes long", probe.path, probe.symbol,
+                function.size);
+  return function.addr + probe.offset;
+}
+
 /// The link addresses that a probe names in a module. Static functions may share a name: all are
-/// meant.
+/// meant. An IFUNC means the implementations that the process uses.
 Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
-                                           const symbols::ModuleSymbols& symbols) {
-  if (probe.address) return std::vector{LinkAddr(*probe.address)};
+                                           const ModuleImage& image,
+                                           IfuncFinder& ifuncs) {
+  if (probe.address) {
+    if (!image.symbols().file().is_executable(LinkAddr(*probe.address)))
+      return fail(ErrorCode::kInvalid, "{}: there is no code at {:#x}", probe.path, *probe.address);
+    return std::vector{LinkAddr(*probe.address)};
+  }
   std::vector<LinkAddr> found;
-  bool is_ifunc = false;
-  for (const symbols::Function* f : symbols.find(probe.symbol)) {
+  std::optional<LinkAddr> resolver;
+  for (const symbols::Function* f : image.symbols().find(probe.symbol)) {
     if (f->type == elf::SymbolType::kIfunc) {
-      is_ifunc = true;
+      resolver = f->addr;
       continue;
     }
-    found.push_back(f->addr + probe.offset);
+    SPILE_TRY(LinkAddr address, address_in(probe, *f));
+    found.push_back(address);
   }
-  if (found.empty() && is_ifunc) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
+  if (found.empty() && resolver) {
+    for (LinkAddr start : ifuncs.implementations(image, probe.symbol, *resolver))
+      found.push_back(start + probe.offset);
+    if (found.empty()) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
+  }
   if (found.empty())
     return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
   std::ranges::sort(found);
@@ -166,7 +187,10 @@ Result<void> check_memory(LiveCode& code, const ModuleImage& image, const patch:
 class Planner {
  public:
   Planner(const target::Target& target, const Bundle& bundle, ModuleFinder finder)
-      : target_(target), bundle_(bundle), finder_(std::move(finder)) {}
+      : target_(target),
+        bundle_(bundle),
+        finder_(std::move(finder)),
+        ifuncs_(target, finder_.all()) {}
 
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
@@ -179,7 +203,7 @@ class Planner {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
-      if (probe.kind != ProbeKind::kUprobe) continue;
+      if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUsdt) continue;
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = finder_.find(probe.path);
       if (entry->second.empty()) {
@@ -190,8 +214,10 @@ class Planner {
       }
       for (const target::Module* module : entry->second) {
         SPILE_TRY(ModuleImage * image, image_of(*module));
-        auto addresses = addresses_of(probe, image->symbols());
-        if (!addresses && addresses.error().code == ErrorCode::kUnsupported) {
+        auto addresses = addresses_of(probe, *image, ifuncs_);
+        bool is_refusal = !addresses && (addresses.error().code == ErrorCode::kUnsupported ||
+                                         addresses.error().code == ErrorCode::kInvalid);
+        if (is_refusal) {
           refuse_symbol(*module, static_cast<int>(i), addresses.error());
           continue;
         }
@@ -273,6 +299,7 @@ class Planner {
   const target::Target& target_;
   const Bundle& bundle_;
   ModuleFinder finder_;
+  IfuncFinder ifuncs_;
   ProcessPlan plan_;
   std::map<ModuleImage*, std::vector<Request>> requests_;
 };

@@ -54,9 +54,9 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
       case ProbeKind::kBegin:
       case ProbeKind::kEnd:
       case ProbeKind::kInterval:
-      case ProbeKind::kUprobe: break;
+      case ProbeKind::kUprobe:
+      case ProbeKind::kUsdt: break;
       case ProbeKind::kUretprobe:
-      case ProbeKind::kUsdt:
         return fail(ErrorCode::kUnsupported, "{}: not built yet in the user engine", probe.name);
       default:
         return fail(ErrorCode::kUnsupported,
@@ -67,8 +67,9 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
 }
 
 bool has_uprobes(const Bundle& bundle) {
-  return std::ranges::any_of(bundle.probes,
-                             [](const Probe& p) { return p.kind == ProbeKind::kUprobe; });
+  return std::ranges::any_of(bundle.probes, [](const Probe& p) {
+    return p.kind == ProbeKind::kUprobe || p.kind == ProbeKind::kUsdt;
+  });
 }
 
 struct Interval {
@@ -154,7 +155,7 @@ Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
   env.maps = maps;
   env.insn_budget = kTracerInsnBudget;
   abi::HitFrame frame = {};
-  frame.cookie = probe;
+  frame.cookie = bundle_.cookie_of(probe);
   auto done = bpf::run(program.code, reinterpret_cast<uint64_t>(&frame), env);
   if (!done) return forward(done, "run {}", bundle_.probes[probe].name);
   return {};

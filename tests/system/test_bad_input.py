@@ -86,7 +86,6 @@ def junk_is_refused_in_words():
 @case
 def what_is_not_built_says_so():
     for script, name in (("uretprobe:libc:fopen { @ = count(); }", "uretprobe"),
-                         ("usdt:libc:foo { @ = count(); }", "usdt"),
                          ("profile:hz:99 { @ = count(); }", "profile"), ("BEGIN { print(kstack()); }", "kstack"),
                          ("BEGIN { print(ustack()); }", "ustack"),
                          ("hardware:cycles:1000 { @ = count(); }", "hardware"),

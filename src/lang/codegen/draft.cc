@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <string_view>
+#include <unordered_map>
 
 namespace spile::lang::codegen {
 
@@ -89,6 +91,11 @@ Draft::Draft(const typed::Program& program, const CompileOptions& options)
     : program_(program), options_(options) {
   for (const typed::Map& map : program.maps) bundle_.maps.push_back(spec_of(map, options));
   bundle_.probes = program.probes;
+  std::unordered_map<std::string_view, int> first;
+  first.reserve(bundle_.probes.size());
+  for (size_t i = 0; i < bundle_.probes.size(); ++i)
+    bundle_.probes[i].cookie =
+        first.try_emplace(bundle_.probes[i].name, static_cast<int>(i)).first->second;
 }
 
 int Draft::ring() {

@@ -24,6 +24,8 @@ class Draft {
   /// `type` is printed somewhere: notes what that takes.
   void note(const Type& type);
 
+  int cookie_of(int probe) const { return bundle_.probes[static_cast<size_t>(probe)].cookie; }
+
   /// Returns its index. `record_size` is filled from the fields.
   int add_action(bundle::Action action);
   void add_program(bundle::Program code, const typed::Clause& clause);

@@ -16,9 +16,10 @@ namespace {
 enum class AddressSpace : uint8_t { kUser, kEither };
 
 AddressSpace space_of(bundle::ProbeKind kind) {
-  return kind == bundle::ProbeKind::kUprobe || kind == bundle::ProbeKind::kUretprobe
-             ? AddressSpace::kUser
-             : AddressSpace::kEither;
+  using bundle::ProbeKind;
+  bool is_user =
+      kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe || kind == ProbeKind::kUsdt;
+  return is_user ? AddressSpace::kUser : AddressSpace::kEither;
 }
 
 }  // namespace

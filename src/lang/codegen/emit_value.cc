@@ -156,7 +156,7 @@ void Emitter::elapsed() {
 
 void Emitter::probe_number() {
   if (clause_.context.kind == bundle::ContextKind::kNone) {  // one program for one probe
-    return code_.mov_imm(Reg::r0, clause_.probes.front());
+    return code_.mov_imm(Reg::r0, draft_.cookie_of(clause_.probes.front()));
   }
   code_.mov(Reg::r1, Reg::r6);
   code_.call(Helper::kGetAttachCookie);

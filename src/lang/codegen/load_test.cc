@@ -30,6 +30,8 @@ const char* const kScripts[] = {
     "BEGIN, END, interval:s:1 { printf(\"%s\\n\", probe); }",
     "kprobe:vfs_read, kretprobe:vfs_read, tracepoint:sched:sched_switch { @[probe, pid] = count(); "
     "}",
+    "usdt:redis-server:query_start { printf(\"%d %d %s\\n\", arg0, arg1, probe); }",
+    "usdt:redis-server:query_done { @[arg0] = sum(arg1); }",
     // The examples that everybody starts with.
     "uprobe:libc:fopen { printf(\"fopen: %s\\n\", str(arg0)); }",
     "kprobe:do_sys_openat2 { printf(\"hit %s %s\\n\", comm, str(arg1)); }",

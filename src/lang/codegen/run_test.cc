@@ -223,6 +223,61 @@ TEST_P(Calculates, InTheKernel) {
 
 INSTANTIATE_TEST_SUITE_P(Codes, Calculates, testing::ValuesIn(kCalculations));
 
+// ---- static tracepoints
+// -------------------------------------------------------------------------------------------------------
+
+/// query_start of the fake world: -4@%edi and -4@$5 at one place, -4@-20(%rbp), -4@$5 and 1@%ah at
+/// the other. query_done: 1@(%rax,%rcx,8) and 8@g(%rip).
+TEST(Usdt, ReadsEachPlaceWithItsOwnProgram) {
+  Machine machine(must_compile(
+      "usdt:redis-server:query_start { @r = arg0; @five = arg1; @low = (int32)arg0; }"));
+  namespace regs = bpf::x86_64_regs;
+  Registers in_register = arguments(0xffffffff'fffffff9);  // only the low half counts
+  in_register.at(regs::kDi) = 0x00000001'fffffff9;
+  const int32_t local[6] = {-70};  // 20 bytes below the frame pointer of this frame
+  Registers on_stack;
+  on_stack.at(regs::kBp) = address(local) + 20;
+  ASSERT_EQ(machine.bundle().programs.size(), 2u);
+  run_ok(machine, 0, &in_register);
+  EXPECT_EQ(static_cast<int64_t>(machine.number("@r")), -7);
+  EXPECT_EQ(machine.number("@five"), 5u);
+  run_ok(machine, 1, &on_stack);
+  EXPECT_EQ(static_cast<int64_t>(machine.number("@r")), -70);
+  EXPECT_EQ(static_cast<int64_t>(machine.number("@low")), -70);
+  EXPECT_EQ(machine.number("@five"), 5u);
+}
+
+TEST(Usdt, ReadsIndexedAndSymbolicMemory) {
+  Machine machine(must_compile("usdt:redis-server:query_done { @r = arg0; @g = arg1; }"));
+  namespace regs = bpf::x86_64_regs;
+  const uint64_t table[4] = {0, 0, 0xfe, 0};
+  const uint64_t global = 77;
+  Registers at;
+  at.at(regs::kAx) = address(table);
+  at.at(regs::kCx) = 2;
+  at.at(regs::kIp) = address(&global) - 0x2000;  // so far is the symbol from the tracepoint
+  run_ok(machine, 0, &at);
+  EXPECT_EQ(machine.number("@r"), 0xfeu);
+  EXPECT_EQ(machine.number("@g"), 77u);
+}
+
+TEST(Usdt, CountsAReadThatFails) {
+  Machine machine(must_compile("usdt:redis-server:query_done { @r = arg0 + 1; }"));
+  Registers nowhere;
+  run_ok(machine, 0, &nowhere);
+  EXPECT_EQ(machine.number("@r"), 1u);
+  EXPECT_EQ(machine.lost(bundle::Counter::kReadFailed), 1u);
+}
+
+TEST(Usdt, GivesPlacesOfOneNameOneCookie) {
+  Machine machine(must_compile("usdt:redis-server:query_start /arg1 == 5/ { @r = arg1; }"));
+  EXPECT_EQ(machine.bundle().programs.size(), 1u);
+  bundle::Bundle high = must_compile("usdt:redis-server:query_st* { @r = arg0; }");
+  EXPECT_EQ(high.probes[0].cookie, 0);
+  EXPECT_EQ(high.probes[1].cookie, 0);  // of one name: one cookie
+  EXPECT_NE(high.probes[0].program, high.probes[1].program);
+}
+
 // ---- aggregations
 // -------------------------------------------------------------------------------------------------------
 

@@ -223,6 +223,7 @@ bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
     case ProbeType::kUprobe: kind = ProbeKind::kUprobe; return true;
     case ProbeType::kKprobe: kind = ProbeKind::kKprobe; return true;
     case ProbeType::kKretprobe: kind = ProbeKind::kKretprobe; return true;
+    case ProbeType::kUsdt: kind = ProbeKind::kUsdt; return true;
     case ProbeType::kTracepoint: kind = ProbeKind::kTracepoint; return true;
     default: return false;
   }

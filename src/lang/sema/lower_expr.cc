@@ -137,7 +137,9 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     refuse(span, name);
     return unknown(span);
   }
-  if (entry->builtin == typed::Builtin::kFunc && instance_.context.kind != ContextKind::kRegs) {
+  bool has_function = instance_.context.kind == ContextKind::kRegs &&
+                      instance_.context.probe != ProbeKind::kUsdt;
+  if (entry->builtin == typed::Builtin::kFunc && !has_function) {
     diagnostics_.error(span, "func is only there in uprobe, kprobe and kretprobe");
     return unknown(span);
   }
@@ -151,11 +153,12 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
   constexpr std::array kOffsets = {regs::kDi, regs::kSi, regs::kDx,
                                    regs::kCx, regs::kR8, regs::kR9};
   ProbeKind kind = instance_.context.probe;
+  if (kind == ProbeKind::kUsdt) return lower_usdt_argument(index, span);
   if (kind == ProbeKind::kTracepoint) {
     diagnostics_.error(span, "arg{} is not there in a tracepoint", index)
         .with_hint("use its fields: args.name");
   } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe) {
-    diagnostics_.error(span, "arg{} is only there in uprobe and kprobe", index);
+    diagnostics_.error(span, "arg{} is only there in uprobe, kprobe and usdt", index);
   } else if (index >= kOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
