@@ -23,8 +23,9 @@
 namespace spile::abi {
 
 inline constexpr uint64_t kJournalMagic = 0x6c616e726a6c7073;  // "spljrnal"
-inline constexpr uint32_t kJournalVersion = 1;
+inline constexpr uint32_t kJournalVersion = 2;
 inline constexpr uint32_t kMaxRegions = 16;
+inline constexpr uint32_t kMaxSemaphores = 128;
 
 enum class JournalState : uint32_t { kInit, kMapped, kPatching, kAttached, kDetaching, kDetached };
 
@@ -40,6 +41,25 @@ struct RegionEntry {
 };
 static_assert(sizeof(RegionEntry) == 32);
 
+/// Adding 1 cannot be done twice without harm, so both values are written down before the counter
+/// changes: whoever comes after a tracer that died sees by the counter whether it had changed.
+enum class SemaphoreState : uint32_t {
+  kListed,    ///< not touched yet
+  kRaising,   ///< it goes from `before` to `after`
+  kRaised,    ///< the process has one more than without us
+  kLowering,  ///< it goes from `before` to `after`
+  kLowered,   ///< done with
+};
+
+/// The counter of a static tracepoint (USDT), in data of the target. Written by the tracer.
+struct SemaphoreEntry {
+  uint64_t address;  ///< of the 16-bit counter, in the target
+  uint64_t site;     ///< of a SiteEntry that goes with it: while that holds our bytes, so does this
+  SemaphoreState state;
+  uint16_t before, after;
+};
+static_assert(sizeof(SemaphoreEntry) == 24);
+
 /// Written by the tracer. Process ids are those of the tracer's pid namespace.
 struct Journal {
   uint64_t magic;
@@ -54,10 +74,11 @@ struct Journal {
   uint32_t region_count;
   uint64_t stub_address;  ///< where injected stub bytes may be left over in the target; 0: nowhere
   uint32_t stub_size;
-  uint32_t reserved;
+  uint32_t semaphore_count;  ///< entries of `semaphores` in use
   RegionEntry regions[kMaxRegions];
+  SemaphoreEntry semaphores[kMaxSemaphores];
 };
-static_assert(sizeof(Journal) == 64 + 32 * kMaxRegions);
-static_assert(offsetof(Journal, regions) % 8 == 0);
+static_assert(sizeof(Journal) == 64 + 32 * kMaxRegions + 24 * kMaxSemaphores);
+static_assert(offsetof(Journal, regions) % 8 == 0 && offsetof(Journal, semaphores) % 8 == 0);
 
 }  // namespace spile::abi

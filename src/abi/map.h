@@ -26,6 +26,10 @@
 //                     this entry is deleted and its link frozen
 //   in a bucket word: +1 at every change, never marked
 //   in free_head:     +1 at every change; free entries are chained through their links
+//
+// Stack maps keep call stacks by their hash, for good: a slot of values is a StackHead and then
+// value_size bytes of addresses. The slot of a stack is the first from `id & bucket_mask` on that
+// holds its id or is free (0). rt/stack_ops.h says how slots are filled.
 #pragma once
 
 #include <stddef.h>
@@ -34,7 +38,7 @@
 namespace spile::abi {
 
 /// Same order as bundle::MapKind.
-enum class RtMapKind : uint32_t { kHash, kArray, kPerCpuHash, kPerCpuArray, kRing };
+enum class RtMapKind : uint32_t { kHash, kArray, kPerCpuHash, kPerCpuArray, kRing, kStacks };
 
 /// What a program's map pointer points to. Addresses are those of the address space the descriptor
 /// is used in: the target's in the code region, the tracer's in the tracer's private copy.
@@ -43,7 +47,7 @@ struct RtMap {
   uint32_t key_size;        ///< bytes
   uint32_t value_size;      ///< bytes, of one CPU
   uint32_t max_entries;     ///< arrays: indices; hashes: keys. Rings: 0
-  uint32_t value_stride;    ///< value_size rounded up to 8
+  uint32_t value_stride;    ///< value_size rounded up to 8; stacks: with the StackHead
   uint32_t cpu_mask;        ///< per-CPU maps and rings: slots - 1 (a power of two); else 0
   uint64_t values;          ///< address of value 0 of CPU 0
   uint64_t per_cpu_stride;  ///< bytes from one CPU's values to the next's, multiple of 64; 0 when
@@ -53,7 +57,7 @@ struct RtMap {
   uint64_t heads;         ///< address of the HashHead; the bucket words follow it
   uint64_t entries;       ///< address of entry 0
   uint32_t entry_stride;  ///< sizeof(HashEntry) + key_size rounded up to 8
-  uint32_t bucket_mask;   ///< buckets - 1 (a power of two)
+  uint32_t bucket_mask;   ///< buckets - 1 (a power of two); stacks: slots - 1
   uint64_t seed;          ///< of the hash function, random per map
 
   // Rings: see ring.h.
@@ -81,6 +85,17 @@ struct HashEntry {
   uint64_t hash;
 };
 static_assert(sizeof(HashEntry) == 16);
+
+/// Front of a slot of a stack map; the addresses follow, the innermost first. Written by the
+/// target.
+struct StackHead {
+  uint64_t id;     ///< hash of the addresses, never 0; 0: the slot is free
+  uint64_t count;  ///< addresses; 0 until they are all there
+};
+static_assert(sizeof(StackHead) == 16);
+
+/// As deep as the kernel looks (kernel.perf_event_max_stack as it comes).
+inline constexpr uint32_t kMaxStackFrames = 127;
 
 /// Entries beyond max_entries, for threads that are about to insert: one that is preempted with an
 /// entry in its hands must not make the map look full to others.

@@ -6,6 +6,11 @@
 //
 //   bucket   overflowed | key, return address | ... 7 cells, 128 bytes, two cache lines
 //
+// A note that nobody took back (its call ended by an exception, longjmp, the end of its thread)
+// must not be taken for another call that comes to the same slot with the same return address. So a
+// tail jump *arms* the notes of the calls that it may be part of, and the entry of the function
+// that it leads to, which can be called too, keeps an armed note and drops any other.
+//
 // A cell belongs to the thread that runs on the stack of its slot; others only claim cells that are
 // empty (key 0), and empty cells whose slot no longer holds the return address:
 //
@@ -22,7 +27,7 @@ namespace spile::abi {
 
 struct PendingCell {
   uint64_t key;             ///< slot << 16 | number, with a mark or none; 0: empty
-  uint64_t return_address;  ///< what the slot held: a frame that is gone does not count
+  uint64_t return_address;  ///< what the slot held, and kPendingArmed
 };
 
 inline constexpr uint32_t kPendingCells = 7;
@@ -33,6 +38,10 @@ struct PendingBucket {
   PendingCell cells[kPendingCells];
 };
 static_assert(sizeof(PendingBucket) == 128);
+
+/// In PendingCell::return_address: the call is in a jump to another function. User addresses lie
+/// below.
+inline constexpr uint64_t kPendingArmed = uint64_t{1} << 63;
 
 /// Room for 229,376 calls under way at once; pages are only used where calls are.
 inline constexpr uint64_t kPendingBuckets = uint64_t{1} << 15;

@@ -42,8 +42,9 @@ Result<void> CallRules::argument(CheckState& state, Call& call, int reg) {
   ArgType type = call.helper->args[static_cast<size_t>(reg - 1)];
   switch (type) {
     case ArgType::kNone: return {};
-    case ArgType::kMap: return map(state, call, reg, false);
-    case ArgType::kRing: return map(state, call, reg, true);
+    case ArgType::kMap:
+    case ArgType::kRing:
+    case ArgType::kStacks: return map(state, call, reg, type);
     case ArgType::kMapKey: return map_memory(state, call, reg, true);
     case ArgType::kMapValue: return map_memory(state, call, reg, false);
     case ArgType::kReadMemory: return sized_memory(state, call, reg, false);
@@ -81,14 +82,28 @@ Result<void> CallRules::plain(const CheckState& state, Call& call, int reg, ArgT
   }
 }
 
-Result<void> CallRules::map(const CheckState& state, Call& call, int reg, bool is_ring) {
+namespace {
+
+/// Which argument type a map of this kind is.
+ArgType argument_for(MapKind kind) {
+  if (kind == MapKind::kRing) return ArgType::kRing;
+  return kind == MapKind::kStacks ? ArgType::kStacks : ArgType::kMap;
+}
+
+const char* describe(ArgType type) {
+  if (type == ArgType::kRing) return "a ring map";
+  return type == ArgType::kStacks ? "a stack map" : "a hash or array map";
+}
+
+}  // namespace
+
+Result<void> CallRules::map(const CheckState& state, Call& call, int reg, ArgType expected) {
   const RegState& arg = state.regs[static_cast<size_t>(reg)];
-  const char* expected = is_ring ? "a ring map" : "a hash or array map";
-  if (arg.kind != RegKind::kMap) return register_error(call.at, reg, arg, expected);
-  bool found_ring = env_.maps[static_cast<size_t>(arg.map)].kind == MapKind::kRing;
-  if (found_ring != is_ring) {
+  if (arg.kind != RegKind::kMap) return register_error(call.at, reg, arg, describe(expected));
+  ArgType found = argument_for(env_.maps[static_cast<size_t>(arg.map)].kind);
+  if (found != expected) {
     return fail(ErrorCode::kUnsafe, "insn {}: r{} is map {}, which is {}, expected {}", call.at,
-                reg, arg.map, found_ring ? "a ring" : "not a ring", expected);
+                reg, arg.map, describe(found), describe(expected));
   }
   call.facts.map = arg.map;
   return {};

@@ -23,7 +23,7 @@ class CallRules {
   };
 
   Result<void> argument(CheckState& state, Call& call, int reg);
-  Result<void> map(const CheckState& state, Call& call, int reg, bool is_ring);
+  Result<void> map(const CheckState& state, Call& call, int reg, ArgType expected);
   Result<void> map_memory(CheckState& state, Call& call, int reg, bool is_key);
   Result<void> sized_memory(CheckState& state, Call& call, int reg, bool is_write);
   Result<void> size(const CheckState& state, Call& call, int reg, bool zero_allowed);

@@ -32,7 +32,7 @@
 
 namespace spile::bpf {
 
-enum class MapKind : uint8_t { kHash, kArray, kPerCpuHash, kPerCpuArray, kRing };
+enum class MapKind : uint8_t { kHash, kArray, kPerCpuHash, kPerCpuArray, kRing, kStacks };
 
 /// A map as programs see it: lddw with kPseudoMapIdx and its index in CheckEnv::maps.
 struct MapInfo {

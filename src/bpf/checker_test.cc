@@ -21,6 +21,7 @@ constexpr int kRing = 2;          // 4096 bytes
 constexpr int kPerCpu = 3;        // one value of 8 bytes a CPU
 constexpr int kWide = 4;          // 4 values of 64 bytes
 constexpr int kSmallKeyHash = 5;  // 4-byte keys, 8-byte values
+constexpr int kStacks = 6;        // of 5 frames
 
 Insn raw(uint8_t code, int dst, int src, int off, int32_t imm) {
   return {code, static_cast<uint8_t>(dst | src << 4), static_cast<int16_t>(off), imm};
@@ -34,7 +35,8 @@ class Checker : public testing::Test {
     env_.context_size = x86_64_regs::kSize;
     env_.maps = {{MapKind::kHash, 8, 16, 100}, {MapKind::kArray, 4, 8, 10},
                  {MapKind::kRing, 0, 0, 4096}, {MapKind::kPerCpuArray, 4, 8, 1},
-                 {MapKind::kArray, 4, 64, 4},  {MapKind::kHash, 4, 8, 10}};
+                 {MapKind::kArray, 4, 64, 4},  {MapKind::kHash, 4, 8, 10},
+                 {MapKind::kStacks, 4, 40, 64}};
   }
 
   static Program built(const Emit& emit) {
@@ -1023,7 +1025,7 @@ TEST_F(Checker, RefusesMapsAsAddresses) {
          [](Builder& b) { b.load_map(r1, kArray), b.load(8, r2, r1, 0); });
 }
 TEST_F(Checker, RefusesAMapThatIsNotThere) {
-  refuse("no map 6", [](Builder& b) { b.load_map(r1, 6); });
+  refuse("no map 7", [](Builder& b) { b.load_map(r1, 7); });
   refuse("no map -1", [](Builder& b) { b.load_map(r1, -1); });
 }
 TEST_F(Checker, RefusesStackOutsideItsBounds) {
@@ -1492,15 +1494,56 @@ TEST_F(Checker, RefusesTheWrongOneOfTwoRecords) {
 TEST_F(Checker, RefusesAnythingButAMapWhereAMapIsNeeded) {
   refuse("r1 is the context+0, expected a hash or array map",
          [](Builder& b) { b.call(Helper::kMapLookupElem); });
-  refuse("which is a ring, expected a hash", [](Builder& b) {
+  refuse("which is a ring map, expected a hash", [](Builder& b) {
     b.load_map(r1, kRing);
     b.call(Helper::kMapLookupElem);
   });
-  refuse("which is not a ring", [](Builder& b) {
+  refuse("which is a hash or array map, expected a ring map", [](Builder& b) {
     b.load_map(r1, kHash);
     b.mov_imm(r2, 8);
     b.mov_imm(r3, 0);
     b.call(Helper::kRingbufReserve);
+  });
+}
+TEST_F(Checker, RefusesAStackIdOfAnythingButTheContextAndAStackMap) {
+  refuse("r2 is", [](Builder& b) {
+    b.mov_imm(r2, 1);
+    b.mov_imm(r3, 0);
+    b.call(Helper::kGetStackid);
+  });
+  refuse("which is a hash or array map, expected a stack map", [](Builder& b) {
+    b.load_map(r2, kHash);
+    b.mov_imm(r3, 0);
+    b.call(Helper::kGetStackid);
+  });
+  refuse("expected the context as it came", [](Builder& b) {
+    b.mov(r1, r10);
+    b.load_map(r2, kStacks);
+    b.mov_imm(r3, 0);
+    b.call(Helper::kGetStackid);
+  });
+  refuse("which is a stack map, expected a hash or array map", [](Builder& b) {
+    b.store_imm(8, r10, -8, 0);
+    b.mov(r2, r10);
+    b.alu_imm(kAdd, r2, -8);
+    b.load_map(r1, kStacks);
+    b.call(Helper::kMapLookupElem);
+  });
+  accept([](Builder& b) {
+    b.load_map(r2, kStacks);
+    b.mov_imm(r3, bpf::kUserStack);
+    b.call(Helper::kGetStackid);
+  });
+}
+TEST_F(Checker, RefusesAnOverrideOfAnythingButTheContextAndANumber) {
+  refuse("expected the context as it came", [](Builder& b) {
+    b.mov_imm(r1, 0);
+    b.mov_imm(r2, 0);
+    b.call(Helper::kOverrideReturn);
+  });
+  refuse("r2 is", [](Builder& b) {
+    b.mov(r2, r10);
+    b.call(Helper::kOverrideReturn);
   });
 }
 TEST_F(Checker, RefusesAKeyThatIsNotInitialised) {

@@ -22,6 +22,8 @@ constexpr HelperSignature kSignatures[] = {
     {Helper::kGetCurrentPidTgid, "get_current_pid_tgid", {}, ReturnType::kScalar},
     {Helper::kGetCurrentUidGid, "get_current_uid_gid", {}, ReturnType::kScalar},
     {Helper::kGetCurrentComm, "get_current_comm", {kWriteMemory, kSize}, ReturnType::kScalar},
+    {Helper::kGetStackid, "get_stackid", {kContext, kStacks, kScalar}, ReturnType::kScalar},
+    {Helper::kOverrideReturn, "override_return", {kContext, kScalar}, ReturnType::kScalar},
     {Helper::kProbeReadUser,
      "probe_read_user",
      {kWriteMemory, kSizeOrZero, kAddress},

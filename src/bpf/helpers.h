@@ -17,6 +17,7 @@ enum class ArgType : uint8_t {
   kAddress,      ///< a number or any pointer: an address that the helper itself reads with care
   kMap,          ///< a hash or array map
   kRing,         ///< a ring map
+  kStacks,       ///< a stack map
   kMapKey,       ///< pointer to key_size initialised bytes of the map in r1
   kMapValue,     ///< pointer to value_size initialised bytes of the map in r1
   kReadMemory,   ///< pointer to initialised bytes; the next argument is how many

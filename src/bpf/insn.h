@@ -59,6 +59,8 @@ enum class Helper : int32_t {
   kGetCurrentPidTgid = 14,    ///< () -> tgid << 32 | tid
   kGetCurrentUidGid = 15,     ///< () -> gid << 32 | uid
   kGetCurrentComm = 16,       ///< (buf*, size) -> 0 or -errno
+  kGetStackid = 27,           ///< (ctx, stacks, flags) -> id of this stack, or -errno
+  kOverrideReturn = 58,       ///< (ctx, value): the function ends at once and returns value
   kProbeReadUser = 112,       ///< (dst*, size, address) -> 0 or -errno
   kProbeReadKernel = 113,     ///< (dst*, size, address) -> 0 or -errno
   kProbeReadUserStr = 114,    ///< (dst*, size, address) -> bytes with NUL, or -errno
@@ -72,6 +74,9 @@ enum class Helper : int32_t {
 };
 
 // Flags of map_update_elem.
+/// Flag of get_stackid: the user's stack; without it the kernel's.
+inline constexpr int kUserStack = 1 << 8;
+
 inline constexpr int kUpdateAny = 0, kUpdateNoExist = 1, kUpdateExist = 2;
 
 /// Offsets of registers in the context of kprobe and uprobe programs (struct pt_regs of x86-64), in

@@ -20,21 +20,34 @@ namespace spile::bundle {
 
 enum class ValueKind : uint8_t {
   kNone,
-  kInt,      ///< size 1, 2, 4, 8; is_signed
-  kString,   ///< size bytes, NUL-padded
-  kBuffer,   ///< u32 length, then size - 4 bytes: buf()
-  kPointer,  ///< 8 bytes, printed as 0x...
-  kProbe,    ///< u64 index into Bundle::probes: prints its name
-  kFunc,     ///< u64 index into Bundle::probes: prints its function
-  kTuple,    ///< fields one after the other, each at its own offset: multi-part keys
+  kInt,           ///< size 1, 2, 4, 8; is_signed
+  kString,        ///< size bytes, NUL-padded
+  kBuffer,        ///< u32 length, then size - 4 bytes: buf()
+  kPointer,       ///< 8 bytes, printed as 0x...
+  kProbe,         ///< u64 index into Bundle::probes: prints its name
+  kFunc,          ///< u64 index into Bundle::probes: prints its function
+  kTuple,         ///< fields one after the other, each at its own offset: multi-part keys
+  kUserStack,     ///< i64 id in the stack map of `frames` (negative: none), u64 process id
+  kKernelStack,   ///< i64 id alone
+  kUserSymbol,    ///< u64 address, u64 process id: usym()
+  kKernelSymbol,  ///< u64 address: ksym()
+};
+
+/// How the lines of a stack look.
+enum class StackMode : uint8_t {
+  kBpftrace,  ///< name+offset
+  kPerf,      ///< address name+offset (file)
+  kRaw,       ///< address
 };
 
 struct ValueType {
   ValueKind kind = ValueKind::kNone;
   uint32_t size = 0;  ///< bytes, whole value
   bool is_signed = true;
-  std::vector<ValueType> fields;  ///< kTuple
-  std::vector<uint32_t> offsets;  ///< kTuple: of each field, in bytes
+  std::vector<ValueType> fields;                ///< kTuple
+  std::vector<uint32_t> offsets;                ///< kTuple: of each field, in bytes
+  StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
+  uint32_t frames = 0;                          ///< stacks: the most that were asked for
   bool operator==(const ValueType&) const = default;
 };
 
@@ -48,6 +61,7 @@ enum class MapKind : uint8_t {
   kPerCpuHash,   ///< 5
   kPerCpuArray,  ///< 6, u32 key
   kRing,         ///< 27; max_entries is the size in bytes, a power of two of at least a page
+  kStacks,       ///< 7; u32 key, value_size is 8 bytes a frame
 };
 
 /// What the script keeps in it: how per-CPU values are merged and how it is printed.
@@ -62,6 +76,7 @@ enum class MapRole : uint8_t {
   kLhist,     ///< the same
   kRing,      ///< records
   kCounters,  ///< array indexed by Counter, u64 a CPU
+  kStacks,    ///< addresses by stack id
 };
 
 /// kMin and kMax keep numbers as ranks: u64 whose largest is the number sought, so that the 0 of
@@ -78,7 +93,7 @@ constexpr uint64_t number_of_rank(MapRole role, bool is_signed, uint64_t rank) {
 }
 
 /// Indices into the kCounters map: what was lost, by reason.
-enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kCount };
+enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kCount };
 
 struct MapSpec {
   std::string name;  ///< "@", "@x"; "" for internal maps
@@ -149,19 +164,25 @@ enum class ProbeKind : uint8_t {
   kUsdt
 };
 
-/// One attach point after glob expansion. Its index in Bundle::probes is its cookie.
+/// One attach point after glob expansion; inlined copies of a static tracepoint are several.
 struct Probe {
   ProbeKind kind = ProbeKind::kBegin;
   std::string name;  ///< as `probe` prints it: "uprobe:/usr/lib/x86_64-linux-gnu/libc.so.6:fopen"
   std::string function;  ///< as `func` prints it
   std::string
       path;  ///< uprobes: the file as the user's name resolved, seen from our mount namespace
-  std::string symbol;               ///< uprobe, kprobe: function. tracepoint: the event
-  std::string module;               ///< tracepoint: the category. kprobe: the module, or empty
-  uint64_t offset = 0;              ///< bytes after the symbol
-  std::optional<uint64_t> address;  ///< uprobe by address: link address. kprobe by raw address
+  std::string symbol;  ///< uprobe, kprobe: function. tracepoint: the event. usdt: its name
+  /// tracepoint: the category. kprobe: the module, or empty. usdt: the provider
+  std::string module;
+  uint64_t offset = 0;  ///< bytes after the symbol
+  /// uprobe by address, usdt: link address. kprobe by raw address
+  std::optional<uint64_t> address;
+  uint64_t semaphore = 0;  ///< usdt: link address of a 16-bit counter to hold above 0; 0: none
   uint64_t interval_ns = 0;
   int program = -1;  ///< index into Bundle::programs
+  /// Its cookie, what helper get_attach_cookie gives: the index of the first probe of the same
+  /// name, so that in maps they are one. -1: its own index.
+  int cookie = -1;
 };
 
 /// Which context a program takes: fixes what the checker allows it to read.
@@ -189,6 +210,23 @@ struct Bundle {
       false;  ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
   int start_map =
       -1;  ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
+  /// Not empty: a construct that only the kernel engine can carry ("kstack").
+  std::string needs_kernel;
+  bool reads_symbols = false;  ///< something is printed as a symbol of a process: its files matter
+
+  uint64_t cookie_of(size_t probe) const {
+    int cookie = probes.at(probe).cookie;
+    return cookie < 0 ? probe : static_cast<uint64_t>(cookie);
+  }
 };
+
+/// The map that holds stacks of at most `frames` addresses; -1: there is none.
+inline int stack_map(const Bundle& bundle, uint32_t frames) {
+  for (size_t i = 0; i < bundle.maps.size(); i++) {
+    if (bundle.maps[i].kind == MapKind::kStacks && bundle.maps[i].value_size == 8 * frames)
+      return static_cast<int>(i);
+  }
+  return -1;
+}
 
 }  // namespace spile::bundle

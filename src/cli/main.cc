@@ -63,6 +63,8 @@ void add_trace_options(CLI::App& app, Options& options) {
       ->type_name("FILE");
   app.add_option("-B", options.buffering, "line (default), full or none")
       ->check(CLI::IsMember({"line", "full", "none"}));
+  app.add_flag("--unsafe", options.trace.allow_unsafe,
+               "allow functions that change what the traced program does: override()");
   app.add_flag("-q,--quiet", options.trace.quiet, "say nothing but what the script prints");
   app.add_flag("-v,--verbose", options.trace.verbose,
                "say where each probe sits and how, and figures at the end");

@@ -63,12 +63,50 @@ std::optional<uint64_t> read_pointer(Reader& in, uint8_t encoding, LinkAddr sect
   }
 }
 
+/// Where the frame of the caller ends (the CFA), at one instruction.
+struct CfaRule {
+  bool is_known = false;
+  uint64_t reg = 0, offset = 0;
+
+  bool operator==(const CfaRule&) const = default;
+};
+/// After a call: rsp (DWARF's number 7) is one return address below.
+constexpr CfaRule kCfaAtCall{true, 7, 8};
+
+/// Runs call frame instructions up to the first that speaks of a later place. What is not simple
+/// makes the rule unknown. Source: DWARF 5, 6.4.2; 7.24 for the numbers.
+void run_cfa(Reader& in, CfaRule& rule) {
+  while (in.ok() && in.left() > 0) {
+    const auto op = in.value<uint8_t>();
+    const uint8_t packed = op & 0xc0;
+    if (packed == 0x40 || (op >= 0x01 && op <= 0x04)) return;  // advance_loc, set_loc
+    if (packed == 0x80) in.uleb128();                          // offset
+    if (packed != 0 || op == 0x00) continue;                   // restore, nop
+    switch (op) {
+      case 0x0c: rule = {true, in.uleb128(), in.uleb128()}; break;  // def_cfa
+      case 0x0d: rule.reg = in.uleb128(); break;                    // def_cfa_register
+      case 0x0e: rule.offset = in.uleb128(); break;                 // def_cfa_offset
+      case 0x05:                                                    // offset_extended
+      case 0x09:
+        in.uleb128();
+        in.uleb128();
+        break;                         // register
+      case 0x06:                       // restore_extended
+      case 0x07:                       // undefined
+      case 0x08:                       // same_value
+      case 0x2e: in.uleb128(); break;  // GNU_args_size
+      default: rule.is_known = false; return;
+    }
+  }
+}
+
 /// What a CIE tells about its FDEs.
 struct Cie {
   uint8_t pointer_encoding = kAbsPtr;
   uint8_t lsda_encoding = kOmit;
   bool has_augmentation_data = false;
   bool is_signal_frame = false;
+  CfaRule cfa;
 };
 
 std::optional<Cie> parse_cie(std::span<const uint8_t> body) {
@@ -81,10 +119,13 @@ std::optional<Cie> parse_cie(std::span<const uint8_t> body) {
   in.uleb128();                                                 // code alignment
   in.sleb128();                                                 // data alignment
   version == 1 ? in.skip(1) : static_cast<void>(in.uleb128());  // return address register
-  if (!augmentation.starts_with('z'))
-    return in.ok() && augmentation.empty() ? std::optional(cie) : std::nullopt;
+  if (!augmentation.starts_with('z')) {
+    if (!in.ok() || !augmentation.empty()) return std::nullopt;
+    run_cfa(in, cie.cfa);
+    return cie;
+  }
   cie.has_augmentation_data = true;
-  in.uleb128();  // length of the augmentation data
+  const uint64_t data_bytes = in.uleb128(), data_at = in.position();
   for (const char letter : augmentation.substr(1)) {
     switch (letter) {
       case 'R': cie.pointer_encoding = in.value<uint8_t>(); break;
@@ -99,7 +140,20 @@ std::optional<Cie> parse_cie(std::span<const uint8_t> body) {
       default: return std::nullopt;
     }
   }
-  return in.ok() ? std::optional(cie) : std::nullopt;
+  if (!in.ok()) return std::nullopt;
+  const uint64_t read_bytes = in.position() - data_at;
+  if (read_bytes <= data_bytes) {
+    in.skip(data_bytes - read_bytes);
+    run_cfa(in, cie.cfa);
+  }
+  return cie;
+}
+
+/// The rule at the function's first instruction; `in` stands behind the FDE's augmentation data.
+bool starts_at_call(Reader& in, const Cie& cie) {
+  CfaRule rule = cie.cfa;
+  run_cfa(in, rule);
+  return in.ok() && rule == kCfaAtCall;
 }
 
 std::optional<FunctionRange> parse_fde(std::span<const uint8_t> body,
@@ -113,14 +167,23 @@ std::optional<FunctionRange> parse_fde(std::span<const uint8_t> body,
   range.start = LinkAddr(*start);
   range.end = range.start + *length;
   range.is_signal_frame = cie.is_signal_frame;
-  if (!cie.has_augmentation_data) return range;
-  in.uleb128();
+  if (!cie.has_augmentation_data) {
+    range.starts_at_call = starts_at_call(in, cie);
+    return range;
+  }
+  const uint64_t data_bytes = in.uleb128(), data_at = in.position();
   if (cie.lsda_encoding != kOmit) {
     const auto lsda = read_pointer(in, cie.lsda_encoding, addr);
     if (!lsda) return std::nullopt;
     if (*lsda != 0) range.lsda = LinkAddr(*lsda);
   }
-  return in.ok() ? std::optional(range) : std::nullopt;
+  if (!in.ok()) return std::nullopt;
+  const uint64_t read_bytes = in.position() - data_at;
+  if (read_bytes <= data_bytes) {
+    in.skip(data_bytes - read_bytes);
+    range.starts_at_call = starts_at_call(in, cie);
+  }
+  return range;
 }
 
 /// Walks the entries of .eh_frame one after the other. A CIE always lies before its FDEs.

@@ -22,6 +22,9 @@ struct FunctionRange {
   LinkAddr start, end;           ///< [start, end)
   std::optional<LinkAddr> lsda;  ///< its call-site table
   bool is_signal_frame = false;  ///< __restore_rt: nobody returns to it by `ret`
+  /// At `start` the return address is at the stack pointer (the CFA is rsp + 8): it is entered by
+  /// calls. A .cold part is not.
+  bool starts_at_call = false;
 
   bool contains(LinkAddr a) const { return a >= start && a < end; }
 };

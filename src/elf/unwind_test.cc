@@ -9,6 +9,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "elf/symbol.h"
 #include "elf/test_files.h"
 
 namespace {
@@ -167,6 +168,34 @@ TEST(UnwindTable, OfLibstdcxxHasPadsOnlyInsideFunctions) {
   ASSERT_TRUE(pads) << pads.error().message;
   EXPECT_GT(pads->size(), 1000u);
   for (const auto pad : *pads) EXPECT_NE(table->find(pad), nullptr) << fmt::format("{}", pad);
+}
+
+// ---- how functions are entered
+// ---------------------------------------------------------------------------------
+
+TEST(UnwindTable, KnowsWhichRangesAreEnteredByCalls) {
+  auto file = File::open("/proc/self/exe");
+  ASSERT_TRUE(file);
+  auto table = UnwindTable::read(*file);
+  ASSERT_TRUE(table);
+  size_t calls = 0;
+  for (const auto& function : table->functions()) calls += function.starts_at_call;
+  EXPECT_GT(calls, table->functions().size() / 2);
+  auto symbols = read_symbols(*file);
+  ASSERT_TRUE(symbols);
+  size_t cold = 0, thrown = 0;
+  for (const auto& symbol : *symbols) {
+    const FunctionRange* range = table->find(symbol.addr);
+    if (range == nullptr || range->start != symbol.addr) continue;
+    // GCC puts what is seldom run apart and jumps there, from the middle of a frame.
+    if (symbol.name.find("catches") != std::string_view::npos) {
+      bool is_cold = symbol.name.ends_with(".cold");
+      EXPECT_EQ(range->starts_at_call, !is_cold) << symbol.name;
+      (is_cold ? cold : thrown)++;
+    }
+  }
+  EXPECT_GT(thrown, 0u);
+  EXPECT_GT(cold, 0u) << "no .cold part of catches(): the test sees only one sort";
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ namespace spile::kernel_engine {
 
 namespace {
 
-constexpr int kTraceUprobeMulti = 48;  // enum bpf_attach_type, Linux 6.6
+constexpr int kTraceUprobeMulti = 48;       // enum bpf_attach_type, Linux 6.6
 constexpr uint32_t kUprobeMultiReturn = 1;  // BPF_F_UPROBE_MULTI_RETURN
 
 Result<std::string> read_line(const std::string& path) {
@@ -46,6 +46,18 @@ Result<int> return_bit(const std::string& pmu) {
   if (colon == std::string::npos)
     return fail(ErrorCode::kCorrupt, "{}/format/retprobe: '{}'", pmu, line);
   return std::atoi(line.c_str() + colon + 1);
+}
+
+/// The counter's file offset has the upper half of config (Linux 4.20): "config:32-63".
+Result<void> set_semaphore(const UprobeSite& site, perf_event_attr& attr) {
+  auto line = read_line("/sys/bus/event_source/devices/uprobe/format/ref_ctr_offset");
+  if (!line || *line != "config:32-63")
+    return fail(ErrorCode::kUnsupported, "this kernel cannot raise the semaphore of a usdt probe");
+  if (site.semaphore.value > UINT32_MAX)
+    return fail(ErrorCode::kUnsupported, "the semaphore at {} is too far into the file",
+                site.semaphore);
+  attr.config |= site.semaphore.value << 32;
+  return {};
 }
 
 Result<Fd> perf_event_open(perf_event_attr& attr, pid_t pid, int cpu) {
@@ -84,10 +96,9 @@ Result<std::string> tracefs() {
 
 Result<Link> attach_uprobe(int program_fd,
                            const std::string& path,
-                           FileOffset offset,
+                           const UprobeSite& site,
                            UprobeMoment moment,
-                           pid_t pid,
-                           uint64_t cookie) {
+                           pid_t pid) {
   SPILE_TRY(uint32_t type, pmu_type("uprobe"));
   perf_event_attr attr = {};
   attr.type = type;
@@ -96,12 +107,13 @@ Result<Link> attach_uprobe(int program_fd,
     attr.config |= uint64_t{1} << bit;
   }
   attr.uprobe_path = reinterpret_cast<uint64_t>(path.c_str());
-  attr.probe_offset = offset.value;
+  attr.probe_offset = site.offset.value;
+  if (site.semaphore.value != 0) SPILE_TRY_VOID(set_semaphore(site, attr));
   auto event = perf_event_open(attr, pid, pid < 0 ? 0 : -1);
   if (!event)
     return forward(event, "{} {}+{}", moment == UprobeMoment::kReturn ? "uretprobe" : "uprobe",
-                   path, offset);
-  return link_event(std::move(*event), program_fd, cookie);
+                   path, site.offset);
+  return link_event(std::move(*event), program_fd, site.cookie);
 }
 
 Result<Link> attach_kprobe(
@@ -166,9 +178,10 @@ Result<Link> attach_uprobe_multi(int program_fd,
                                  std::span<const UprobeSite> sites,
                                  UprobeMoment moment,
                                  pid_t pid) {
-  std::vector<uint64_t> offsets, cookies;
+  std::vector<uint64_t> offsets, semaphores, cookies;
   for (const UprobeSite& site : sites) {
     offsets.push_back(site.offset.value);
+    semaphores.push_back(site.semaphore.value);
     cookies.push_back(site.cookie);
   }
   // union bpf_attr.link_create of 6.6; the system's header does not have uprobe_multi.
@@ -181,6 +194,7 @@ Result<Link> attach_uprobe_multi(int program_fd,
   attr.attach_type = kTraceUprobeMulti;
   attr.path = reinterpret_cast<uint64_t>(path.c_str());
   attr.offsets = reinterpret_cast<uint64_t>(offsets.data());
+  attr.ref_ctr_offsets = reinterpret_cast<uint64_t>(semaphores.data());
   attr.cookies = reinterpret_cast<uint64_t>(cookies.data());
   attr.cnt = static_cast<uint32_t>(sites.size());
   if (moment == UprobeMoment::kReturn) attr.multi_flags |= kUprobeMultiReturn;

@@ -20,13 +20,18 @@ struct Link {
 /// Where a uprobe fires: at the instruction, or when the function that begins there returns.
 enum class UprobeMoment : uint8_t { kEntry, kReturn };
 
+struct UprobeSite {
+  FileOffset offset;
+  FileOffset semaphore;  ///< the kernel adds 1 there while the probe is in place; 0: none
+  uint64_t cookie;
+  size_t probe;  ///< index into Bundle::probes
+};
 /// pid -1: every process.
 Result<Link> attach_uprobe(int program_fd,
                            const std::string& path,
-                           FileOffset offset,
+                           const UprobeSite& site,
                            UprobeMoment moment,
-                           pid_t pid,
-                           uint64_t cookie);
+                           pid_t pid);
 /// `function` and `offset`, or an address where `function` is empty.
 Result<Link> attach_kprobe(
     int program_fd, const std::string& function, uint64_t offset, bool is_return, uint64_t cookie);
@@ -37,10 +42,6 @@ Result<Link> attach_tracepoint(int program_fd,
 /// Fires every `period_ns` on one CPU.
 Result<Link> attach_interval(int program_fd, uint64_t period_ns, uint64_t cookie);
 
-struct UprobeSite {
-  FileOffset offset;
-  uint64_t cookie;
-};
 /// One uprobe.multi link. pid 0: every process.
 Result<Link> attach_uprobe_multi(int program_fd,
                                  const std::string& path,

@@ -13,8 +13,8 @@
 #include "kernel_engine/attach.h"
 #include "kernel_engine/maps.h"
 #include "kernel_engine/program.h"
+#include "kernel_engine/uprobe_sites.h"
 #include "os/process.h"
-#include "symbols/module_symbols.h"
 
 namespace spile::kernel_engine {
 
@@ -41,8 +41,9 @@ LoadType load_type(ProbeKind kind) {
   }
 }
 
-bool is_uprobe(ProbeKind kind) {
-  return kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe;
+/// Placed by the kernel's uprobes.
+bool is_user_code(ProbeKind kind) {
+  return kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe || kind == ProbeKind::kUsdt;
 }
 
 UprobeMoment moment_of(ProbeKind kind) {
@@ -53,60 +54,12 @@ const char* name_of(ProbeKind kind) {
   return kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe";
 }
 
-/// File offsets of uprobes; a file's symbols are read once.
-class SiteResolver {
- public:
-  /// More than one where static functions share a name.
-  Result<std::vector<FileOffset>> resolve(const Probe& probe) {
-    auto& module = modules_[probe.path];
-    if (!module) {
-      auto loaded = symbols::ModuleSymbols::load(probe.path);
-      if (!loaded) return std::unexpected(std::move(loaded.error()));
-      module = std::make_unique<symbols::ModuleSymbols>(std::move(*loaded));
-    }
-    std::vector<LinkAddr> addresses;
-    if (probe.address) {
-      addresses.push_back(LinkAddr(*probe.address));
-    } else {
-      SPILE_TRY(addresses, addresses_of(probe, *module));
-    }
-    std::vector<FileOffset> offsets;
-    for (LinkAddr address : addresses) {
-      auto offset = module->file().to_offset(address);
-      if (!offset)
-        return fail(ErrorCode::kInvalid, "{}: {} is not in the file", probe.path, address);
-      if (std::ranges::find(offsets, *offset) == offsets.end()) offsets.push_back(*offset);
-    }
-    return offsets;
-  }
-
- private:
-  /// An IFUNC's address is that of its resolver, which runs once, before main: refused, as in the
-  /// user engine.
-  static Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
-                                                    const symbols::ModuleSymbols& module) {
-    std::vector<LinkAddr> addresses;
-    bool is_ifunc = false;
-    for (const symbols::Function* f : module.find(probe.symbol)) {
-      if (f->type == elf::SymbolType::kIfunc)
-        is_ifunc = true;
-      else
-        addresses.push_back(f->addr + probe.offset);
-    }
-    if (addresses.empty() && is_ifunc) {
-      return fail(ErrorCode::kUnsupported,
-                  "{} in {} is an IFUNC: its symbol is the resolver that picks an implementation "
-                  "for this CPU, not the function; "
-                  "probe the implementation itself",
-                  probe.symbol, probe.path);
-    }
-    if (addresses.empty())
-      return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
-    return addresses;
-  }
-
-  std::map<std::string, std::unique_ptr<symbols::ModuleSymbols>> modules_;
-};
+bool calls(const bundle::Program& program, bpf::Helper helper) {
+  return std::ranges::any_of(program.code, [&](const bpf::Insn& insn) {
+    return insn.code == (bpf::kClassJmp | bpf::kCall) && insn.src() == bpf::kCallHelper &&
+           insn.imm == static_cast<int32_t>(helper);
+  });
+}
 
 struct RingDeleter {
   void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
@@ -125,6 +78,9 @@ class KernelTrace final : public engine::Trace {
   Result<std::vector<engine::MapEntry>> read_map(int map) override { return maps_->read(map); }
   Result<void> clear_map(int map) override { return maps_->clear(map); }
   Result<void> zero_map(int map) override { return maps_->zero(map); }
+  Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override {
+    return maps_->read_stack(map, id);
+  }
   Result<void> run_end() override { return run_all(ProbeKind::kEnd); }
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
@@ -132,11 +88,17 @@ class KernelTrace final : public engine::Trace {
 
  private:
   Result<int> program(int index, LoadType type);
+  bool overrides(const Probe& probe) const {
+    return probe.program >= 0 && calls(bundle_.programs.at(static_cast<size_t>(probe.program)),
+                                       bpf::Helper::kOverrideReturn);
+  }
+  Result<void> refuse_overrides_of_programs() const;
   Result<void> open_ring();
   Result<void> run_all(ProbeKind kind);
   Result<void> attach_probe(size_t index);
-  Result<void> attach_single_uprobe(size_t index, FileOffset offset);
+  Result<void> attach_single_uprobe(const UprobeSite& site);
   Result<void> attach_uprobes();
+  Result<std::vector<UprobeSite>> find_uprobe_sites(const std::vector<size_t>& probes);
   Result<void> attach_uprobe_group(const std::string& path,
                                    int program_index,
                                    const std::vector<size_t>& probes);
@@ -206,39 +168,48 @@ Result<void> KernelTrace::run_all(ProbeKind kind) {
   return {};
 }
 
-Result<void> KernelTrace::attach_single_uprobe(size_t index, FileOffset offset) {
-  const Probe& probe = bundle_.probes[index];
+Result<void> KernelTrace::attach_single_uprobe(const UprobeSite& site) {
+  const Probe& probe = bundle_.probes[site.probe];
   SPILE_TRY(int fd, program(probe.program, LoadType::kKprobe));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{-1} : scope_.pids;
   for (pid_t pid : pids) {
-    SPILE_TRY(Link link,
-              attach_uprobe(fd, probe.path, offset, moment_of(probe.kind), pid, index));
+    SPILE_TRY(Link link, attach_uprobe(fd, probe.path, site, moment_of(probe.kind), pid));
     links_.push_back(std::move(link));
   }
-  report(index, fmt::format("{} (perf event)", name_of(probe.kind)), offset.value);
+  report(site.probe, fmt::format("{} (perf event)", name_of(probe.kind)), site.offset.value);
   return {};
+}
+
+/// The places of these probes. One of many that cannot be probed is left out by name.
+Result<std::vector<UprobeSite>> KernelTrace::find_uprobe_sites(const std::vector<size_t>& probes) {
+  std::vector<UprobeSite> sites;
+  std::optional<Error> refused;
+  for (size_t index : probes) {
+    auto found = resolver_.resolve(bundle_.probes[index]);
+    if (found) {
+      for (const FileSite& site : *found)
+        sites.push_back({site.offset, site.semaphore, bundle_.cookie_of(index), index});
+      continue;
+    }
+    ErrorCode code = found.error().code;
+    bool is_refusal = code == ErrorCode::kUnsupported || code == ErrorCode::kUnsafe ||
+                      code == ErrorCode::kInvalid;
+    if (!is_refusal || probes.size() == 1) return std::unexpected(std::move(found.error()));
+    refuse(index, found.error().message);
+    if (!refused) refused = std::move(found.error());
+  }
+  if (sites.empty() && refused) return std::unexpected(std::move(*refused));
+  return sites;
 }
 
 Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
                                               int program_index,
                                               const std::vector<size_t>& probes) {
-  std::vector<UprobeSite> sites;
-  for (size_t index : probes) {
-    auto offsets = resolver_.resolve(bundle_.probes[index]);
-    if (!offsets && offsets.error().code == ErrorCode::kUnsupported && probes.size() > 1) {
-      refuse(index, offsets.error().message);
-      continue;
-    }
-    if (!offsets) return std::unexpected(std::move(offsets.error()));
-    for (FileOffset offset : *offsets) sites.push_back({offset, index});
-  }
-  if (sites.empty())
-    return fail(ErrorCode::kUnsupported, "{}: no function that could be probed", path);
+  SPILE_TRY(const auto sites, find_uprobe_sites(probes));
   SPILE_TRY_VOID(refuse_patched_sites(path, sites));
   ProbeKind kind = bundle_.probes[probes.front()].kind;  // a program has probes of one kind
   if (options_.force_perf_uprobes || !has_uprobe_multi(!scope_.pids.empty())) {
-    for (const UprobeSite& site : sites)
-      SPILE_TRY_VOID(attach_single_uprobe(site.cookie, site.offset));
+    for (const UprobeSite& site : sites) SPILE_TRY_VOID(attach_single_uprobe(site));
     return {};
   }
   SPILE_TRY(int fd, program(program_index, LoadType::kUprobeMulti));
@@ -248,7 +219,7 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
     links_.push_back(std::move(link));
   }
   for (const UprobeSite& site : sites)
-    report(site.cookie, fmt::format("{} (uprobe.multi)", name_of(kind)), site.offset.value);
+    report(site.probe, fmt::format("{} (uprobe.multi)", name_of(kind)), site.offset.value);
   return {};
 }
 
@@ -258,7 +229,7 @@ Result<void> KernelTrace::attach_uprobes() {
   std::vector<std::pair<std::string, int>> order;
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
     const Probe& probe = bundle_.probes[i];
-    if (!is_uprobe(probe.kind)) continue;
+    if (!is_user_code(probe.kind)) continue;
     auto key = std::pair(probe.path, probe.program);
     if (groups[key].empty()) order.push_back(key);
     groups[key].push_back(i);
@@ -274,10 +245,11 @@ Result<void> KernelTrace::attach_probe(size_t index) {
     case ProbeKind::kBegin:
     case ProbeKind::kEnd:
     case ProbeKind::kUprobe:
-    case ProbeKind::kUretprobe: return {};  // run_all, attach_uprobes
+    case ProbeKind::kUretprobe:
+    case ProbeKind::kUsdt: return {};  // run_all, attach_uprobes
     case ProbeKind::kInterval: {
       SPILE_TRY(int fd, program(probe.program, LoadType::kPerfEvent));
-      SPILE_TRY(Link link, attach_interval(fd, probe.interval_ns, index));
+      SPILE_TRY(Link link, attach_interval(fd, probe.interval_ns, bundle_.cookie_of(index)));
       links_.push_back(std::move(link));
       report(index, "perf event cpu-clock");
       return {};
@@ -290,19 +262,31 @@ Result<void> KernelTrace::attach_probe(size_t index) {
           probe.module.empty() ? probe.symbol : probe.module + ":" + probe.symbol;
       if (probe.address) function.clear();
       SPILE_TRY(Link link, attach_kprobe(fd, function, probe.address.value_or(probe.offset),
-                                         is_return, index));
+                                         is_return, bundle_.cookie_of(index)));
       links_.push_back(std::move(link));
       report(index, is_return ? "kretprobe (perf event)" : "kprobe (perf event)");
       return {};
     }
     case ProbeKind::kTracepoint: {
       SPILE_TRY(int fd, program(probe.program, LoadType::kTracepoint));
-      SPILE_TRY(Link link, attach_tracepoint(fd, probe.module, probe.symbol, index));
+      SPILE_TRY(Link link,
+                attach_tracepoint(fd, probe.module, probe.symbol, bundle_.cookie_of(index)));
       links_.push_back(std::move(link));
       report(index, "tracepoint (perf event)");
       return {};
     }
-    case ProbeKind::kUsdt: return fail(ErrorCode::kUnsupported, "usdt is not built yet");
+  }
+  return {};
+}
+
+/// The kernel overrides functions of its own that are made for it, none of programs.
+Result<void> KernelTrace::refuse_overrides_of_programs() const {
+  for (const Probe& probe : bundle_.probes) {
+    if (!overrides(probe) || probe.kind == ProbeKind::kKprobe) continue;
+    return fail(ErrorCode::kUnsupported,
+                "{}: the kernel cannot override functions of programs; the user engine can: give "
+                "-p PID or -c COMMAND, and --engine user",
+                probe.name);
   }
   return {};
 }
@@ -317,10 +301,14 @@ Result<void> KernelTrace::start() {
     if (!pidfd) return forward(pidfd, "trace process {}", pid);
     processes_.push_back(std::move(*pidfd));
   }
+  SPILE_TRY_VOID(refuse_overrides_of_programs());
   SPILE_TRY(maps_, Maps::create(bundle_.maps));
   for (const Probe& probe : bundle_.probes) {
-    if (is_uprobe(probe.kind) || probe.program < 0) continue;
+    if (is_user_code(probe.kind) || probe.program < 0) continue;
     auto loaded = program(probe.program, load_type(probe.kind));
+    if (!loaded && overrides(probe))
+      return forward(loaded, "{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE",
+                     probe.name);
     if (!loaded) return forward(loaded, "{}", probe.name);
   }
   SPILE_TRY_VOID(open_ring());
@@ -331,6 +319,11 @@ Result<void> KernelTrace::start() {
   SPILE_TRY_VOID(attach_uprobes());
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
     auto attached = attach_probe(i);
+    if (!attached && overrides(bundle_.probes[i]))
+      return forward(attached,
+                     "attach {}: override() works at functions listed in "
+                     "/sys/kernel/debug/error_injection/list",
+                     bundle_.probes[i].name);
     if (!attached) return forward(attached, "attach {}", bundle_.probes[i].name);
   }
   return {};
@@ -379,6 +372,7 @@ Result<engine::Stats> KernelTrace::stats() {
   SPILE_TRY(stats.ring_lost, sum_counter(bundle::Counter::kRingLost));
   SPILE_TRY(stats.map_full, sum_counter(bundle::Counter::kMapFull));
   SPILE_TRY(stats.read_failed, sum_counter(bundle::Counter::kReadFailed));
+  SPILE_TRY(stats.stacks_lost, sum_counter(bundle::Counter::kStackLost));
   uint64_t time_ns = 0;
   for (const auto& [key, fd] : programs_) {
     if (!fd || key.second == LoadType::kTestRun) continue;
@@ -387,8 +381,7 @@ Result<engine::Stats> KernelTrace::stats() {
     stats.missed += counts.missed;
     time_ns += counts.time_ns;
   }
-  if (stats.hits > 0)
-    stats.estimated_hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
+  if (stats.hits > 0) stats.hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
   return stats;
 }
 

@@ -8,7 +8,7 @@
 namespace spile::kernel_engine {
 
 struct Options {
-  /// Let the kernel count and time program runs, for Stats::hits and estimated_hit_ns. Costs some
+  /// Let the kernel count and time program runs, for Stats::hits and hit_ns. Costs some
   /// 30 ns a hit.
   bool measure = false;
   /// One perf event for every uprobe even where uprobe.multi works.

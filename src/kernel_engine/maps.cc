@@ -4,6 +4,7 @@
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -21,6 +22,7 @@ enum bpf_map_type kernel_type(MapKind kind) {
     case MapKind::kPerCpuHash: return BPF_MAP_TYPE_PERCPU_HASH;
     case MapKind::kPerCpuArray: return BPF_MAP_TYPE_PERCPU_ARRAY;
     case MapKind::kRing: return BPF_MAP_TYPE_RINGBUF;
+    case MapKind::kStacks: return BPF_MAP_TYPE_STACK_TRACE;
   }
   return BPF_MAP_TYPE_UNSPEC;
 }
@@ -129,6 +131,18 @@ Result<std::vector<engine::MapEntry>> Maps::read(int map) const {
     entries.push_back(std::move(entry));
   }
   return entries;
+}
+
+/// The kernel fills what a stack leaves free of its room with zeroes.
+Result<std::vector<uint64_t>> Maps::read_stack(int map, uint64_t id) const {
+  const MapSpec& spec = specs_.at(map);
+  std::vector<uint64_t> frames(spec.value_size / 8);
+  auto key = static_cast<uint32_t>(id);
+  int err = bpf_map_lookup_elem(fd(map), &key, frames.data());
+  if (err == -ENOENT) return fail(ErrorCode::kNotFound, "no stack {}", key);
+  if (err < 0) return fail_errno(-err, "read the stack {}", key);
+  frames.erase(std::ranges::find(frames, uint64_t{0}), frames.end());
+  return frames;
 }
 
 Result<void> Maps::clear(int map) const {

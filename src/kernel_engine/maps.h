@@ -17,6 +17,8 @@ class Maps {
 
   /// Entries that come and go meanwhile may be in it or not; none is torn in its key.
   Result<std::vector<engine::MapEntry>> read(int map) const;
+  /// The addresses that the kernel keeps under a stack id. Errors: not found.
+  Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) const;
   Result<void> clear(int map) const;
   Result<void> zero(int map) const;
   /// Sets one value of an array on every CPU.

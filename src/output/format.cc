@@ -174,7 +174,7 @@ Result<std::string> format_value(const Conversion& conversion, const Value& valu
 Result<std::string> format_printf(std::string_view format,
                                   std::span<const bundle::RecordField> fields,
                                   std::span<const uint8_t> record,
-                                  const bundle::Bundle& bundle) {
+                                  const Meaning& meaning) {
   FormatReader reader(format);
   std::string out;
   size_t next = 0;
@@ -188,7 +188,7 @@ Result<std::string> format_printf(std::string_view format,
     }
     if (next >= fields.size())
       return fail(ErrorCode::kInternal, "a format takes more than its {} arguments", fields.size());
-    SPILE_TRY(const Value value, read_field(fields[next++], record, bundle));
+    SPILE_TRY(const Value value, read_field(fields[next++], record, meaning));
     SPILE_TRY(const std::string text, format_value(conversion, value));
     out += text;
   }

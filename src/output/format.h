@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "bundle/bundle.h"
+#include "output/names.h"
 
 namespace spile::output {
 
@@ -23,7 +24,7 @@ namespace spile::output {
 Result<std::string> format_printf(std::string_view format,
                                   std::span<const bundle::RecordField> fields,
                                   std::span<const uint8_t> record,
-                                  const bundle::Bundle& bundle);
+                                  const Meaning& meaning);
 
 /// strftime in the local time zone of `seconds` since 1970.
 std::string format_time(std::string_view format, int64_t seconds);

@@ -30,7 +30,7 @@ class Arguments {
                data.size());
   }
   Result<std::string> with(std::string_view format) const {
-    return format_printf(format, fields_, record_, {});
+    return format_printf(format, fields_, record_, bundle::Bundle());
   }
   std::string text(std::string_view format) const {
     auto out = with(format);

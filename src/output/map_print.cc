@@ -81,11 +81,9 @@ uint64_t divided(uint64_t bits, uint64_t by, bool is_signed) {
   return static_cast<uint64_t>(static_cast<int64_t>(bits) / static_cast<int64_t>(by));
 }
 
-Result<Value> merged_value(const bundle::Bundle& bundle,
-                           const MapSpec& spec,
-                           const MapEntry& entry) {
+Result<Value> merged_value(const Meaning& meaning, const MapSpec& spec, const MapEntry& entry) {
   switch (spec.role) {
-    case MapRole::kValue: return read_value(spec.value, entry.values[0], bundle);
+    case MapRole::kValue: return read_value(spec.value, entry.values[0], meaning);
     case MapRole::kCount: return Value::number(added_up(entry, 0), false);
     case MapRole::kSum: return Value::number(added_up(entry, 0), spec.value.is_signed);
     case MapRole::kMin:
@@ -99,19 +97,24 @@ Result<Value> merged_value(const bundle::Bundle& bundle,
   }
 }
 
-Result<Value> user_key(const bundle::Bundle& bundle, const MapSpec& spec, const MapEntry& entry) {
+/// bpftrace's.
+constexpr uint32_t kIndentInKeys = 4;
+
+Result<Value> user_key(const Meaning& meaning, const MapSpec& spec, const MapEntry& entry) {
   if (!is_keyed(spec)) return Value{};
-  return read_value(spec.key, entry.key, bundle);
+  Meaning in_key = meaning;
+  in_key.stack_indent = kIndentInKeys;
+  return read_value(spec.key, entry.key, in_key);
 }
 
-Result<std::vector<MapRow>> number_rows(const bundle::Bundle& bundle,
+Result<std::vector<MapRow>> number_rows(const Meaning& meaning,
                                         const MapSpec& spec,
                                         std::span<const MapEntry> entries) {
   std::vector<MapRow> rows;
   for (const MapEntry& entry : entries) {
     SPILE_TRY_VOID(check_entry(spec, entry));
-    SPILE_TRY(Value key, user_key(bundle, spec, entry));
-    SPILE_TRY(Value value, merged_value(bundle, spec, entry));
+    SPILE_TRY(Value key, user_key(meaning, spec, entry));
+    SPILE_TRY(Value value, merged_value(meaning, spec, entry));
     rows.push_back({std::move(key), std::move(value)});
   }
   return rows;
@@ -130,7 +133,7 @@ Result<uint32_t> bucket_of(const MapSpec& spec, const MapEntry& entry) {
 }
 
 /// Entries of one key make one row. Buckets of all keys come mixed.
-Result<std::vector<MapRow>> histogram_rows(const bundle::Bundle& bundle,
+Result<std::vector<MapRow>> histogram_rows(const Meaning& meaning,
                                            const MapSpec& spec,
                                            std::span<const MapEntry> entries) {
   std::map<std::string, size_t> row_of_key;
@@ -141,7 +144,7 @@ Result<std::vector<MapRow>> histogram_rows(const bundle::Bundle& bundle,
     const std::string key_bytes(entry.key.begin(), entry.key.end() - (is_keyed(spec) ? 8 : 4));
     const auto [place, is_new] = row_of_key.try_emplace(key_bytes, rows.size());
     if (is_new) {
-      SPILE_TRY(Value key, user_key(bundle, spec, entry));
+      SPILE_TRY(Value key, user_key(meaning, spec, entry));
       rows.push_back({std::move(key), Histogram{}});
     }
     if (const uint64_t count = added_up(entry, 0); count != 0)
@@ -200,7 +203,7 @@ std::string row_json(const MapRows& map, const MapRow& row) {
 
 }  // namespace
 
-Result<MapRows> merge_map(const bundle::Bundle& bundle,
+Result<MapRows> merge_map(const Meaning& meaning,
                           const MapSpec& spec,
                           std::span<const MapEntry> entries,
                           const PrintLimits& limits) {
@@ -208,8 +211,8 @@ Result<MapRows> merge_map(const bundle::Bundle& bundle,
     return fail(ErrorCode::kInternal, "an internal map can not be printed");
   MapRows out{spec.name,       spec.role, is_keyed(spec), spec.lhist_min, spec.lhist_max,
               spec.lhist_step, {}};
-  auto rows = is_histogram(spec.role) ? histogram_rows(bundle, spec, entries)
-                                      : number_rows(bundle, spec, entries);
+  auto rows = is_histogram(spec.role) ? histogram_rows(meaning, spec, entries)
+                                      : number_rows(meaning, spec, entries);
   if (!rows) return forward(rows, "read {}", spec.name);
   sort_rows(*rows);
   if (limits.top != 0 && rows->size() > limits.top)

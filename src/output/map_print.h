@@ -46,7 +46,7 @@ struct PrintLimits {
 /// Errors:  corrupt   an entry's key or value has another size than the map's, or there are too
 /// many values
 ///          internal  the map is none that a script can name
-Result<MapRows> merge_map(const bundle::Bundle& bundle,
+Result<MapRows> merge_map(const Meaning& meaning,
                           const bundle::MapSpec& spec,
                           std::span<const engine::MapEntry> entries,
                           const PrintLimits& limits = {});

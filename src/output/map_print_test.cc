@@ -61,19 +61,19 @@ MapSpec scalar(MapRole role, ValueType value = kInt64) {
 std::string text(const MapSpec& spec,
                  const std::vector<MapEntry>& entries,
                  PrintLimits limits = {}) {
-  const auto rows = merge_map({}, spec, entries, limits);
+  const auto rows = merge_map(bundle::Bundle(), spec, entries, limits);
   return rows ? map_text(*rows) : "error: " + rows.error().message;
 }
 
 std::string json(const MapSpec& spec,
                  const std::vector<MapEntry>& entries,
                  PrintLimits limits = {}) {
-  const auto rows = merge_map({}, spec, entries, limits);
+  const auto rows = merge_map(bundle::Bundle(), spec, entries, limits);
   return rows ? map_json(*rows) : "error: " + rows.error().message;
 }
 
 ErrorCode fault(const MapSpec& spec, const std::vector<MapEntry>& entries) {
-  const auto rows = merge_map({}, spec, entries);
+  const auto rows = merge_map(bundle::Bundle(), spec, entries);
   EXPECT_FALSE(rows);
   return rows ? ErrorCode::kInvalid : rows.error().code;
 }

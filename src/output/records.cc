@@ -43,12 +43,12 @@ Result<void> Records::run(const Action& action,
                           engine::Trace& trace) {
   switch (action.kind) {
     case ActionKind::kPrintf: {
-      SPILE_TRY(const std::string text,
-                format_printf(action.format, action.fields, record, bundle_));
+      SPILE_TRY(const std::string text, format_printf(action.format, action.fields, record,
+                                                      Meaning(bundle_, names_, &trace)));
       return output_.printf(text);
     }
     case ActionKind::kPrintMap: return print_map(action.map, {action.top, action.div}, trace);
-    case ActionKind::kPrintValue: return print_value(action, record);
+    case ActionKind::kPrintValue: return print_value(action, record, trace);
     case ActionKind::kClearMap:
       return has_map(action.map) ? trace.clear_map(action.map) : no_map(action.map);
     case ActionKind::kZeroMap:
@@ -68,9 +68,12 @@ Result<int> Records::exit_code(const Action& action, std::span<const uint8_t> re
   return static_cast<int>(code.bits);
 }
 
-Result<void> Records::print_value(const Action& action, std::span<const uint8_t> record) {
+Result<void> Records::print_value(const Action& action,
+                                  std::span<const uint8_t> record,
+                                  engine::Trace& trace) {
   if (action.fields.empty()) return fail(ErrorCode::kInternal, "print() has no value");
-  SPILE_TRY(const Value value, read_field(action.fields[0], record, bundle_));
+  SPILE_TRY(const Value value,
+            read_field(action.fields[0], record, Meaning(bundle_, names_, &trace)));
   return output_.value(value);
 }
 
@@ -101,8 +104,8 @@ Result<void> Records::no_map(int map) const {
 Result<void> Records::print_map(int map, const PrintLimits& limits, engine::Trace& trace) {
   if (!has_map(map)) return no_map(map);
   SPILE_TRY(const auto entries, trace.read_map(map));
-  SPILE_TRY(const MapRows rows,
-            merge_map(bundle_, bundle_.maps[static_cast<size_t>(map)], entries, limits));
+  SPILE_TRY(const MapRows rows, merge_map(Meaning(bundle_, names_, &trace),
+                                          bundle_.maps[static_cast<size_t>(map)], entries, limits));
   return output_.map(rows);
 }
 

@@ -15,8 +15,10 @@ namespace spile::output {
 
 class Records {
  public:
-  /// Both must outlive this.
-  Records(const bundle::Bundle& bundle, Output& output) : bundle_(bundle), output_(output) {}
+  /// All must outlive this.
+  /// `names` may be null: then addresses have none.
+  Records(const bundle::Bundle& bundle, Output& output, Names* names = nullptr)
+      : bundle_(bundle), output_(output), names_(names) {}
 
   /// Does what one record asks for. Returns the exit code when it is exit().
   ///
@@ -37,13 +39,16 @@ class Records {
                    std::span<const uint8_t> record,
                    engine::Trace& trace);
   Result<int> exit_code(const bundle::Action& action, std::span<const uint8_t> record) const;
-  Result<void> print_value(const bundle::Action& action, std::span<const uint8_t> record);
+  Result<void> print_value(const bundle::Action& action,
+                           std::span<const uint8_t> record,
+                           engine::Trace& trace);
   bool has_map(int map) const;
   Result<void> no_map(int map) const;
   Result<void> join(const bundle::Action& action, std::span<const uint8_t> record);
 
   const bundle::Bundle& bundle_;
   Output& output_;
+  Names* names_;
 };
 
 }  // namespace spile::output

@@ -34,6 +34,10 @@ class FakeTrace final : public engine::Trace {
   }
   Result<void> clear_map(int map) override { return note("clear", map); }
   Result<void> zero_map(int map) override { return note("zero", map); }
+  Result<std::vector<uint64_t>> read_stack(int, uint64_t id) override {
+    if (id != 7) return fail(ErrorCode::kNotFound, "no stack {}", id);
+    return std::vector<uint64_t>{0x1000, 0x2004};
+  }
   Result<void> run_end() override { return {}; }
   Result<void> detach() override { return {}; }
   Result<engine::Stats> stats() override { return engine::Stats{}; }

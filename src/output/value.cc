@@ -39,19 +39,41 @@ Result<Value> read_buffer(std::span<const uint8_t> bytes) {
 
 Result<Value> read_probe(const ValueType& type,
                          std::span<const uint8_t> bytes,
-                         const bundle::Bundle& bundle) {
+                         const Meaning& meaning) {
   uint64_t index = 0;
   std::memcpy(&index, bytes.data(), std::min(bytes.size(), sizeof(index)));
-  if (index >= bundle.probes.size())
-    return fail(ErrorCode::kCorrupt, "probe {} of {} is named", index, bundle.probes.size());
-  const bundle::Probe& probe = bundle.probes[index];
+  if (index >= meaning.bundle.probes.size())
+    return fail(ErrorCode::kCorrupt, "probe {} of {} is named", index,
+                meaning.bundle.probes.size());
+  const bundle::Probe& probe = meaning.bundle.probes[index];
   return Value{
       Value::Kind::kText, 0, type.kind == ValueKind::kProbe ? probe.name : probe.function, {}};
 }
 
+/// A stack or a symbol: one word, and for the user's the process behind it.
+Result<Value> read_address(const ValueType& type,
+                           std::span<const uint8_t> bytes,
+                           const Meaning& meaning) {
+  const bool is_user = type.kind == ValueKind::kUserStack || type.kind == ValueKind::kUserSymbol;
+  uint64_t words[2] = {};
+  const size_t wanted = is_user ? sizeof words : sizeof words[0];
+  if (bytes.size() < wanted)
+    return fail(ErrorCode::kInternal, "an address in {} bytes", bytes.size());
+  std::memcpy(words, bytes.data(), wanted);
+  Value out{Value::Kind::kText, 0, {}, {}};
+  if (type.kind == ValueKind::kUserSymbol) {
+    out.text = user_symbol_text(words[1], words[0], meaning);
+  } else if (type.kind == ValueKind::kKernelSymbol) {
+    out.text = kernel_symbol_text(words[0], meaning);
+  } else {
+    out.text = stack_text(type, static_cast<int64_t>(words[0]), words[1], meaning);
+  }
+  return out;
+}
+
 Result<Value> read_tuple(const ValueType& type,
                          std::span<const uint8_t> bytes,
-                         const bundle::Bundle& bundle) {
+                         const Meaning& meaning) {
   if (type.fields.size() != type.offsets.size())
     return fail(ErrorCode::kInternal, "a tuple has {} parts at {} offsets", type.fields.size(),
                 type.offsets.size());
@@ -59,7 +81,7 @@ Result<Value> read_tuple(const ValueType& type,
   for (size_t i = 0; i < type.fields.size(); i++) {
     if (type.offsets[i] > bytes.size())
       return fail(ErrorCode::kCorrupt, "part {} of a tuple lies outside", i);
-    SPILE_TRY(Value part, read_value(type.fields[i], bytes.subspan(type.offsets[i]), bundle));
+    SPILE_TRY(Value part, read_value(type.fields[i], bytes.subspan(type.offsets[i]), meaning));
     out.fields.push_back(std::move(part));
   }
   return out;
@@ -154,7 +176,7 @@ std::string tight_text(const Value& value) {
 
 Result<Value> read_value(const ValueType& type,
                          std::span<const uint8_t> bytes,
-                         const bundle::Bundle& bundle) {
+                         const Meaning& meaning) {
   if (type.size > bytes.size())
     return fail(ErrorCode::kCorrupt, "a value of {} bytes has only {}", type.size, bytes.size());
   bytes = bytes.first(type.size);
@@ -171,19 +193,23 @@ Result<Value> read_value(const ValueType& type,
     case ValueKind::kString: return read_string(bytes);
     case ValueKind::kBuffer: return read_buffer(bytes);
     case ValueKind::kProbe:
-    case ValueKind::kFunc: return read_probe(type, bytes, bundle);
-    case ValueKind::kTuple: return read_tuple(type, bytes, bundle);
+    case ValueKind::kFunc: return read_probe(type, bytes, meaning);
+    case ValueKind::kTuple: return read_tuple(type, bytes, meaning);
+    case ValueKind::kUserStack:
+    case ValueKind::kKernelStack:
+    case ValueKind::kUserSymbol:
+    case ValueKind::kKernelSymbol: return read_address(type, bytes, meaning);
   }
   return fail(ErrorCode::kInternal, "a value of unknown kind {}", static_cast<int>(type.kind));
 }
 
 Result<Value> read_field(const bundle::RecordField& field,
                          std::span<const uint8_t> record,
-                         const bundle::Bundle& bundle) {
+                         const Meaning& meaning) {
   if (field.offset > record.size())
     return fail(ErrorCode::kCorrupt, "a record of {} bytes has no field at {}", record.size(),
                 field.offset);
-  return read_value(field.type, record.subspan(field.offset), bundle);
+  return read_value(field.type, record.subspan(field.offset), meaning);
 }
 
 std::string buffer_text(std::string_view bytes) {

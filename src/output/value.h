@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "bundle/bundle.h"
+#include "output/names.h"
 
 namespace spile::output {
 
@@ -32,11 +33,11 @@ struct Value {
 /// Errors:  corrupt   too few bytes, a buffer longer than its room, a probe that does not exist
 Result<Value> read_value(const bundle::ValueType& type,
                          std::span<const uint8_t> bytes,
-                         const bundle::Bundle& bundle);
+                         const Meaning& meaning);
 /// The field of a record, which may be shorter than it says.
 Result<Value> read_field(const bundle::RecordField& field,
                          std::span<const uint8_t> record,
-                         const bundle::Bundle& bundle);
+                         const Meaning& meaning);
 
 /// As print() shows it: `(1, a)`, `0x7f00`, `a\x00b`.
 std::string to_text(const Value& value);

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <tuple>
 
 #include "lang/syntax/parser.h"
 #include "session/compile.h"
@@ -35,6 +37,7 @@ class Lister {
     switch (point.type) {
       case ProbeType::kUprobe: return uprobes(point, "uprobe");
       case ProbeType::kUretprobe: return uprobes(point, "uretprobe");
+      case ProbeType::kUsdt: return usdt(point);
       case ProbeType::kKprobe: return kprobes(point, "kprobe");
       case ProbeType::kKretprobe: return kprobes(point, "kretprobe");
       case ProbeType::kTracepoint: return tracepoints(point.target, point.function);
@@ -62,12 +65,48 @@ class Lister {
   }
 
  private:
+  Result<size_t> cpp_uprobes(const AttachPoint& point, const char* type) {
+    SPILE_TRY(auto functions, world_.cpp_functions(point.target, point.function));
+    for (const auto& [f, name] : functions) {
+      fmt::print("{}:{}:cpp:{}\n", type, f.path, f.symbol);
+      if (with_fields_) fmt::print("    {}\n", name);
+    }
+    return functions.size();
+  }
+
   Result<size_t> uprobes(const AttachPoint& point, const char* type) {
+    if (point.is_cpp) return cpp_uprobes(point, type);
     SPILE_TRY(auto functions,
               world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
     std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.path, f.symbol); });
     for (const auto& f : functions) fmt::print("{}:{}:{}\n", type, f.path, f.symbol);
     return functions.size();
+  }
+
+  /// Each name once; with fields a line for each of its places.
+  Result<size_t> usdt(const AttachPoint& point) {
+    SPILE_TRY(auto sites, world_.usdt_sites(point.target, point.usdt_namespace,
+                                            point.function.empty() ? "*" : point.function));
+    std::ranges::stable_sort(
+        sites, {}, [](const lang::UsdtSite& s) { return std::tie(s.path, s.provider, s.name); });
+    std::string last;
+    for (const lang::UsdtSite& site : sites) {
+      std::string name = fmt::format("usdt:{}:{}:{}", site.path, site.provider, site.name);
+      if (name != last) fmt::print("{}\n", name);
+      last = std::move(name);
+      if (with_fields_) fmt::print("    {}\n", describe(site));
+    }
+    return sites.size();
+  }
+
+  /// "at 0x1151: arg0 -4@%edi, arg1 8@-8(%rbp); semaphore at 0x4010"
+  static std::string describe(const lang::UsdtSite& site) {
+    std::string text = fmt::format("at {:#x}:", site.address);
+    if (site.arguments.empty()) text += " no arguments";
+    for (size_t i = 0; i < site.arguments.size(); i++)
+      text += fmt::format("{} arg{} {}", i == 0 ? "" : ",", i, site.arguments[i].text);
+    if (site.semaphore != 0) text += fmt::format("; semaphore at {:#x}", site.semaphore);
+    return text;
   }
 
   Result<size_t> kprobes(const AttachPoint& point, const char* type) {

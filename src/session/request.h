@@ -32,6 +32,7 @@ struct TraceRequest {
   TargetRequest target;
   Format format = Format::kText;
   std::string output_path;    ///< -o; empty: stdout
+  bool allow_unsafe = false;  ///< --unsafe: functions that change what the target does
   bool quiet = false;         ///< no "Attached N probes"
   bool verbose = false;       ///< sites, figures at the end
   bool line_buffered = true;  ///< -B line (default), full, none

@@ -19,6 +19,7 @@
 #include "session/engine_choice.h"
 #include "session/progress.h"
 #include "session/sites.h"
+#include "session/symbolizer.h"
 #include "session/world_for.h"
 #include "user_engine/target/spawn.h"
 #include "user_engine/user_engine.h"
@@ -28,6 +29,11 @@ namespace spile::session {
 namespace {
 
 constexpr auto kPollTime = std::chrono::milliseconds(100);
+/// A command that is just starting maps its libraries: who wants names of its addresses looks often
+/// at first, since it may be gone soon.
+constexpr auto kEarlyPollTime = std::chrono::milliseconds(1);
+constexpr auto kEarly = std::chrono::milliseconds(100);
+using SteadyClock = std::chrono::steady_clock;
 constexpr size_t kMaxRefusalsShown = 10;
 
 volatile sig_atomic_t g_interrupted = 0;
@@ -86,6 +92,8 @@ class Session {
   void tell_stop();
   void show_refusals();
   void loop();
+  void remember_processes();
+  std::chrono::milliseconds poll_time() const;
   void take_records(std::chrono::milliseconds timeout);
   bool child_has_ended();
   void finish();
@@ -104,6 +112,8 @@ class Session {
   std::optional<os::GatedChild> gated_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<engine::Trace> trace_;
+  Symbolizer symbolizer_;
+  SteadyClock::time_point started_{};
   std::optional<output::Records> records_;
   pid_t child_ = 0;
   std::optional<int> child_status_;  ///< as waitpid gives it
@@ -117,9 +127,11 @@ class Session {
 // -----------------------------------------------------------------------------------------------------------
 
 bool Session::compile_script() {
+  Progress progress("finding what the probes name");
   MachineWorld world = world_for(request_.target);
   auto options = options_from_environment();
   options.pid_filter = request_.target.pids;
+  options.allow_unsafe = request_.allow_unsafe;
   auto compiled = compile(request_.script, world, options);
   if (!compiled) {
     fmt::print(stderr, "{}", compiled.error());
@@ -280,13 +292,27 @@ bool only_special_probes(const bundle::Bundle& bundle) {
   return true;
 }
 
+/// So that addresses have names when their process is gone.
+void Session::remember_processes() {
+  if (!bundle_.reads_symbols) return;
+  for (pid_t pid : request_.target.pids) symbolizer_.remember(pid);
+  if (child_ > 0 && !child_status_) symbolizer_.remember(child_);
+}
+
+std::chrono::milliseconds Session::poll_time() const {
+  bool is_early = bundle_.reads_symbols && child_ > 0 && SteadyClock::now() - started_ < kEarly;
+  return is_early ? kEarlyPollTime : kPollTime;
+}
+
 void Session::loop() {
+  started_ = SteadyClock::now();
   bool ends_by_itself = only_special_probes(bundle_) && child_ == 0;
   if (ends_by_itself) return take_records(std::chrono::milliseconds(0));
   while (g_interrupted == 0 && !exit_code_ && !output_gone_ && status_ == kOk) {
     // Asked before the rings are read: what the target wrote last is then read once more below.
     bool gone = child_has_ended() || trace_->targets_gone();
-    take_records(gone ? std::chrono::milliseconds(0) : kPollTime);
+    remember_processes();
+    take_records(gone ? std::chrono::milliseconds(0) : poll_time());
     if (gone) break;
   }
 }
@@ -330,14 +356,17 @@ void Session::report_end() {
   if (lost > 0 && !output_gone_) {
     if (auto told = output_->lost_events(lost); !told) output_gone_ = true;
   }
-  bool any_loss = lost + stats->missed + stats->map_full + stats->read_failed > 0;
+  bool any_loss =
+      lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost > 0;
   if (!request_.verbose && !any_loss) return;
   std::string line = "end:";
   if (stats->hits > 0) line += fmt::format(" {} hits,", stats->hits);
   line += fmt::format(" {} records lost, {} updates of full maps, {} failed reads, {} missed hits",
                       lost, stats->map_full, stats->read_failed, stats->missed);
-  if (stats->estimated_hit_ns > 0)
-    line += fmt::format(", about {:.0f} ns a hit", stats->estimated_hit_ns);
+  if (stats->stacks_lost > 0) line += fmt::format(", {} stacks lost", stats->stacks_lost);
+  if (stats->hit_ns > 0)
+    line += fmt::format(", {} {:.0f} ns a hit",
+                        stats->hit_ns_is_estimated ? "an estimated" : "about", stats->hit_ns);
   say(line);
 }
 
@@ -350,7 +379,11 @@ int Session::run() {
   if (!compile_script()) return status_;
   catch_signals();
   if (!start()) return status_;
-  records_.emplace(bundle_, *output_);
+  remember_processes();
+  bool one_process = request_.target.pids.size() + (child_ > 0 ? 1 : 0) == 1;
+  if (chosen_.engine == EngineChoice::kUser && one_process)
+    symbolizer_.take_unknown_for(child_ > 0 ? child_ : request_.target.pids.front());
+  records_.emplace(bundle_, *output_, &symbolizer_);
   announce();
   loop();
   int script_status = exit_code_.value_or(0);

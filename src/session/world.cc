@@ -8,9 +8,11 @@
 #include <cerrno>
 #include <cstring>
 #include <set>
+#include <unordered_set>
 
 #include "os/process.h"
 #include "session/tracepoint_format.h"
+#include "symbols/cpp_name.h"
 #include "symbols/glob.h"
 #include "symbols/nearest.h"
 
@@ -115,8 +117,8 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
   SPILE_TRY(const auto files, this->files(target));
   const bool is_pattern = symbols::has_wildcard(symbol);
   std::vector<lang::UserFunction> found;
-  std::set<std::pair<std::string_view, std::string_view>> seen;  // path, name
   for (const auto& file : files) {
+    std::unordered_set<std::string_view> seen;
     auto module = this->module(file);
     // Among many files some may be scripts or foreign; a single one must be right.
     if (!module && files.size() == 1) return forward(module);
@@ -124,8 +126,7 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
     const auto matches = is_pattern ? (*module)->match(symbol) : (*module)->find(symbol);
     for (const auto* f : matches) {
       const auto name = is_pattern ? f->name : symbol;  // keeps memcpy@GLIBC_2.2.5
-      if (seen.emplace(file.host_path, name).second)
-        found.push_back({shown_path(file), std::string(name)});
+      if (seen.insert(name).second) found.push_back({shown_path(file), std::string(name)});
     }
   }
   if (!found.empty()) return found;
@@ -138,6 +139,29 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
   return fail(ErrorCode::kNotFound, "no function {} {} in {}{}",
               is_pattern ? "matches" : "is called", symbol, where,
               is_stripped ? " (it is stripped: only exported functions are known)" : "");
+}
+
+Result<std::vector<lang::CppFunction>> MachineWorld::cpp_functions(std::string_view target,
+                                                                   std::string_view name) {
+  SPILE_TRY(const auto files, this->files(target));
+  std::vector<lang::CppFunction> found;
+  for (const auto& file : files) {
+    auto module = this->module(file);
+    if (!module && files.size() == 1) return forward(module);
+    if (!module) continue;
+    std::set<std::string_view> seen;
+    for (const auto& f : (*module)->functions()) {
+      auto demangled = symbols::demangle(std::string(f.name));
+      const bool is_meant =
+          demangled && (name == f.name || symbols::cpp_name_matches(name, *demangled));
+      if (is_meant && seen.insert(f.name).second)
+        found.push_back({{shown_path(file), std::string(f.name)}, std::move(*demangled)});
+    }
+  }
+  if (!found.empty()) return found;
+  return fail(ErrorCode::kNotFound, "no C++ function matches {} in {}", name,
+              files.size() == 1 ? shown_path(files[0])
+                                : fmt::format("the {} files that were looked at", files.size()));
 }
 
 Result<std::string> MachineWorld::user_file(std::string_view target) {
@@ -232,6 +256,64 @@ Result<const symbols::ModuleSymbols*> MachineWorld::module(const Located& file) 
   return &*known->second;
 }
 
+// ---- static tracepoints
+// --------------------------------------------------------------------------------------------
+
+/// Without a target a process's static tracepoints are those of all its files.
+Result<std::vector<Located>> MachineWorld::usdt_files(std::string_view target) {
+  if (target.empty() && !options_.pids.empty()) return files("*");
+  return files(target);
+}
+
+Result<UsdtFile*> MachineWorld::usdt_file(const Located& file) {
+  auto known = usdt_.find(file.identity);
+  if (known == usdt_.end())
+    known = usdt_.emplace(file.identity, UsdtFile::load(file.host_path)).first;
+  if (!known->second) return std::unexpected(known->second.error());
+  return &*known->second;
+}
+
+Result<std::vector<lang::UsdtSite>> MachineWorld::usdt_sites(std::string_view target,
+                                                             std::string_view provider,
+                                                             std::string_view name) {
+  SPILE_TRY(const auto files, usdt_files(target));
+  std::vector<lang::UsdtSite> found;
+  for (const auto& file : files) {
+    auto usdt = usdt_file(file);
+    // Among many files some may be scripts or foreign; a single one must be right.
+    if (!usdt && files.size() == 1) return forward(usdt);
+    if (!usdt) continue;
+    for (auto& site : (*usdt)->sites(provider.empty() ? "*" : provider, name)) {
+      site.path = shown_path(file);
+      found.push_back(std::move(site));
+    }
+  }
+  if (!found.empty()) return found;
+  return fail(ErrorCode::kNotFound, "no static tracepoint matches {}{}{} in {}", provider,
+              provider.empty() ? "" : ":", name,
+              files.size() == 1 ? shown_path(files[0])
+                                : fmt::format("the {} files that were looked at", files.size()));
+}
+
+std::vector<std::string> MachineWorld::near_usdt(std::string_view target, std::string_view name) {
+  symbols::Nearest near(name, kSuggestions);
+  const auto files = usdt_files(target);
+  if (!files) return {};
+  std::map<std::string, std::string> full_names;
+  for (const auto& file : *files) {
+    const auto usdt = usdt_file(file);
+    if (!usdt) continue;
+    for (const auto& note : (*usdt)->notes()) {
+      near.offer(note.name);
+      full_names.try_emplace(std::string(note.name),
+                             fmt::format("{}:{}", note.provider, note.name));
+    }
+  }
+  std::vector<std::string> names;
+  for (const auto& one : near.take()) names.push_back(full_names.at(one));
+  return names;
+}
+
 // ---- kernel functions
 // --------------------------------------------------------------------------------------------
 
@@ -261,6 +343,19 @@ Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::st
   return fail(ErrorCode::kNotFound, "no kernel function {} {}{}",
               is_pattern ? "matches" : "is called", symbol,
               module.empty() ? "" : fmt::format(" in module {}", module));
+}
+
+Result<uint64_t> MachineWorld::kernel_address(std::string_view symbol) {
+  SPILE_TRY(const symbols::Kallsyms* kernel, this->kernel());
+  const auto found = kernel->find(symbol);
+  if (found.empty())
+    return fail(ErrorCode::kNotFound, "/proc/kallsyms has no function '{}'", symbol);
+  if (found.front()->addr == 0) {
+    return fail(ErrorCode::kDenied,
+                "the kernel hides its addresses from this user (kernel.kptr_restrict); root sees "
+                "them");
+  }
+  return found.front()->addr;
 }
 
 std::vector<std::string> MachineWorld::near_kernel_functions(std::string_view symbol) {

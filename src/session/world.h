@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "lang/sema/world.h"
+#include "session/usdt_file.h"
 #include "symbols/kallsyms.h"
 #include "symbols/library_path.h"
 #include "symbols/module_symbols.h"
@@ -36,13 +37,20 @@ class MachineWorld final : public lang::World {
 
   Result<std::vector<lang::UserFunction>> user_functions(std::string_view target,
                                                          std::string_view symbol) override;
+  Result<std::vector<lang::CppFunction>> cpp_functions(std::string_view target,
+                                                       std::string_view name) override;
   Result<std::string> user_file(std::string_view target) override;
+  Result<std::vector<lang::UsdtSite>> usdt_sites(std::string_view target,
+                                                 std::string_view provider,
+                                                 std::string_view name) override;
   Result<std::vector<lang::KernelFunction>> kernel_functions(std::string_view module,
                                                              std::string_view symbol) override;
+  Result<uint64_t> kernel_address(std::string_view symbol) override;
   Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
                                                     std::string_view event) override;
   std::vector<std::string> near_user_functions(std::string_view target,
                                                std::string_view symbol) override;
+  std::vector<std::string> near_usdt(std::string_view target, std::string_view name) override;
   std::vector<std::string> near_kernel_functions(std::string_view symbol) override;
   std::vector<std::string> near_tracepoints(std::string_view category,
                                             std::string_view event) override;
@@ -58,12 +66,15 @@ class MachineWorld final : public lang::World {
   Result<std::vector<symbols::Located>> programs();
   std::vector<symbols::Located> mapped_files(std::string_view target);
   Result<const symbols::ModuleSymbols*> module(const symbols::Located& file);
+  Result<std::vector<symbols::Located>> usdt_files(std::string_view target);
+  Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
   Result<std::string> events_folder();
 
   WorldOptions options_;
   std::map<std::string, Result<std::vector<symbols::Located>>, std::less<>> files_;  ///< by target
   std::map<elf::FileIdentity, Result<symbols::ModuleSymbols>> modules_;
+  std::map<elf::FileIdentity, Result<UsdtFile>> usdt_;
   std::optional<Result<symbols::Kallsyms>> kernel_;
 };
 

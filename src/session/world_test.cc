@@ -11,6 +11,7 @@
 #include <fstream>
 #include <random>
 
+#include "bpf/insn.h"
 #include "session/tracepoint_format.h"
 
 namespace spile::session {
@@ -164,6 +165,25 @@ TEST_F(Machine, FindsUserFunctionsBySonamePathAndProgram) {
   EXPECT_EQ(world.near_user_functions("libc", "fopne")[0], "fopen");
   EXPECT_EQ(world.user_functions("/absent/file", "x").error().code, ErrorCode::kNotFound);
   EXPECT_EQ(world.user_functions("", "x").error().code, ErrorCode::kInvalid);
+}
+
+TEST_F(Machine, FindsStaticTracepoints) {
+  // The C++ library has three: catch, throw and rethrow, each with two arguments.
+  MachineWorld world(options());
+  if (!world.user_file("libstdc++.so.6")) GTEST_SKIP() << "no libstdc++";
+  const auto all = world.usdt_sites("libstdc++.so.6", "", "*");
+  if (!all) GTEST_SKIP() << all.error().message;
+  EXPECT_EQ(all->size(), 3u);
+  EXPECT_TRUE(std::ranges::is_sorted(*all, {}, &lang::UsdtSite::address));
+  const auto one = world.usdt_sites("libstdc++.so.6", "libstdcxx", "throw");
+  ASSERT_TRUE(one);
+  ASSERT_EQ(one->front().arguments.size(), 2u);
+  EXPECT_EQ(one->front().arguments[0].text, "8@%rdi");
+  EXPECT_EQ(one->front().arguments[0].base, bpf::x86_64_regs::kDi);
+  EXPECT_EQ(world.usdt_sites("libstdc++.so.6", "other", "throw").error().code,
+            ErrorCode::kNotFound);
+  EXPECT_EQ(world.near_usdt("libstdc++.so.6", "thorw").front(), "libstdcxx:throw");
+  EXPECT_EQ(world.usdt_sites("libc", "", "*").error().code, ErrorCode::kNotFound);
 }
 
 TEST_F(Machine, KeepsAVersionThatWasAskedFor) {

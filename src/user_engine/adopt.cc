@@ -174,6 +174,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
     job.journal = data.start;
     // The target may write here, so it may hide its own children from the clean-up; nobody else's.
     job.tracer_start_time = adopted->journal.tracer_start_time;
+    if (job.semaphores.empty()) job.semaphores = believed_semaphores(target, adopted->journal);
     for (const abi::SiteEntry& entry : adopted->sites) {
       if (entry.state == abi::SiteState::kEmpty) continue;
       auto patch = believe(target, found, entry);

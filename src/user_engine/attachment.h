@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "user_engine/address_plan.h"
 #include "user_engine/code_image.h"
+#include "user_engine/semaphores.h"
 #include "user_engine/shm/clock.h"
 #include "user_engine/shm/region.h"
 #include "user_engine/site_plan.h"
@@ -42,6 +43,7 @@ struct Attachment {
   std::shared_ptr<ProcessPlan> plan;
   AddressPlan addresses;
   std::vector<PatchedSite> sites;
+  std::vector<Semaphore> semaphores;  ///< counters of static tracepoints that we raised
   std::vector<RegionRange> ranges;
   std::vector<os::MapEntry>
       mappings;  ///< the same as the kernel lists them, memory files only: children have them too

@@ -35,6 +35,7 @@ bpf::MapKind check_kind(bundle::MapKind kind) {
     case bundle::MapKind::kPerCpuHash: return bpf::MapKind::kPerCpuHash;
     case bundle::MapKind::kPerCpuArray: return bpf::MapKind::kPerCpuArray;
     case bundle::MapKind::kRing: return bpf::MapKind::kRing;
+    case bundle::MapKind::kStacks: return bpf::MapKind::kStacks;
   }
   return bpf::MapKind::kHash;
 }
@@ -66,26 +67,10 @@ class Builder {
   TargetAddr here() const { return request_.base + image_.bytes.size(); }
   void align() { image_.bytes.resize(round_up(image_.bytes.size(), kDetourAlignment), 0xcc); }
 
-  jit::JitEnv environment() const {
-    jit::JitEnv env;
-    for (const bundle::Program& program : request_.bundle->programs) {
-      for (const bpf::Insn& insn : program.code) {
-        if (insn.code != (bpf::kClassJmp | bpf::kCall)) continue;
-        if (rt::helper_offset(insn.imm)) env.helpers[insn.imm] = helper_code(insn.imm);
-      }
-    }
-    for (size_t i = 0; i < request_.maps.size(); i++) {
-      env.maps.push_back(map_code(request_.maps[i], request_.base + abi::map_descriptor_offset(i)));
-    }
-    env.cpu = request_.cpu;
-    env.missed_counter = request_.cpu_stats + offsetof(abi::CpuStats, missed);
-    return env;
-  }
-
   /// Only the programs that a site of this region runs.
   Result<void> compile_bodies() {
     bodies_.resize(request_.bundle->programs.size());
-    jit::JitEnv env = environment();
+    jit::JitEnv env = jit_environment(request_);
     for (const PlannedSite* site : request_.sites) {
       for (const std::vector<Action>& actions : site->actions) {
         for (const Action& action : actions) {
@@ -163,6 +148,9 @@ class Builder {
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
                                     sizeof(abi::CpuStats), request_.cpu_mask};
     }
+    auto start = site.image->function_start(spec.site);
+    spec.at_entry = start != ModuleImage::Start::kNone;
+    spec.may_override = start == ModuleImage::Start::kCertain;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
     if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;
@@ -176,16 +164,24 @@ class Builder {
   /// Programs that share a note stand together, behind those that always run.
   void add_actions(const std::vector<Action>& actions, jit::DetourSpec& spec) const {
     for (const Action& action : actions) {
-      if (action.kind == Action::Kind::kNote) {
-        spec.notes.push_back(action.number);
-      } else {
-        spec.programs.push_back({&*bodies_[program_of(action.probe)],
-                                 static_cast<uint64_t>(action.probe), action.popped_bytes,
-                                 action.number});
+      if (action.probe < 0) {
+        spec.calls.push_back({event_of(action.kind), action.number});
+        continue;
       }
+      auto probe = static_cast<size_t>(action.probe);
+      spec.programs.push_back({&*bodies_[program_of(action.probe)],
+                               request_.bundle->cookie_of(probe), action.popped_bytes,
+                               action.number});
     }
     std::ranges::stable_sort(spec.programs, {}, &jit::DetourProgram::pending);
-    spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending)};
+    spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending),
+                    helper_code(rt::kArmPending), helper_code(rt::kArrivePending)};
+  }
+
+  static jit::CallEvent::Kind event_of(Action::Kind kind) {
+    if (kind == Action::Kind::kArm) return jit::CallEvent::Kind::kArm;
+    if (kind == Action::Kind::kArrive) return jit::CallEvent::Kind::kArrive;
+    return jit::CallEvent::Kind::kNote;
   }
 
   jit::HelperCode helper_code(int32_t number) const {
@@ -199,6 +195,24 @@ class Builder {
 };
 
 }  // namespace
+
+jit::JitEnv jit_environment(const CodeRequest& request) {
+  jit::JitEnv env;
+  for (const bundle::Program& program : request.bundle->programs) {
+    for (const bpf::Insn& insn : program.code) {
+      if (insn.code != (bpf::kClassJmp | bpf::kCall)) continue;
+      auto offset = rt::helper_offset(insn.imm);
+      if (offset)
+        env.helpers[insn.imm] = {request.base + *offset, rt::helper_stack_bytes(insn.imm).value_or(
+                                                             rt::kMaxHelperStackBytes)};
+    }
+  }
+  for (size_t i = 0; i < request.maps.size(); i++)
+    env.maps.push_back(map_code(request.maps[i], request.base + abi::map_descriptor_offset(i)));
+  env.cpu = request.cpu;
+  env.missed_counter = request.cpu_stats + offsetof(abi::CpuStats, missed);
+  return env;
+}
 
 bpf::CheckEnv check_env(const Bundle& bundle, const bundle::Program& program) {
   bpf::CheckEnv env;

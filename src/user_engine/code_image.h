@@ -59,6 +59,9 @@ struct CodeImage {
 /// An upper bound of the size, known before the address.
 uint64_t max_code_bytes(const bundle::Bundle& bundle, std::span<const PlannedSite* const> sites);
 
+/// What compiling a program for the region of `request` takes. `base` is for the caller to set.
+jit::JitEnv jit_environment(const CodeRequest& request);
+
 Result<CodeImage> build_code(const CodeRequest& request);
 
 }  // namespace spile::user_engine

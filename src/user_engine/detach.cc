@@ -8,8 +8,11 @@
 namespace spile::user_engine {
 namespace {
 
-Job job_of(const std::vector<PatchedSite>& sites, const std::vector<RegionRange>& ranges) {
+Job job_of(const std::vector<PatchedSite>& sites,
+           const std::vector<Semaphore>& semaphores,
+           const std::vector<RegionRange>& ranges) {
   Job job;
+  job.semaphores = semaphores;
   for (const PatchedSite& site : sites) {
     for (const patch::Edit& edit : site.edits)
       job.patches.push_back({edit.at, edit.before, edit.after, edit.level});
@@ -27,7 +30,7 @@ Job job_of(const std::vector<PatchedSite>& sites, const std::vector<RegionRange>
 }  // namespace
 
 Result<DetachReport> detach(Attachment& attachment) {
-  Job job = job_of(attachment.sites, attachment.ranges);
+  Job job = job_of(attachment.sites, attachment.semaphores, attachment.ranges);
   job.mappings = attachment.mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
   return undo_everywhere(*attachment.target, job);
@@ -35,15 +38,17 @@ Result<DetachReport> detach(Attachment& attachment) {
 
 Result<void> undo_in_stop(target::StoppedProcess& process,
                           const std::vector<PatchedSite>& sites,
+                          const std::vector<Semaphore>& semaphores,
                           const std::vector<RegionRange>& ranges) {
-  return undo_in_stop(process, job_of(sites, ranges));
+  return undo_in_stop(process, job_of(sites, semaphores, ranges));
 }
 
 Result<void> undo_running(const target::Target& target,
                           const std::vector<PatchedSite>& sites,
+                          const std::vector<Semaphore>& semaphores,
                           const std::vector<RegionRange>& ranges,
                           const std::vector<os::MapEntry>& mappings) {
-  Job job = job_of(sites, ranges);
+  Job job = job_of(sites, semaphores, ranges);
   job.mappings = mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
   SPILE_TRY([[maybe_unused]] auto report, undo_everywhere(target, job));

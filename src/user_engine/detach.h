@@ -36,11 +36,13 @@ Result<DetachReport> detach(Attachment& attachment);
 /// were made.
 Result<void> undo_in_stop(target::StoppedProcess& process,
                           const std::vector<PatchedSite>& sites,
+                          const std::vector<Semaphore>& semaphores,
                           const std::vector<RegionRange>& ranges);
 
 /// Takes out an attach that failed after the process had run with some of its jumps.
 Result<void> undo_running(const target::Target& target,
                           const std::vector<PatchedSite>& sites,
+                          const std::vector<Semaphore>& semaphores,
                           const std::vector<RegionRange>& ranges,
                           const std::vector<os::MapEntry>& mappings);
 

@@ -133,6 +133,20 @@ FileOffset ModuleImage::file_offset(TargetAddr at) const {
   return symbols_->file().to_offset(module_.bias.to_link(at)).value_or(FileOffset(0));
 }
 
+ModuleImage::Start ModuleImage::function_start(TargetAddr at) const {
+  const LinkAddr link = module_.bias.to_link(at);
+  auto unwind = symbols_->unwind();
+  const elf::FunctionRange* range = unwind ? (*unwind)->find(link) : nullptr;
+  if (link == symbols_->file().entry()) return Start::kNone;
+  if (range != nullptr)
+    return range->start == link && range->starts_at_call ? Start::kCertain : Start::kNone;
+  auto resolved = symbols_->resolve(link);
+  bool is_start = resolved && resolved->offset == 0 &&
+                  resolved->function->type == elf::SymbolType::kFunction &&
+                  resolved->function->name.find(".cold") == std::string_view::npos;
+  return is_start ? Start::kLikely : Start::kNone;
+}
+
 std::string ModuleImage::name_of(TargetAddr at) const {
   auto resolved = symbols_->resolve(module_.bias.to_link(at));
   if (!resolved) return {};

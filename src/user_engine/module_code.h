@@ -32,6 +32,15 @@ class ModuleImage {
   std::span<const uint8_t> original(TargetAddr at, size_t size_bytes) const;
   /// Where the byte is in the file.
   FileOffset file_offset(TargetAddr at) const;
+  enum class Start : uint8_t {
+    kNone,     ///< inside a function, or unknown code
+    kLikely,   ///< a function symbol, and the file's unwind table does not know the place
+    kCertain,  ///< the unwind table says so
+  };
+  /// Whether a function begins here that is entered by calls, so that the return address is at the
+  /// stack pointer. Parts of functions that others jump to (.cold) and the program's entry are
+  /// none.
+  Start function_start(TargetAddr at) const;
   /// "fopen" or "fopen+12", "" where no symbol covers it.
   std::string name_of(TargetAddr at) const;
 

@@ -309,6 +309,7 @@ void Patcher::write_journal_ahead() {
     entries[i] = entry;
   }
   region_.journal_untrusted().site_count = static_cast<uint32_t>(prepared_.writes.size());
+  list_semaphores(prepared_.semaphores, region_.journal_untrusted());
   set_state(abi::JournalState::kPatching);
 }
 
@@ -371,6 +372,14 @@ Result<void> Patcher::patch(StoppedProcess& process, const Batch& batch) {
   return write_jumps(process, batch);
 }
 
+/// With the last jumps: what goes up while a place is not probed yet would only cost.
+Result<void> Patcher::raise_semaphores(const StoppedProcess& process) {
+  abi::Journal& journal = region_.journal_untrusted();
+  auto raised = user_engine::raise_semaphores(process.memory(), journal);
+  prepared_.semaphores = listed_semaphores(journal);
+  return raised;
+}
+
 Result<void> Patcher::commit(StoppedProcess& process) {
   for (const Batch& batch : prepared_.batches) {
     SPILE_TRY_VOID(check_unchanged(process, batch));
@@ -386,6 +395,7 @@ Result<void> Patcher::commit(StoppedProcess& process) {
   write_journal_ahead();
   // Beyond this point every change can be undone by whoever finds the journal.
   for (const Batch& batch : prepared_.batches) SPILE_TRY_VOID(patch(process, batch));
+  SPILE_TRY_VOID(raise_semaphores(process));
   set_state(abi::JournalState::kAttached);
   note_stop(process);
   return {};
@@ -409,6 +419,7 @@ Result<void> Patcher::patch_in_stop_of_its_own(const Batch& batch) {
       SPILE_TRY_VOID(check_unchanged(process, batch));
       SPILE_TRY_VOID(find_blocked_sites(process, batch));
       SPILE_TRY_VOID(patch(process, batch));
+      if (&batch == &prepared_.batches.back()) SPILE_TRY_VOID(raise_semaphores(process));
       note_stop(process);
       return {};
     });
@@ -428,14 +439,15 @@ Result<void> Patcher::commit_rest() {
 
 void Patcher::roll_back(StoppedProcess& process) {
   if (!std::exchange(mapped_, false)) return;
-  bool undone = undo_in_stop(process, patched_sites(), ranges()).has_value();
+  bool undone = undo_in_stop(process, patched_sites(), prepared_.semaphores, ranges()).has_value();
   forget_regions(undone);
 }
 
 /// The process has run with some of our jumps in it.
 void Patcher::roll_back_running() {
   if (!std::exchange(mapped_, false)) return;
-  bool undone = undo_running(target_, patched_sites(), ranges(), mappings_).has_value();
+  bool undone =
+      undo_running(target_, patched_sites(), prepared_.semaphores, ranges(), mappings_).has_value();
   forget_regions(undone);
 }
 
@@ -481,6 +493,7 @@ std::unique_ptr<Attachment> Patcher::finish() {
   auto attachment = std::make_unique<Attachment>();
   attachment->pid = target_.pid();
   attachment->ranges = ranges();
+  attachment->semaphores = std::move(prepared_.semaphores);
   for (BuiltSite* b : prepared_.built) {
     attachment->sites.push_back(
         {b->site, b->detour, std::move(b->segments), std::move(b->edits), b->stack_bytes});

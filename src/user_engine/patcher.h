@@ -59,6 +59,7 @@ class Patcher {
   Result<void> move_threads(target::StoppedProcess& process, const Batch& batch);
   Result<void> write_jumps(const target::StoppedProcess& process, const Batch& batch);
   Result<void> patch(target::StoppedProcess& process, const Batch& batch);
+  Result<void> raise_semaphores(const target::StoppedProcess& process);
   Result<void> patch_in_stop_of_its_own(const Batch& batch);
   void note_stop(const target::StoppedProcess& process);
   void forget_regions(bool undone);

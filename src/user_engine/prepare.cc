@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <numeric>
 
 #include "user_engine/shm/maps.h"
@@ -56,6 +57,8 @@ class Preparer {
     SPILE_TRY_VOID(make_data());
     collect_writes();
     make_batches();
+    collect_semaphores();
+    SPILE_TRY_VOID(check_semaphores(out_.semaphores, target_));
     out_.safe_ranges = safe_ranges(target_);
     out_.seccomp_mode = target_.seccomp_mode();
     return std::move(out_);
@@ -68,6 +71,7 @@ class Preparer {
   Result<void> make_data();
   void collect_writes();
   void make_batches();
+  void collect_semaphores();
 
   const Target& target_;
   const AttachContext& context_;
@@ -164,6 +168,22 @@ void Preparer::make_batches() {
     std::ranges::sort(batch.sites, {}, [](const BuiltSite* s) { return s->site->plan.site; });
     out_.batches.push_back(std::move(batch));
   }
+}
+
+void Preparer::collect_semaphores() {
+  std::map<TargetAddr, TargetAddr> sites;
+  for (const BuiltSite* built : out_.built) {
+    for (const std::vector<Action>& actions : built->site->actions) {
+      for (const Action& action : actions) {
+        if (action.probe < 0) continue;
+        LinkAddr counter(context_.bundle->probes.at(static_cast<size_t>(action.probe)).semaphore);
+        if (counter.value == 0) continue;
+        sites.try_emplace(built->site->image->module().bias.to_target(counter),
+                          built->edits.back().at);
+      }
+    }
+  }
+  for (const auto& [counter, site] : sites) out_.semaphores.push_back({counter, site});
 }
 
 }  // namespace

@@ -38,6 +38,8 @@ struct Prepared {
   std::vector<Write> writes;         ///< by level, then by address
   std::vector<Batch> batches;        ///< in the order of writing
   std::vector<uint32_t> by_address;  ///< indices into writes
+  /// Counters of static tracepoints to be raised, each once however many of its places are probed.
+  std::vector<Semaphore> semaphores;
   /// Sites that must be left out, with the reason. Then the rest of this is not to be used: others
   /// may have counted on their bytes.
   std::vector<std::pair<const PlannedSite*, std::string>> refused;

@@ -11,6 +11,7 @@
 
 #include "abi/pending.h"
 #include "elf/file.h"
+#include "user_engine/ifunc.h"
 #include "user_engine/process_code.h"
 #include "x86/format.h"
 
@@ -24,7 +25,7 @@ using engine::SiteReport;
 Error ifunc_refused(std::string_view file, std::string_view symbol) {
   return {ErrorCode::kUnsupported, fmt::format("{} in {} is an IFUNC: its symbol is the resolver "
                                                "that picks an implementation for this CPU, not the "
-                                               "function; probe the implementation itself",
+                                               "function, and this process has not bound any yet",
                                                symbol, file)};
 }
 
@@ -57,21 +58,39 @@ struct Request {
   Action action;
 };
 
+/// Of an offset from a function's start. The planner sees whether an instruction begins there.
+Result<LinkAddr> address_in(const Probe& probe, const symbols::Function& function) {
+  if (probe.offset != 0 && probe.offset >= function.size)
+    return fail(ErrorCode::kInvalid, "{}: {} is only {} bytes long", probe.path, probe.symbol,
+                function.size);
+  return function.addr + probe.offset;
+}
+
 /// The link addresses that a probe names in a module. Static functions may share a name: all are
-/// meant.
+/// meant. An IFUNC means the implementations that the process uses.
 Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
-                                           const symbols::ModuleSymbols& symbols) {
-  if (probe.address) return std::vector{LinkAddr(*probe.address)};
+                                           const ModuleImage& image,
+                                           IfuncFinder& ifuncs) {
+  if (probe.address) {
+    if (!image.symbols().file().is_executable(LinkAddr(*probe.address)))
+      return fail(ErrorCode::kInvalid, "{}: there is no code at {:#x}", probe.path, *probe.address);
+    return std::vector{LinkAddr(*probe.address)};
+  }
   std::vector<LinkAddr> found;
-  bool is_ifunc = false;
-  for (const symbols::Function* f : symbols.find(probe.symbol)) {
+  std::optional<LinkAddr> resolver;
+  for (const symbols::Function* f : image.symbols().find(probe.symbol)) {
     if (f->type == elf::SymbolType::kIfunc) {
-      is_ifunc = true;
+      resolver = f->addr;
       continue;
     }
-    found.push_back(f->addr + probe.offset);
+    SPILE_TRY(LinkAddr address, address_in(probe, *f));
+    found.push_back(address);
   }
-  if (found.empty() && is_ifunc) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
+  if (found.empty() && resolver) {
+    for (LinkAddr start : ifuncs.implementations(image, probe.symbol, *resolver))
+      found.push_back(start + probe.offset);
+    if (found.empty()) return std::unexpected(ifunc_refused(probe.path, probe.symbol));
+  }
   if (found.empty())
     return fail(ErrorCode::kNotFound, "{} has no function '{}'", probe.path, probe.symbol);
   std::ranges::sort(found);
@@ -155,7 +174,11 @@ Result<void> check_memory(LiveCode& code, const ModuleImage& image, const patch:
 class Planner {
  public:
   Planner(const target::Target& target, const Bundle& bundle, ProcessImages images)
-      : target_(target), bundle_(bundle), images_(std::move(images)), code_(target_, images_) {}
+      : target_(target),
+        bundle_(bundle),
+        images_(std::move(images)),
+        code_(target_, images_),
+        ifuncs_(target, images_.modules()) {}
 
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
@@ -172,7 +195,9 @@ class Planner {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
-      if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe) continue;
+      if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
+          probe.kind != ProbeKind::kUsdt)
+        continue;
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = find_modules(images_.modules(), probe.path);
       if (entry->second.empty()) {
@@ -190,8 +215,10 @@ class Planner {
   Result<void> collect_in(const target::Module& module, int probe) {
     SPILE_TRY(ModuleImage * image, images_.image_of(module));
     const Probe& wanted = bundle_.probes[static_cast<size_t>(probe)];
-    auto addresses = addresses_of(wanted, image->symbols());
-    if (!addresses && addresses.error().code == ErrorCode::kUnsupported) {
+    auto addresses = addresses_of(wanted, *image, ifuncs_);
+    bool is_refusal = !addresses && (addresses.error().code == ErrorCode::kUnsupported ||
+                                     addresses.error().code == ErrorCode::kInvalid);
+    if (is_refusal) {
       refuse_symbol(module, probe, addresses.error());
       return {};
     }
@@ -256,7 +283,8 @@ class Planner {
     PlannedReturns& planned = plan_.returns[static_cast<size_t>(index)];
     planned.plain = found.plain;
     planned.how = found.describe();
-    planned.places = found.rets.size() + (found.plain ? 0 : 1);
+    planned.places =
+        found.rets.size() + found.arrivals.size() + found.jumps.size() + (found.plain ? 0 : 1);
     uint32_t number = found.plain ? 0 : ++tracked_;
     if (number > abi::kMaxPendingNumber) {
       patch::Refusal refusal;
@@ -265,9 +293,12 @@ class Planner {
           fmt::format("{} functions with tail jumps are traced already", abi::kMaxPendingNumber);
       return refuse_returns(index, refusal);
     }
-    if (number != 0)
-      requests_[planned.image].push_back(
-          {found.function, {Action::Kind::kNote, -1, index, number, 0}});
+    if (number != 0) {
+      request_event(found.function, Action::Kind::kNote, index, number);
+      for (TargetAddr entry : found.arrivals)
+        request_event(entry, Action::Kind::kArrive, index, number);
+      for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
+    }
     for (TargetAddr ret : found.rets) {
       const ModuleImage* image = images_.image_at(ret);
       SPILE_CHECK(image != nullptr);
@@ -276,6 +307,12 @@ class Planner {
             {ret, {Action::Kind::kReturn, probe, index, number, popped_by(*image, ret)}});
       }
     }
+  }
+
+  void request_event(TargetAddr at, Action::Kind kind, int index, uint32_t number) {
+    const ModuleImage* image = images_.image_at(at);
+    SPILE_CHECK(image != nullptr);
+    requests_[image].push_back({at, {kind, -1, index, number, 0}});
   }
 
   /// ret, ret imm16
@@ -338,10 +375,19 @@ class Planner {
     }
     // Later: other modules may still ask for places of the same function.
     patch::Refusal of_place = refusal;
-    const char* what = request.action.kind == Action::Kind::kNote ? "entry" : "return";
+    const char* what = name_of(request.action.kind);
     of_place.reason = fmt::format("its {} at {} cannot be patched: {}", what,
                                   image.name_of(request.address), refusal.reason);
     failed_.emplace(request.action.returns, std::move(of_place));
+  }
+
+  static const char* name_of(Action::Kind kind) {
+    switch (kind) {
+      case Action::Kind::kNote: return "entry";
+      case Action::Kind::kArm: return "tail jump";
+      case Action::Kind::kArrive: return "tail jump's target";
+      default: return "return";
+    }
   }
 
   /// What the planner of the module's code cannot know. Behind the stack check of a Go function
@@ -366,6 +412,7 @@ class Planner {
   const Bundle& bundle_;
   ProcessImages images_;
   ProcessCode code_;
+  IfuncFinder ifuncs_;
   ProcessPlan plan_;
   uint32_t tracked_ = 0;
   std::map<const ModuleImage*, std::vector<Request>> requests_;

@@ -20,11 +20,13 @@ struct Action {
   enum class Kind : uint8_t {
     kProbe,   ///< a probe at this instruction runs
     kNote,    ///< a tracked function begins: the call is noted
+    kArm,     ///< a jump that a noted call may leave a function by
+    kArrive,  ///< the entry of a function that noted calls may come to, and others too
     kReturn,  ///< a return probe runs, at a `ret`
   };
   Kind kind = Kind::kProbe;
-  int probe = -1;             ///< index into Bundle::probes; -1 for kNote
-  int returns = -1;           ///< kNote, kReturn: index into ProcessPlan::returns
+  int probe = -1;             ///< kProbe, kReturn: index into Bundle::probes
+  int returns = -1;           ///< all but kProbe: index into ProcessPlan::returns
   uint32_t number = 0;        ///< of the tracked function; 0: every ret here is a return of it
   uint32_t popped_bytes = 0;  ///< kReturn: what the ret takes off the stack
 };

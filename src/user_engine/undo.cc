@@ -64,6 +64,8 @@ class Undo {
   Result<bool> once(bool last);
   Result<std::vector<AddressRange>> ranges_to_unmap();
   Result<void> restore(size_t limit);
+  Result<void> lower();
+  bool is_patched(TargetAddr site) const;
   void note_stop(const StoppedProcess& process);
   Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
   Result<void> set_state(abi::JournalState state);
@@ -76,7 +78,7 @@ class Undo {
   const Job& job_;
   DetachReport& report_;
   size_t next_ = 0;  ///< of job_.patches: those before it are restored
-  bool restored_ = false;
+  bool lowered_ = false, restored_ = false;
   bool executing_ = false;  ///< at the last stop a thread was in our code
   int waits_for_cpu_ = 0;
   bool refused_ = false;  ///< a living tracer holds the process: asking again will not help
@@ -185,9 +187,26 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
   return ranges;
 }
 
+bool Undo::is_patched(TargetAddr site) const {
+  auto patch = std::ranges::find(job_.patches, site, &PatchedBytes::address);
+  if (patch == job_.patches.end()) return false;
+  std::vector<uint8_t> now(patch->patched.size());
+  return target_.memory().read(site, now) && now == patch->patched;
+}
+
+/// Once a process: what a second time would take away is another tracer's.
+Result<void> Undo::lower() {
+  if (std::exchange(lowered_, true)) return {};
+  std::optional<TargetAddr> journal;
+  if (job_.journal) journal = *job_.journal + abi::kJournalOffset;
+  return lower_semaphores(target_.memory(), job_.semaphores, journal,
+                          [&](TargetAddr site) { return is_patched(site); });
+}
+
 Result<void> Undo::restore(size_t limit) {
   if (restored_) return {};
   if (next_ == 0) SPILE_TRY_VOID(set_state(abi::JournalState::kDetaching));
+  SPILE_TRY_VOID(lower());
   SPILE_TRY_VOID(restore_bytes(limit));
   if (next_ < job_.patches.size()) return {};
   SPILE_TRY_VOID(set_state(abi::JournalState::kDetached));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "user_engine/detach.h"
+#include "user_engine/semaphores.h"
 #include "user_engine/target/process.h"
 #include "user_engine/target/stopped.h"
 #include "x86/relocate.h"
@@ -23,6 +24,8 @@ struct PatchedBytes {
 /// What is to be undone in one process. The same for its forked children.
 struct Job {
   std::vector<PatchedBytes> patches;  ///< see sort()
+  /// Lowered before the patches go: as long as those are there, somebody knows that it is due.
+  std::vector<Semaphore> semaphores;
   /// Code that a thread is moved out of. Empty for an adopter: threads in a copy are waited for.
   std::vector<const x86::RelocatedCode*> displaced;
   std::vector<target::AddressRange> code;   ///< where a thread may be

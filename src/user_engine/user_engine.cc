@@ -15,6 +15,7 @@
 #include "user_engine/address_plan.h"
 #include "user_engine/attachment.h"
 #include "user_engine/detach.h"
+#include "user_engine/estimate.h"
 #include "user_engine/jit/print.h"
 #include "user_engine/loader.h"
 #include "user_engine/shm/helpers.h"
@@ -54,9 +55,8 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
       case ProbeKind::kEnd:
       case ProbeKind::kInterval:
       case ProbeKind::kUprobe:
-      case ProbeKind::kUretprobe: break;
-      case ProbeKind::kUsdt:
-        return fail(ErrorCode::kUnsupported, "{}: not built yet in the user engine", probe.name);
+      case ProbeKind::kUretprobe:
+      case ProbeKind::kUsdt: break;
       default:
         return fail(ErrorCode::kUnsupported,
                     "{}: only the kernel has this probe; use --engine kernel", probe.name);
@@ -67,7 +67,8 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
 
 bool has_uprobes(const Bundle& bundle) {
   return std::ranges::any_of(bundle.probes, [](const Probe& p) {
-    return p.kind == ProbeKind::kUprobe || p.kind == ProbeKind::kUretprobe;
+    return p.kind == ProbeKind::kUprobe || p.kind == ProbeKind::kUretprobe ||
+           p.kind == ProbeKind::kUsdt;
   });
 }
 
@@ -91,6 +92,7 @@ class UserTrace final : public engine::Trace {
   Result<std::vector<engine::MapEntry>> read_map(int map) override;
   Result<void> clear_map(int map) override;
   Result<void> zero_map(int map) override;
+  Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override;
   Result<void> run_end() override { return run_all(ProbeKind::kEnd, primary()); }
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
@@ -130,6 +132,7 @@ class UserTrace final : public engine::Trace {
   bool warned_shared_key_ = false;
   bool gave_up_ring_ = false;
   pid_t child_ = 0;
+  double hit_ns_ = 0;
 };
 
 std::vector<const shm::Region*> UserTrace::regions() const {
@@ -152,7 +155,7 @@ Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
   env.maps = maps;
   env.insn_budget = kTracerInsnBudget;
   abi::HitFrame frame = {};
-  frame.cookie = probe;
+  frame.cookie = bundle_.cookie_of(probe);
   auto done = bpf::run(program.code, reinterpret_cast<uint64_t>(&frame), env);
   if (!done) return forward(done, "run {}", bundle_.probes[probe].name);
   return {};
@@ -243,6 +246,9 @@ void UserTrace::start_intervals() {
 
 Result<void> UserTrace::start(const engine::Scope& scope) {
   SPILE_TRY_VOID(refuse_kernel_probes(bundle_));
+  if (!bundle_.needs_kernel.empty())
+    return fail(ErrorCode::kUnsupported, "{}: only the kernel can tell; use --engine kernel",
+                bundle_.needs_kernel);
   AttachContext context;
   context.bundle = &bundle_;
   SPILE_TRY(context.analyses, check_programs(bundle_));
@@ -255,6 +261,8 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
                   "--engine kernel)");
     }
     SPILE_TRY_VOID(attach_all(scope, context));
+    // Not for the target's sake: no figure is better than no trace.
+    if (options_.measure) hit_ns_ = estimate_hit_ns(bundle_, context.analyses).value_or(0);
   } else {
     SPILE_TRY_VOID(make_local_region());
     SPILE_TRY_VOID(add_ring(local_region_, 0));
@@ -357,6 +365,17 @@ Result<void> UserTrace::zero_map(int map) {
   return {};
 }
 
+/// Ids are hashes: the same stack has the same one in every process.
+Result<std::vector<uint64_t>> UserTrace::read_stack(int map, uint64_t id) {
+  std::optional<Error> worst;
+  for (const shm::Region* region : regions()) {
+    auto frames = shm::read_stack(*region, static_cast<size_t>(map), id);
+    if (frames) return frames;
+    if (!worst || frames.error().code == ErrorCode::kCorrupt) worst = std::move(frames.error());
+  }
+  return std::unexpected(std::move(*worst));
+}
+
 // ---- the end
 // -------------------------------------------------------------------------------------------------------
 
@@ -380,6 +399,8 @@ Result<void> UserTrace::detach() {
 
 Result<engine::Stats> UserTrace::stats() {
   engine::Stats stats;
+  stats.hit_ns = hit_ns_;
+  stats.hit_ns_is_estimated = true;
   for (const shm::Region* region : regions()) {
     abi::CpuStats counted = region->stats_untrusted();
     stats.hits += counted.hits;
@@ -392,7 +413,8 @@ Result<engine::Stats> UserTrace::stats() {
   }
   stats.ring_lost += reader_.stats().abandoned;
   if (bundle_.counters_map < 0) return stats;
-  uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed};
+  uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed,
+                            &stats.stacks_lost};
   SPILE_TRY(auto entries, read_map(bundle_.counters_map));
   for (const engine::MapEntry& entry : entries) {
     uint32_t index = 0;

@@ -463,7 +463,7 @@ TEST(UserEngine, UndoneInOneStopAnAttachLeavesNothing) {
   ASSERT_TRUE(attached) << attached.error().message;
   auto undone = target::with_tracer_thread([&]() -> Result<void> {
     SPILE_TRY(auto process, target::StoppedProcess::stop(*(*attached)->target));
-    return undo_in_stop(process, (*attached)->sites, (*attached)->ranges);
+    return undo_in_stop(process, (*attached)->sites, (*attached)->semaphores, (*attached)->ranges);
   });
   EXPECT_TRUE(undone) << undone.error().message;
   expect_same(before, Snapshot::of(worker.pid()));

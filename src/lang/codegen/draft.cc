@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <string_view>
+#include <unordered_map>
 
 namespace spile::lang::codegen {
 
@@ -14,6 +16,9 @@ using bundle::MapSpec;
 /// Scalar values sit in a hash with one key; a few entries more let concurrent updates replace it
 /// without finding the map full.
 constexpr uint32_t kScalarEntries = 8;
+/// Different stacks of one depth. The kernel loses one whose hash falls on another's slot, so there
+/// are many more than a map has keys.
+constexpr uint32_t kStacksKept = 32768;
 constexpr uint32_t kLog2Buckets = 65;  // negative, zero, [1] ... [2^62, 2^63)
 
 bool is_histogram(MapRole role) {
@@ -86,6 +91,11 @@ Draft::Draft(const typed::Program& program, const CompileOptions& options)
     : program_(program), options_(options) {
   for (const typed::Map& map : program.maps) bundle_.maps.push_back(spec_of(map, options));
   bundle_.probes = program.probes;
+  std::unordered_map<std::string_view, int> first;
+  first.reserve(bundle_.probes.size());
+  for (size_t i = 0; i < bundle_.probes.size(); ++i)
+    bundle_.probes[i].cookie =
+        first.try_emplace(bundle_.probes[i].name, static_cast<int>(i)).first->second;
 }
 
 int Draft::ring() {
@@ -116,6 +126,22 @@ int Draft::start_time() {
     bundle_.uses_elapsed = true;
   }
   return bundle_.start_map;
+}
+
+int Draft::stacks(uint32_t frames) {
+  int known = bundle::stack_map(bundle_, frames);
+  if (known >= 0) return known;
+  return add_map(bundle_, {.kind = MapKind::kStacks,
+                           .role = MapRole::kStacks,
+                           .key_size = 4,
+                           .value_size = 8 * frames,
+                           .max_entries = kStacksKept});
+}
+
+void Draft::note(const Type& type) {
+  if (type.kind == Type::Kind::kKernelStack) bundle_.needs_kernel = "kstack";
+  if (type.kind == Type::Kind::kUserStack || type.kind == Type::Kind::kUserSymbol)
+    bundle_.reads_symbols = true;
 }
 
 uint32_t add_field(bundle::Action& action, const Type& type) {

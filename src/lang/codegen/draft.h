@@ -19,6 +19,12 @@ class Draft {
   int ring();
   int counters();
   int start_time();
+  /// For stacks of at most `frames` addresses.
+  int stacks(uint32_t frames);
+  /// `type` is printed somewhere: notes what that takes.
+  void note(const Type& type);
+
+  int cookie_of(int probe) const { return bundle_.probes[static_cast<size_t>(probe)].cookie; }
 
   /// Returns its index. `record_size` is filled from the fields.
   int add_action(bundle::Action action);

@@ -27,6 +27,7 @@ void Emitter::effect(const Expr& expr) {
     case ExprKind::kExit: return exit(expr);
     case ExprKind::kTime: return time(expr);
     case ExprKind::kJoin: return join(expr);
+    case ExprKind::kOverride: return override_return(expr);
     case ExprKind::kModifyVariable: return modify_variable(expr, Yields::kNothing);
     case ExprKind::kModifyMap: return modify_map(expr, Yields::kNothing);
     case ExprKind::kConditional:
@@ -118,6 +119,12 @@ void Emitter::exit(const Expr& expr) {
     if (code) copy(*code, Type::int64(), record.at(offset), Type::int64(), Fill::kLoose);
   });
   code_.jump(leave_);
+}
+
+void Emitter::override_return(const Expr& expr) {
+  value_in(*expr.args[0], Reg::r2);
+  code_.mov(Reg::r1, Reg::r6);
+  code_.call(Helper::kOverrideReturn);
 }
 
 void Emitter::time(const Expr& expr) {

@@ -16,9 +16,10 @@ namespace {
 enum class AddressSpace : uint8_t { kUser, kEither };
 
 AddressSpace space_of(bundle::ProbeKind kind) {
-  return kind == bundle::ProbeKind::kUprobe || kind == bundle::ProbeKind::kUretprobe
-             ? AddressSpace::kUser
-             : AddressSpace::kEither;
+  using bundle::ProbeKind;
+  bool is_user =
+      kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe || kind == ProbeKind::kUsdt;
+  return is_user ? AddressSpace::kUser : AddressSpace::kEither;
 }
 
 }  // namespace
@@ -73,6 +74,8 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
     case ExprKind::kContextString:
     case ExprKind::kContextDataLoc: return context_string_into(expr, place, type, fill);
     case ExprKind::kBuiltin: return comm_into(place, type, fill);
+    case ExprKind::kStack: return user_stack_into(expr, place);
+    case ExprKind::kSymbol: return user_symbol_into(expr, place);
     case ExprKind::kStr: return string_into(expr, place, type, fill, expr.number);
     case ExprKind::kBuf: return buffer_into(expr, place, type, fill);
     case ExprKind::kConditional:
@@ -171,6 +174,42 @@ void Emitter::comm_into(const Place& place, const Type& type, Fill fill) {
   code_.mov_imm(Reg::r2, kTaskCommLen);
   code_.call(Helper::kGetCurrentComm);
   if (fill == Fill::kPadded) zero(place.at(kTaskCommLen), storage_bytes(type) - kTaskCommLen);
+}
+
+void Emitter::stack_id(const Type& type) {
+  constexpr int32_t kNoStack = -14;  // -EFAULT: a kernel thread has no user's stack
+  draft_.note(type);
+  code_.mov(Reg::r1, Reg::r6);
+  code_.load_map(Reg::r2, draft_.stacks(type.frames));
+  code_.mov_imm(Reg::r3, type.kind == Type::Kind::kUserStack ? bpf::kUserStack : 0);
+  code_.call(Helper::kGetStackid);
+  Label found = code_.new_label();
+  code_.jump_if_imm(bpf::kJsge, Reg::r0, 0, found);
+  code_.jump_if_imm(bpf::kJeq, Reg::r0, kNoStack, found);
+  Held id = hold(Reg::r0);
+  bump(bundle::Counter::kStackLost);
+  get(id.location(), Reg::r0);
+  code_.bind(found);
+}
+
+/// The process whose addresses these are.
+void Emitter::process_into(const Place& place) {
+  builtin(typed::Builtin::kPid);
+  store(place, 8, Reg::r0);
+}
+
+void Emitter::user_stack_into(const Expr& expr, const Place& place) {
+  FrameScope scope(frame_);
+  stack_id(expr.type);
+  store(place, 8, Reg::r0);
+  process_into(place.at(8));
+}
+
+void Emitter::user_symbol_into(const Expr& expr, const Place& place) {
+  draft_.note(expr.type);
+  value(*expr.args[0]);
+  store(place, 8, Reg::r0);
+  process_into(place.at(8));
 }
 
 /// A string inside the event's record, which is kernel memory.

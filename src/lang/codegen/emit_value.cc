@@ -39,6 +39,11 @@ void Emitter::value(const Expr& expr) {
     case ExprKind::kMapRead: return map_read(expr);
     case ExprKind::kBuiltin: return builtin(expr.builtin);
     case ExprKind::kLoad: return load_memory(expr);
+    case ExprKind::kStack: {
+      FrameScope scope(frame_);
+      return stack_id(expr.type);
+    }
+    case ExprKind::kSymbol: return value(*expr.args[0]);
     case ExprKind::kContext: return load_unaligned_field(expr);
     case ExprKind::kNegate: value(*expr.args[0]); return code_.neg(Reg::r0);
     case ExprKind::kBitNot: value(*expr.args[0]); return code_.alu_imm(bpf::kXor, Reg::r0, -1);
@@ -151,7 +156,7 @@ void Emitter::elapsed() {
 
 void Emitter::probe_number() {
   if (clause_.context.kind == bundle::ContextKind::kNone) {  // one program for one probe
-    return code_.mov_imm(Reg::r0, clause_.probes.front());
+    return code_.mov_imm(Reg::r0, draft_.cookie_of(clause_.probes.front()));
   }
   code_.mov(Reg::r1, Reg::r6);
   code_.call(Helper::kGetAttachCookie);

@@ -137,6 +137,11 @@ class Emitter {
       const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit);
   void buffer_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   void comm_into(const Place& place, const Type& type, Fill fill);
+  /// r0 := the id of the stack. One that found no room is counted.
+  void stack_id(const Type& type);
+  void user_stack_into(const Expr& expr, const Place& place);
+  void user_symbol_into(const Expr& expr, const Place& place);
+  void process_into(const Place& place);
   void context_string_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   void map_value_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   /// r0 := min(expr + extra, limit), as unsigned.
@@ -177,6 +182,7 @@ class Emitter {
   void printf(const Expr& expr, bundle::ActionKind kind);
   void map_action(const Expr& expr, bundle::ActionKind kind);
   void exit(const Expr& expr);
+  void override_return(const Expr& expr);
   void time(const Expr& expr);
   void join(const Expr& expr);
   void join_argument(const Location& argv,

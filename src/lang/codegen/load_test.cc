@@ -30,6 +30,8 @@ const char* const kScripts[] = {
     "BEGIN, END, interval:s:1 { printf(\"%s\\n\", probe); }",
     "kprobe:vfs_read, kretprobe:vfs_read, tracepoint:sched:sched_switch { @[probe, pid] = count(); "
     "}",
+    "usdt:redis-server:query_start { printf(\"%d %d %s\\n\", arg0, arg1, probe); }",
+    "usdt:redis-server:query_done { @[arg0] = sum(arg1); }",
     // The examples that everybody starts with.
     "uprobe:libc:fopen { printf(\"fopen: %s\\n\", str(arg0)); }",
     "kprobe:do_sys_openat2 { printf(\"hit %s %s\\n\", comm, str(arg1)); }",
@@ -124,6 +126,17 @@ const char* const kScripts[] = {
     "kprobe:vfs_read { @[cpu, pid, tid, uid, gid, comm, arg0, arg5] = count(); }",
     "kprobe:vfs_read { printf(\"%d %d\", arg0 / (arg1 + 1) * (arg2 - arg3), (arg0 + arg1) * (arg2 "
     "+ (arg3 - (arg4 + (arg5 - (pid + (tid * cpu))))))); }",
+    // Stacks, symbols, registers.
+    "uprobe:libc:fopen { @[ustack] = count(); @[ustack] = count(); @s[ustack(perf, 5), comm] = "
+    "count(); @last = ustack(raw); printf(\"%s %s\", ustack, ustack(3)); print(ustack()); }",
+    "kprobe:vfs_read { @[kstack, ustack] = count(); @k[kstack(5)] = count(); @p = kstack(perf); "
+    "printf(\"%s %s\", kstack(raw, 2), ustack); }",
+    "kretprobe:vfs_read { @[kstack] = count(); } tracepoint:sched:sched_switch { @[kstack(3), "
+    "args.prev_comm] = count(); print(ustack); }",
+    "uprobe:libc:fopen { $s = ustack; @[$s, 1] = count(); print($s); @h[ustack] = hist(arg0); }",
+    "uprobe:libc:fopen { @[usym(reg(\"ip\"))] = count(); printf(\"%s %s %x\", usym(arg0), "
+    "ksym(kaddr(\"vfs_read\")), reg(\"flags\")); @k[ksym(arg1), usym(arg1)] = count(); }",
+    "BEGIN { printf(\"%s\", usym(1)); @ = ksym(2); }",
     "kprobe:vfs_read { printf(\"%s%s%s%s%s%s%s%s\", str(arg0), str(arg1), str(arg2), str(arg3), "
     "comm, str(arg0), str(arg1), str(arg2)); }",
 };
@@ -162,6 +175,19 @@ TEST_P(Loads, WithAPidFilter) {
   for (const bundle::Program& program : machine.bundle().programs) {
     auto checked = bpf::check(program.code, machine.check_env(program));
     EXPECT_TRUE(checked.has_value()) << GetParam() << "\n" << checked.error().message;
+  }
+}
+
+TEST(LoadsUnsafe, OverrideInOurChecker) {
+  CompileOptions options;
+  options.allow_unsafe = true;
+  for (const char* script : {"uprobe:libc:fopen { override(0); }",
+                             "kprobe:vfs_read /arg0 > 5/ { override(-arg0); @ = count(); }"}) {
+    Machine machine(must_compile(script, options));
+    for (const bundle::Program& program : machine.bundle().programs) {
+      auto checked = bpf::check(program.code, machine.check_env(program));
+      EXPECT_TRUE(checked.has_value()) << script << "\n" << checked.error().message;
+    }
   }
 }
 

@@ -223,6 +223,61 @@ TEST_P(Calculates, InTheKernel) {
 
 INSTANTIATE_TEST_SUITE_P(Codes, Calculates, testing::ValuesIn(kCalculations));
 
+// ---- static tracepoints
+// -------------------------------------------------------------------------------------------------------
+
+/// query_start of the fake world: -4@%edi and -4@$5 at one place, -4@-20(%rbp), -4@$5 and 1@%ah at
+/// the other. query_done: 1@(%rax,%rcx,8) and 8@g(%rip).
+TEST(Usdt, ReadsEachPlaceWithItsOwnProgram) {
+  Machine machine(must_compile(
+      "usdt:redis-server:query_start { @r = arg0; @five = arg1; @low = (int32)arg0; }"));
+  namespace regs = bpf::x86_64_regs;
+  Registers in_register = arguments(0xffffffff'fffffff9);  // only the low half counts
+  in_register.at(regs::kDi) = 0x00000001'fffffff9;
+  const int32_t local[6] = {-70};  // 20 bytes below the frame pointer of this frame
+  Registers on_stack;
+  on_stack.at(regs::kBp) = address(local) + 20;
+  ASSERT_EQ(machine.bundle().programs.size(), 2u);
+  run_ok(machine, 0, &in_register);
+  EXPECT_EQ(static_cast<int64_t>(machine.number("@r")), -7);
+  EXPECT_EQ(machine.number("@five"), 5u);
+  run_ok(machine, 1, &on_stack);
+  EXPECT_EQ(static_cast<int64_t>(machine.number("@r")), -70);
+  EXPECT_EQ(static_cast<int64_t>(machine.number("@low")), -70);
+  EXPECT_EQ(machine.number("@five"), 5u);
+}
+
+TEST(Usdt, ReadsIndexedAndSymbolicMemory) {
+  Machine machine(must_compile("usdt:redis-server:query_done { @r = arg0; @g = arg1; }"));
+  namespace regs = bpf::x86_64_regs;
+  const uint64_t table[4] = {0, 0, 0xfe, 0};
+  const uint64_t global = 77;
+  Registers at;
+  at.at(regs::kAx) = address(table);
+  at.at(regs::kCx) = 2;
+  at.at(regs::kIp) = address(&global) - 0x2000;  // so far is the symbol from the tracepoint
+  run_ok(machine, 0, &at);
+  EXPECT_EQ(machine.number("@r"), 0xfeu);
+  EXPECT_EQ(machine.number("@g"), 77u);
+}
+
+TEST(Usdt, CountsAReadThatFails) {
+  Machine machine(must_compile("usdt:redis-server:query_done { @r = arg0 + 1; }"));
+  Registers nowhere;
+  run_ok(machine, 0, &nowhere);
+  EXPECT_EQ(machine.number("@r"), 1u);
+  EXPECT_EQ(machine.lost(bundle::Counter::kReadFailed), 1u);
+}
+
+TEST(Usdt, GivesPlacesOfOneNameOneCookie) {
+  Machine machine(must_compile("usdt:redis-server:query_start /arg1 == 5/ { @r = arg1; }"));
+  EXPECT_EQ(machine.bundle().programs.size(), 1u);
+  bundle::Bundle high = must_compile("usdt:redis-server:query_st* { @r = arg0; }");
+  EXPECT_EQ(high.probes[0].cookie, 0);
+  EXPECT_EQ(high.probes[1].cookie, 0);  // of one name: one cookie
+  EXPECT_NE(high.probes[0].program, high.probes[1].program);
+}
+
 // ---- aggregations
 // -------------------------------------------------------------------------------------------------------
 
@@ -701,6 +756,74 @@ TEST(Bundles, AreTheSameEveryTime) {
   ASSERT_EQ(a.programs.size(), b.programs.size());
   for (size_t i = 0; i < a.programs.size(); ++i) EXPECT_EQ(a.programs[i].code, b.programs[i].code);
   EXPECT_EQ(a.maps, b.maps);
+}
+
+// ---- stacks and symbols
+// ---------------------------------------------------------------------------------------------
+
+TEST(Stack, OfTheUserIsItsIdAndItsProcess) {
+  Machine machine(
+      must_compile("uprobe:libc:fopen { printf(\"%s\", ustack(5)); @[ustack(5)] = 1; }"));
+  Registers regs;
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.stack_flags, uint64_t{bpf::kUserStack});
+  ASSERT_EQ(machine.records.size(), 1u);
+  EXPECT_EQ(number_field(machine, machine.records[0], 0), 42u);
+  EXPECT_EQ(word(machine.records[0], 16), 1234u);
+  EXPECT_TRUE(machine.contents(0).contains(Machine::key({42, 1234})));
+  EXPECT_TRUE(machine.bundle().reads_symbols);
+  EXPECT_GE(bundle::stack_map(machine.bundle(), 5), 0);
+  EXPECT_EQ(machine.bundle().needs_kernel, "");
+}
+
+TEST(Stack, OfTheKernelIsItsIdAlone) {
+  Machine machine(must_compile("kprobe:vfs_read { @[kstack] = 1; }"));
+  Registers regs;
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.stack_flags, 0u);
+  EXPECT_TRUE(machine.contents(0).contains(Machine::key({42})));
+  EXPECT_EQ(machine.bundle().needs_kernel, "kstack");
+}
+
+TEST(Stack, ThatFindsNoRoomIsCounted) {
+  Machine machine(must_compile("uprobe:libc:fopen { @[ustack] = 1; }"));
+  Registers regs;
+  machine.stack = -17;  // -EEXIST
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.lost(bundle::Counter::kStackLost), 1u);
+  machine.stack = -14;  // -EFAULT: there is none
+  run_ok(machine, 0, &regs);
+  EXPECT_EQ(machine.lost(bundle::Counter::kStackLost), 1u);
+}
+
+TEST(Stack, OfEachDepthHasAMapOfItsOwn) {
+  bundle::Bundle bundle = must_compile(
+      "uprobe:libc:fopen { @[ustack(2)] = 1; @b[ustack(perf, 2)] = 1; print(ustack); }");
+  EXPECT_NE(bundle::stack_map(bundle, 2), bundle::stack_map(bundle, 127));
+  size_t maps = 0;
+  for (const auto& map : bundle.maps) maps += map.kind == bundle::MapKind::kStacks;
+  EXPECT_EQ(maps, 2u);
+}
+
+TEST(Symbol, IsAnAddressAndOfTheUserItsProcess) {
+  Machine machine(must_compile(
+      "uprobe:libc:fopen { @u[usym(arg0)] = 1; @k[ksym(arg1)] = 1; @r = reg(\"dx\"); }"));
+  Registers regs = arguments(0x1111, 0x2222, 0x3333);
+  run_ok(machine, 0, &regs);
+  EXPECT_TRUE(machine.contents(0).contains(Machine::key({0x2222})));  // @k comes first
+  EXPECT_TRUE(machine.contents(2).contains(Machine::key({0x1111, 1234})));
+  EXPECT_EQ(word(machine.contents(1).begin()->second), 0x3333u);
+}
+
+TEST(Override, PassesItsValueOn) {
+  CompileOptions options;
+  options.allow_unsafe = true;
+  Machine machine(must_compile("uprobe:libc:fopen /arg0 == 7/ { override(arg0 - 10); }", options));
+  Registers no = arguments(1), yes = arguments(7);
+  run_ok(machine, 0, &no);
+  EXPECT_EQ(machine.overridden, 0u);
+  run_ok(machine, 0, &yes);
+  EXPECT_EQ(static_cast<int64_t>(machine.overridden), -3);
 }
 
 }  // namespace

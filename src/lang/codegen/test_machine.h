@@ -26,6 +26,8 @@ class Machine {
   uint32_t pid = 1234, tid = 5678, uid = 1000, gid = 100;
   std::string comm = "tester";
   bool ring_is_full = false;
+  int64_t stack = 42;  ///< what get_stackid gives
+  uint64_t overridden = 0, stack_flags = 0;
   bool maps_are_full = false;
   std::vector<Bytes> records;
   /// Runs at the start of every update: what another CPU does at that moment.
@@ -163,6 +165,14 @@ class Machine {
     helpers_.set(Helper::kGetCurrentPidTgid, [this](auto...) { return uint64_t{pid} << 32 | tid; });
     helpers_.set(Helper::kGetCurrentUidGid, [this](auto...) { return uint64_t{gid} << 32 | uid; });
     helpers_.set(Helper::kGetAttachCookie, [this](auto...) { return cookie; });
+    helpers_.set(Helper::kGetStackid, [this](uint64_t, uint64_t, uint64_t flags, auto...) {
+      stack_flags = flags;
+      return static_cast<uint64_t>(stack);
+    });
+    helpers_.set(Helper::kOverrideReturn, [this](uint64_t, uint64_t value, auto...) -> uint64_t {
+      overridden = value;
+      return 0;
+    });
     helpers_.set(Helper::kGetCurrentComm, [this](uint64_t to, uint64_t size, auto...) -> uint64_t {
       std::memset(reinterpret_cast<void*>(to), 0, size);
       std::memcpy(reinterpret_cast<void*>(to), comm.data(),

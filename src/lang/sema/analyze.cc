@@ -74,7 +74,7 @@ class Analyzer {
   std::vector<typed::Clause> lower_all(std::vector<Instance>& instances, Diagnostics& diagnostics) {
     std::vector<typed::Clause> clauses;
     for (Instance& instance : instances)
-      clauses.push_back(Lowering(options_, maps_, instance, diagnostics).run());
+      clauses.push_back(Lowering(options_, world_, maps_, instance, diagnostics).run());
     return clauses;
   }
 

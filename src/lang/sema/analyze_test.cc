@@ -66,7 +66,6 @@ void expect_typed(const std::string& script, const std::string& part, CompileOpt
 // -------------------------------------------------------------------------------------------------
 
 TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
-  expect_refused("usdt:/bin/x:y { exit(); }", "usdt is not built yet");
   expect_refused("profile:hz:99 { exit(); }", "profile is not built yet");
   expect_refused("fentry:vfs_read { exit(); }", "fentry is not built yet");
   expect_refused("software:faults:1 { exit(); }", "software is not built yet");
@@ -76,8 +75,8 @@ TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
 TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
   expect_refused("BEGIN { @ = stats(1); }", "stats() is not built yet");
   expect_refused("BEGIN { print(len(@x)); @x[1] = 1; }", "len() is not built yet");
-  expect_refused("BEGIN { print(kstack); }", "kstack is not built yet");
-  expect_refused("BEGIN { print(kstack(3)); }", "kstack() is not built yet");
+  expect_refused("BEGIN { print(rand); }", "rand is not built yet");
+  expect_refused("BEGIN { print(strlen(comm)); }", "strlen() is not built yet");
   expect_refused("BEGIN { system(\"ls\"); }", "system() is not built yet");
   expect_refused("BEGIN { print(rand); }", "rand is not built yet");
   expect_refused("BEGIN { print(pid(init)); }", "pid() with an argument is not built yet");
@@ -146,7 +145,7 @@ TEST(Sema, ReportsOneFaultOfASharedClauseOnce) {
 // ---------------------------------------------------------------------------------------------------------
 
 TEST(Sema, KnowsWhatEachProbeHas) {
-  expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe and kprobe");
+  expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe, kprobe and usdt");
   expect_refused("tracepoint:sched:sched_switch { print(arg0); }", "use its fields: args.name");
   expect_refused("kprobe:vfs_read { print(retval); }",
                  "retval is only there in kretprobe and uretprobe");
@@ -159,7 +158,8 @@ TEST(Sema, KnowsWhatEachProbeHas) {
   expect_refused("kprobe:vfs_read { print(arg6); }",
                  "only the first six arguments are in registers");
   expect_refused("BEGIN { print(args.x); }", "args is only there in tracepoints");
-  expect_refused("BEGIN { print(func); }", "func is only there in uprobe, uretprobe, kprobe and kretprobe");
+  expect_refused("BEGIN { print(func); }",
+                 "func is only there in uprobe, uretprobe, kprobe and kretprobe");
   expect_refused("tracepoint:sched:sched_switch { print(args.common_pid); }",
                  "hides the first 8 bytes");
   expect_refused("tracepoint:odd:packed { print(args.list); }",
@@ -169,6 +169,81 @@ TEST(Sema, KnowsWhatEachProbeHas) {
 TEST(Sema, ChecksEveryAttachPointOfAClause) {
   expect_refused("kprobe:vfs_read, tracepoint:sched:sched_switch { print(arg0); }",
                  "arg0 is not there in a tracepoint");
+}
+
+TEST(Sema, SplitsAStaticTracepointByTheArgumentsThatAreUsed) {
+  auto clauses = [](const std::string& script) {
+    Outcome outcome = analyze_script(script);
+    EXPECT_TRUE(outcome.program) << script << "\n" << outcome.text;
+    return outcome.program ? outcome.program->clauses.size() : 0;
+  };
+  EXPECT_EQ(clauses("usdt:redis-server:db:query_start { @ = count(); }"), 1u);
+  EXPECT_EQ(clauses("usdt:redis-server:db:query_start { @ = sum(arg1); }"), 1u);  // $5 both times
+  EXPECT_EQ(clauses("usdt:redis-server:db:query_start { @ = sum(arg0); }"), 2u);
+  EXPECT_EQ(clauses("usdt:redis-server:*:query_* { @ = sum(arg0); }"), 3u);
+}
+
+TEST(Sema, ExpandsStaticTracepointsToTheirPlaces) {
+  Outcome outcome = analyze_script("usdt:redis-server:query_start { @[probe, arg0] = count(); }");
+  ASSERT_TRUE(outcome.program) << outcome.text;
+  ASSERT_EQ(outcome.program->probes.size(), 2u);
+  const bundle::Probe& probe = outcome.program->probes[1];
+  EXPECT_EQ(probe.name, "usdt:/usr/bin/redis-server:db:query_start");
+  EXPECT_EQ(probe.kind, bundle::ProbeKind::kUsdt);
+  EXPECT_EQ(probe.address, 0x1100u);
+  EXPECT_EQ(probe.semaphore, 0x4000u);
+  EXPECT_EQ(probe.module, "db");
+}
+
+TEST(Sema, ReadsArgumentsWhereTheNoteSays) {
+  const std::string done = "usdt:redis-server:db:query_done { @ = ";
+  expect_refused("usdt:redis-server:db:query_start { @ = arg2; }",
+                 "has 2 arguments: there is no arg2");
+  expect_refused(done + "arg2; }", "arg2 of usdt:db:query_done cannot be read: '8f@%xmm0'");
+  expect_refused(done + "arg3; }", "has 3 arguments: there is no arg3");
+  expect_refused("usdt:redis-server:query_strat { exit(); }",
+                 "did you mean redis-server:db:query_start?");
+  expect_refused("usdt:redis-server:db:query_done { print(func); }",
+                 "func is only there in uprobe");
+  expect_refused("usdt:redis-server:db:query_done { print(retval); }", "retval is only there in");
+  expect_map(done + "arg0; }", "@[] : value uint64");
+}
+
+TEST(Sema, LeavesOutWhatIsExcluded) {
+  auto names = [](const std::string& script) {
+    Outcome outcome = analyze_script(script);
+    std::vector<std::string> found;
+    if (outcome.program) {
+      for (const bundle::Probe& probe : outcome.program->probes) found.push_back(probe.name);
+    }
+    return found;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(names("uprobe:libc:f*, !uprobe:libc:fopen { exit(); }"),
+            Names{"uprobe:/usr/lib/libc.so.6:fclose"});
+  EXPECT_EQ(names("!uprobe:libc:fopen, uprobe:libc:f* { exit(); }"),
+            Names{"uprobe:/usr/lib/libc.so.6:fclose"});
+  EXPECT_EQ(names("kprobe:vfs_*, !kprobe:vfs_w* { exit(); }"), Names{"kprobe:vfs_read"});
+  EXPECT_EQ(names("tracepoint:syscalls:*, !tracepoint:syscalls:*read { exit(); }"),
+            Names{"tracepoint:syscalls:sys_enter_openat"});
+  EXPECT_EQ(names("usdt:redis-server:*, !usdt:redis-server:db:query_start { exit(); }"),
+            Names{"usdt:/usr/bin/redis-server:db:query_done"});
+  EXPECT_EQ(
+      names("uprobe:libc:f*, !uprobe:libc:fopen { @ = 1; } uprobe:libc:fopen { @ = 2; }").size(),
+      2u);  // of its own clause only
+  expect_refused("uprobe:libc:f*, !uprobe:libc:f* { exit(); }",
+                 "every probe of this clause is excluded");
+  expect_refused("!uprobe:libc:fopen { exit(); }", "every probe of this clause is excluded");
+  expect_refused("uprobe:libc:f*, !uprobe:libc:nosuch { exit(); }", "nosuch");
+}
+
+TEST(Sema, FindsFunctionsByCppName) {
+  Outcome outcome = analyze_script("uprobe:redis-server:cpp:\"ns::f\" { @[func] = count(); }");
+  ASSERT_TRUE(outcome.program) << outcome.text;
+  ASSERT_EQ(outcome.program->probes.size(), 2u);
+  EXPECT_EQ(outcome.program->probes[0].symbol, "_ZN2ns1fEi");
+  EXPECT_EQ(outcome.program->probes[0].function, "ns::f(int)");
+  expect_refused("uprobe:redis-server:cpp:\"ns::g\" { exit(); }", "no C++ function");
 }
 
 TEST(Sema, ExpandsGlobs) {
@@ -416,6 +491,64 @@ TEST(Sema, AcceptsTheLanguageCore) {
        }) {
     expect_accepted(script);
   }
+}
+
+// ---- stacks, symbols, registers, override
+// ---------------------------------------------------------------------------
+
+TEST(Stack, IsThereWhereThereIsAHit) {
+  for (const char* probe : {"uprobe:libc:fopen", "kprobe:vfs_read", "kretprobe:vfs_read",
+                            "tracepoint:sched:sched_switch"}) {
+    expect_accepted(std::string(probe) +
+                    " { @[ustack] = count(); @k[kstack(perf, 3)] = count(); }");
+  }
+  expect_refused("BEGIN { print(ustack); }", "ustack is only there in uprobe");
+  expect_refused("interval:s:1 { @[kstack] = count(); }", "kstack is only there in uprobe");
+}
+
+TEST(Stack, TakesAModeAndThenADepth) {
+  expect_accepted(
+      "uprobe:libc:fopen { print(ustack()); print(ustack(bpftrace)); print(ustack(raw, 127)); }");
+  expect_refused("uprobe:libc:fopen { print(ustack(0)); }", "a stack has 1 to 127 frames");
+  expect_refused("uprobe:libc:fopen { print(ustack(128)); }", "a stack has 1 to 127 frames");
+  expect_refused("uprobe:libc:fopen { print(ustack(arg0 + 1)); }", "must be a constant");
+  expect_refused("uprobe:libc:fopen { print(ustack(5, perf)); }", "a mode and then how many");
+  expect_refused("uprobe:libc:fopen { print(ustack(wide)); }", "'wide' is no stack mode");
+  expect_refused("uprobe:libc:fopen { print(ustack(build_id)); }", "build_id is not built yet");
+  expect_refused("uprobe:libc:fopen { print(ustack(perf, 1, 2)); }", "takes 0 to 2 arguments");
+}
+
+TEST(Stack, IsNoNumberAndOneMapHoldsOneSort) {
+  expect_refused("uprobe:libc:fopen { @ = ustack + 1; }", "needs a number");
+  expect_refused("uprobe:libc:fopen { if (ustack) { exit(); } }", "");
+  expect_refused("uprobe:libc:fopen { printf(\"%d\", ustack); }", "takes a number");
+  expect_refused("uprobe:libc:fopen { @[ustack] = 1; @[ustack(3)] = 1; }", "");
+  expect_refused("uprobe:libc:fopen { @[ustack] = 1; @[kstack] = 1; }", "");
+}
+
+TEST(Symbol, IsOfAnAddress) {
+  expect_accepted("uprobe:libc:fopen { @[usym(arg0), ksym(arg1)] = count(); }");
+  expect_accepted("BEGIN { printf(\"%s\", ksym(kaddr(\"vfs_read\"))); }");
+  expect_refused("BEGIN { print(usym(\"main\")); }", "usym() needs a number");
+  expect_refused("BEGIN { print(kaddr(\"nothing\")); }", "the kernel has no function 'nothing'");
+  expect_refused("BEGIN { print(kaddr(1)); }", "must be a string literal");
+}
+
+TEST(Reg, IsAName) {
+  EXPECT_NE(typed_text("uprobe:libc:fopen { @ = reg(\"ip\"); }").find("at 128"), std::string::npos);
+  expect_refused("uprobe:libc:fopen { @ = reg(\"rip\"); }", "there is no register 'rip'");
+  expect_refused("BEGIN { @ = reg(\"ip\"); }", "reg() is only there in uprobe");
+}
+
+TEST(Override, NeedsUnsafeAndAFunction) {
+  CompileOptions unsafe;
+  unsafe.allow_unsafe = true;
+  expect_refused("uprobe:libc:fopen { override(0); }", "changes what the traced program does");
+  expect_refused("uprobe:libc:fopen { override(0); }", "--unsafe allows it");
+  expect_accepted("uprobe:libc:fopen { override(0); } kprobe:vfs_read { override(-1); }", unsafe);
+  EXPECT_NE(analyze_script("tracepoint:sched:sched_switch { override(1); }", unsafe)
+                .text.find("only there in uprobe and kprobe"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -61,19 +61,19 @@ constexpr FunctionEntry kFunctions[] = {
     {"macaddr"},
     {"cgroupid"},
     {"cgroup_path"},
-    {"kaddr"},
+    {"kaddr", F::kKernelAddress, 1, 1},
     {"uaddr"},
-    {"ksym"},
-    {"usym"},
+    {"ksym", F::kKernelSymbol, 1, 1},
+    {"usym", F::kUserSymbol, 1, 1},
     {"kptr"},
     {"uptr"},
-    {"reg"},
-    {"kstack"},
-    {"ustack"},
+    {"reg", F::kReg, 1, 1},
+    {"kstack", F::kKernelStack, 0, 2},
+    {"ustack", F::kUserStack, 0, 2},
     {"dw_ustack"},
     {"signal"},
     {"signal_thread"},
-    {"override"},
+    {"override", F::kOverride, 1, 1},
     {"write_user"},
     {"skboutput"},
     {"socket_cookie"},
@@ -106,8 +106,6 @@ constexpr BuiltinEntry kBuiltins[] = {
     {"comm", true, typed::Builtin::kComm},
     {"probe", true, typed::Builtin::kProbe},
     {"func", true, typed::Builtin::kFunc},
-    {"kstack"},
-    {"ustack"},
     {"curtask"},
     {"ppid"},
     {"pcomm"},
@@ -134,8 +132,8 @@ constexpr BuiltinEntry kBuiltins[] = {
 };
 
 /// Names for "did you mean" only: handled apart because they depend on the probe.
-constexpr std::string_view kContextNames[] = {"args", "arg0", "arg1", "arg2",
-                                              "arg3", "arg4", "arg5", "retval"};
+constexpr std::string_view kContextNames[] = {"ustack", "kstack", "args", "arg0", "arg1",
+                                              "arg2",   "arg3",   "arg4", "arg5", "retval"};
 
 }  // namespace
 
@@ -226,6 +224,7 @@ bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
     case ProbeType::kUretprobe: kind = ProbeKind::kUretprobe; return true;
     case ProbeType::kKprobe: kind = ProbeKind::kKprobe; return true;
     case ProbeType::kKretprobe: kind = ProbeKind::kKretprobe; return true;
+    case ProbeType::kUsdt: kind = ProbeKind::kUsdt; return true;
     case ProbeType::kTracepoint: kind = ProbeKind::kTracepoint; return true;
     default: return false;
   }

@@ -17,6 +17,7 @@ class FakeWorld : public World {
                                     {"/usr/bin/redis-server", "main"}};
   std::vector<KernelFunction> kernel = {
       {"do_sys_openat2", ""}, {"vfs_read", ""}, {"vfs_write", ""}, {"nf_hook", "nf"}};
+  std::vector<UsdtSite> usdt = default_usdt();
   std::vector<Tracepoint> events = default_events();
 
   Result<std::vector<UserFunction>> user_functions(std::string_view target,
@@ -32,11 +33,31 @@ class FakeWorld : public World {
     if (found.empty()) return fail(ErrorCode::kNotFound, "{} has no function '{}'", target, symbol);
     return found;
   }
+  Result<std::vector<CppFunction>> cpp_functions(std::string_view target,
+                                                 std::string_view name) override {
+    if (!names_file("/usr/bin/redis-server", target) || !matches(name, "ns::f"))
+      return fail(ErrorCode::kNotFound, "{}: no C++ function '{}'", target, name);
+    return std::vector{CppFunction{{"/usr/bin/redis-server", "_ZN2ns1fEi"}, "ns::f(int)"},
+                       CppFunction{{"/usr/bin/redis-server", "_ZN2ns1fEl"}, "ns::f(long)"}};
+  }
   Result<std::string> user_file(std::string_view target) override {
     for (const UserFunction& function : user) {
       if (names_file(function.path, target)) return function.path;
     }
     return fail(ErrorCode::kNotFound, "no file '{}'", target);
+  }
+  Result<std::vector<UsdtSite>> usdt_sites(std::string_view target,
+                                           std::string_view provider,
+                                           std::string_view name) override {
+    std::vector<UsdtSite> found;
+    for (const UsdtSite& site : usdt) {
+      if (names_file(site.path, target) && (provider.empty() || matches(provider, site.provider)) &&
+          matches(name, site.name))
+        found.push_back(site);
+    }
+    if (found.empty())
+      return fail(ErrorCode::kNotFound, "{} has no static tracepoint '{}'", target, name);
+    return found;
   }
   Result<std::vector<KernelFunction>> kernel_functions(std::string_view module,
                                                        std::string_view symbol) override {
@@ -47,6 +68,10 @@ class FakeWorld : public World {
     }
     if (found.empty()) return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", symbol);
     return found;
+  }
+  Result<uint64_t> kernel_address(std::string_view symbol) override {
+    if (symbol == "vfs_read") return 0xffffffff81000010;
+    return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", symbol);
   }
   Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
                                               std::string_view event) override {
@@ -60,6 +85,10 @@ class FakeWorld : public World {
   std::vector<std::string> near_user_functions(std::string_view, std::string_view symbol) override {
     return symbol == "fopne" ? std::vector<std::string>{"fopen"} : std::vector<std::string>{};
   }
+  std::vector<std::string> near_usdt(std::string_view, std::string_view name) override {
+    return name == "query_strat" ? std::vector<std::string>{"db:query_start"}
+                                 : std::vector<std::string>{};
+  }
   std::vector<std::string> near_kernel_functions(std::string_view symbol) override {
     return symbol == "vfs_raed" ? std::vector<std::string>{"vfs_read", "vfs_write"}
                                 : std::vector<std::string>{};
@@ -70,6 +99,37 @@ class FakeWorld : public World {
 
  private:
   using Shape = EventField::Shape;
+  using Place = UsdtArgument::Place;
+
+  /// query_start twice, with its arguments in other places; one that cannot be read in query_done.
+  static std::vector<UsdtSite> default_usdt() {
+    namespace regs = bpf::x86_64_regs;
+    const UsdtArgument edi{"-4@%edi", Place::kRegister, 4, true, regs::kDi};
+    const UsdtArgument stack{.text = "-4@-20(%rbp)",
+                             .place = Place::kMemory,
+                             .size = 4,
+                             .is_signed = true,
+                             .base = regs::kBp,
+                             .number = -20};
+    const UsdtArgument table{.text = "1@(%rax,%rcx,8)",
+                             .place = Place::kMemory,
+                             .size = 1,
+                             .base = regs::kAx,
+                             .index = regs::kCx,
+                             .scale = 8};
+    const UsdtArgument symbol{
+        .text = "8@g(%rip)", .place = Place::kMemory, .from_site = true, .number = 0x2000};
+    const UsdtArgument five{.text = "-4@$5", .size = 4, .is_signed = true, .number = 5};
+    const UsdtArgument high{"1@%ah", Place::kRegister, 1, false, regs::kAx + 1};
+    const UsdtArgument real{
+        .text = "8f@%xmm0",
+        .place = Place::kUnreadable,
+        .problem = "'8f@%xmm0': a floating-point number, which is not built yet"};
+    const std::string path = "/usr/bin/redis-server";
+    return {{path, "db", "query_start", 0x1000, 0x4000, {edi, five}},
+            {path, "db", "query_start", 0x1100, 0x4000, {stack, five, high}},
+            {path, "db", "query_done", 0x1200, 0, {table, symbol, real}}};
+  }
 
   static std::vector<EventField> common() {
     return {{"common_type", "unsigned short", 0, 2, false, Shape::kInt},

@@ -98,7 +98,8 @@ bool accepts(char letter, const Type& type) {
   if (type.is_unknown()) return true;
   switch (letter) {
     case 's':
-      return type.is_string() || type.kind == Type::Kind::kProbe || type.kind == Type::Kind::kFunc;
+      return type.is_string() || type.kind == Type::Kind::kProbe ||
+             type.kind == Type::Kind::kFunc || type.is_stack() || type.is_symbol();
     case 'r': return type.kind == Type::Kind::kBuffer;
     default: return type.is_number();
   }

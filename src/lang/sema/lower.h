@@ -1,8 +1,9 @@
 // One clause of the AST -> its typed form, with the types found so far.
 //
 // Split over lower_expr.cc (values), lower_operator.cc (operators, casts), lower_call.cc
-// (functions), lower_map.cc and lower_stmt.cc (statements, scopes). Every method returns a node
-// whatever happens: after an error it is of unknown type, from which nothing further is reported.
+// (functions), lower_stack.cc (stacks, symbols), lower_map.cc and lower_stmt.cc (statements,
+// scopes). Every method returns a node whatever happens: after an error it is of unknown type, from
+// which nothing further is reported.
 #pragma once
 
 #include <map>
@@ -15,6 +16,7 @@
 #include "lang/sema/options.h"
 #include "lang/sema/probes.h"
 #include "lang/sema/typed.h"
+#include "lang/sema/world.h"
 #include "lang/syntax/ast.h"
 #include "lang/syntax/diagnostic.h"
 
@@ -38,10 +40,15 @@ struct MapTable {
 class Lowering {
  public:
   Lowering(const CompileOptions& options,
+           World& world,
            MapTable& maps,
            Instance& instance,
            Diagnostics& diagnostics)
-      : options_(options), maps_(maps), instance_(instance), diagnostics_(diagnostics) {}
+      : options_(options),
+        world_(world),
+        maps_(maps),
+        instance_(instance),
+        diagnostics_(diagnostics) {}
 
   typed::Clause run();
 
@@ -65,6 +72,7 @@ class Lowering {
   ExprPtr lower_identifier(const ast::Identifier& expr);
   ExprPtr lower_name(const std::string& name, Span span);
   ExprPtr lower_argument_register(uint32_t index, Span span);
+  ExprPtr lower_usdt_argument(uint32_t index, Span span);
   ExprPtr lower_retval(Span span);
   ExprPtr lower_variable(const ast::Variable& expr);
   ExprPtr lower_map_read(const ast::Map& expr);
@@ -104,6 +112,15 @@ class Lowering {
   ExprPtr lower_join(const ast::Call& call);
   ExprPtr lower_str(const ast::Call& call);
   ExprPtr lower_buf(const ast::Call& call);
+
+  // Stacks, symbols, registers: lower_stack.cc.
+  ExprPtr lower_stack(const ast::Call& call, Type::Kind kind);
+  ExprPtr stack(Type::Kind kind, bundle::StackMode mode, uint32_t frames, Span span);
+  bool stack_mode(const ast::Expr& expr, bundle::StackMode& mode);
+  ExprPtr lower_symbol(const ast::Call& call, Type::Kind kind);
+  ExprPtr lower_reg(const ast::Call& call);
+  ExprPtr lower_kernel_address(const ast::Call& call);
+  ExprPtr lower_override(const ast::Call& call);
   bool literal_text(const ast::Expr& expr, std::string_view what, std::string& text);
   bool constant(const ast::Expr& expr, std::string_view what, int64_t& value);
   const ast::Map* map_argument(const ast::Call& call, size_t index);
@@ -153,8 +170,11 @@ class Lowering {
   /// Memory in the kernel's sense: 512 bytes of stack make larger values senseless.
   static constexpr uint32_t kMaxTupleBytes = 4096;
   static constexpr int64_t kMaxRounds = 65536;
+  /// As deep as the kernel looks by itself (kernel.perf_event_max_stack).
+  static constexpr uint32_t kMaxStackFrames = 127;
 
   const CompileOptions& options_;
+  World& world_;
   MapTable& maps_;
   Instance& instance_;
   Diagnostics& diagnostics_;

@@ -69,6 +69,13 @@ Lowering::ExprPtr Lowering::lower_function(const ast::Call& call, Function funct
     case Function::kJoin: return lower_join(call);
     case Function::kStr: return lower_str(call);
     case Function::kBuf: return lower_buf(call);
+    case Function::kUserStack: return lower_stack(call, Type::Kind::kUserStack);
+    case Function::kKernelStack: return lower_stack(call, Type::Kind::kKernelStack);
+    case Function::kUserSymbol: return lower_symbol(call, Type::Kind::kUserSymbol);
+    case Function::kKernelSymbol: return lower_symbol(call, Type::Kind::kKernelSymbol);
+    case Function::kKernelAddress: return lower_kernel_address(call);
+    case Function::kReg: return lower_reg(call);
+    case Function::kOverride: return lower_override(call);
     default: break;
   }
   diagnostics_.error(call.span, "{}() can only be put into a map", call.name)

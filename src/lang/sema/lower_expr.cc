@@ -118,6 +118,10 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     return lower_argument_register(
         name.size() > 5 ? 99 : static_cast<uint32_t>(std::stoul(name.substr(3))), span);
   }
+  if (name == "ustack" || name == "kstack") {
+    auto kind = name == "ustack" ? Type::Kind::kUserStack : Type::Kind::kKernelStack;
+    return stack(kind, bundle::StackMode::kBpftrace, kMaxStackFrames, span);
+  }
   const BuiltinEntry* entry = find_builtin(name);
   if (entry == nullptr) {
     Diagnostic& diagnostic = diagnostics_.error(span, "unknown name '{}'", name);
@@ -133,7 +137,9 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     refuse(span, name);
     return unknown(span);
   }
-  if (entry->builtin == typed::Builtin::kFunc && instance_.context.kind != ContextKind::kRegs) {
+  bool has_function =
+      instance_.context.kind == ContextKind::kRegs && instance_.context.probe != ProbeKind::kUsdt;
+  if (entry->builtin == typed::Builtin::kFunc && !has_function) {
     diagnostics_.error(span, "func is only there in uprobe, uretprobe, kprobe and kretprobe");
     return unknown(span);
   }
@@ -147,11 +153,12 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
   constexpr std::array kOffsets = {regs::kDi, regs::kSi, regs::kDx,
                                    regs::kCx, regs::kR8, regs::kR9};
   ProbeKind kind = instance_.context.probe;
+  if (kind == ProbeKind::kUsdt) return lower_usdt_argument(index, span);
   if (kind == ProbeKind::kTracepoint) {
     diagnostics_.error(span, "arg{} is not there in a tracepoint", index)
         .with_hint("use its fields: args.name");
   } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe) {
-    diagnostics_.error(span, "arg{} is only there in uprobe and kprobe", index);
+    diagnostics_.error(span, "arg{} is only there in uprobe, kprobe and usdt", index);
   } else if (index >= kOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);

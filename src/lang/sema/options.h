@@ -24,6 +24,9 @@ struct CompileOptions {
   /// process. Uprobes are attached to processes instead.
   std::vector<pid_t> pid_filter;
 
+  /// Functions that change what a traced program does are allowed (--unsafe).
+  bool allow_unsafe = false;
+
   static constexpr uint32_t kMinStrlen = 8, kMaxStrlen = 4096;
 };
 

@@ -41,7 +41,28 @@ class Resolver {
     clause_ = &clause;
     shared_.clear();
     if (!clause.name.empty()) diagnostics_.error(clause.span, "a named probe is not built yet");
-    for (const ast::AttachPoint& point : clause.attach_points) resolve_point(point);
+    excluded_ = names_excluded(clause);
+    const size_t before = table_.probes.size();
+    for (const ast::AttachPoint& point : clause.attach_points) {
+      if (!point.is_excluded) resolve_point(point);
+    }
+    if (table_.probes.size() == before && !excluded_.empty() && !diagnostics_.has_errors())
+      diagnostics_.error(clause.attach_points.front().span,
+                         "every probe of this clause is excluded");
+  }
+
+  /// `uprobe:libc:str*, !uprobe:libc:strlen`: what stands behind '!' is resolved like any other and
+  /// left out.
+  std::set<std::string> names_excluded(const ast::Clause& clause) {
+    std::set<std::string> names;
+    for (const ast::AttachPoint& point : clause.attach_points) {
+      if (!point.is_excluded) continue;
+      Resolver others(world_, diagnostics_);
+      others.clause_ = &clause;
+      others.resolve_point(point);
+      for (const bundle::Probe& probe : others.table_.probes) names.insert(probe.name);
+    }
+    return names;
   }
 
   void resolve_point(const ast::AttachPoint& point) {
@@ -57,6 +78,7 @@ class Resolver {
       case ProbeKind::kUprobe:
       case ProbeKind::kUretprobe: resolve_uprobe(point, kind); break;
       case ProbeKind::kTracepoint: resolve_tracepoint(point); break;
+      case ProbeKind::kUsdt: resolve_usdt(point); break;
       default: resolve_kprobe(point, kind); break;
     }
   }
@@ -71,8 +93,9 @@ class Resolver {
     return table_.probes.emplace_back(bundle::Probe{.kind = kind, .name = point.text});
   }
 
-  /// One more probe for the program that this clause has for this kind.
-  Instance& add_shared(bundle::Probe probe) {
+  /// One more probe for the program that this clause has for this kind. Null: it is excluded.
+  Instance* add_shared(bundle::Probe probe) {
+    if (excluded_.contains(probe.name)) return nullptr;
     auto [found, is_new] = shared_.try_emplace(probe.kind, table_.instances.size());
     if (is_new) {
       Instance instance;
@@ -83,7 +106,7 @@ class Resolver {
     Instance& instance = table_.instances[found->second];
     instance.probes.push_back(static_cast<int>(table_.probes.size()));
     table_.probes.push_back(std::move(probe));
-    return instance;
+    return &instance;
   }
 
   void resolve_interval(const ast::AttachPoint& point) {
@@ -96,7 +119,7 @@ class Resolver {
   }
 
   void resolve_uprobe(const ast::AttachPoint& point, ProbeKind kind) {
-    if (point.is_cpp) return refuse(point, "a uprobe by C++ name");
+    if (point.is_cpp) return resolve_cpp(point, kind);
     if (!point.source_file.empty()) return refuse(point, "a uprobe by source line");
     bool is_return = kind == ProbeKind::kUretprobe;
     if (is_return && (point.offset != 0 || point.address)) {
@@ -118,6 +141,24 @@ class Resolver {
                   .name = fmt::format("{}:{}:{}{}", is_return ? "uretprobe" : "uprobe",
                                       function.path, function.symbol, offset_text(point)),
                   .function = function.symbol,
+                  .path = function.path,
+                  .symbol = function.symbol,
+                  .offset = point.offset});
+    }
+  }
+
+  void resolve_cpp(const ast::AttachPoint& point, ProbeKind kind) {
+    auto functions = world_.cpp_functions(point.target, point.function);
+    if (!functions) {
+      diagnostics_.error(point.span, "{}", functions.error().message);
+      return;
+    }
+    for (const auto& [function, name] : *functions) {
+      add_shared({.kind = kind,
+                  .name = fmt::format("{}:{}:cpp:{}{}",
+                                      kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe",
+                                      function.path, function.symbol, offset_text(point)),
+                  .function = name,
                   .path = function.path,
                   .symbol = function.symbol,
                   .offset = point.offset});
@@ -180,13 +221,37 @@ class Resolver {
       return;
     }
     for (Tracepoint& event : *events) {
-      Instance& instance =
+      Instance* instance =
           add_shared({.kind = ProbeKind::kTracepoint,
                       .name = fmt::format("tracepoint:{}:{}", event.category, event.event),
                       .function = event.event,
                       .symbol = event.event,
                       .module = event.category});
-      instance.events.push_back(std::move(event));
+      if (instance != nullptr) instance->events.push_back(std::move(event));
+    }
+  }
+
+  /// One probe a place, all of one name: `probe` and the maps do not tell inlined copies apart.
+  void resolve_usdt(const ast::AttachPoint& point) {
+    auto sites = world_.usdt_sites(point.target, point.usdt_namespace, point.function);
+    if (!sites || sites->empty()) {
+      std::string what = sites ? fmt::format("no static tracepoint matches '{}'", point.function)
+                               : sites.error().message;
+      report_missing(point, what, world_.near_usdt(point.target, point.function),
+                     point.target.empty() ? "" : point.target + ":");
+      return;
+    }
+    for (UsdtSite& site : *sites) {
+      Instance* instance =
+          add_shared({.kind = ProbeKind::kUsdt,
+                      .name = fmt::format("usdt:{}:{}:{}", site.path, site.provider, site.name),
+                      .function = site.name,
+                      .path = site.path,
+                      .symbol = site.name,
+                      .module = site.provider,
+                      .address = site.address,
+                      .semaphore = site.semaphore});
+      if (instance != nullptr) instance->usdt.push_back(std::move(site));
     }
   }
 
@@ -213,6 +278,7 @@ class Resolver {
   Diagnostics& diagnostics_;
   ProbeTable table_;
   const ast::Clause* clause_ = nullptr;
+  std::set<std::string> excluded_;      ///< this clause's, by name
   std::map<ProbeKind, size_t> shared_;  ///< this clause's instances
 };
 
@@ -231,6 +297,58 @@ std::string layout_of(const Instance& instance, const Tracepoint& event) {
   return layout;
 }
 
+/// The same for the arguments of a static tracepoint.
+std::string layout_of(const Instance& instance, const UsdtSite& site) {
+  std::string layout;
+  for (uint32_t index : instance.used_arguments) {
+    if (index >= site.arguments.size()) {
+      layout += "-;";
+      continue;
+    }
+    const UsdtArgument& a = site.arguments[index];
+    layout += fmt::format("{},{},{},{},{},{},{},{};", static_cast<int>(a.place), a.size,
+                          a.is_signed, a.base, a.index, a.scale, a.from_site, a.number);
+  }
+  return layout;
+}
+
+/// An instance without its probes.
+Instance part_of(const Instance& whole) {
+  return {.clause = whole.clause,
+          .context = whole.context,
+          .used_fields = whole.used_fields,
+          .used_arguments = whole.used_arguments,
+          .variables = whole.variables,
+          .is_declared = whole.is_declared};
+}
+
+void split_events(Instance& instance, std::vector<Instance>& all) {
+  std::map<std::string, size_t> by_layout;
+  for (size_t i = 0; i < instance.events.size(); ++i) {
+    Tracepoint& event = instance.events[i];
+    auto [found, is_new] = by_layout.try_emplace(layout_of(instance, event), all.size());
+    if (is_new) {
+      all.push_back(part_of(instance));
+      all.back().context.size_bytes = event.record_size;
+    }
+    Instance& part = all[found->second];
+    part.context.size_bytes = std::min(part.context.size_bytes, event.record_size);
+    part.probes.push_back(instance.probes[i]);
+    part.events.push_back(std::move(event));
+  }
+}
+
+void split_usdt(Instance& instance, std::vector<Instance>& all) {
+  std::map<std::string, size_t> by_layout;
+  for (size_t i = 0; i < instance.usdt.size(); ++i) {
+    UsdtSite& site = instance.usdt[i];
+    auto [found, is_new] = by_layout.try_emplace(layout_of(instance, site), all.size());
+    if (is_new) all.push_back(part_of(instance));
+    all[found->second].probes.push_back(instance.probes[i]);
+    all[found->second].usdt.push_back(std::move(site));
+  }
+}
+
 }  // namespace
 
 ProbeTable resolve_probes(const ast::Program& program, World& world, Diagnostics& diagnostics) {
@@ -240,26 +358,12 @@ ProbeTable resolve_probes(const ast::Program& program, World& world, Diagnostics
 std::vector<Instance> split_by_layout(std::vector<Instance> instances) {
   std::vector<Instance> all;
   for (Instance& instance : instances) {
-    if (instance.events.empty()) {
+    if (!instance.events.empty()) {
+      split_events(instance, all);
+    } else if (!instance.usdt.empty()) {
+      split_usdt(instance, all);
+    } else {
       all.push_back(std::move(instance));
-      continue;
-    }
-    std::map<std::string, size_t> by_layout;
-    for (size_t i = 0; i < instance.events.size(); ++i) {
-      Tracepoint& event = instance.events[i];
-      auto [found, is_new] = by_layout.try_emplace(layout_of(instance, event), all.size());
-      if (is_new) {
-        all.push_back({.clause = instance.clause,
-                       .context = instance.context,
-                       .used_fields = instance.used_fields,
-                       .variables = instance.variables,
-                       .is_declared = instance.is_declared});
-        all.back().context.size_bytes = event.record_size;
-      }
-      Instance& part = all[found->second];
-      part.context.size_bytes = std::min(part.context.size_bytes, event.record_size);
-      part.probes.push_back(instance.probes[i]);
-      part.events.push_back(std::move(event));
     }
   }
   return all;

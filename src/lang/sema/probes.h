@@ -19,7 +19,9 @@ struct Instance {
   typed::Context context;
   std::vector<int> probes;            ///< indices into ProbeTable::probes
   std::vector<Tracepoint> events;     ///< of each probe; empty where these are no tracepoints
+  std::vector<UsdtSite> usdt;         ///< of each probe; empty where these are no usdt probes
   std::set<std::string> used_fields;  ///< of args, found by lowering
+  std::set<uint32_t> used_arguments;  ///< of usdt probes, found by lowering
   std::vector<typed::Variable>
       variables;                  ///< types found so far; the n-th declaration of the clause is n
   std::vector<bool> is_declared;  ///< variables: `let $x : type`
@@ -33,7 +35,8 @@ struct ProbeTable {
 /// Asks `world` what each attach point names. Refuses by name what is not built.
 ProbeTable resolve_probes(const ast::Program& program, World& world, Diagnostics& diagnostics);
 
-/// Splits instances whose events keep the fields that the clause uses at different places.
+/// Splits instances whose events keep the fields, and whose static tracepoints the arguments, that
+/// the clause uses at different places.
 std::vector<Instance> split_by_layout(std::vector<Instance> instances);
 
 }  // namespace spile::lang

@@ -41,6 +41,21 @@ Join join_tuples(Type& into, const Type& from) {
   return all;
 }
 
+std::string_view mode_prefix(bundle::StackMode mode) {
+  switch (mode) {
+    case bundle::StackMode::kBpftrace: return "";
+    case bundle::StackMode::kPerf: return "perf, ";
+    case bundle::StackMode::kRaw: return "raw, ";
+  }
+  return "";
+}
+
+/// Stacks of two depths are kept apart, and a place prints them one way.
+Join join_stacks(const Type& into, const Type& from) {
+  bool is_same = into.frames == from.frames && into.stack_mode == from.stack_mode;
+  return is_same ? Join::kSame : Join::kMismatch;
+}
+
 Join join_pointers(Type& into, const Type& from) {
   if (into.fields == from.fields || into.fields.empty()) return Join::kSame;
   into.fields.clear();  // two kinds of pointers: void *
@@ -55,6 +70,8 @@ uint32_t storage_bytes(const Type& type) {
     case Type::Kind::kNone: return 0;
     case Type::Kind::kString: return round_up_8(type.size);
     case Type::Kind::kBuffer: return round_up_8(type.size + 4);
+    case Type::Kind::kUserStack:
+    case Type::Kind::kUserSymbol: return 16;
     case Type::Kind::kTuple: {
       uint32_t sum = 0;
       for (const Type& field : type.fields) sum += storage_bytes(field);
@@ -88,6 +105,15 @@ bundle::ValueType to_value_type(const Type& type) {
     case Type::Kind::kPointer: value.kind = ValueKind::kPointer; break;
     case Type::Kind::kProbe: value.kind = ValueKind::kProbe; break;
     case Type::Kind::kFunc: value.kind = ValueKind::kFunc; break;
+    case Type::Kind::kUserStack:
+    case Type::Kind::kKernelStack:
+      value.kind =
+          type.kind == Type::Kind::kUserStack ? ValueKind::kUserStack : ValueKind::kKernelStack;
+      value.stack_mode = type.stack_mode;
+      value.frames = type.frames;
+      break;
+    case Type::Kind::kUserSymbol: value.kind = ValueKind::kUserSymbol; break;
+    case Type::Kind::kKernelSymbol: value.kind = ValueKind::kKernelSymbol; break;
     case Type::Kind::kTuple:
       value.kind = ValueKind::kTuple;
       value.offsets = field_offsets(type);
@@ -108,6 +134,12 @@ std::string to_string(const Type& type) {
       return (type.fields.empty() ? "void" : to_string(type.fields[0])) + " *";
     case Type::Kind::kProbe: return "probe";
     case Type::Kind::kFunc: return "func";
+    case Type::Kind::kUserStack:
+    case Type::Kind::kKernelStack:
+      return fmt::format("{}({}{})", type.kind == Type::Kind::kUserStack ? "ustack" : "kstack",
+                         mode_prefix(type.stack_mode), type.frames);
+    case Type::Kind::kUserSymbol: return "usym";
+    case Type::Kind::kKernelSymbol: return "ksym";
     case Type::Kind::kTuple: {
       std::string text = "(";
       for (const Type& field : type.fields) text += (text.size() > 1 ? "," : "") + to_string(field);
@@ -146,6 +178,8 @@ Join join(Type& into, const Type& from) {
     case Type::Kind::kBuffer: return join_sizes(into, from);
     case Type::Kind::kTuple: return join_tuples(into, from);
     case Type::Kind::kPointer: return join_pointers(into, from);
+    case Type::Kind::kUserStack:
+    case Type::Kind::kKernelStack: return join_stacks(into, from);
     default: return Join::kSame;
   }
 }

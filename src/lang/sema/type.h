@@ -25,6 +25,10 @@ struct Type {
     kProbe,  ///< `probe`: a u64, the probe's number
     kFunc,   ///< `func`: the same
     kTuple,
+    kUserStack,     ///< ustack: an id and the process
+    kKernelStack,   ///< kstack: an id
+    kUserSymbol,    ///< usym(): an address and the process
+    kKernelSymbol,  ///< ksym(): an address
   };
   Kind kind = Kind::kUnknown;
   uint32_t size = 0;  ///< kInt: 1, 2, 4, 8. kString: with the NUL. kBuffer: of the data, its u32
@@ -33,6 +37,8 @@ struct Type {
   bool is_flexible =
       false;  ///< kInt: made of literals that are not negative: takes the sign of what it meets
   std::vector<Type> fields;  ///< kTuple: elements. kPointer: what it points to; empty for void
+  bundle::StackMode stack_mode = bundle::StackMode::kBpftrace;  ///< stacks
+  uint32_t frames = 0;                                          ///< stacks: the most
 
   static Type none() { return {Kind::kNone, 0, false, false, {}}; }
   static Type integer(uint32_t size_bytes, bool is_signed) {
@@ -49,6 +55,10 @@ struct Type {
   static Type void_pointer() { return {Kind::kPointer, 8, false, false, {}}; }
   static Type probe() { return {Kind::kProbe, 8, false, false, {}}; }
   static Type func() { return {Kind::kFunc, 8, false, false, {}}; }
+  static Type stack(Kind kind, bundle::StackMode mode, uint32_t frames) {
+    return {kind, 0, false, false, {}, mode, frames};
+  }
+  static Type symbol(Kind kind) { return {kind, 0, false, false, {}}; }
   static Type tuple(std::vector<Type> fields) {
     return {Kind::kTuple, 0, false, false, std::move(fields)};
   }
@@ -60,8 +70,11 @@ struct Type {
   bool is_pointer() const { return kind == Kind::kPointer; }
   /// A register holds it.
   bool is_scalar() const {
-    return is_int() || is_pointer() || kind == Kind::kProbe || kind == Kind::kFunc;
+    return is_int() || is_pointer() || kind == Kind::kProbe || kind == Kind::kFunc ||
+           kind == Kind::kKernelStack || kind == Kind::kKernelSymbol;
   }
+  bool is_stack() const { return kind == Kind::kUserStack || kind == Kind::kKernelStack; }
+  bool is_symbol() const { return kind == Kind::kUserSymbol || kind == Kind::kKernelSymbol; }
   /// Can be calculated with and compared as a number.
   bool is_number() const { return is_int() || is_pointer(); }
   /// Compared, divided and shifted as unsigned.

@@ -35,6 +35,8 @@ enum class ExprKind : uint8_t {
   kLoad,            ///< args: address of a number of type.size bytes in memory
   kTuple,           ///< args: elements
   kTupleField,      ///< args: a tuple; number: which element
+  kStack,           ///< the call stack; type says whose, how deep and how it is printed
+  kSymbol,          ///< args: address; type says whose
   // Calculations on numbers; the result has 64 bits.
   kNegate,
   kBitNot,
@@ -56,11 +58,12 @@ enum class ExprKind : uint8_t {
   kPrintMap,    ///< map, top, div
   kPrintValue,  ///< args: one
   kClear,
-  kZero,    ///< map
-  kDelete,  ///< map; args: key, none: the scalar
-  kExit,    ///< args: none or the code; the clause ends here
-  kTime,    ///< text: the format
-  kJoin,    ///< text: the separator; args: address of an array of addresses of strings
+  kZero,      ///< map
+  kDelete,    ///< map; args: key, none: the scalar
+  kExit,      ///< args: none or the code; the clause ends here
+  kTime,      ///< text: the format
+  kJoin,      ///< text: the separator; args: address of an array of addresses of strings
+  kOverride,  ///< args: what the probed function returns, without having run
 };
 
 enum class Builtin : uint8_t {

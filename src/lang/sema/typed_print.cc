@@ -46,6 +46,8 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kLoad: return "load";
     case ExprKind::kTuple: return "tuple";
     case ExprKind::kTupleField: return "tuple-field";
+    case ExprKind::kStack: return "stack";
+    case ExprKind::kSymbol: return "symbol";
     case ExprKind::kNegate: return "negate";
     case ExprKind::kBitNot: return "bit-not";
     case ExprKind::kNot: return "not";
@@ -69,6 +71,7 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kExit: return "exit";
     case ExprKind::kTime: return "time";
     case ExprKind::kJoin: return "join";
+    case ExprKind::kOverride: return "override";
   }
   return "";
 }

@@ -20,6 +20,12 @@ struct UserFunction {
   std::string symbol;  ///< as in the symbol table, without a version ("fopen")
 };
 
+/// One function that a C++ name means.
+struct CppFunction {
+  UserFunction function;  ///< with its mangled symbol
+  std::string name;       ///< "ns::f(int)"
+};
+
 /// One kernel function that a kprobe pattern names.
 struct KernelFunction {
   std::string symbol;
@@ -57,6 +63,35 @@ struct Tracepoint {
   std::vector<EventField> fields;  ///< common_* fields included
 };
 
+/// Where one argument of a static tracepoint is when that is reached.
+struct UsdtArgument {
+  enum class Place : uint8_t {
+    kConstant,    ///< `number` itself
+    kRegister,    ///< `size` bytes at offset `base` of the saved registers (struct pt_regs)
+    kMemory,      ///< `size` bytes at: base + index * scale + number, or ip + ... (from_site)
+    kUnreadable,  ///< `problem` says why
+  };
+  std::string text;  ///< as the note spells it: "-4@%edi"
+  Place place = Place::kConstant;
+  uint32_t size = 8;  ///< bytes: 1, 2, 4, 8
+  bool is_signed = false;
+  int base = -1, index = -1;  ///< offsets into struct pt_regs; -1: none
+  uint32_t scale = 1;
+  bool from_site = false;  ///< kMemory: the tracepoint's own address is added: a symbol's place
+  int64_t number = 0;
+  std::string problem;
+};
+
+/// One place of a static tracepoint that a usdt pattern names. Inlined and unrolled ones have
+/// several.
+struct UsdtSite {
+  std::string path;  ///< as UserFunction::path
+  std::string provider, name;
+  uint64_t address = 0;    ///< link address of the nop
+  uint64_t semaphore = 0;  ///< link address of its 16-bit counter; 0: it has none
+  std::vector<UsdtArgument> arguments;
+};
+
 class World {
  public:
   virtual ~World() = default;
@@ -73,8 +108,20 @@ class World {
   virtual Result<std::vector<UserFunction>> user_functions(std::string_view target,
                                                            std::string_view symbol) = 0;
 
+  /// The functions that `uprobe:target:cpp:"name"` names: those whose C++ name it is, with or
+  /// without its parameters. Errors: as user_functions.
+  virtual Result<std::vector<CppFunction>> cpp_functions(std::string_view target,
+                                                         std::string_view name) = 0;
+
   /// The file that `uprobe:target:0x1234` names. Errors: as user_functions.
   virtual Result<std::string> user_file(std::string_view target) = 0;
+
+  /// The places that `usdt:target:provider:name` names, by file and address. `provider` may be
+  /// empty: any. `target` as in user_functions; with -p and without a target every file that the
+  /// process has mapped. Only `*` is a wildcard. Errors: as user_functions.
+  virtual Result<std::vector<UsdtSite>> usdt_sites(std::string_view target,
+                                                   std::string_view provider,
+                                                   std::string_view name) = 0;
 
   /// The functions that `kprobe:[module:]symbol` names. `module` may be empty: any. Only `*` is a
   /// wildcard. A name without a wildcard that the symbol list does not show is an error only if the
@@ -84,6 +131,12 @@ class World {
   ///          denied       the kernel's list of functions cannot be read
   virtual Result<std::vector<KernelFunction>> kernel_functions(std::string_view module,
                                                                std::string_view symbol) = 0;
+
+  /// The address of a kernel function: kaddr().
+  ///
+  /// Errors:  not found    no function of that name
+  ///          denied       the kernel does not tell addresses (kernel.kptr_restrict, not root)
+  virtual Result<uint64_t> kernel_address(std::string_view symbol) = 0;
 
   /// The events that `tracepoint:category:event` names, with their fields. Only `*` is a wildcard,
   /// in both.
@@ -98,6 +151,8 @@ class World {
   // nothing near.
   virtual std::vector<std::string> near_user_functions(std::string_view target,
                                                        std::string_view symbol) = 0;
+  virtual std::vector<std::string> near_usdt(std::string_view target,
+                                             std::string_view name) = 0;  ///< "provider:name"
   virtual std::vector<std::string> near_kernel_functions(std::string_view symbol) = 0;
   virtual std::vector<std::string> near_tracepoints(std::string_view category,
                                                     std::string_view event) = 0;  ///< "cat:event"

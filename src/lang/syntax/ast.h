@@ -508,9 +508,11 @@ struct AttachPoint {
   /// hardware: event. iter: what to iterate. self: the signal. test, bench: the name. "" where
   /// `address` or `source_file` says it.
   std::string function;
-  std::string usdt_namespace;       ///< usdt: the middle part, or ""
-  bool is_cpp = false;              ///< uprobe:PATH:cpp:"demangled*"
-  uint64_t offset = 0;              ///< function+offset, bytes
+  std::string usdt_namespace;  ///< usdt: the middle part, or ""
+  bool is_excluded = false;    ///< written `!provider:...`: what others name and this does, too,
+                               ///< is left out
+  bool is_cpp = false;         ///< uprobe:PATH:cpp:"demangled*"
+  uint64_t offset = 0;         ///< function+offset, bytes
   std::optional<uint64_t> address;  ///< uprobe:PATH:0x123, kprobe:0x123, watchpoint:0x123:...
   std::string source_file;          ///< uprobe:PATH@file:line[:col]
   uint32_t source_line = 0, source_column = 0;

@@ -239,6 +239,7 @@ class Reader {
   bool timer_unit(const AttachPart& unit, const AttachPart& amount);
   bool perf_event();
   bool watchpoint();
+  bool watched_argument();
   bool iter();
   bool self();
   bool named();
@@ -461,17 +462,32 @@ bool Reader::perf_event() {
   return true;
 }
 
+/// FUNCTION+argN: the address is an argument of the function.
+bool Reader::watched_argument() {
+  const std::string& text = parts_[0].text;
+  const size_t plus = text.rfind("+arg");
+  if (plus == std::string::npos || plus == 0) return false;
+  const auto index = read_number(std::string_view(text).substr(plus + 4));
+  if (!index || index->is_duration) return false;
+  point_.function = text.substr(0, plus);
+  return true;
+}
+
 bool Reader::watchpoint() {
   if (parts_.size() != 3)
-    return wrong_form("watchpoint:ADDRESS:LENGTH:MODE with a mode of r, w and x");
+    return wrong_form(
+        "watchpoint:ADDRESS:LENGTH:MODE or watchpoint:FUNCTION+argN:LENGTH:MODE with a mode of r, "
+        "w "
+        "and x");
   const auto address = number_of(parts_[0]), length = number_of(parts_[1]);
-  if (!address) return fault(parts_[0], fmt::format("'{}' is not an address", parts_[0].text));
+  if (!address && !watched_argument())
+    return fault(parts_[0], fmt::format("'{}' is not an address", parts_[0].text));
   if (!length || (*length != 1 && *length != 2 && *length != 4 && *length != 8))
     return fault(parts_[1], "a watched length is 1, 2, 4 or 8");
   const std::string& mode = parts_[2].text;
   if (mode.empty() || mode.find_first_not_of("rwx") != std::string::npos)
     return fault(parts_[2], "a mode is made of r, w and x");
-  point_.address = *address;
+  point_.address = address;
   point_.watch_length = static_cast<uint32_t>(*length);
   point_.watch_mode = mode;
   return true;
@@ -535,6 +551,7 @@ AttachPoint make_point(const ProbeName& probe, const std::vector<AttachPart>& pa
 }  // namespace
 
 bool takes_path(std::string_view provider) {
+  if (provider.starts_with('!')) provider.remove_prefix(1);
   const auto found = find_probes(provider);
   return std::ranges::any_of(found, [](const ProbeName* probe) { return probe->takes_path; });
 }
@@ -552,6 +569,11 @@ std::vector<AttachPoint> read_attach_point(std::string_view raw,
                                            Span span,
                                            const std::vector<std::string>& positional,
                                            Diagnostics& diagnostics) {
+  const bool is_excluded = raw.starts_with('!');
+  if (is_excluded) {
+    raw.remove_prefix(1);
+    span.begin++;
+  }
   const auto parts = Splitter(raw, span, positional, diagnostics).split();
   if (parts.empty()) return {};
   const auto probes = find_probes(parts[0].text);
@@ -563,6 +585,7 @@ std::vector<AttachPoint> read_attach_point(std::string_view raw,
   Diagnostics refused;  // of a wildcard: types that do not take these parts are left out
   for (const ProbeName* probe : probes) {
     AttachPoint point = make_point(*probe, parts, span);
+    point.is_excluded = is_excluded;
     if (Reader(point, probes.size() == 1 ? diagnostics : refused).read())
       points.push_back(std::move(point));
   }

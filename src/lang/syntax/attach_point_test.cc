@@ -85,6 +85,20 @@ TEST(AttachPoint, ReadsTimers) {
   EXPECT_EQ(one("interval:5000").period_ns, 5'000u);
 }
 
+TEST(AttachPoint, ReadsExclusions) {
+  const auto point = one("!uprobe:/a/b:strlen");
+  EXPECT_TRUE(point.is_excluded);
+  EXPECT_EQ(point.target, "/a/b");
+  EXPECT_EQ(point.function, "strlen");
+  EXPECT_FALSE(one("uprobe:/a/b:strlen").is_excluded);
+}
+
+TEST(AttachPoint, ReadsWatchedArguments) {
+  const auto point = one("asyncwatchpoint:f+arg2:8:w");
+  EXPECT_EQ(point.function, "f");
+  EXPECT_EQ(point.watch_length, 8u);
+}
+
 TEST(AttachPoint, ReadsUsdtAndSourceLines) {
   const auto usdt = one("usdt:/bin/x:ns:name");
   EXPECT_EQ(usdt.usdt_namespace, "ns");

@@ -155,6 +155,7 @@ void TreePrinter::clause(const Clause& clause) {
 void TreePrinter::attach_point(const AttachPoint& p) {
   line("{}", ast::to_string(p.type));
   const Deeper deeper(*this);
+  if (p.is_excluded) line("excluded");
   if (!p.target.empty()) line("target: {}", quoted(p.target));
   if (!p.usdt_namespace.empty()) line("namespace: {}", quoted(p.usdt_namespace));
   if (!p.bpf_id.empty()) line("bpf-id: {}", quoted(p.bpf_id));

@@ -36,6 +36,7 @@ const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp,
 struct Needs {
   SlotMask reads = 0, clobbers = 0;
   bool clobbers_flags = false;
+  bool overrides = false;
   uint32_t stack_bytes = 0;  ///< of the deepest program, return address included where it is called
 };
 
@@ -48,6 +49,7 @@ class DetourEmitter {
     find_needs();
     lay_out();
     SPILE_TRY_VOID(check_stack());
+    SPILE_TRY_VOID(check_override());
     if (total_ > 0) hit();
     return finish();
   }
@@ -78,11 +80,17 @@ class DetourEmitter {
     if (calls_pending()) {
       needs_.clobbers |= kCallClobbers;
       needs_.clobbers_flags = true;
-      needs_.stack_bytes = std::max(
-          {needs_.stack_bytes, spec_.pending->note.stack_bytes, spec_.pending->take.stack_bytes});
+      for (const HelperCode* entry : {&spec_.pending->note, &spec_.pending->take,
+                                      &spec_.pending->arm, &spec_.pending->arrive})
+        needs_.stack_bytes = std::max(needs_.stack_bytes, entry->stack_bytes);
     }
     if (spec_.hits) {
       needs_.clobbers |= slot_of(x86::rax) | slot_of(x86::r11);
+      needs_.clobbers_flags = true;
+    }
+    needs_.overrides = (needs_.reads & kOverriddenSlot) != 0;
+    if (needs_.overrides) {  // the comparison, and the value's way out
+      needs_.clobbers |= slot_of(x86::rax);
       needs_.clobbers_flags = true;
     }
     saves_flags_ = needs_.clobbers_flags && spec_.flags_live;
@@ -93,7 +101,7 @@ class DetourEmitter {
   static bool is_empty(const Body& body) { return body.code_bytes == 0; }
 
   bool calls_pending() const {
-    return !spec_.notes.empty() ||
+    return !spec_.calls.empty() ||
            std::any_of(spec_.programs.begin(), spec_.programs.end(),
                        [](const DetourProgram& p) { return p.pending != 0; });
   }
@@ -124,6 +132,15 @@ class DetourEmitter {
                 spec_.site, stack_bytes(), limit);
   }
 
+  Result<void> check_override() const {
+    if (!needs_.overrides || spec_.may_override) return {};
+    return fail(
+        ErrorCode::kUnsafe,
+        "override() returns before a function has begun; {} is not the first instruction of a "
+        "function that the module's unwind table (.eh_frame) knows",
+        spec_.site);
+  }
+
   // ---- code
   // ----------------------------------------------------------------------------------------------------
 
@@ -134,11 +151,30 @@ class DetourEmitter {
     emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
     save();
     fill_context();
-    for (uint32_t number : spec_.notes) call_pending(spec_.pending->note, number);
+    for (const CallEvent& event : spec_.calls) call_pending(entry_of(event.kind), event.number);
     count_unconditional_hit();
     for (size_t i = 0; i < spec_.programs.size();) i = run_programs_from(i);
+    if (needs_.overrides) return_instead();
     restore();
+    leave();
+  }
+
+  void leave() {
     emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+  }
+
+  /// Where a program asked for it: registers as at the call, rax the value, back to the caller. No
+  /// instruction of the function has run, so the return address is at the top of its stack and what
+  /// it must keep is as it was.
+  void return_instead() {
+    Label goes_on = emit_.new_label();
+    emit_.op(Inst::kIdCmp, slot(offsetof(abi::HitFrame, overridden)), Imm(0));
+    emit_.jump_if(x86::CondCode::kEqual, goes_on);
+    restore_registers();
+    emit_.op(Inst::kIdMov, x86::rax, slot(offsetof(abi::HitFrame, override_value)));
+    leave();
+    emit_.op(Inst::kIdRet);
+    emit_.bind(goes_on);
   }
 
   /// No instruction before lahf changes flags; rax is saved before lahf changes it.
@@ -163,6 +199,7 @@ class DetourEmitter {
     fill_constant(offsetof(abi::HitFrame, orig_ax), kNoSystemCall);
     fill_constant(offsetof(abi::HitFrame, cs), kUserCs);
     fill_constant(offsetof(abi::HitFrame, ss), kUserSs);
+    fill_constant(offsetof(abi::HitFrame, overridden), 0);
   }
 
   void fill_constant(int32_t offset, int32_t value) {
@@ -183,7 +220,7 @@ class DetourEmitter {
   void count_unconditional_hit() {
     bool always = std::any_of(spec_.programs.begin(), spec_.programs.end(),
                               [](const DetourProgram& p) { return p.pending == 0; });
-    if (spec_.hits && (always || (spec_.programs.empty() && spec_.notes.empty())))
+    if (spec_.hits && (always || (spec_.programs.empty() && spec_.calls.empty())))
       count_hit(*spec_.hits);
   }
 
@@ -205,6 +242,15 @@ class DetourEmitter {
     return i;
   }
 
+  const HelperCode& entry_of(CallEvent::Kind kind) const {
+    switch (kind) {
+      case CallEvent::Kind::kArm: return spec_.pending->arm;
+      case CallEvent::Kind::kArrive: return spec_.pending->arrive;
+      case CallEvent::Kind::kNote: break;
+    }
+    return spec_.pending->note;
+  }
+
   void call_pending(const HelperCode& entry, uint32_t number) {
     emit_.op(Inst::kIdLea, x86::rdi, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
     emit_.op(Inst::kIdMov, x86::esi, Imm(number));
@@ -220,6 +266,8 @@ class DetourEmitter {
         emit_.op(Inst::kIdMov, x86::rax, x86::qword_ptr(x86::rsp, static_cast<int32_t>(total_)));
       emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, ip)), x86::rax);
     }
+    const bool at_entry = spec_.at_entry && program.popped_bytes == 0;
+    fill_constant(offsetof(abi::HitFrame, at_entry), at_entry ? 1 : 0);
     if ((program.body->reads & kSpSlot) != 0) {
       emit_.op(Inst::kIdLea, x86::rax,
                x86::ptr(x86::rsp, static_cast<int32_t>(total_ + program.popped_bytes)));
@@ -253,6 +301,10 @@ class DetourEmitter {
       emit_.op(Inst::kIdAdd, x86::al, Imm(127));
       emit_.op(Inst::kIdSahf, x86::ah);
     }
+    restore_registers();
+  }
+
+  void restore_registers() {
     for (const Gp& reg : kSavable) {
       if ((needs_.clobbers & slot_of(reg)) != 0)
         emit_.op(Inst::kIdMov, reg, slot(frame_offset(reg)));
@@ -311,7 +363,7 @@ class DetourEmitter {
 Result<Detour> emit_detour(const DetourSpec& spec) {
   if (!spec.displaced)
     return fail(ErrorCode::kInvalid, "a detour without displaced code for {}", spec.site);
-  bool wants_pending = !spec.notes.empty();
+  bool wants_pending = !spec.calls.empty();
   for (const DetourProgram& program : spec.programs) {
     wants_pending |= program.pending != 0;
     if (program.body == nullptr)

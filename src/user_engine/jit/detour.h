@@ -3,11 +3,14 @@
 //   at:   lea   -(128+frame)(%rsp),%rsp     the red zone of the interrupted function stays as it is
 //         mov   %rax,ax(%rsp) ...           only registers that a program reads or destroys
 //         lahf; seto %al; mov %rax,...      only if the flags are live at the site
-//         <per note: rdi = the stack pointer, esi = number, call>
+//         <per event of a call: rdi = the stack pointer, esi = number, call>
 //         <per program: its cookie, then a call of its body or the body itself; where the program
 //          belongs to a noted call: rdi, esi, call; test %eax,%eax; jz past it>
 //         add $127,%al; sahf; mov ...       everything back
 //         lea   128+frame(%rsp),%rsp
+//   override:   (only where a program calls override_return, before the flags come back)
+//         cmpq $0,overridden(%rsp); je      else: registers back, mov value(%rsp),%rax,
+//         lea 128+frame(%rsp),%rsp; ret     to the caller: nothing of the function has run
 //   displaced:  the site's own instructions and the jump back, made by the caller
 //
 // Where no program needs anything, the detour is only the displaced part. Nothing here depends on
@@ -39,9 +42,20 @@ struct DetourProgram {
   uint32_t pending = 0;
 };
 
-/// The blob's entries that note calls and take notes (rt/pending.h): (stack pointer, number).
+/// The blob's entries that keep notes of calls (rt/pending.h): (stack pointer, number).
 struct PendingCalls {
-  HelperCode note, take;
+  HelperCode note, take, arm, arrive;
+};
+
+/// What a site says about the calls that it is part of, before its programs run.
+struct CallEvent {
+  enum class Kind : uint8_t {
+    kNote,    ///< a call begins
+    kArm,     ///< it jumps to another function
+    kArrive,  ///< at the entry of a function that may be jumped to, or called
+  };
+  Kind kind = Kind::kNote;
+  uint32_t number = 0;
 };
 
 /// Counts every hit: lock inc of storage + (cpu & cpu_mask) * cpu_stride.
@@ -55,9 +69,11 @@ struct DetourSpec {
   TargetAddr at;    ///< where the detour will run
   TargetAddr site;  ///< the probed instruction: what programs see as ip
   std::vector<DetourProgram> programs;
-  std::vector<uint32_t> notes;          ///< numbers of the calls that begin here
-  std::optional<PendingCalls> pending;  ///< needed by notes and by DetourProgram::pending
-  bool flags_live = true;  ///< false only where the site's plan proved the arithmetic flags dead
+  std::vector<CallEvent> calls;         ///< in this order
+  std::optional<PendingCalls> pending;  ///< needed by calls and by DetourProgram::pending
+  bool at_entry = false;                ///< the site is a function's first instruction
+  bool may_override = false;  ///< it is so for certain: the return address is at the target's rsp
+  bool flags_live = true;     ///< false only where the site's plan proved the arithmetic flags dead
   CpuNumber cpu = CpuNumber::kRdpid;
   std::optional<HitCounter> hits;
   /// Largest body that is copied into the detour instead of called, in bytes; 0: always call. Only
@@ -72,8 +88,8 @@ struct DetourSpec {
 };
 
 /// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program,
-/// kMaxNoteBytes a note, and what is inlined.
-inline constexpr size_t kMaxDetourBytes = 448, kMaxProgramCallBytes = 144, kMaxNoteBytes = 24;
+/// kMaxNoteBytes an event of a call, and what is inlined.
+inline constexpr size_t kMaxDetourBytes = 640, kMaxProgramCallBytes = 144, kMaxNoteBytes = 24;
 
 struct Detour {
   std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at
@@ -83,8 +99,9 @@ struct Detour {
   bool inlined = false;      ///< the body was copied in
 };
 
-/// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers
-///          invalid  no displaced code, a null body, notes without PendingCalls
+/// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers. Or a
+///                   program overrides the function where it has already begun
+///          invalid  no displaced code, a null body, calls without PendingCalls
 ///          as compile() and as `displaced` for the rest
 Result<Detour> emit_detour(const DetourSpec& spec);
 

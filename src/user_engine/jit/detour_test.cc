@@ -292,8 +292,9 @@ struct PendingSite {
   PendingSite() {
     noted.clear();
     asked.clear();
-    pending = {far_call(world, reinterpret_cast<const void*>(&note_call)),
-               far_call(world, reinterpret_cast<const void*>(&take_call))};
+    auto note = far_call(world, reinterpret_cast<const void*>(&note_call));
+    auto take = far_call(world, reinterpret_cast<const void*>(&take_call));
+    pending = {note, take, take, note};
   }
   DetourSpec spec(std::vector<DetourProgram> programs) {
     DetourSpec spec = site.spec(std::move(programs));
@@ -308,7 +309,7 @@ struct PendingSite {
 TEST(Detour, NotesTheCallsThatBeginHereAndKeepsTheState) {
   PendingSite p;
   DetourSpec spec = p.spec({});
-  spec.notes = {3, 70};
+  spec.calls = {{CallEvent::Kind::kNote, 3}, {CallEvent::Kind::kArrive, 70}};
   p.site.patch(spec);
   expect_state_kept(p.site);
   ASSERT_EQ(noted.size(), 512u);
@@ -387,7 +388,7 @@ TEST(Detour, RefusesNotesWithoutCodeForThem) {
   World world;
   Site site(world, kLeaRet, 0);
   DetourSpec spec = site.spec({});
-  spec.notes = {1};
+  spec.calls = {{CallEvent::Kind::kArm, 1}};
   auto detour = emit_detour(spec);
   ASSERT_FALSE(detour);
   EXPECT_EQ(detour.error().code, ErrorCode::kInvalid);
@@ -669,6 +670,107 @@ TEST(Detour, PassesOnWhyTheDisplacedCodeCannotBeMade) {
   auto detour = emit_detour(spec);
   ASSERT_FALSE(detour);
   EXPECT_EQ(detour.error().message, "displaced code of 0x401000: xbegin");
+}
+
+// ---- override_return
+// --------------------------------------------------------------------------------------------
+
+/// Where rdi is odd: the function returns rsi instead.
+Program override_program() {
+  Builder b;
+  auto out = b.new_label();
+  b.mov(Reg::r6, Reg::r1);
+  b.load(8, Reg::r2, Reg::r6, regs::kDi);
+  b.alu_imm(bpf::kAnd, Reg::r2, 1);
+  b.jump_if_imm(bpf::kJeq, Reg::r2, 0, out);
+  b.load(8, Reg::r2, Reg::r6, regs::kSi);
+  b.mov(Reg::r1, Reg::r6);
+  b.call(Helper::kOverrideReturn);
+  b.bind(out);
+  b.mov_imm(Reg::r0, 0);
+  b.exit();
+  return *std::move(b).finish();
+}
+
+DetourSpec at_a_start(DetourSpec spec) {
+  spec.at_entry = spec.may_override = true;
+  return spec;
+}
+
+/// lea 0x11223344(%rax),%rax; xor %edi,%edi; ret: shows whether the function ran.
+const std::vector<uint8_t> kLeaXorRet = {0x48, 0x8d, 0x80, 0x44, 0x33,
+                                         0x22, 0x11, 0x31, 0xff, 0xc3};
+
+TEST(DetourOverride, ReturnsTheValueAndKeepsEveryOtherRegister) {
+  for (uint32_t inline_limit : {0u, 4096u}) {
+    for (bool flags_live : {true, false}) {
+      World world;
+      int map = world.add_per_cpu_array(1);
+      Body body = world.compile(override_program(), as_engine(world.env()));
+      Body counter = world.compile(count_program(map), as_engine(world.env()));
+      Site site(world, kLeaXorRet, 0);
+      DetourSpec spec = at_a_start(site.spec({{&body, 0}}));
+      if (inline_limit == 0) spec.programs.push_back({&counter, 1});
+      spec.inline_limit_bytes = inline_limit;
+      spec.flags_live = flags_live;
+      site.patch(spec);
+      for (uint64_t i = 0; i < 64; ++i) {
+        CpuState before = distinct_state(i, 0);
+        before.gpr[kRdi] = i;
+        CpuState after = run_with_state(site.code().value, before, {}, i % 2 * 8);
+        if (i % 2 == 1) {
+          before.gpr[kRax] = before.gpr[kRsi];
+        } else {
+          before.gpr[kRax] += kLeaAdds;
+          before.gpr[kRdi] = 0;
+        }
+        ASSERT_EQ(after.gpr, before.gpr) << i;
+        ASSERT_EQ(after.xmm, before.xmm) << i;
+      }
+      EXPECT_EQ(world.map(map).sum(0), inline_limit == 0 ? 64u : 0u) << "the other runs, too";
+    }
+  }
+}
+
+TEST(DetourOverride, ThatDoesNotHappenKeepsEveryRegisterAndFlag) {
+  World world;
+  Body body = world.compile(override_program(), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  site.patch(at_a_start(site.spec({{&body, 0}})));
+  for (uint64_t flags = 0; flags < 64; ++flags) {
+    uint64_t arithmetic = (flags & 1) | (flags >> 1 & 1) << 2 | (flags >> 2 & 1) << 4 |
+                          (flags >> 3 & 1) << 6 | (flags >> 4 & 1) << 7 | (flags >> 5 & 1) << 11;
+    CpuState before = distinct_state(flags, arithmetic);
+    before.gpr[kRdi] &= ~uint64_t{1};
+    CpuState after = run_with_state(site.code().value, before);
+    before.gpr[kRax] += kLeaAdds;
+    ASSERT_EQ(after.gpr, before.gpr);
+    ASSERT_EQ(after.flags, before.flags);
+  }
+}
+
+TEST(DetourOverride, IsForgottenByTheNextHit) {
+  World world;
+  Body body = world.compile(override_program(), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  site.patch(at_a_start(site.spec({{&body, 0}})));
+  CpuState odd = distinct_state(1, 0), even = distinct_state(2, 0);
+  odd.gpr[kRdi] = 1;
+  even.gpr[kRdi] = 2;
+  EXPECT_EQ(run_with_state(site.code().value, odd).gpr[kRax], odd.gpr[kRsi]);
+  EXPECT_EQ(run_with_state(site.code().value, even).gpr[kRax], even.gpr[kRax] + kLeaAdds);
+}
+
+TEST(DetourOverride, IsRefusedWhereTheFunctionMayHaveBegun) {
+  World world;
+  Body body = world.compile(override_program(), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({{&body, 0}});
+  spec.at_entry = true;  // likely is not enough
+  auto detour = emit_detour(spec);
+  ASSERT_FALSE(detour);
+  EXPECT_EQ(detour.error().code, ErrorCode::kUnsafe);
+  EXPECT_NE(detour.error().message.find("override()"), std::string::npos);
 }
 
 // ---- figures: printed, not asserted

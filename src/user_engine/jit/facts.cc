@@ -291,7 +291,7 @@ class Walk {
     if (!place || place->kind == Kind::kConst) return {};
     bool on_stack = place->kind == Kind::kStack;
     int64_t low = on_stack ? -int64_t{kBpfStackBytes} : 0;
-    int64_t high = on_stack ? 0 : static_cast<int64_t>(sizeof(abi::HitFrame));
+    int64_t high = on_stack ? 0 : static_cast<int64_t>(offsetof(abi::HitFrame, at_entry));
     if (place->number < low || place->number + access_bytes(insn) > high) {
       return fail(ErrorCode::kInvalid, "insn {}: an access outside the {}", at,
                   on_stack ? "stack" : "context");

@@ -39,7 +39,13 @@ inline constexpr SlotMask kIpSlot = slot_bit(offsetof(abi::HitFrame, ip));
 inline constexpr SlotMask kFlagsSlot = slot_bit(offsetof(abi::HitFrame, flags));
 inline constexpr SlotMask kSpSlot = slot_bit(offsetof(abi::HitFrame, sp));
 inline constexpr SlotMask kCookieSlot = slot_bit(offsetof(abi::HitFrame, cookie));
-inline constexpr SlotMask kAllSlots = (SlotMask{1} << (sizeof(abi::HitFrame) / 8)) - 1;
+inline constexpr SlotMask kAtEntrySlot = slot_bit(offsetof(abi::HitFrame, at_entry));
+inline constexpr SlotMask kOverriddenSlot = slot_bit(offsetof(abi::HitFrame, overridden));
+/// The kernel's registers and the cookie: what a program that reads the context at will may see.
+inline constexpr SlotMask kAllSlots = (kCookieSlot << 1) - 1;
+/// What get_stackid needs.
+inline constexpr SlotMask kStackSlots =
+    slot_bit(offsetof(abi::HitFrame, bp)) | kIpSlot | kSpSlot | kAtEntrySlot;
 
 /// Where the number of the current CPU comes from. Both are user-mode instructions that Linux keeps
 /// up to date.

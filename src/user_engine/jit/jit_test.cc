@@ -460,7 +460,7 @@ TEST(JitRefuses, FixedAccessesOutsideStackAndContext) {
 TEST(JitRefuses, MoreStackThanAHitMayUse) {
   Program program = {{bpf::kClassJmp | bpf::kCall, 0, 0, 5}, kExit};
   EXPECT_EQ(refusal(program, [](JitEnv& env) { env.helpers.at(5).stack_bytes = 1400; }),
-            "a hit would use 1712 bytes of the target's stack, more than 1536");
+            "a hit would use 1736 bytes of the target's stack, more than 1536");
 }
 
 TEST(JitRefuses, AnalysisOfAnotherProgram) {

@@ -55,6 +55,14 @@ std::array<ArgType, 5> argument_types(const Insn& insn) {
           ArgType::kAddress};
 }
 
+/// The words of the HitFrame that a helper which takes the context reads or writes.
+SlotMask context_slots(Helper helper, const std::array<ArgType, 5>& types) {
+  if (std::ranges::find(types, ArgType::kContext) == types.end()) return 0;
+  if (helper == Helper::kGetStackid) return kStackSlots;
+  if (helper == Helper::kOverrideReturn) return kOverriddenSlot;
+  return kAllSlots;
+}
+
 class Pass {
  public:
   Pass(const Program& program,
@@ -265,7 +273,7 @@ class Pass {
 
   void note_unknown_place(Memory memory) {
     if (memory == Memory::kStack || memory == Memory::kMixed) need_stack(analysis_.stack_bytes);
-    if (memory == Memory::kContext || memory == Memory::kMixed) out_.context_reads = kAllSlots;
+    if (memory == Memory::kContext || memory == Memory::kMixed) out_.context_reads |= kAllSlots;
   }
 
   void note_call(size_t at, const Insn& insn) {
@@ -276,15 +284,15 @@ class Pass {
     auto types = argument_types(insn);
     for (int i = 0; i < 5; ++i) {
       if (is_pointer_argument(types[i])) note_pointer_argument(facts_.before[at][i + 1]);
-      if (types[i] == ArgType::kContext) out_.context_reads = kAllSlots;
     }
-    if (analysis_.context_escapes) out_.context_reads = kAllSlots;
+    out_.context_reads |= context_slots(static_cast<Helper>(insn.imm), types);
+    if (analysis_.context_escapes) out_.context_reads |= kAllSlots;
   }
 
   void note_pointer_argument(const Value& value) {
     note_address(value);
     if (value.kind == Kind::kAny) need_stack(analysis_.stack_bytes);
-    if (value.kind == Kind::kContext) out_.context_reads = kAllSlots;
+    if (value.kind == Kind::kContext) out_.context_reads |= kAllSlots;
   }
 
   const Program& program_;

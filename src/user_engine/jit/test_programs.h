@@ -58,7 +58,7 @@ class World {
 
   std::deque<TestMap> maps_;
   bpf::CheckEnv check_env_{
-      .context_size = sizeof(abi::HitFrame) - 8, .maps = {}, .helpers = {}, .limits = {}};
+      .context_size = offsetof(abi::HitFrame, cookie), .maps = {}, .helpers = {}, .limits = {}};
 };
 
 /// `return r0` of a body, run with registers that hold rubbish. Fails the test if a register

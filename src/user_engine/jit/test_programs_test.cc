@@ -46,6 +46,14 @@ void scribble() {
   return 0;
 }
 
+/// As the blob's: what follows in the detour reads it.
+[[gnu::force_align_arg_pointer]] uint64_t override_return(abi::HitFrame* hit, uint64_t value) {
+  scribble();
+  hit->override_value = value;
+  hit->overridden = 1;
+  return 0;
+}
+
 template <typename F>
 HelperCode helper(F* function) {
   return {TargetAddr(reinterpret_cast<uint64_t>(function)), 256};
@@ -84,7 +92,8 @@ JitEnv World::env() {
   if (page.address() - TargetAddr(reinterpret_cast<uint64_t>(&lookup)) > -(int64_t{1} << 31)) {
     env.helpers = {{static_cast<int32_t>(Helper::kMapLookupElem), helper(&lookup)},
                    {static_cast<int32_t>(Helper::kKtimeGetNs), helper(&time_ns)},
-                   {static_cast<int32_t>(Helper::kProbeReadUser), helper(&read_memory)}};
+                   {static_cast<int32_t>(Helper::kProbeReadUser), helper(&read_memory)},
+                   {static_cast<int32_t>(Helper::kOverrideReturn), helper(&override_return)}};
   }
   for (TestMap& map : maps_) {
     ArrayLayout layout{TargetAddr(reinterpret_cast<uint64_t>(map.storage.data())), map.value_stride,

@@ -7,6 +7,7 @@
 
 #include "user_engine/patch/entrances.h"
 #include "user_engine/patch/stack_depth.h"
+#include "user_engine/patch/window.h"
 #include "x86/format.h"
 
 namespace spile::patch {
@@ -130,6 +131,7 @@ class RegionScan {
 
   void leave(TargetAddr at, TargetAddr target) {
     if (!region_.contains(target)) out_.jumps.push_back({at, target});
+    out_.loops_to_start |= target == region_.start || target == skip_endbr(map_, region_.start);
   }
 
   void indirect(size_t i, const Shape& s, TargetAddr at) {
@@ -183,7 +185,7 @@ class RegionScan {
       const auto bytes = map_.text_of(gap);
       if (x86::padding_bytes(bytes) == bytes.size()) next = gap.end;
     }
-    out_.jumps.push_back({from, next});
+    out_.jumps.push_back({from, next, true});
   }
 
   const CodeMap& map_;
@@ -243,7 +245,7 @@ class ReturnFinder::Walk {
                                      out_.function,
                                      {},
                                      fmt::format("no function begins at {}", out_.function)});
-    visit(out_.function, {});
+    visit(out_.function, {}, Way::kOther);
     while (!pending_.empty() && !refusal_) {
       const Step step = pending_.back();
       pending_.pop_back();
@@ -260,23 +262,34 @@ class ReturnFinder::Walk {
     Region region;
   };
 
+  /// Who jumps to a region's start.
+  struct Arrival {
+    std::vector<TargetAddr> jumps;
+    bool is_certain = true;
+  };
+
   void refuse(Refusal refusal) {
     if (!refusal_) refusal_ = std::move(refusal);
   }
 
-  void visit(TargetAddr target, TargetAddr from) {
+  /// `from`: the jump that leads there; `how` it may be announced.
+  enum class Way : uint8_t { kJump, kOther };
+
+  void visit(TargetAddr target, TargetAddr from, Way way) {
     const CodeMap* map = finder_.source_.code_at(target);
     if (map == nullptr || !map->is_text(target)) {
       return refuse(
           {RefusalKind::kNoFunction, from, text_at(home_, from),
            fmt::format("{} leads to {}, where no code is known", home_.describe(from), target)});
     }
-    if (const auto slot = slot_of_stub(*map, target)) return visit_slot(*map, target, *slot);
+    if (const auto slot = slot_of_stub(*map, target))
+      return visit_slot(*map, target, *slot, from, way);
     const Region region = map->region_at(target);
     if (region.is_gap) {
       return refuse({RefusalKind::kNoFunction, target, text_at(*map, target),
                      fmt::format("a jump leads to {}, where no function is known", target)});
     }
+    note_edge(*map, region, target, from, way);
     if (!seen_.insert(region.start.value).second) return;
     if (seen_.size() > kMaxReturnRegions) {
       return refuse(
@@ -289,8 +302,8 @@ class ReturnFinder::Walk {
     pending_.push_back({map, region});
   }
 
-  void visit_slot(const CodeMap& map, TargetAddr at, TargetAddr slot) {
-    if (!slots_.insert(slot.value).second) return;
+  void visit_slot(const CodeMap& map, TargetAddr at, TargetAddr slot, TargetAddr from, Way way) {
+    if (!slots_.insert({slot.value, from.value}).second) return;
     const auto targets = finder_.source_.slot_targets(slot);
     const bool known = !targets.empty() && std::ranges::all_of(targets, [&](TargetAddr target) {
       return is_function(target);
@@ -301,7 +314,7 @@ class ReturnFinder::Walk {
                                  "is not known",
                                  map.describe(at), slot)});
     }
-    for (const TargetAddr target : targets) visit(target, at);
+    for (const TargetAddr target : targets) visit(target, from, way);
   }
 
   /// A word that is not filled in yet may hold anything, also another place of the code.
@@ -341,25 +354,58 @@ class ReturnFinder::Walk {
     if (is_own) out_.own_rets += exits.rets.size();
     if (is_own && exits.calls_itself) out_.plain = false;
     out_.rets.insert(out_.rets.end(), exits.rets.begin(), exits.rets.end());
-    for (const JumpOut& jump : exits.jumps) visit_from(step, jump.at, jump.target);
+    for (const JumpOut& jump : exits.jumps)
+      visit_from(step, jump.at, jump.target, jump.runs_on ? Way::kOther : Way::kJump);
     for (const SlotJump& jump : exits.slots) {
       if (is_own) out_.plain = false;
-      visit_slot(*step.map, jump.at, jump.slot);
+      visit_slot(*step.map, jump.at, jump.slot, jump.at, Way::kJump);
     }
-    for (const TargetAddr part : exits.parts) visit(part, step.region.start);
+    for (const TargetAddr part : exits.parts) visit(part, step.region.start, Way::kOther);
     for (const TargetAddr pad : finder_.source_.landing_pads(step.region.start))
-      visit(pad, step.region.start);
+      visit(pad, step.region.start, Way::kOther);
   }
 
-  void visit_from(const Step& step, TargetAddr from, TargetAddr target) {
+  void visit_from(const Step& step, TargetAddr from, TargetAddr target, Way way) {
     if (step.map->is_text(target)) {
       // Within one module there is no need to search for the module.
       if (const auto slot = slot_of_stub(*step.map, target)) {
         out_.plain = false;
-        return visit_slot(*step.map, target, *slot);
+        return visit_slot(*step.map, target, *slot, from, way);
       }
     }
-    visit(target, from);
+    visit(target, from, way);
+  }
+
+  /// Remembers who leads to a function's start, and whether that can be announced always.
+  void note_edge(
+      const CodeMap& map, const Region& region, TargetAddr target, TargetAddr from, Way way) {
+    const bool at_start = target == region.start || target == skip_endbr(map, region.start);
+    Arrival& arrival = arrivals_[region.start.value];
+    if (way == Way::kJump && at_start) {
+      arrival.jumps.push_back(from);
+    } else if (way == Way::kOther) {
+      arrival.is_certain = false;
+    }
+    const FunctionSpan* f = map.function_at(region.start);
+    const bool is_function =
+        f != nullptr && f->start == region.start && !f->name.empty() && !is_cold_part(f->name);
+    arrival.is_certain &= is_function;
+  }
+
+  /// An entry that is reached in any way but by a jump that can be watched would drop what is
+  /// alive.
+  void choose_arrivals() {
+    for (auto& [start, arrival] : arrivals_) {
+      const auto exits = finder_.exits_.find(start);
+      const bool loops = exits != finder_.exits_.end() && exits->second.loops_to_start;
+      if (!arrival.is_certain || arrival.jumps.empty() || loops || start == out_.function.value)
+        continue;
+      out_.arrivals.push_back(TargetAddr(start));
+      out_.jumps.insert(out_.jumps.end(), arrival.jumps.begin(), arrival.jumps.end());
+    }
+    std::ranges::sort(out_.jumps);
+    const auto tail = std::ranges::unique(out_.jumps);
+    out_.jumps.erase(tail.begin(), tail.end());
   }
 
   std::expected<Returns, Refusal> finish() {
@@ -380,6 +426,7 @@ class ReturnFinder::Walk {
           fmt::format("it returns at {} places, more than {}", out_.rets.size(), kMaxReturnSites)});
     }
     if (is_entered_elsewhere()) out_.plain = false;
+    if (!out_.plain) choose_arrivals();
     for (const auto& [start, name] : names_) out_.tail_targets.emplace_back(name);
     return std::move(out_);
   }
@@ -396,7 +443,9 @@ class ReturnFinder::Walk {
   ReturnFinder& finder_;
   const CodeMap& home_;
   Region region_;
-  std::set<uint64_t> seen_, slots_, own_parts_;
+  std::set<uint64_t> seen_, own_parts_;
+  std::set<std::pair<uint64_t, uint64_t>> slots_;  ///< word, and the jump that leads there
+  std::map<uint64_t, Arrival> arrivals_;           ///< by start of region
   std::map<uint64_t, std::string> names_;
   std::vector<Step> pending_;
   std::optional<Refusal> refusal_;

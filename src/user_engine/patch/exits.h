@@ -39,8 +39,9 @@ namespace spile::patch {
 
 /// A jump that leaves its region for a known place.
 struct JumpOut {
-  TargetAddr at;      ///< the jump, or the last instruction of a region that runs into the next
-  TargetAddr target;  ///< first instruction reached
+  TargetAddr at;         ///< the jump, or the last instruction of a region that runs into the next
+  TargetAddr target;     ///< first instruction reached
+  bool runs_on = false;  ///< `at` is no jump
 };
 
 /// A jump whose target is a word in memory at a known place: jmp *x(%rip), an entry of the global
@@ -57,6 +58,7 @@ struct RegionExits {
   std::vector<SlotJump> slots;
   /// Where another function's region has to be looked at whatever this one's jumps do: its parts.
   std::vector<TargetAddr> parts;
+  bool loops_to_start = false;  ///< jumps to its own first instruction
   /// Calls a place inside itself: some of `rets` return to the region, not from it.
   bool calls_itself = false;
   /// Something here makes it unknown how the function returns.
@@ -91,6 +93,11 @@ struct Returns {
   bool plain = true;
   std::vector<TargetAddr> rets;  ///< by address, in any module
   size_t own_rets = 0;           ///< of them, in the function itself
+  /// Tracked only. Entries of functions that are jumped to and can be called as well: what is noted
+  /// there without having been announced by one of `jumps` is left over from a call that ended
+  /// otherwise. By address.
+  std::vector<TargetAddr> arrivals;
+  std::vector<TargetAddr> jumps;  ///< every jump that leads to one of `arrivals`; by address
   /// What it jumps to: names of functions, for people.
   std::vector<std::string> tail_targets;
 

@@ -253,6 +253,40 @@ TEST(Exits, AStrippedColdPartIsFoundThroughItsLandingPads) {
   EXPECT_FALSE(p.find(0x10)->plain);
 }
 
+TEST(Exits, JumpsToFunctionsThatCanBeCalledAreWatched) {
+  Program p;
+  p.function(0x10, kTailJump, "f").rel32(0x13, Program::at(0x100));
+  p.function(0x100, kTailJump, "g").rel32(0x103, Program::at(0x200));
+  p.function(0x200, kLeaf, "h");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_EQ(returns->arrivals, at({0x100, 0x200}));
+  EXPECT_EQ(returns->jumps, at({0x12, 0x102}));
+}
+
+TEST(Exits, AJumpThroughTheLinkageTableIsWatchedWhereItLeaves) {
+  Program p;
+  p.function(0x10, kTailJump, "f").rel32(0x13, Program::at(0x300));
+  p.function(0x300, {0xff, 0x25, 0, 0, 0, 0}, "");
+  p.rel32(0x302, Program::slot_at(0x18)).slot(0x18, {Program::other(0x40)});
+  p.other_function(0x40, kLeaf, "elsewhere");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_EQ(returns->arrivals, std::vector{Program::other(0x40)});
+  EXPECT_EQ(returns->jumps, at({0x12}));
+}
+
+TEST(Exits, EntriesThatAreReachedOtherwiseTooAreNotWatched) {
+  // g is run into by f; h loops to its own start: dec %eax; jne h; ret
+  Program p;
+  p.function(0x10, {0xff, 0xc0}, "f").function(0x20, kTailJump, "g");
+  p.rel32(0x23, Program::at(0x100)).function(0x100, {0xff, 0xc8, 0x75, 0xfc, 0xc3}, "h");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_TRUE(returns->arrivals.empty()) << "what is alive would be dropped";
+  EXPECT_TRUE(returns->jumps.empty());
+}
+
 // ---- refusals
 // -------------------------------------------------------------------------------------------------
 

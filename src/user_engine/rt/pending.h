@@ -7,9 +7,11 @@
 //   * A key is written only by the thread whose stack the slot lies on, so a search by it sees
 //   every
 //     note that counts. A signal handler works with other slots. A forked child has its own copy.
-//   * A note that nobody took back (an exception, longjmp, the end of a thread) does no harm: the
-//     next call with the same slot overwrites it, and a `ret` takes it only for the same return
-//     address. Where room is short, notes go whose slot no longer holds their return address.
+//   * A note that nobody took back (an exception, longjmp, the end of a thread) is overwritten by
+//   the
+//     next call with the same slot, dropped where a called function begins (arrive_pending), and
+//     taken only for the same return address. Where room is short, notes go whose slot no longer
+//     holds their return address.
 #pragma once
 
 #include <stdint.h>
@@ -74,7 +76,7 @@ inline PendingPlace find_pending_place(const abi::RtConsts& consts, uint64_t slo
 inline bool is_alive(const abi::RtConsts& consts, const abi::PendingCell& cell, uint64_t slot) {
   uint64_t now = 0;
   return probe_read(consts, reinterpret_cast<uint8_t*>(&now), sizeof now, slot) == 0 &&
-         now == load_acquire(&cell.return_address);
+         now == (load_acquire(&cell.return_address) & ~abi::kPendingArmed);
 }
 
 /// Empties cells whose frame is gone, among those where this slot's notes may be. While a cell is
@@ -120,21 +122,47 @@ inline void note_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t nu
   count_one(&stats_here(consts)->missed);
 }
 
-/// At a `ret`: whether it returns from a call that was noted. The note is gone afterwards.
-inline bool take_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+/// The cell of a note; null if there is none.
+inline abi::PendingCell* find_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
   const uint64_t key = pending_key(slot, number);
   for (uint32_t probe = 0; probe < abi::kPendingProbes; ++probe) {
     abi::PendingBucket* bucket = pending_bucket(consts, slot, probe);
     for (abi::PendingCell& cell : bucket->cells) {
-      if (matching_word(cell, key) == 0) continue;
-      const bool same =
-          load_relaxed(&cell.return_address) == *reinterpret_cast<const volatile uint64_t*>(slot);
-      store_release(&cell.key, uint64_t{0});
-      return same;
+      if (matching_word(cell, key) != 0) return &cell;
     }
-    if (load_relaxed(&bucket->overflowed) == 0) return false;
+    if (load_relaxed(&bucket->overflowed) == 0) return nullptr;
   }
-  return false;
+  return nullptr;
+}
+
+/// At a `ret`: whether it returns from a call that was noted. The note is gone afterwards.
+inline bool take_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  if (cell == nullptr) return false;
+  const bool same = (load_relaxed(&cell->return_address) & ~abi::kPendingArmed) ==
+                    *reinterpret_cast<const volatile uint64_t*>(slot);
+  store_release(&cell->key, uint64_t{0});
+  return same;
+}
+
+/// At a jump out of a function: the call, if it was noted, goes on in another.
+inline void arm_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  if (cell == nullptr) return;
+  store_relaxed(&cell->return_address, load_relaxed(&cell->return_address) | abi::kPendingArmed);
+}
+
+/// At the entry of such another function: a note that no jump has armed is that of a call which is
+/// gone, since its slot is used anew.
+inline void arrive_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  if (cell == nullptr) return;
+  const uint64_t held = load_relaxed(&cell->return_address);
+  if ((held & abi::kPendingArmed) == 0) {
+    store_release(&cell->key, uint64_t{0});
+  } else {
+    store_relaxed(&cell->return_address, held & ~abi::kPendingArmed);
+  }
 }
 
 }  // namespace spile::rt

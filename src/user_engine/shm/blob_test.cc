@@ -37,7 +37,8 @@ constexpr Helper kAllHelpers[] = {
     Helper::kGetCurrentUidGid, Helper::kGetCurrentComm,    Helper::kProbeReadUser,
     Helper::kProbeReadKernel,  Helper::kProbeReadUserStr,  Helper::kProbeReadKernelStr,
     Helper::kKtimeGetBootNs,   Helper::kRingbufOutput,     Helper::kRingbufReserve,
-    Helper::kRingbufSubmit,    Helper::kRingbufDiscard,    Helper::kGetAttachCookie};
+    Helper::kRingbufSubmit,    Helper::kRingbufDiscard,    Helper::kGetAttachCookie,
+    Helper::kGetStackid,       Helper::kOverrideReturn};
 
 int64_t as_signed(uint64_t value) {
   return static_cast<int64_t>(value);

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "user_engine/rt/map_ops.h"
+#include "user_engine/rt/stack_ops.h"
 
 namespace spile::shm {
 namespace {
@@ -12,8 +13,8 @@ namespace {
 Result<const abi::RtMap*> data_map(const Region& region, size_t map) {
   if (map >= region.map_count()) return fail(ErrorCode::kInvalid, "no map {}", map);
   const abi::RtMap& found = region.map(map);
-  if (found.kind == abi::RtMapKind::kRing)
-    return fail(ErrorCode::kInvalid, "map {} is a ring", map);
+  if (found.kind == abi::RtMapKind::kRing || found.kind == abi::RtMapKind::kStacks)
+    return fail(ErrorCode::kInvalid, "map {} is a ring or holds stacks", map);
   return &found;
 }
 
@@ -183,6 +184,29 @@ Result<void> zero(const Region& region, size_t map_index) {
       rt::zero_value(*map, rt::value_of(*map, index, cpu));
   });
   return {};
+}
+
+Result<std::vector<uint64_t>> read_stack(const Region& region, size_t map_index, uint64_t id) {
+  if (map_index >= region.map_count() || region.map(map_index).kind != abi::RtMapKind::kStacks)
+    return fail(ErrorCode::kInvalid, "map {} holds no stacks", map_index);
+  const abi::RtMap& map = region.map(map_index);
+  for (uint32_t i = 0; id != 0 && i < rt::kMaxStackProbes; ++i) {
+    abi::StackHead* head = rt::stack_slot(map, id + i);
+    const uint64_t holds = rt::load_acquire(&head->id);
+    if (holds == 0) break;
+    if (holds != id) continue;
+    const uint64_t count = std::min<uint64_t>(rt::load_acquire(&head->count), map.value_size / 8);
+    std::vector<uint64_t> frames(count);
+    uint64_t hash = rt::stack_hash_start(map);
+    for (uint64_t n = 0; n < count; ++n) {
+      frames[n] = rt::load_relaxed(rt::frames_of(head) + n);
+      hash = rt::hash_word(hash, frames[n]);
+    }
+    if (rt::stack_id_of(hash) != id)
+      return fail(ErrorCode::kCorrupt, "stack {:#x} does not hold together", id);
+    return frames;
+  }
+  return fail(ErrorCode::kNotFound, "no stack {:#x}", id);
 }
 
 }  // namespace spile::shm

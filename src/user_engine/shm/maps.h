@@ -44,6 +44,11 @@ Result<bool> erase(const Region& region, size_t map, std::span<const uint8_t> ke
 /// Removes every key that is there when it begins; arrays: zero().
 Result<void> clear(const Region& region, size_t map);
 
+/// The addresses of a stack by the id that get_stackid gave, the innermost first.
+/// Errors:  not found  there is none of that id here
+///          corrupt    what is there is not what was hashed
+Result<std::vector<uint64_t>> read_stack(const Region& region, size_t map, uint64_t id);
+
 /// Sets every value to zero, keeps the keys.
 Result<void> zero(const Region& region, size_t map);
 

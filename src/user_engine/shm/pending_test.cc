@@ -86,6 +86,35 @@ TEST_F(Pending, ACallAtTheSameSlotTakesTheNoteOver) {
   EXPECT_FALSE(take(&stack[0]));
 }
 
+TEST_F(Pending, ALeftOverNoteIsDroppedWhereACalledFunctionBegins) {
+  const auto stack = stack_of(1);
+  note(&stack[0]);
+  entry(rt::kArrivePending, &stack[0], 1);
+  EXPECT_FALSE(take(&stack[0])) << "no jump had announced it";
+}
+
+TEST_F(Pending, AnArmedNoteIsKeptOnce) {
+  const auto stack = stack_of(1);
+  note(&stack[0]);
+  entry(rt::kArmPending, &stack[0], 1);
+  entry(rt::kArrivePending, &stack[0], 1);
+  EXPECT_TRUE(take(&stack[0]));
+  note(&stack[0]);
+  entry(rt::kArmPending, &stack[0], 1);
+  entry(rt::kArrivePending, &stack[0], 1);
+  entry(rt::kArrivePending, &stack[0], 1);
+  EXPECT_FALSE(take(&stack[0])) << "the second arrival is another call";
+}
+
+TEST_F(Pending, ArmingIsNoNote) {
+  const auto stack = stack_of(1);
+  entry(rt::kArmPending, &stack[0], 1);
+  EXPECT_FALSE(take(&stack[0]));
+  note(&stack[0]);
+  entry(rt::kArmPending, &stack[0], 1);
+  EXPECT_TRUE(take(&stack[0])) << "its own ret, without an arrival";
+}
+
 TEST_F(Pending, AHundredThousandCallsAreUnderWayAtOnce) {
   const auto stack = stack_of(100'000);
   for (const uint64_t& slot : stack) note(&slot);

@@ -32,6 +32,8 @@ static_assert(static_cast<int>(bundle::MapKind::kPerCpuHash) ==
 static_assert(static_cast<int>(bundle::MapKind::kPerCpuArray) ==
               static_cast<int>(abi::RtMapKind::kPerCpuArray));
 static_assert(static_cast<int>(bundle::MapKind::kRing) == static_cast<int>(abi::RtMapKind::kRing));
+static_assert(static_cast<int>(bundle::MapKind::kStacks) ==
+              static_cast<int>(abi::RtMapKind::kStacks));
 
 bool is_hash(abi::RtMapKind kind) {
   return kind == abi::RtMapKind::kHash || kind == abi::RtMapKind::kPerCpuHash;
@@ -70,7 +72,14 @@ Result<void> check_spec(const bundle::MapSpec& spec, size_t index) {
     return fail(ErrorCode::kInvalid, "map {} '{}': values of {} bytes (1 to {} are possible)",
                 index, spec.name, spec.value_size, abi::kMaxValueBytes);
   }
-  if (array ? spec.key_size != 4 : (spec.key_size == 0 || spec.key_size > abi::kMaxKeyBytes)) {
+  const bool stacks = spec.kind == bundle::MapKind::kStacks;
+  if (stacks && (spec.value_size % 8 != 0 || spec.value_size > 8 * abi::kMaxStackFrames ||
+                 !std::has_single_bit(spec.max_entries))) {
+    return fail(ErrorCode::kInvalid, "stack map {}: {} slots of {} bytes", index, spec.max_entries,
+                spec.value_size);
+  }
+  if (array || stacks ? spec.key_size != 4
+                      : (spec.key_size == 0 || spec.key_size > abi::kMaxKeyBytes)) {
     return fail(ErrorCode::kInvalid, "map {} '{}': keys of {} bytes", index, spec.name,
                 spec.key_size);
   }
@@ -114,6 +123,10 @@ abi::RtMap place_map(const bundle::MapSpec& spec,
   map.value_stride = static_cast<uint32_t>(round_up(spec.value_size, 8));
   map.seed = seed;
   if (is_hash(map.kind)) place_hash(map, cursor);
+  if (map.kind == abi::RtMapKind::kStacks) {
+    map.value_stride += sizeof(abi::StackHead);
+    map.bucket_mask = map.max_entries - 1;
+  }
   const uint64_t values = is_hash(map.kind) ? map.capacity : map.max_entries;
   const uint64_t one_cpu = round_up(uint64_t{map.value_stride} * values, 64);
   const uint32_t slots = is_per_cpu(map.kind) ? cpu_slots : 1;

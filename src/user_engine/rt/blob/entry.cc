@@ -13,6 +13,7 @@
 #include "user_engine/rt/pending.h"
 #include "user_engine/rt/ring_ops.h"
 #include "user_engine/rt/safe_read.h"
+#include "user_engine/rt/stack_ops.h"
 #include "user_engine/rt/time_ops.h"
 
 namespace rt = spile::rt;
@@ -65,6 +66,16 @@ RT_HELPER(16)(uint64_t to, uint64_t bytes) {
   return static_cast<uint64_t>(
       rt::current_comm(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes)));
 }
+RT_HELPER(27)(uint64_t context, uint64_t map, uint64_t flags) {
+  return static_cast<uint64_t>(rt::stack_id(
+      rt_consts, map_at(map), *reinterpret_cast<const abi::HitFrame*>(context), flags));
+}
+RT_HELPER(58)(uint64_t context, uint64_t value) {
+  auto* hit = reinterpret_cast<abi::HitFrame*>(context);
+  hit->override_value = value;
+  hit->overridden = 1;
+  return 0;
+}
 RT_HELPER(112)(uint64_t to, uint64_t bytes, uint64_t from) {
   return static_cast<uint64_t>(
       rt::probe_read(rt_consts, bytes_at(to), static_cast<uint32_t>(bytes), from));
@@ -109,4 +120,12 @@ RT_HELPER(65001)(uint64_t slot, uint64_t number) {
 }
 RT_HELPER(65002)(uint64_t slot, uint64_t number) {
   return rt::take_pending(rt_consts, slot, number);
+}
+RT_HELPER(65003)(uint64_t slot, uint64_t number) {
+  rt::arm_pending(rt_consts, slot, number);
+  return 0;
+}
+RT_HELPER(65004)(uint64_t slot, uint64_t number) {
+  rt::arrive_pending(rt_consts, slot, number);
+  return 0;
 }
