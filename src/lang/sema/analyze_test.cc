@@ -152,7 +152,7 @@ TEST(Sema, KnowsWhatEachProbeHas) {
   expect_refused("uprobe:libc:fopen { print(retval); }",
                  "retval is only there in kretprobe and uretprobe");
   expect_refused("uretprobe:libc:fopen { print(arg0); }",
-                 "arg0 is only there in uprobe and kprobe");
+                 "arg0 is only there in uprobe, kprobe and usdt");
   expect_refused("uprobe:libc:fopen, uretprobe:libc:fopen { print(retval); }",
                  "retval is only there in kretprobe and uretprobe");
   expect_refused("kprobe:vfs_read { print(arg6); }",
