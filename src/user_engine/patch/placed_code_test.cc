@@ -6,6 +6,7 @@
 // SPILE_PLACED_PROGRAMS=10000 runs more, SPILE_PLACED_SEED others.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -203,8 +204,8 @@ struct Probe {
 /// A program in an arena, with its probes.
 class Case {
  public:
-  Case(Arena& arena, ProgramGenerator& generator)
-      : arena_(arena), generator_(generator), program_(generator.program()) {
+  Case(Arena& arena, ProgramGenerator& generator, const PlanRules& rules = {})
+      : arena_(arena), generator_(generator), rules_(rules), program_(generator.program()) {
     image_.assign(kTextBytes - 0x100, 0x06);
     std::ranges::copy(program_.code, image_.begin());
     arena_.write(kFunction, image_);
@@ -217,11 +218,11 @@ class Case {
   /// What is wrong; empty: nothing.
   std::string run() {
     choose_sites();
-    plans_ = plan_windows(original(), sites_);
+    plans_ = plan_windows(original(), sites_, rules_);
     std::vector<const SitePlan*> pointers;
     for (const SitePlan& p : plans_.sites) pointers.push_back(&p);
     StoneSpace space(free_here(), 256);
-    placements_ = place_short_sites(original(), pointers, space);
+    placements_ = place_short_sites(original(), pointers, space, rules_);
     Stones stones(space);
     if (!stones.ok()) return "a page that was free is taken";
     if (auto wrong = build(stones); !wrong.empty()) return wrong;
@@ -425,6 +426,7 @@ class Case {
 
   Arena& arena_;
   ProgramGenerator& generator_;
+  PlanRules rules_;
   ProgramGenerator::Program program_;
   Code image_, copy_;
   ModuleCode module_;
@@ -446,6 +448,39 @@ void* random_place(std::mt19937_64& random) {
     case 1: return reinterpret_cast<void*>(0x10000000 + random() % 0x60000 * page);
     case 2: return reinterpret_cast<void*>(0x555500000000 + random() % 0x1000000 * page);
     default: return nullptr;
+  }
+}
+
+/// Runs programs until something is wrong. A process of its own: code that is wrong may do anything.
+bool something_goes_wrong(const PlanRules& rules, int programs) {
+  const pid_t child = fork();
+  if (child == 0) {
+    struct sigaction action{};
+    action.sa_sigaction = on_step;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGTRAP, &action, nullptr);
+    alarm(60);
+    Arena arena;
+    ProgramGenerator generator(arena, 1);
+    for (int i = 0; i < programs; ++i) {
+      if (!Case(arena, generator, rules).run().empty()) _exit(1);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  return status != 0;
+}
+
+TEST(PlacedCode, IsWrongWithoutARule) {
+  // The oracle sees what the rules prevent.
+  constexpr int kPrograms = 100;
+  EXPECT_FALSE(something_goes_wrong({}, kPrograms));
+  for (bool PlanRules::* rule : {&PlanRules::direct_branches, &PlanRules::other_sites,
+                                 &PlanRules::padding_only, &PlanRules::call_last}) {
+    PlanRules off;
+    off.*rule = false;
+    EXPECT_TRUE(something_goes_wrong(off, kPrograms));
   }
 }
 

@@ -104,6 +104,9 @@ class Planner {
 
   Plans run_together(std::span<const TargetAddr> addresses) {
     prepare(addresses);
+    spots_.reserve(places_.size());
+    plans_.sites.reserve(places_.size());
+    plans_.outcomes.reserve(addresses.size());
     for (const TargetAddr place : places_) spots_.push_back(together(place));
     close();
     for (const TargetAddr address : addresses) {
@@ -126,8 +129,9 @@ class Planner {
   /// Behind an endbr64, unless its bytes are part of another instruction.
   TargetAddr place_of(TargetAddr address) {
     const TargetAddr behind = skip_endbr(map_, address);
+    if (behind == address) return behind;
     const FunctionSpan* f = map_.function_at(address);
-    if (behind == address || f == nullptr || f->start == address) return behind;
+    if (f == nullptr || f->start == address) return behind;
     const Sweep& code = sweeps_.around(address);
     const SweptInsn* insn = code.covering(address);
     return insn != nullptr && code.address(*insn) == address ? behind : address;

@@ -65,6 +65,12 @@ const Sweep& Sweeps::around(TargetAddr at) {
   return kept_.emplace_back(sweep(map_, map_.region_at(at)));
 }
 
+const std::optional<x86::Insn>& Sweeps::insn(TargetAddr at) {
+  Decoded& slot = insns_[at.value % kInsns];
+  if (slot.at != at) slot = {at, x86::decode(map_.text_from(at))};
+  return slot.insn;
+}
+
 Window::Window(const Scene& scene, TargetAddr start)
     : scene_(&scene), bytes_(scene.map.text_from(start)) {
   plan_.site = start;
@@ -174,7 +180,7 @@ Window::MaybeRefusal Window::take_until(size_t want, TargetAddr through) {
 
 Window::MaybeRefusal Window::take_next() {
   const size_t size = plan_.window.size();
-  const auto insn = x86::decode(bytes_.subspan(std::min(size, bytes_.size())));
+  const std::optional<x86::Insn> insn = scene_->sweeps.insn(at(size));
   if (!insn) return refusal(RefusalKind::kUndecodable, size, "no instruction at {}", at(size));
   if (size + insn->length > kMaxWindowBytes) {
     return refusal(RefusalKind::kTooShort, size, "the window would be longer than {} bytes",
@@ -209,7 +215,7 @@ void Window::add_probe(TargetAddr a) {
   auto it = std::lower_bound(plan_.probed.begin(), plan_.probed.end(), offset,
                              [](const ProbedHead& h, uint8_t o) { return h.offset < o; });
   if (it != plan_.probed.end() && it->offset == offset) return;
-  plan_.probed.insert(it, {offset, flags_live_at(scene_->map, a)});
+  plan_.probed.insert(it, {offset, flags_live_at(scene_->sweeps, a)});
 }
 
 SitePlan Window::finish() {
