@@ -203,7 +203,8 @@ class Confirmer {
     load_region(c.source);
     const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch
                                                          : RefusalKind::kCodeReference;
-    if (const auto at = certain_source(c)) return Entrance{*at, c.target, kind, true, reads(c, *at)};
+    if (const auto at = certain_source(c))
+      return Entrance{*at, c.target, kind, true, reads(c, *at)};
     if (sweep_.is_trustworthy()) return std::nullopt;
     if (const auto at = possible_source(c))
       return Entrance{*at, c.target, kind, false, reads(c, *at)};

@@ -390,10 +390,7 @@ class PartFinder {
   TargetAddr own_end_;
 };
 
-void scan_region(const CodeMap& map,
-                 const Areas& areas,
-                 const Region& region,
-                 TableScan& out) {
+void scan_region(const CodeMap& map, const Areas& areas, const Region& region, TableScan& out) {
   if (!may_jump_indirectly(map.text_of(region))) return;
   const Sweep code = sweep(map, region);
   TableJudge(map, areas, code, out).run();

@@ -175,7 +175,9 @@ TEST(Placement, ThePaddingMayBeShort) {
   // Three bytes of padding, then the next function's 55 48: e9 xx xx | 55 48.
   const uint64_t first = kText + kSite + 7 + 5 + 0x48550000;
   Case c;
-  c.function(kSite, kTwo).nops(kSite + 7, 3).function(kSite + 10, {0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3}, "g");
+  c.function(kSite, kTwo)
+      .nops(kSite + 7, 3)
+      .function(kSite + 10, {0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3}, "g");
   c.free((first + 0x4000) & ~uint64_t{4095}, 4096).place({kSite});
   EXPECT_EQ(c.how(), "hop to a punned jump at 0x7f0000101017");
 }

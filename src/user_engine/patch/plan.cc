@@ -169,8 +169,7 @@ class Planner {
   std::expected<Spot, Refusal> together(TargetAddr place) {
     const bool apart = !rules_.other_sites || !open_;
     if (!apart && open_->has_head(place)) return probe_in_open(place);
-    const TargetAddr taken =
-        apart ? TargetAddr(0) : WindowSearch::end_of(open_->plan());
+    const TargetAddr taken = apart ? TargetAddr(0) : WindowSearch::end_of(open_->plan());
     if (!apart && place < taken) return std::unexpected(overlap(place));
     if (!apart && place == taken && extend_open(place)) return probe_in_open(place);
     auto window = search_->find(place, taken);

@@ -698,7 +698,8 @@ TEST(Windows, EndWhereSomethingEnters) {
   Module m = Module().function(kSite, kPlain);
   m.function(0x2000, {0xe9, 0, 0, 0, 0}, "g").rel32(0x2001, 0x2005, kSite + 6);
   const ModuleCode code = m.code();
-  const Plans plans = plan_windows(code, std::vector{m.at(kSite), m.at(kSite + 4), m.at(kSite + 6)});
+  const Plans plans =
+      plan_windows(code, std::vector{m.at(kSite), m.at(kSite + 4), m.at(kSite + 6)});
   ASSERT_EQ(plans.sites.size(), 2u);
   EXPECT_EQ(plans.sites[0].window.size(), 6u);
   EXPECT_EQ(plans.sites[1].site, Module::at(kSite + 6));
@@ -753,7 +754,8 @@ TEST(Windows, RefuseWhatTheJumpOfAnotherOverwrites) {
 }
 
 TEST(Windows, OfAnEndbrInsideAFunctionBeginBehindIt) {
-  const Module m = Module().function(kSite, {0x50, 0x58, 0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x89, 0xe5, 0x5b, 0x5d, 0xc3});
+  const Module m = Module().function(
+      kSite, {0x50, 0x58, 0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x89, 0xe5, 0x5b, 0x5d, 0xc3});
   const auto plan = m.plan(kSite + 2);
   ASSERT_TRUE(plan) << plan.error().reason;
   EXPECT_EQ(plan->site, Module::at(kSite + 6));

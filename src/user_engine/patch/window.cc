@@ -356,14 +356,15 @@ void Window::describe(bool is_short) {
   const size_t count = plan_.heads.size();
   if (is_short) {
     plan_.mechanism = Mechanism::kShort;
-    plan_.reason = count == 1 ? fmt::format("only the {} byte{} of the first instruction may change",
-                                            plan_.written, plan_.written == 1 ? "" : "s")
-                              : fmt::format("only {} bytes may change, of {} instructions",
-                                            plan_.written, count);
+    plan_.reason =
+        count == 1
+            ? fmt::format("only the {} byte{} of the first instruction may change", plan_.written,
+                          plan_.written == 1 ? "" : "s")
+            : fmt::format("only {} bytes may change, of {} instructions", plan_.written, count);
   } else if (uses_padding_) {
     plan_.mechanism = Mechanism::kPadding;
-    plan_.reason = fmt::format("jump over a short function of {} bytes and its padding",
-                               plan_.window.size());
+    plan_.reason =
+        fmt::format("jump over a short function of {} bytes and its padding", plan_.window.size());
   } else if (nops_only_) {
     plan_.mechanism = Mechanism::kEntryNops;
     plan_.reason = "jump over nops that were left for it";
@@ -381,8 +382,7 @@ namespace {
 
 std::string reason_for(const CodeMap& map, const Entrance& e) {
   const std::string source = map.describe(e.source), target = map.describe(e.target);
-  const std::string text =
-      fmt::format("`{}`", x86::format_insn(map.text_from(e.source), e.source));
+  const std::string text = fmt::format("`{}`", x86::format_insn(map.text_from(e.source), e.source));
   switch (e.kind) {
     case RefusalKind::kDirectBranch:
       return fmt::format("{} at {} {} into the window, to {}", text, source,

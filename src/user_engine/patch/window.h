@@ -66,7 +66,6 @@ class Window {
   SitePlan finish();
 
  private:
-
   template <typename... Args>
   Refusal refusal(RefusalKind kind, size_t offset, const char* format, const Args&... args) const;
   bool is_entry() const;

@@ -143,8 +143,8 @@ void count_alone(const ElfCode& code, std::span<const TargetAddr> sites, Tally& 
   }
 }
 
-/// Every instruction of the functions that begin at `entries`: what control can reach, so no padding
-/// between them.
+/// Every instruction of the functions that begin at `entries`: what control can reach, so no
+/// padding between them.
 std::vector<TargetAddr> instructions_of(const ElfCode& code, std::span<const TargetAddr> entries) {
   const CodeMap map(code.module);
   std::vector<TargetAddr> all;

@@ -88,9 +88,9 @@ std::vector<StoneSpace::Range> free_ranges() {
 bool map_stones(const StoneSpace& space) {
   for (const auto& range : space.pages()) {
     void* at = reinterpret_cast<void*>(range.start.value);
-    void* got = mmap(at, static_cast<size_t>(range.end - range.start),
-                     PROT_READ | PROT_WRITE | PROT_EXEC,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void* got =
+        mmap(at, static_cast<size_t>(range.end - range.start), PROT_READ | PROT_WRITE | PROT_EXEC,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (got != at) return false;
   }
   return true;
@@ -138,7 +138,8 @@ class Preparation {
     }
     for (const Evicted& e : placements.evicted) add(e.plan, &e.placement);
     if (std::getenv("SPILE_PATCH_ALL_VERBOSE") != nullptr) {
-      fmt::print(stderr, "spile_patch_all: {}: {} places, {} windows, {} placed, {} moved, {} refused\n",
+      fmt::print(stderr,
+                 "spile_patch_all: {}: {} places, {} windows, {} placed, {} moved, {} refused\n",
                  module_.path, wanted.size(), sites.size(), placements.placed.size(),
                  placements.evicted.size(), placements.refused.size());
     }
