@@ -299,13 +299,14 @@ class Placer {
   /// Writes down that the window's instructions are moved; `jump` is what is written there.
   void evict(Window window, Jump jump, TargetAddr for_site) {
     SitePlan plan = window.finish();
-    plan.written = static_cast<uint8_t>(std::max(plan.window.size(), kPatchBytes));
-    ledger_.claim(plan.site, plan.site + plan.written);
-    const std::string why = fmt::format("moved to make room for the jump at {}", for_site);
+    // Of what its jump does not need, hosts may use all that nothing enters.
     TargetAddr dead_to = plan.window_end();
     if (const auto way = ways_.into(plan.site + 1, dead_to)) dead_to = way->target;
-    moved_areas_.push_back(
-        {plan.site + kPatchBytes, dead_to, static_cast<uint8_t>(jump.edit.level + 1)});
+    const TargetAddr behind_jump = plan.site + kPatchBytes;
+    plan.written = static_cast<uint8_t>(std::max(dead_to, behind_jump) - plan.site);
+    ledger_.claim(plan.site, std::max(plan.window_end(), behind_jump));
+    moved_areas_.push_back({behind_jump, dead_to, static_cast<uint8_t>(jump.edit.level + 1)});
+    const std::string why = fmt::format("moved to make room for the jump at {}", for_site);
     Placement placement = finish({}, std::move(jump), "jump", why);
     evicted_.push_back({std::move(plan), std::move(placement)});
   }
