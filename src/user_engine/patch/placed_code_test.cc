@@ -65,7 +65,8 @@ class ProgramGenerator : public Generator {
  private:
   /// What calls come back from: nop; ret
   void add_leaf(Program& p) {
-    p.heads.insert(p.heads.end(), {0, 1});
+    p.heads.push_back(0);
+    p.heads.push_back(1);
     code_.push_back(0x90);
     code_.push_back(0xc3);
     p.functions.emplace_back(0, code_.size());
@@ -83,6 +84,8 @@ class ProgramGenerator : public Generator {
         add_branch(open);
       else if (below(3) == 0)
         add_small();
+      else if (below(16) == 0)
+        add_prefix_skip(p);
       else if (below(12) == 0)
         below(2) == 0 ? add_call_of_leaf() : add_leaving();
       else
@@ -137,6 +140,14 @@ class ProgramGenerator : public Generator {
       default: add_jcc32(exit, at); return;
     }
   }
+  /// jcc over the lock of lock cmpxchg %rdi,(%rsi), as in the C library: an entrance inside an
+  /// instruction.
+  void add_prefix_skip(Program& p) {
+    code_.insert(code_.end(), {static_cast<uint8_t>(0x70 | below(16)), 0x01});
+    p.heads.push_back(code_.size());
+    code_.insert(code_.end(), {0xf0, 0x48, 0x0f, 0xb1, 0x3e});
+  }
+
   void add_call_of_leaf() {
     const size_t at = code_.size();
     code_.push_back(0xe8);

@@ -341,14 +341,14 @@ class Placer {
     const Mark mark = this->mark();
     auto jump = maker_.jump(victim, kPatchBytes, {});
     if (jump) {
-      const TargetAddr end = window->plan().window_end();
-      // What is entered there is live.
-      const bool entered = ways_.into(victim + 1, end).has_value();
-      if (!entered && !ways_.reader_of(victim, end)) {
-        const auto level = static_cast<uint8_t>(jump->edit.level + 1);
+      const auto level = static_cast<uint8_t>(jump->edit.level + 1);
+      if (ways_.reader_of(victim, window->plan().window_end()) == nullptr) {
         evict(std::move(*window), std::move(*jump), plan.site);
-        if (auto placement = hop_to(plan, reach, first, room_at(first, end), level))
-          return placement;
+        const TargetAddr end = moved_areas_.back().end;
+        if (first < end) {
+          if (auto placement = hop_to(plan, reach, first, room_at(first, end), level))
+            return placement;
+        }
       }
     }
     roll_back(mark);

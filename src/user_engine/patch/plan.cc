@@ -148,10 +148,11 @@ class Planner {
       // Only inside a function may the window begin earlier.
       const bool entry = place == f->start || place == skip_endbr(map_, f->start);
       const TargetAddr from = entry ? place : std::max(f->start, place - kMaxWindowBytes);
+      const TargetAddr to = place + kPatchBytes;
       if (!stretches.empty() && from <= stretches.back().end)
-        stretches.back().end = place + kPatchBytes;
+        stretches.back().end = to;
       else
-        stretches.push_back({from, place + kPatchBytes});
+        stretches.push_back({from, to});
     }
     ways_.emplace(map_, std::move(stretches), rules_);
     scene_.emplace(Scene{map_, *ways_, sweeps_, rules_});

@@ -743,6 +743,36 @@ TEST(WindowRule, AnUnknownJumpLeavesOneInstruction) {
   EXPECT_EQ(both.sites.size(), 2u) << "the second may be entered by the jump";
 }
 
+/// cmpl $0,%fs:0x18; je over the lock; lock cmpxchg %rdi,(%rsi); cmp %rdx,%rax; ret
+const Code kLockSkip = {0x64, 0x83, 0x3c, 0x25, 0x18, 0,    0,    0,    0,    0x74,
+                        0x01, 0xf0, 0x48, 0x0f, 0xb1, 0x3e, 0x48, 0x39, 0xd0, 0xc3};
+
+TEST(WindowRule, NoProbeBehindAnInstructionThatIsEnteredInside) {
+  // Whoever skips the lock runs the original on to the cmp: a probe there in the same window
+  // misses.
+  const Module m = Module().function(kSite, kLockSkip);
+  const ModuleCode module = m.code();
+  const Plans plans = plan_windows(
+      module, std::vector{m.at(kSite), m.at(kSite + 9), m.at(kSite + 11), m.at(kSite + 16)});
+  for (const SitePlan& p : plans.sites) {
+    if (p.site == m.at(kSite + 16)) continue;
+    EXPECT_LE(p.site + p.probed.back().offset, m.at(kSite + 11)) << p.reason;
+  }
+  ASSERT_TRUE(plans.outcomes[3]);
+  EXPECT_EQ(plans.sites[plans.outcomes[3]->site].site, m.at(kSite + 16));
+}
+
+TEST(WindowRule, NoWindowBranchesIntoItself) {
+  // pop; je; lock cmpxchg: eight bytes, and the je leads into the last five.
+  Code code(kLockSkip.begin() + 9, kLockSkip.end());
+  code.insert(code.begin(), {0x41, 0x5c});
+  const Module m = Module().function(kSite, code);
+  const auto plan = m.plan(kSite, {});
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_TRUE(displaced_code(*plan, m.at(0x100000))) << plan->reason;
+  EXPECT_LE(plan->window.size(), 4u);
+}
+
 TEST(Windows, RefuseWhatTheJumpOfAnotherOverwrites) {
   // A ret whose jump needs the padding; a probe on the padding.
   const Module m = Module().symbol(kSite, 16, "f").put(kSite, {0xc3});

@@ -193,6 +193,7 @@ Window::MaybeRefusal Window::take_next() {
   }
   if (auto r = check_instruction(*insn, size)) return r;
   if (auto r = check_entered(*insn, size)) return r;
+  if (insn->is_direct_branch()) own_targets_.push_back(insn->branch_target(at(size)));
   uses_padding_ |= past_end;
   nops_only_ &= insn->kind == Kind::kNop;
   plan_.may_fault |= may_fault(*insn);
@@ -294,15 +295,21 @@ Window::MaybeRefusal Window::check_instruction(const x86::Insn& insn, size_t off
   return std::nullopt;
 }
 
-/// Behind the start, an instruction that is entered would not run in the copy, and bytes that are
-/// entered cannot change.
+/// Behind the start, an instruction that is entered would not run in the copy, nor would those
+/// behind it; bytes that are entered cannot change; and relocated code cannot branch into itself.
 Window::MaybeRefusal Window::check_entered(const x86::Insn& insn, size_t offset) const {
   if (offset > 0 && unresolved_ != nullptr) return refusal_of(scene_->map, *unresolved_);
   const size_t end = offset + insn.length;
+  for (const TargetAddr target : own_targets_) {
+    if (target > plan_.site && target < at(end)) {
+      return refusal(RefusalKind::kDirectBranch, offset, "the window branches into itself, to {}",
+                     target);
+    }
+  }
   if (!first_way_in_ || first_way_in_->target >= at(end)) return std::nullopt;
-  const size_t head = std::max<size_t>(offset, 1);
-  if (const auto way = scene_->ways.into(at(head), at(offset + 1)))
-    return refusal_of(scene_->map, *way);
+  // Whoever enters before this head runs on to it in the original.
+  if (offset > 0 && first_way_in_->target <= at(offset))
+    return refusal_of(scene_->map, *first_way_in_);
   if (const auto way = scene_->ways.into(at(offset + 1), at(std::min(end, kPatchBytes))))
     return refusal_of(scene_->map, *way);
   return std::nullopt;

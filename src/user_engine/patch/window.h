@@ -90,6 +90,7 @@ class Window {
   const FunctionSpan* function_ = nullptr;
   std::optional<Entrance> first_way_in_;  ///< behind the start
   const Entrance* unresolved_ = nullptr;
+  std::vector<TargetAddr> own_targets_;  ///< of the branches in the window
   bool uses_padding_ = false;
   bool nops_only_ = true;
   SitePlan plan_;
