@@ -194,6 +194,8 @@ abi::RtConsts Patcher::constants(TargetAddr code_base) const {
     consts.tgid_outside = static_cast<uint32_t>(target_.pid());
   }
   consts.wipe_on_fork = prepared_.addresses.private_base.value;
+  consts.main_stack_begin = prepared_.main_stack.begin;
+  consts.main_stack_end = prepared_.main_stack.end;
   consts.safe_range_count = static_cast<uint32_t>(prepared_.safe_ranges.size());
   std::ranges::copy(prepared_.safe_ranges, consts.safe_ranges);
   return consts;
