@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""A probe on every function of a library while real work runs through it, and probes that come and go under 8 threads.
+
+One small library always; SPILE_SOAK=1: all of them, and the suites of python3 and sqlite3.
+"""
+import re
+import time
+
+from harness import Picture, Skip, Spile, check, check_hits_happened, check_no_loss
+from torture import WORKS, Worker
+from tracing import SOAK, check_as_before_soon, main, spile
+
+TOGGLES = 10000 if SOAK else 100
+
+
+def counted(trace):
+    """Function -> hits, from a map that is keyed by function."""
+    return {name: int(count) for name, count in trace.maps().get("@", {}).items()}
+
+
+def every_function(name):
+    """Same answers before, with and after; known calls counted exactly; nothing stays behind."""
+    work = WORKS[name]
+    with Worker(work) as worker:
+        path = worker.library()
+        truth = worker.ask()
+        before, before_kib = Picture(worker.pid), worker.resident_kib()
+        with Spile(f"uprobe:{path}:* {{ @[func] = count(); }}", pid=worker.pid) as trace:
+            check("attached", trace.wait_attached(60), trace.report())
+            probes = trace.of_type("attached_probes")[0]["probes"]
+            asked = [worker.ask() for _ in range(3)]
+            during_kib = worker.resident_kib()
+            trace.stop(60)
+            hits = counted(trace)
+            check("results-unchanged", set(asked) == {truth}, f"{asked}, must be {truth}\n{trace.report()}")
+            check_no_loss(trace)
+        check_hits_happened(sum(hits.values()), worker.process)
+        for function, calls in work.exact.items():
+            check("exact-count", hits.get(function) == 3 * work.rounds * calls,
+                  f"{function}: {hits.get(function)}, must be {3 * work.rounds * calls}")
+        check("results-unchanged", worker.ask() == truth, worker.process.report())
+        check_as_before_soon(before, worker.pid)
+        print(f"  {name}: {probes} probes, {sum(hits.values())} hits in {len(hits)} functions, memory {before_kib} KiB, "
+              f"with probes {during_kib}, after {worker.resident_kib()}")
+
+
+def toggled_under_8_threads(name, cycles):
+    """Probes on every function come and go while 8 threads run through the library without python's lock."""
+    work = WORKS[name]
+    hits = done = 0
+    with Worker(work) as worker:
+        path = worker.library()
+        truth = worker.ask("parallel", 20)
+        before = Picture(worker.pid)
+        begin = time.monotonic()
+        worker.begin("parallel", 20)
+        while done < cycles:
+            if not worker.working():
+                check("results-unchanged", worker.end() == truth, f"after {done} cycles\n{worker.process.report()}")
+                worker.begin("parallel", 20)
+            result = spile("-q", "-e", f"uprobe:{path}:* {{ @ = count(); }} interval:ms:{1 + done % 7} {{ exit(); }}", "-p",
+                           worker.pid, seconds=60)
+            check("attaches", result.status == 0, f"cycle {done}\n{result.report()}")
+            hits += sum(int(count) for count in re.findall(r"^@: (\d+)$", result.out, re.M))
+            done += 1
+        seconds = time.monotonic() - begin
+        check("results-unchanged", worker.end() == truth, worker.process.report())
+        check_hits_happened(hits, worker.process)
+        check_as_before_soon(before, worker.pid)
+        print(f"  {name}: {done} cycles in {seconds:.1f} s, {hits} hits")
+
+
+def soak_only(case):
+    if not SOAK:
+        raise Skip("only with SPILE_SOAK=1")
+    case()
+
+
+def every_function_of_libz():
+    every_function("libz")
+
+
+def libz_toggled_under_8_threads():
+    toggled_under_8_threads("libz", TOGGLES)
+
+
+def soak_every_function_of_libcrypto():
+    soak_only(lambda: every_function("libcrypto"))
+
+
+def soak_every_function_of_libsqlite3():
+    soak_only(lambda: every_function("libsqlite3"))
+
+
+def soak_every_function_of_liblzma():
+    soak_only(lambda: every_function("liblzma"))
+
+
+def soak_every_function_of_libbz2():
+    soak_only(lambda: every_function("libbz2"))
+
+
+def soak_every_function_of_libc():
+    soak_only(lambda: every_function("libc"))
+
+
+def soak_every_function_of_libm():
+    soak_only(lambda: every_function("libm"))
+
+
+def soak_every_function_of_ld_so():
+    soak_only(lambda: every_function("ld.so"))
+
+
+def soak_every_function_of_python3():
+    soak_only(lambda: every_function("python3"))
+
+
+def soak_libcrypto_toggled_under_8_threads():
+    soak_only(lambda: toggled_under_8_threads("libcrypto", 1000))
+
+
+CASES = [every_function_of_libz, libz_toggled_under_8_threads, soak_every_function_of_libcrypto,
+         soak_every_function_of_libsqlite3, soak_every_function_of_liblzma, soak_every_function_of_libbz2,
+         soak_every_function_of_libc, soak_every_function_of_libm, soak_every_function_of_ld_so,
+         soak_every_function_of_python3, soak_libcrypto_toggled_under_8_threads]
+
+if __name__ == "__main__":
+    main(CASES, 60)
