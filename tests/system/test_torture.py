@@ -3,10 +3,12 @@
 
 One small library always; SPILE_SOAK=1: all of them, and the suites of python3 and sqlite3.
 """
+import random
 import re
 import time
 
 from harness import Picture, Skip, Spile, check, check_hits_happened, check_no_loss
+from instructions import Heads
 from torture import WORKS, Worker
 from tracing import SOAK, check_as_before_soon, main, spile
 
@@ -42,6 +44,33 @@ def every_function(name):
         check_as_before_soon(before, worker.pid)
         print(f"  {name}: {probes} probes, {sum(hits.values())} hits in {len(hits)} functions, memory {before_kib} KiB, "
               f"with probes {during_kib}, after {worker.resident_kib()}")
+
+
+def every_instruction(name, share=1.0):
+    """The same with a probe on each instruction (or on a share of them), in random order."""
+    work, dice = WORKS[name], random.Random(name)
+    with Worker(work) as worker:
+        heads = Heads(worker.library())
+        places = heads.probes()
+        places = dice.sample(places, int(len(places) * share))
+        truth = worker.ask()
+        before, before_kib = Picture(worker.pid), worker.resident_kib()
+        begin = time.monotonic()
+        with Spile(", ".join(f"uprobe:{place}" for place in places) + " { @ = count(); }", pid=worker.pid) as trace:
+            check("attached", trace.wait_attached(300), trace.report()[-4000:])
+            seconds = time.monotonic() - begin
+            probes = trace.of_type("attached_probes")[0]["probes"]
+            asked = [worker.ask(), worker.ask("parallel", 3)]
+            during_kib = worker.resident_kib()
+            trace.stop(120)
+            hits = int(trace.maps().get("@", 0))
+            check("results-unchanged", asked[0] == truth, f"{asked}, must be {truth}")
+            check_no_loss(trace)
+        check_hits_happened(hits, worker.process)
+        check("results-unchanged", [worker.ask(), worker.ask("parallel", 3)] == asked, worker.process.report())
+        check_as_before_soon(before, worker.pid)
+        print(f"  {name}: {probes} of {len(places)} probes attached in {seconds:.1f} s, {hits} hits, "
+              f"memory {before_kib} KiB, with probes {during_kib}, after {worker.resident_kib()}")
 
 
 def toggled_under_8_threads(name, cycles):
@@ -80,6 +109,10 @@ def every_function_of_libz():
     every_function("libz")
 
 
+def every_instruction_of_libz():
+    every_instruction("libz", 1.0 if SOAK else 0.1)
+
+
 def libz_toggled_under_8_threads():
     toggled_under_8_threads("libz", TOGGLES)
 
@@ -116,14 +149,49 @@ def soak_every_function_of_python3():
     soak_only(lambda: every_function("python3"))
 
 
+def soak_instructions_of_libcrypto():
+    soak_only(lambda: every_instruction("libcrypto", 0.05))
+
+
+def soak_instructions_of_libsqlite3():
+    soak_only(lambda: every_instruction("libsqlite3", 0.05))
+
+
+def soak_instructions_of_liblzma():
+    soak_only(lambda: every_instruction("liblzma", 1.0))
+
+
+def soak_instructions_of_libc():
+    soak_only(lambda: every_instruction("libc", 0.1))
+
+
+def soak_instructions_of_libm():
+    soak_only(lambda: every_instruction("libm", 0.3))
+
+
+def soak_instructions_of_ld_so():
+    soak_only(lambda: every_instruction("ld.so", 1.0))
+
+
+def soak_instructions_of_python3():
+    soak_only(lambda: every_instruction("python3", 0.05))
+
+
 def soak_libcrypto_toggled_under_8_threads():
     soak_only(lambda: toggled_under_8_threads("libcrypto", 1000))
 
 
-CASES = [every_function_of_libz, libz_toggled_under_8_threads, soak_every_function_of_libcrypto,
+CASES = [every_function_of_libz, every_instruction_of_libz, libz_toggled_under_8_threads, soak_every_function_of_libcrypto,
          soak_every_function_of_libsqlite3, soak_every_function_of_liblzma, soak_every_function_of_libbz2,
          soak_every_function_of_libc, soak_every_function_of_libm, soak_every_function_of_ld_so,
-         soak_every_function_of_python3, soak_libcrypto_toggled_under_8_threads]
+         soak_every_function_of_python3, soak_instructions_of_libcrypto,
+         soak_instructions_of_libsqlite3,
+         soak_instructions_of_liblzma,
+         soak_instructions_of_libc,
+         soak_instructions_of_libm,
+         soak_instructions_of_ld_so,
+         soak_instructions_of_python3,
+         soak_libcrypto_toggled_under_8_threads]
 
 if __name__ == "__main__":
     main(CASES, 60)

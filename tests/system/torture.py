@@ -5,9 +5,8 @@ library are known from the request. Each answer of a traced process must be that
 """
 import os
 import re
-import subprocess
 
-from harness import Failure, Picture, Process, Skip, check
+from harness import Picture, Process, Skip, check
 from tracing import wait_until
 
 PYTHON = "/usr/bin/python3"  # Debian's: its modules are linked against Debian's libraries
@@ -257,28 +256,3 @@ class Worker:
     def resident_kib(self):
         with open(f"/proc/{self.pid}/status", encoding="utf-8") as status:
             return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))
-
-
-HEAD = re.compile(r"^\s*([0-9a-f]+):\t(?:[0-9a-f]{2} )+\s*\t(\S+)(.*)$")
-
-
-def instructions(path, lowest, highest):
-    """(address, mnemonic, operands) of all instructions of a range of link addresses, as objdump sees them."""
-    text = subprocess.run(["objdump", "-d", "-w", f"--start-address={lowest:#x}", f"--stop-address={highest:#x}", path],
-                          capture_output=True, text=True, check=True).stdout
-    found = (HEAD.match(line) for line in text.splitlines())
-    return [(int(one.group(1), 16), one.group(2), one.group(3).strip()) for one in found if one]
-
-
-def functions(path):
-    """Names, link addresses and sizes of the functions of a file, one name an address."""
-    table = {}
-    for flag in ("-s", "--dyn-syms"):
-        text = subprocess.run(["readelf", "-W", flag, path], capture_output=True, text=True, check=True).stdout
-        for line in text.splitlines():
-            words = line.split()
-            if len(words) >= 8 and words[3] == "FUNC" and words[6] != "UND" and int(words[2], 0):
-                table.setdefault(int(words[1], 16), (words[7].split("@")[0], int(words[2], 0)))
-    if not table:
-        raise Failure(f"no function symbols in {path}")
-    return [(name, address, size) for address, (name, size) in sorted(table.items())]
