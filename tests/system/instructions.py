@@ -24,7 +24,7 @@ def symbols(path):
         text = subprocess.run(["readelf", "-W", flag, path], capture_output=True, text=True, check=True).stdout
         for line in text.splitlines():
             words = line.split()
-            if len(words) >= 8 and words[3] == "FUNC" and words[6] != "UND" and int(words[2], 0) > 0:
+            if len(words) >= 8 and words[3] in ("FUNC", "IFUNC") and words[6] != "UND" and int(words[2], 0) > 0:
                 yield Function(words[7].split("@")[0], int(words[1], 16), int(words[2], 0))
 
 
