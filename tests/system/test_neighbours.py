@@ -174,6 +174,30 @@ def case_25_rewritten_by_the_program():
         target.finish_well()  # calls the function once more
 
 
+def case_68_jump_label_switched_all_the_time():
+    """Probes come and go at a place that the program itself switches between a nop and a jump."""
+    path = target_path("case_25_own_code")
+    attached = 0
+    with Target(path, ["--mode", "toggle"], wait=True, hold=True, loop=4 * harness.SLOWNESS) as target:
+        before = Picture(target.pid)
+        target.send_line()
+        for cycle in range(25):
+            with Spile(count_program([f"{path}:probe_me_label"]), pid=target.pid) as spile:
+                if spile.wait_attached():
+                    time.sleep(0.003 * (cycle % 5))
+                    spile.stop()
+                    attached += 1
+                else:
+                    check_refused_in_words(spile)  # it switched between plan and stop
+            if "done" in target.out:
+                break
+        target.wait_for_line("done$", 20 * harness.SLOWNESS)
+        check_left_as_before(before, Picture(target.pid), strict=False)
+        target.finish_well()
+        print(f"  attached {attached} times")
+        check("attached", attached >= 1, spile.report())
+
+
 # --- 55: a frozen group -------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 // Case 47: a profiler's timer interrupts two threads at 10 kHz each, and its handler calls probed functions: the one that may be
-// interrupted in its own probe, and one of its own. The handler reads the interrupted registers, as profilers do.
+// interrupted in its own probe, and one of its own. The handler reads the interrupted registers, as profilers do. Mode `backtrace`:
+// it unwinds the stack too, wherever the signal came.
 #define _GNU_SOURCE
+#include <execinfo.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -13,6 +15,7 @@
 enum { kThreads = 2 };
 static __thread uint64_t samples;
 static uint64_t total_samples;
+static bool unwinds;
 
 PROBED uint64_t probe_me(uint64_t a, uint64_t b) { return (a ^ b) * 0x9e3779b97f4a7c15 + b; }
 PROBED uint64_t probe_me_sample(const greg_t *registers) { return (uint64_t)registers[REG_RIP] ^ (uint64_t)registers[REG_RSP]; }
@@ -21,6 +24,10 @@ static void on_tick(int number, siginfo_t *info, void *context) {
   (void)number, (void)info;
   const greg_t *registers = ((const ucontext_t *)context)->uc_mcontext.gregs;
   samples++;
+  if (unwinds) {
+    void *frames[64];
+    TARGET_CHECK(backtrace(frames, 64) >= 1);
+  }
   target_count(2);
   TARGET_CHECK(probe_me_sample(registers) == ((uint64_t)registers[REG_RIP] ^ (uint64_t)registers[REG_RSP]));
   TARGET_CHECK(probe_me(samples, 3) == (samples ^ 3) * 0x9e3779b97f4a7c15 + 3);
@@ -48,6 +55,9 @@ static void *work(void *argument) {
 int main(int argc, char **argv) {
   pthread_t threads[kThreads];
   target_begin(argc, argv, 4000, NULL);
+  unwinds = target_mode_is("backtrace");
+  void *frames[4];
+  TARGET_CHECK(backtrace(frames, 4) > 0);  // loads what it needs outside of a handler
   const struct sigaction action = {.sa_sigaction = on_tick, .sa_flags = SA_SIGINFO | SA_RESTART};
   TARGET_CHECK(sigaction(SIGPROF, &action, NULL) == 0);
   target_ready();
