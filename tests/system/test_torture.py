@@ -46,6 +46,33 @@ def every_function(name):
               f"with probes {during_kib}, after {worker.resident_kib()}")
 
 
+def every_return(name):
+    """A probe on each function's entry and on its return: where both are taken, each entry has its return."""
+    work = WORKS[name]
+    with Worker(work) as worker:
+        path = worker.library()
+        truth, parallel = worker.ask(), worker.ask("parallel", 3)
+        before = Picture(worker.pid)
+        with Spile(f"uprobe:{path}:* {{ @in[func] = count(); }} uretprobe:{path}:* {{ @out[func] = count(); }}", pid=worker.pid) as trace:
+            check("attached", trace.wait_attached(120), trace.report()[-4000:])
+            probes = trace.of_type("attached_probes")[0]["probes"]
+            asked = [worker.ask(), worker.ask("parallel", 3)]
+            trace.stop(120)
+            entered, returned = ({one: int(hits) for one, hits in trace.maps().get(key, {}).items()} for key in ("@in", "@out"))
+            check("results-unchanged", asked == [truth, parallel], f"{asked}, must be {[truth, parallel]}\n{trace.report()[-4000:]}")
+            check_no_loss(trace)
+        both = {one for one in returned if one in entered}
+        check_hits_happened(sum(returned.values()), worker.process)
+        # The thread waits for the next request in the middle of a few calls, before and after.
+        odd = [f"    {one}: {entered[one]} entries, {returned[one]} returns" for one in sorted(both - work.shared_frames)
+               if abs(entered[one] - returned[one]) > 2]
+        check("exact-count", not odd, "\n" + "\n".join(odd))
+        check("results-unchanged", worker.ask() == truth, worker.process.report())
+        check_as_before_soon(before, worker.pid)
+        print(f"  {name}: {probes} probes, {sum(entered.values())} entries, {sum(returned.values())} returns of {len(both)} functions; "
+              f"{len(entered) - len(both)} functions without returns")
+
+
 def every_instruction(name, share=1.0):
     """The same with a probe on each instruction (or on a share of them), in random order."""
     work, dice = WORKS[name], random.Random(name)
@@ -101,12 +128,13 @@ def same_counts_on_both_engines(name, places_wanted):
         print(f"  {name}: {len(chosen)} instructions of {len(run)} functions, {sum(ours.values())} hits on each engine")
 
 
-def toggled_under_8_threads(name, cycles):
-    """Probes on every function come and go while 8 threads run through the library without python's lock."""
+def toggled_under_8_threads(name, cycles, kinds=("uprobe",)):
+    """Probes on every function (and its return) come and go while 8 threads run through the library without python's lock."""
     work = WORKS[name]
     hits = done = 0
     with Worker(work) as worker:
         path = worker.library()
+        places = ", ".join(f"{kind}:{path}:*" for kind in kinds)
         truth = worker.ask("parallel", 20)
         before = Picture(worker.pid)
         begin = time.monotonic()
@@ -115,7 +143,7 @@ def toggled_under_8_threads(name, cycles):
             if not worker.working():
                 check("results-unchanged", worker.end() == truth, f"after {done} cycles\n{worker.process.report()}")
                 worker.begin("parallel", 20)
-            result = spile("-q", "-e", f"uprobe:{path}:* {{ @ = count(); }} interval:ms:{1 + done % 7} {{ exit(); }}", "-p",
+            result = spile("-q", "-e", f"{places} {{ @ = count(); }} interval:ms:{1 + done % 7} {{ exit(); }}", "-p",
                            worker.pid, seconds=60)
             check("attaches", result.status == 0, f"cycle {done}\n{result.report()}")
             hits += sum(int(count) for count in re.findall(r"^@: (\d+)$", result.out, re.M))
@@ -139,6 +167,10 @@ def every_function_of_libz():
 
 def every_instruction_of_libz():
     every_instruction("libz", 1.0 if SOAK else 0.1)
+
+
+def every_return_of_libz():
+    every_return("libz")
 
 
 def both_engines_count_libz():
@@ -209,6 +241,42 @@ def soak_instructions_of_python3():
     soak_only(lambda: every_instruction("python3", 0.05))
 
 
+def returns_of_libz_toggled_under_8_threads():
+    toggled_under_8_threads("libz", TOGGLES // 4, ("uprobe", "uretprobe"))
+
+
+def soak_returns_of_libcrypto():
+    soak_only(lambda: every_return("libcrypto"))
+
+
+def soak_returns_of_libsqlite3():
+    soak_only(lambda: every_return("libsqlite3"))
+
+
+def soak_returns_of_liblzma():
+    soak_only(lambda: every_return("liblzma"))
+
+
+def soak_returns_of_libbz2():
+    soak_only(lambda: every_return("libbz2"))
+
+
+def soak_returns_of_libc():
+    soak_only(lambda: every_return("libc"))
+
+
+def soak_returns_of_libm():
+    soak_only(lambda: every_return("libm"))
+
+
+def soak_returns_of_ld_so():
+    soak_only(lambda: every_return("ld.so"))
+
+
+def soak_returns_of_python3():
+    soak_only(lambda: every_return("python3"))
+
+
 def soak_both_engines_count_libcrypto():
     soak_only(lambda: same_counts_on_both_engines("libcrypto", 60))
 
@@ -225,7 +293,8 @@ def soak_libcrypto_toggled_under_8_threads():
     soak_only(lambda: toggled_under_8_threads("libcrypto", 1000))
 
 
-CASES = [every_function_of_libz, every_instruction_of_libz, both_engines_count_libz, libz_toggled_under_8_threads,
+CASES = [every_function_of_libz, every_instruction_of_libz, every_return_of_libz, both_engines_count_libz,
+         libz_toggled_under_8_threads, returns_of_libz_toggled_under_8_threads,
          *[case for name, case in sorted(globals().items()) if name.startswith("soak_") and name != "soak_only"]]
 
 if __name__ == "__main__":
