@@ -77,8 +77,8 @@ class Model {
     request_.bundle = &bundle_;
     for (size_t i = 0; i < region_.layout().maps.size(); i++)
       request_.maps.push_back(shm::map_descriptor(region_.layout(), i, data_base));
-    request_.cpu = (consts.flags & abi::kHasRdpid) != 0 ? jit::CpuNumber::kRdpid
-                                                       : jit::CpuNumber::kLsl;
+    request_.cpu =
+        (consts.flags & abi::kHasRdpid) != 0 ? jit::CpuNumber::kRdpid : jit::CpuNumber::kLsl;
     request_.cpu_stats = TargetAddr(data_base) + abi::kStatsOffset;
     request_.cpu_mask = consts.cpu_mask;
     return {};

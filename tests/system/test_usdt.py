@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Case 67: static tracepoints: every argument format, inlined copies, semaphores, on both engines; and what is refused."""
 import functools
+import glob
 import os
 import re
 import signal
@@ -275,8 +276,8 @@ def set_counter(pid, address, value):
 class Waiting:
     """The program, waiting for a line before its work, and where its semaphore is."""
 
-    def __init__(self, mode, rounds=10, program=None):
-        self.process = Process([program or Work.program(), str(rounds), mode])
+    def __init__(self, mode, rounds=10, environment=None):
+        self.process = Process([Work.program(), str(rounds), mode], env={**os.environ, **(environment or {})})
         self.address = 0
 
     def __enter__(self):
@@ -379,6 +380,28 @@ def a_tracer_killed_at_any_step_leaves_the_semaphore_as_it_was():
             check("hits-happened", killed > 10, f"{killed} kills")
             check_process_as_before(before, Picture(target.pid))
             os.kill(target.pid, signal.SIGKILL)
+
+
+@case
+def a_semaphore_goes_up_with_the_last_of_many_stops():
+    """More places than fit one stop: the counter goes up and down all the same."""
+    library = next((path for path in glob.glob("/usr/lib/x86_64-linux-gnu/libLLVM*.so*")), None)
+    if library is None:
+        raise Skip("needs a library of more than 16,000 functions: libLLVM")
+    program = Work.program()
+    with Waiting("wait", environment={"LD_PRELOAD": library}) as target:
+        before = Picture(target.pid)
+        set_counter(target.pid, target.address, 2)
+        with Spile(f"usdt:{program}:demo:gated {{ @ = count(); }} uprobe:{library}:* {{ @library = count(); }}", pid=target.pid,
+                   extra=("--engine", "user")) as tracer:
+            tracer.wait_attached()
+            check("raised", target.semaphore() == 3, f"{target.semaphore()}")
+            target.process.send_line()
+            target.process.wait_for_line("gated=10 semaphore=3")
+            tracer.stop()
+            check("exact-count", tracer.maps().get("@") == 10, tracer.report())
+        check("lowered", target.semaphore() == 2, f"{target.semaphore()}")
+        check_process_as_before(before, Picture(target.pid))
 
 
 @case
