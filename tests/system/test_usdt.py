@@ -137,6 +137,13 @@ int main(void) {
 }
 """
 
+GATE = r"""
+#define _SDT_HAS_SEMAPHORES 1
+#include <sys/sdt.h>
+unsigned short lib_gate_semaphore __attribute__((section(".probes")));
+__attribute__((noinline)) int gate(int n) { STAP_PROBE1(lib, gate, n); return n; }
+"""
+
 THROWER = r"""
 #include <cstdio>
 int main() {
@@ -382,25 +389,39 @@ def a_tracer_killed_at_any_step_leaves_the_semaphore_as_it_was():
             os.kill(target.pid, signal.SIGKILL)
 
 
+def module_base(pid, path):
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        return next(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(path))
+
+
 @case
-def a_semaphore_goes_up_with_the_last_of_many_stops():
-    """More places than fit one stop: the counter goes up and down all the same."""
-    library = next((path for path in glob.glob("/usr/lib/x86_64-linux-gnu/libLLVM*.so*")), None)
-    if library is None:
+def semaphores_change_once_over_many_stops():
+    """More places than fit one stop, one with a counter in the first and one in the last of them."""
+    many = next(iter(glob.glob("/usr/lib/x86_64-linux-gnu/libLLVM*.so*")), None)
+    if many is None:
         raise Skip("needs a library of more than 16,000 functions: libLLVM")
-    program = Work.program()
-    with Waiting("wait", environment={"LD_PRELOAD": library}) as target:
+    program, own = Work.program(), os.path.join(Work.directory, "libgate.so")
+    with open(own + ".c", "w", encoding="utf-8") as file:
+        file.write(GATE)
+    check_status(run(["gcc", "-shared", "-fPIC", "-O2", own + ".c", "-o", own], seconds=60), 0)
+    offset = next(int(line.split()[0], 16) for line in run(["nm", own]).out.splitlines() if line.endswith(" lib_gate_semaphore"))
+    # The loader maps downwards: what is named first is above the rest.
+    with Waiting("wait", environment={"LD_PRELOAD": f"{own} {many}"}) as target:
+        gate = module_base(target.pid, own) + offset
+        check("order", target.address < module_base(target.pid, os.path.realpath(many)) < gate, "the counters are not at both ends")
         before = Picture(target.pid)
-        set_counter(target.pid, target.address, 2)
-        with Spile(f"usdt:{program}:demo:gated {{ @ = count(); }} uprobe:{library}:* {{ @library = count(); }}", pid=target.pid,
-                   extra=("--engine", "user")) as tracer:
+        for address in (target.address, gate):
+            set_counter(target.pid, address, 2)
+        with Spile(f"usdt:{program}:demo:gated {{ @ = count(); }} usdt:{own}:lib:gate, uprobe:{many}:* {{ @library = count(); }}",
+                   pid=target.pid, extra=("--engine", "user")) as tracer:
             tracer.wait_attached()
-            check("raised", target.semaphore() == 3, f"{target.semaphore()}")
+            check("raised", (target.semaphore(), counter(target.pid, gate)) == (3, 3), "")
             target.process.send_line()
             target.process.wait_for_line("gated=10 semaphore=3")
             tracer.stop()
             check("exact-count", tracer.maps().get("@") == 10, tracer.report())
-        check("lowered", target.semaphore() == 2, f"{target.semaphore()}")
+        check("lowered", (target.semaphore(), counter(target.pid, gate)) == (2, 2),
+              f"{target.semaphore()} {counter(target.pid, gate)}")
         check_process_as_before(before, Picture(target.pid))
 
 
