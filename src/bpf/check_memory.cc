@@ -90,7 +90,7 @@ Result<void> MemoryRules::require_memory(const CheckState& state, uint32_t at, i
 Result<void> MemoryRules::require_inside(const RegState& base,
                                          uint32_t at,
                                          int reg,
-                                         const Span& span) {
+                                         const Span& span) const {
   bool is_stack = base.kind == RegKind::kStack;
   int64_t begin = is_stack ? -static_cast<int64_t>(env_.limits.max_stack_bytes) : 0;
   int64_t end = is_stack ? 0 : base.size;

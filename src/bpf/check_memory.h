@@ -50,7 +50,7 @@ class MemoryRules {
   Result<void> require_memory(const CheckState& state, uint32_t at, int reg);
   Result<Span> resolve(const CheckState& state, uint32_t at, int reg, int64_t off, uint32_t size);
   Result<Span> resolve_context(const RegState& base, uint32_t at, int reg, Span span);
-  Result<void> require_inside(const RegState& base, uint32_t at, int reg, const Span& span);
+  Result<void> require_inside(const RegState& base, uint32_t at, int reg, const Span& span) const;
   Result<void> require_alignment(
       const RegState& base, uint32_t at, int reg, int64_t off, uint32_t size);
 

@@ -423,7 +423,7 @@ Result<bool> Walk::conditional(Point& point, const Insn& insn) {
   if (left.is_pointer() || right.is_pointer()) return pointer_conditional(point, insn, right);
   bool is_32bit = insn_class(insn) == kClassJmp32;
   CheckState sides[2];
-  bool possible[2];
+  bool possible[2] = {};
   for (bool holds : {false, true}) {
     auto learned = assume(insn_op(insn), is_32bit, holds, left.range, right.range);
     possible[holds] = learned.has_value();

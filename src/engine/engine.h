@@ -22,6 +22,8 @@ struct Scope {
   std::vector<pid_t> pids;  ///< both empty: every process (kernel engine only)
   std::vector<std::string>
       command;  ///< user engine: start this, probes in place before its constructors run
+  /// User engine: told of each process before its probes are in place. May be empty.
+  std::function<void(pid_t)> on_process;
 };
 
 struct MapEntry {

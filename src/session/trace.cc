@@ -174,7 +174,7 @@ Result<std::vector<std::string>> Session::command_words() const {
 
 bool Session::start_kernel() {
   engine_ = kernel_engine::make_engine({.measure = request_.verbose});
-  engine::Scope scope{.pids = request_.target.pids, .command = {}};
+  engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
   if (gated_) scope.pids.push_back(gated_->pid());
   auto trace = engine_->attach(bundle_, scope);
   if (!trace) {
@@ -193,7 +193,9 @@ bool Session::start_kernel() {
 
 bool Session::start_user() {
   engine_ = user_engine::make_engine({.measure = request_.verbose});
-  engine::Scope scope{.pids = request_.target.pids, .command = {}};
+  engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
+  if (bundle_.reads_symbols)
+    scope.on_process = [this](pid_t pid) { symbolizer_.remember(pid); };
   if (!request_.target.command.empty()) {
     auto words = command_words();
     if (!words) return failed(words.error()), false;

@@ -16,6 +16,9 @@ constexpr size_t kMaxStonePages = 4096;
 constexpr uint64_t kGuardBytes = 64 << 10, kBrkRoomBytes = uint64_t{1} << 30;
 constexpr uint64_t kLowestAddress = 64 << 10, kHighestAddress = uint64_t{0x7fff} << 32;
 
+/// Of code, for the instructions that are moved away beside a short site: more are rare.
+constexpr uint64_t kEvictedBytesPerShortSite = 160;
+
 uint64_t round_up(uint64_t value) {
   return (value + kPageBytes - 1) & ~(kPageBytes - 1);
 }
@@ -60,15 +63,16 @@ class Chooser {
   Result<AddressPlan> run(const std::vector<const PlannedSite*>& sites) {
     SPILE_TRY(maps_, target_.maps());
     SPILE_TRY(rules_, target::gap_rules(target_));
-    // Stones first: they have few places to choose from.
+    // Code first: it needs much room in one piece, and stones are scattered over what is free.
+    for (const PlannedSite* site : sites) add_to_neighbourhood(*site);
+    for (Neighbourhood& n : plan_.neighbourhoods) SPILE_TRY_VOID(place_code(n));
     place_stones(sites);
-    std::set<const PlannedSite*> refused;
-    for (const auto& [site, reason] : plan_.refused) refused.insert(site);
-    for (const PlannedSite* site : sites) {
-      if (!refused.contains(site)) add_to_neighbourhood(*site);
-    }
+    // A caller that sees refusals starts anew without those sites.
+    if (!plan_.refused.empty()) return std::move(plan_);
     for (const PlannedSite& site : plan_.evicted) add_to_neighbourhood(site);
-    SPILE_TRY_VOID(place_code());
+    for (Neighbourhood& n : plan_.neighbourhoods) {
+      if (max_code_bytes(bundle_, n.sites) > n.max_code_bytes) SPILE_TRY_VOID(place_code(n));
+    }
     return std::move(plan_);
   }
 
@@ -126,16 +130,20 @@ class Chooser {
     if (!known) home->modules.push_back(range);
   }
 
-  Result<void> place_code() {
-    for (Neighbourhood& n : plan_.neighbourhoods) {
-      n.max_code_bytes = max_code_bytes(bundle_, n.sites);
-      auto gap = target::find_gap(maps_, rules_, n.modules, n.max_code_bytes);
-      if (!gap)
-        return forward(gap, "find room for {} KiB of code near {}", n.max_code_bytes / 1024,
-                       n.sites.front()->image->module().path);
-      n.base = *gap;
-      occupy(maps_, n.base, n.max_code_bytes);
-    }
+  /// With room to spare for instructions that will be moved to make room for short sites.
+  Result<void> place_code(Neighbourhood& n) {
+    auto is_short = [](const PlannedSite* s) {
+      return s->plan.mechanism == patch::Mechanism::kShort;
+    };
+    auto shorts = static_cast<uint64_t>(std::ranges::count_if(n.sites, is_short));
+    n.max_code_bytes =
+        round_up(max_code_bytes(bundle_, n.sites) + shorts * kEvictedBytesPerShortSite);
+    auto gap = target::find_gap(maps_, rules_, n.modules, n.max_code_bytes);
+    if (!gap)
+      return forward(gap, "find room for {} KiB of code near {}", n.max_code_bytes / 1024,
+                     n.sites.front()->image->module().path);
+    n.base = *gap;
+    occupy(maps_, n.base, n.max_code_bytes);
     return {};
   }
 

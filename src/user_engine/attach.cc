@@ -185,6 +185,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
   SPILE_TRY(auto opened, Target::open(pid));
   auto target = std::make_unique<Target>(std::move(opened));
   SPILE_TRY_VOID(make_way(*target));
+  if (context.on_process) context.on_process(pid);
 
   // Which bytes would change, and what is in the way? A place that is not surely safe is refused
   // here.
@@ -245,6 +246,7 @@ Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string
   return target::with_tracer_thread([&]() -> Result<std::unique_ptr<Attachment>> {
     // Started and stopped: libraries are mapped, no constructor has run.
     SPILE_TRY(auto child, target::Child::spawn(command, loader_symbols));
+    if (context.on_process) context.on_process(child.target().pid());
     SPILE_TRY(auto plan, plan_process(child.target(), *context.bundle));
     Sites sites(child.target(), *context.bundle, std::move(plan));
     SPILE_TRY(auto prepared, prepare_what_fits(child.target(), context, sites));

@@ -66,6 +66,9 @@ struct AttachContext {
   bool count_hits = false;
   /// Runs on the new maps before the process is stopped, once an attempt: BEGIN.
   std::function<Result<void>(shm::Region&)> begin;
+  /// Told of each process before its probes are in place: it can be looked at, and may be gone a
+  /// moment later. May be empty.
+  std::function<void(pid_t)> on_process;
   /// Runs in the stop, when all is mapped and no code byte has changed: for tests to fail there.
   std::function<Result<void>()> before_patch;
 };

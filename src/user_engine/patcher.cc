@@ -12,6 +12,7 @@
 #include "os/process.h"
 #include "user_engine/detach.h"
 #include "user_engine/target/threads_inside.h"
+#include "x86/format.h"
 
 namespace spile::user_engine {
 
@@ -34,7 +35,9 @@ uint64_t page_of(TargetAddr a) {
 
 /// The plan was made while the target ran: since then a library may have gone, or another tool may
 /// have come. The bytes behind an edit may be part of its jump.
-Result<void> Patcher::check_unchanged(const StoppedProcess& process, const Batch& batch) const {
+Result<void> Patcher::check_unchanged(const StoppedProcess& process,
+                                      const Batch& batch,
+                                      size_t written) const {
   auto writes = prepared_.writes_of(batch);
   std::vector<uint8_t> page;
   for (size_t first = 0; first < writes.size();) {
@@ -47,7 +50,7 @@ Result<void> Patcher::check_unchanged(const StoppedProcess& process, const Batch
          i++) {
       TargetAddr at = writes[i].edit->at;
       size_t own = writes[i].edit->before.size();
-      auto expected = expected_at(writes[i], batch.first);
+      auto expected = expected_at(writes[i], written);
       auto now = std::span(page).subspan(std::min(page.size(), static_cast<size_t>(at - start)));
       // Behind the own bytes the mapping may end.
       size_t readable = std::min(expected.size(), now.size());
@@ -55,8 +58,9 @@ Result<void> Patcher::check_unchanged(const StoppedProcess& process, const Batch
           !std::ranges::equal(now.first(readable), std::span(expected).first(readable)))
         return fail(ErrorCode::kUnsafe,
                     "the code at {} has changed since it was looked at: unloaded, or patched by "
-                    "another tool",
-                    at);
+                    "another tool (it holds {}, not {})",
+                    at, x86::hex(now.first(readable)),
+                    x86::hex(std::span(expected).first(readable)));
     }
     first = i;
   }
@@ -194,6 +198,8 @@ abi::RtConsts Patcher::constants(TargetAddr code_base) const {
     consts.tgid_outside = static_cast<uint32_t>(target_.pid());
   }
   consts.wipe_on_fork = prepared_.addresses.private_base.value;
+  consts.main_stack_begin = prepared_.main_stack.begin;
+  consts.main_stack_end = prepared_.main_stack.end;
   consts.safe_range_count = static_cast<uint32_t>(prepared_.safe_ranges.size());
   std::ranges::copy(prepared_.safe_ranges, consts.safe_ranges);
   return consts;
@@ -359,7 +365,7 @@ Result<void> Patcher::raise_semaphores(const StoppedProcess& process) {
 
 Result<void> Patcher::commit(StoppedProcess& process) {
   for (const Batch& batch : prepared_.batches) {
-    SPILE_TRY_VOID(check_unchanged(process, batch));
+    SPILE_TRY_VOID(check_unchanged(process, batch, 0));
     SPILE_TRY_VOID(find_blocked_sites(process, batch));
   }
   SPILE_TRY_VOID(map_regions(process));
@@ -393,7 +399,7 @@ Result<void> Patcher::patch_in_stop_of_its_own(const Batch& batch) {
     blocked_.clear();
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, StoppedProcess::stop(target_));
-      SPILE_TRY_VOID(check_unchanged(process, batch));
+      SPILE_TRY_VOID(check_unchanged(process, batch, batch.first));
       SPILE_TRY_VOID(find_blocked_sites(process, batch));
       SPILE_TRY_VOID(patch(process, batch));
       if (&batch == &prepared_.batches.back()) SPILE_TRY_VOID(raise_semaphores(process));

@@ -43,7 +43,10 @@ class Patcher {
   std::unique_ptr<Attachment> finish();
 
  private:
-  Result<void> check_unchanged(const target::StoppedProcess& process, const Batch& batch) const;
+  /// `written`: how many of all edits have been made.
+  Result<void> check_unchanged(const target::StoppedProcess& process,
+                               const Batch& batch,
+                               size_t written) const;
   std::vector<uint8_t> expected_at(const Write& write, size_t written) const;
   Result<void> find_blocked_sites(const target::StoppedProcess& process, const Batch& batch);
   static const BuiltSite* site_around(const Batch& batch, const target::StoppedThread& thread);

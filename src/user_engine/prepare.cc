@@ -39,6 +39,19 @@ std::vector<abi::SafeRange> safe_ranges(const Target& target) {
   return ranges;
 }
 
+/// As it is now: it may grow downwards, what is there stays. Empty where it is not in one piece.
+abi::SafeRange main_stack(const Target& target) {
+  abi::SafeRange found = {};
+  auto maps = os::read_maps(target.pid());
+  if (!maps) return found;
+  for (const os::MapEntry& map : *maps) {
+    if (map.path != "[stack]") continue;
+    if (found.end != 0 || !map.read || !map.write) return {};
+    found = {map.start.value, map.end.value};
+  }
+  return found;
+}
+
 class Preparer {
  public:
   Preparer(const Target& target,
@@ -60,6 +73,7 @@ class Preparer {
     collect_semaphores();
     SPILE_TRY_VOID(check_semaphores(out_.semaphores, target_));
     out_.safe_ranges = safe_ranges(target_);
+    out_.main_stack = main_stack(target_);
     out_.seccomp_mode = target_.seccomp_mode();
     return std::move(out_);
   }

@@ -33,6 +33,7 @@ struct Prepared {
   Mapping image;             ///< of the data region: formatted, BEGIN has run on it
   shm::Region image_region;  ///< over `image`
   std::vector<abi::SafeRange> safe_ranges;
+  abi::SafeRange main_stack = {};  ///< the [stack] mapping; empty: unknown
   int seccomp_mode = 0;
   std::vector<BuiltSite*> built;     ///< by address
   std::vector<Write> writes;         ///< by level, then by address

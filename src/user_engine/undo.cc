@@ -141,6 +141,8 @@ Result<void> Undo::move_threads(StoppedProcess& process) {
     for (const x86::RelocatedCode* displaced : job_.displaced) {
       auto resume = patch::rip_after_detach(*displaced, rip);
       if (!resume) continue;
+      // The kernel left this address in rcx too, for a program that looks where it came back to.
+      if (registers.rcx == registers.rip) registers.rcx = resume->original.value;
       registers.rip = resume->original.value;
       registers.rsp += resume->pop_bytes;
       SPILE_TRY_VOID(process.set_registers(i, registers));

@@ -254,6 +254,7 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   SPILE_TRY(context.analyses, check_programs(bundle_));
   context.clock = &clock_;
   context.count_hits = options_.measure;
+  context.on_process = scope.on_process;
   if (has_uprobes(bundle_)) {
     if (scope.pids.empty() && scope.command.empty()) {
       return fail(ErrorCode::kInvalid,

@@ -72,21 +72,21 @@ class Relocator {
   void add_point(size_t at, TargetAddr original, uint8_t pop_bytes) {
     const auto offset = static_cast<uint16_t>(at);
     // An instruction that left no bytes shares its place with the next: the later moment is the
-    // right one to go back to. Not behind a system call: a thread that waits in it must go back
-    // right behind the original one, because the kernel restarts it by stepping two bytes back from
-    // wherever the thread stands.
+    // right one to go back to. Not behind `int n`: a thread that waits in a system call must go
+    // back right behind the original one, because the kernel restarts it by stepping two bytes back
+    // from wherever the thread stands. (Behind `syscall` stands more code.)
     if (!out_.points.empty() && out_.points.back().offset == offset) {
-      if (behind_system_call()) return;
+      if (behind_interrupt()) return;
       out_.points.pop_back();
     }
     out_.points.push_back({offset, original, pop_bytes});
   }
 
-  /// Is the last instruction that left bytes a system call?
-  bool behind_system_call() const {
+  /// Is the last instruction that left bytes `int n`?
+  bool behind_interrupt() const {
     for (size_t i = out_.insns.size(); i > 0; --i) {
       const MovedInsn& insn = out_.insns[i - 1];
-      if (insn.new_offset < out_.bytes.size()) return is_system_call(insn.kind);
+      if (insn.new_offset < out_.bytes.size()) return insn.kind == Kind::kInterrupt;
     }
     return false;
   }
@@ -116,6 +116,7 @@ class Relocator {
       case Kind::kJcc: return emit_jcc(insn, at);
       case Kind::kLoop: return emit_loop(insn, at);
       case Kind::kXbegin: return emit_xbegin(insn, at);
+      case Kind::kSyscall: return emit_syscall(insn, at);
       case Kind::kCall:
         emit_push_return(at, insn.length);
         return emit_jmp(insn.branch_target(from_ + at));
@@ -160,6 +161,17 @@ class Relocator {
   Result<void> emit_xbegin(const Insn& insn, size_t at) {
     code().insert(code().end(), {0xc7, 0xf8});
     return emit_rel32(insn.branch_target(from_ + at));
+  }
+
+  /// The kernel leaves the address behind the system call in rcx: the program sees its own.
+  ///   0f 05               syscall
+  ///   48 8d 0d rel32      lea behind the original(%rip), %rcx
+  Result<void> emit_syscall(const Insn& insn, size_t at) {
+    SPILE_TRY_VOID(emit_copy(insn, at));
+    const TargetAddr behind = from_ + at + insn.length;
+    add_point(code().size(), behind, 0);
+    code().insert(code().end(), {0x48, 0x8d, 0x0d});
+    return emit_rel32(behind);
   }
 
   /// From the first half of the push on, a thread stopped here goes back to before the call.
@@ -245,6 +257,9 @@ Result<void> append_jump_back(RelocatedCode& code) {
 
 std::optional<TargetAddr> RelocatedCode::to_relocated(TargetAddr rip) const {
   for (const MovedInsn& insn : insns) {
+    // Right behind the copied one, because the kernel may step two bytes back.
+    if (insn.kind == Kind::kSyscall && rip == original + insn.old_offset + insn.old_bytes)
+      return address + insn.new_offset + insn.old_bytes;
     if (rip == original + insn.old_offset) return address + insn.new_offset;
   }
   if (falls_through && rip == original + original_bytes) return address + points.back().offset;

@@ -10,6 +10,7 @@
 //   xbegin                     abort target rebased
 //   call rel32                 push of the *original* return address; jmp rel32
 //   call reg/mem               push of the original return address; jmp reg/mem
+//   syscall                    syscall; lea the *original* address behind it, rcx
 //   nop, endbr64               left out
 //   everything else            copied
 //

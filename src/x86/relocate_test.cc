@@ -35,7 +35,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"xchg %eax,%eax keeps its long form", {0x87, 0xc0}, "87 c0"},
         Case{"lock cmpxchg16b (%rdi)", {0xf0, 0x48, 0x0f, 0xc7, 0x0f}, "f0 48 0f c7 0f"},
         Case{"rep movsb", {0xf3, 0xa4}, "f3 a4"},
-        Case{"syscall", {0x0f, 0x05}, "0f 05"},
+        Case{"syscall", {0x0f, 0x05}, "0f 05 48 8d 0d f9 ff ef ff"},
         Case{"enter $16,$3", {0xc8, 0x10, 0x00, 0x03}, "c8 10 00 03"},
         Case{"ret $8", {0xc2, 0x08, 0x00}, "c2 08 00"},
         Case{"nop", {0x0f, 0x1f, 0x44, 0x00, 0x00}, ""},
@@ -177,8 +177,22 @@ TEST(Relocate, GoesBackRightBehindASystemCallAlsoWhenNopsFollow) {
   EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x90, 0x90}, 2), kFrom + 2);
   EXPECT_EQ(go_back({0x90, 0x0f, 0x05, 0x90, 0x66, 0x90, 0x50}, 2), kFrom + 3);
   EXPECT_EQ(go_back({0xcd, 0x80, 0x0f, 0x1f, 0x00}, 2), kFrom + 2) << "int $0x80";
-  EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x50, 0x90}, 3), kFrom + 5)
+  EXPECT_EQ(go_back({0x0f, 0x05, 0x90, 0x50, 0x90}, 10), kFrom + 5)
       << "a nop that follows something else";
+}
+
+TEST(Relocate, MovesAThreadThatWaitsInASystemCallRightBehindItsCopy) {
+  // nop; syscall; nop; push %rax
+  const auto code = relocate(Code{0x90, 0x0f, 0x05, 0x90, 0x50}, kFrom, kTo);
+  ASSERT_TRUE(code);
+  EXPECT_EQ(code->to_relocated(kFrom + 3), kTo + 2) << "two bytes further back stands syscall";
+  EXPECT_EQ(code->to_relocated(kFrom + 4), kTo + 9);
+  EXPECT_EQ(code->to_original(kTo + 2)->original, kFrom + 3);
+  EXPECT_EQ(code->to_original(kTo + 9)->original, kFrom + 4) << "rcx is set";
+  const auto last = relocate(Code{0x55, 0x0f, 0x05}, kFrom, kTo);
+  ASSERT_TRUE(last);
+  EXPECT_EQ(last->to_relocated(kFrom + 3), kTo + 3);
+  EXPECT_EQ(last->to_original(kTo + 10)->original, kFrom + 3);
 }
 
 TEST(Relocate, JumpsBackBehindTheWindow) {

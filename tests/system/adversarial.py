@@ -1,6 +1,7 @@
 """Runs one line of tests/targets/manifest.json in the ways it names: bare, under -c, by -p before the work, and in a loop."""
 import json
 import os
+import random
 import re
 import shutil
 import time
@@ -9,6 +10,7 @@ from harness import (ROOT, RUN_SECONDS, SLOWNESS, TARGETS, Failure, Picture, Ski
                      check_count, check_exit_success, check_hits_happened, check_left_as_before, check_no_loss,
                      check_refused_in_words, check_same_output, count_program, calls_of, need_root, need_spile, run_bare,
                      target_path)
+from instructions import Heads
 
 LOOP_SECONDS = 1.0
 LOOP_CYCLES = 6
@@ -59,8 +61,7 @@ class Case:
             check_exit_success(status, spile)
             self.must_not_attach(spile)
             self.count(spile, calls_of(spile.out, spile), spile)
-            keep = lambda lines: [line for line in lines if re.match(r"checksum=|EXIT-", line)]
-            check_same_output(keep(bare_output), keep(spile.out), spile)
+            check_same_output(kept(bare_output), kept(spile.out), spile)
 
     def attach(self):
         hold = self.entry.get("hold", True)
@@ -128,6 +129,65 @@ class Case:
                 check_count("at-most", hits, target.calls(), target)
             if cycles > 2:
                 check_hits_happened(hits, target)
+
+    def heads(self):
+        """Every instruction of the probed functions."""
+        path = self.entry.get("probe_path")
+        if path == "@libc":
+            path = next(name for name, _ in Picture(os.getpid()).text.values() if re.search(r"/libc[.-]", name))
+        return Heads(os.path.join(TARGETS, path) if path else self.path,
+                     [probe for probe in self.entry["probes"] if ":" not in probe])
+
+    def instructions(self):
+        """A probe on each instruction at once, in random order, from the start of the program."""
+        heads = self.heads()
+        bare_output, _ = run_bare(self.path, self.args, self.timeout)
+        with Spile(heads.program(random.Random(1)), command=" ".join([self.path, *self.args]), extra=["-v"]) as spile:
+            status = spile.finish(self.timeout)
+            if not any("EXIT-" in line for line in spile.out):
+                return check_refused_in_words(spile, self.message)
+            check_exit_success(status, spile)
+            check_same_output(kept(bare_output), kept(spile.out), spile)
+            check_no_loss(spile)
+            refused = heads.refused(spile.err)
+            hits = heads.counts(spile.maps())
+            check_hits_happened(sum(hits.values()), spile)
+            if self.entry.get("straight", True):
+                heads.check_straight_lines(hits, refused, spile.report())
+            some = any(head.endswith("+0") for head in refused)
+            check_count("at-most" if some else self.entry["expect"], heads.entered(hits), calls_of(spile.out, spile), spile)
+            print(f"  {len(heads.heads)} instructions, {len(refused)} refused, {sum(hits.values())} hits")
+
+    def instructions_loop(self):
+        """Probes on some of the instructions, other ones each time, come and go while the target works."""
+        seconds = self.entry.get("loop_seconds", LOOP_SECONDS) * SLOWNESS
+        dice, heads, hits, cycles = random.Random(2), self.heads(), 0, 0
+        places = heads.probes()
+        with Target(self.path, self.args, wait=True, hold=True, loop=seconds) as target:
+            before = Picture(target.pid)
+            target.send_line()
+            end = time.monotonic() + seconds * 0.8
+            while time.monotonic() < end and target.alive() and "done" not in target.out:
+                chosen = dice.sample(places, dice.randint(1, len(places)))
+                with Spile(", ".join(f"uprobe:{place}" for place in chosen) + " { @calls = count(); }", pid=target.pid) as spile:
+                    if spile.wait_attached():
+                        time.sleep(0.004 * (cycles % 7))
+                        spile.stop()
+                        hits += int(spile.maps().get("@calls", 0))
+                        cycles += 1
+                    elif target.alive() and "done" not in target.out:
+                        check_refused_in_words(spile, self.message)
+                if target.alive():
+                    check_left_as_before(before, Picture(target.pid), strict=False)
+            target.wait_for_line("(done|EXIT-)", seconds + self.timeout)
+            target.finish_well(self.timeout)
+            print(f"  {cycles} attach and detach cycles, {hits} hits")
+            if cycles > 2:
+                check_hits_happened(hits, target)
+
+
+def kept(lines):
+    return [line for line in lines if re.match(r"checksum=|EXIT-", line)]
 
 
 def check_needs(entry):

@@ -205,7 +205,14 @@ class Spile(Process):
         self.directory = tempfile.mkdtemp(prefix="spile-test-")
         os.chmod(self.directory, 0o777)
         self.output = os.path.join(self.directory, "records.json")
-        words = [*prefix, SPILE, "-f", "json", "-o", self.output, *extra, "-e", program]
+        words = [*prefix, SPILE, "-f", "json", "-o", self.output, *extra]
+        if len(program) < 100000:
+            words += ["-e", program]
+        else:  # longer than the kernel lets an argument be
+            script = os.path.join(self.directory, "script.bt")
+            with open(script, "w", encoding="utf-8") as file:
+                file.write(program)
+            words += [script]
         words += ["-p", str(pid)] if pid is not None else []
         words += ["-c", command] if command is not None else []
         try:

@@ -7,6 +7,7 @@ mappings and descriptors as they were. One target lives through a batch of kills
 import os
 
 from harness import SPILE, Failure, Picture, Target, check, target_path
+from instructions import Heads
 from tracing import (KILLED, SOAK, alive, check_process_as_before, check_status, has_our_mappings, main, run, spile,
                      traced_by,
                      wait_until)
@@ -131,6 +132,12 @@ def many_stops():
     every_step("case_63_many_functions", [], ["probe_me*"], 8)
 
 
+def probes_on_each_instruction():
+    """Short instructions, jumps in padding and moved neighbours: each state between two of those writes is left behind once."""
+    for name, args, dense in (("case_42_spinning_threads", ["--mode", "2"], 8), ("case_07_jcc_loops", [], 8), ("variant_O3", [], 8)):
+        every_step(name, args, list(Heads(target_path(name), ["probe_me*"]).heads), dense)
+
+
 def a_run_that_is_not_killed_says_so():
     """The way of killing itself is sound: a step that is never reached changes nothing."""
     with Victim("case_46_counter") as victim:
@@ -157,5 +164,5 @@ def the_next_trace_cleans_up_or_names_the_leftovers():
 
 if __name__ == "__main__":
     os.environ.pop("SPILE_KILL_AT_STEP", None)
-    main([a_run_that_is_not_killed_says_so, one_busy_thread, several_busy_threads, many_stops,
+    main([a_run_that_is_not_killed_says_so, one_busy_thread, several_busy_threads, many_stops, probes_on_each_instruction,
           the_next_trace_cleans_up_or_names_the_leftovers], 200)

@@ -25,4 +25,27 @@
 
 #define CASE(name, ...) CASE_WITH(name, ENTRIES_ONE, , __VA_ARGS__)
 
+// A case whose first instruction needs more than the driver's registers: a stub does `setup` and calls the function. Setup and
+// body are in parentheses, because they hold commas.
+#define PLAIN(...) __VA_ARGS__
+#define CASE_BEHIND(name, entries, setup, body)                             \
+  .text; .p2align 4; FUNCTION(probe_me_##name) PLAIN body;                  \
+  END(probe_me_##name); .p2align 4; FUNCTION(body_##name) PLAIN body;       \
+  END(body_##name); .p2align 4; FUNCTION(stub_##name) PLAIN setup;          \
+  call probe_me_##name; ret; END(stub_##name); .p2align 4;                  \
+  FUNCTION(stub_twin_##name) PLAIN setup; call body_##name; ret;            \
+  END(stub_twin_##name);                                                    \
+  LIST_CASE(name, stub_##name, stub_twin_##name, entries)
+
+// The same, entered by a jump: what the function finds on the stack is the stub's, who puts the address of `1:` where the
+// function will look for it. r9 is cleared behind `1:`.
+#define CASE_JUMPED_TO(name, entries, setup, body)                          \
+  .text; .p2align 4; FUNCTION(probe_me_##name) PLAIN body; .nops 14;        \
+  END(probe_me_##name); FUNCTION(body_##name) PLAIN body; .nops 14;         \
+  END(body_##name); FUNCTION(stub_##name) PLAIN setup;                      \
+  jmp probe_me_##name; 1: xor %r9d, %r9d; ret; END(stub_##name);            \
+  FUNCTION(stub_twin_##name) PLAIN setup; jmp body_##name;                  \
+  1: xor %r9d, %r9d; ret; END(stub_twin_##name);                            \
+  LIST_CASE(name, stub_##name, stub_twin_##name, entries)
+
 #define NO_EXECUTABLE_STACK .section .note.GNU-stack, "", @progbits

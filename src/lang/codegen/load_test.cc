@@ -131,7 +131,7 @@ const char* const kScripts[] = {
     "count(); @last = ustack(raw); printf(\"%s %s\", ustack, ustack(3)); print(ustack()); }",
     "kprobe:vfs_read { @[kstack, ustack] = count(); @k[kstack(5)] = count(); @p = kstack(perf); "
     "printf(\"%s %s\", kstack(raw, 2), ustack); }",
-    "kretprobe:vfs_read { @[kstack] = count(); } tracepoint:sched:sched_switch { @[kstack(3), "
+    "kretprobe:vfs_read { @[kstack] = count(); } tracepoint:sched:sched_switch { @t[kstack(3), "
     "args.prev_comm] = count(); print(ustack); }",
     "uprobe:libc:fopen { $s = ustack; @[$s, 1] = count(); print($s); @h[ustack] = hist(arg0); }",
     "uprobe:libc:fopen { @[usym(reg(\"ip\"))] = count(); printf(\"%s %s %x\", usym(arg0), "

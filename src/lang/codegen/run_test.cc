@@ -758,6 +758,18 @@ TEST(Bundles, AreTheSameEveryTime) {
   EXPECT_EQ(a.maps, b.maps);
 }
 
+/// As Linux 6.1 does: the name and its NUL, and what lies behind stays.
+TEST(Comm, AsAKeyIsPaddedWhateverTheKernelLeaves) {
+  Machine machine(must_compile(
+      "uprobe:libc:fopen { @t[1] = arg0; @[comm] = count(); }"));
+  machine.pads_comm = false;
+  Registers one = arguments(0x1111111111111111), other = arguments(0x2222222222222222);
+  run_ok(machine, 0, &one);
+  run_ok(machine, 0, &other);
+  EXPECT_EQ(machine.contents(0).size(), 1u);
+  EXPECT_EQ(machine.contents(1).size(), 1u);
+}
+
 // ---- stacks and symbols
 // ---------------------------------------------------------------------------------------------
 

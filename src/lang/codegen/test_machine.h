@@ -26,6 +26,7 @@ class Machine {
   uint32_t pid = 1234, tid = 5678, uid = 1000, gid = 100;
   std::string comm = "tester";
   bool ring_is_full = false;
+  bool pads_comm = true;  ///< get_current_comm zeroes what lies behind the name
   int64_t stack = 42;  ///< what get_stackid gives
   uint64_t overridden = 0, stack_flags = 0;
   bool maps_are_full = false;
@@ -174,7 +175,8 @@ class Machine {
       return 0;
     });
     helpers_.set(Helper::kGetCurrentComm, [this](uint64_t to, uint64_t size, auto...) -> uint64_t {
-      std::memset(reinterpret_cast<void*>(to), 0, size);
+      std::memset(reinterpret_cast<void*>(to), 0,
+                  pads_comm ? size : std::min<size_t>(comm.size() + 1, size));
       std::memcpy(reinterpret_cast<void*>(to), comm.data(),
                   std::min<size_t>(comm.size(), size - 1));
       return 0;

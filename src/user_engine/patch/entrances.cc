@@ -15,8 +15,9 @@ void set_bits(std::vector<uint64_t>& bits, uint64_t from, uint64_t to) {
 }
 
 std::vector<Areas::Stretch> joined(std::vector<Areas::Stretch> stretches) {
-  std::sort(stretches.begin(), stretches.end(),
-            [](const auto& a, const auto& b) { return a.start < b.start; });
+  const auto by_start = [](const auto& a, const auto& b) { return a.start < b.start; };
+  if (!std::is_sorted(stretches.begin(), stretches.end(), by_start))
+    std::sort(stretches.begin(), stretches.end(), by_start);
   std::vector<Areas::Stretch> out;
   for (const Areas::Stretch& s : stretches) {
     if (s.end <= s.start) continue;
@@ -33,7 +34,14 @@ std::vector<Areas::Stretch> joined(std::vector<Areas::Stretch> stretches) {
 Areas::Areas(std::vector<Stretch> inside, std::span<const TargetAddr> sites) {
   inside = joined(std::move(inside));
   stretches_ = inside;
-  for (const TargetAddr site : sites) stretches_.push_back({site, site + 1});
+  const auto covered = [&](TargetAddr a) {
+    const auto next = std::upper_bound(inside.begin(), inside.end(), a,
+                                       [](TargetAddr x, const Stretch& s) { return x < s.start; });
+    return next != inside.begin() && a < std::prev(next)->end;
+  };
+  for (const TargetAddr site : sites) {
+    if (!covered(site)) stretches_.push_back({site, site + 1});
+  }
   stretches_ = joined(std::move(stretches_));
   if (stretches_.empty()) return;
   base_ = stretches_.front().start.value;
@@ -195,7 +203,8 @@ class Confirmer {
     load_region(c.source);
     const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch
                                                          : RefusalKind::kCodeReference;
-    if (const auto at = certain_source(c)) return Entrance{*at, c.target, kind, true, reads(c, *at)};
+    if (const auto at = certain_source(c))
+      return Entrance{*at, c.target, kind, true, reads(c, *at)};
     if (sweep_.is_trustworthy()) return std::nullopt;
     if (const auto at = possible_source(c))
       return Entrance{*at, c.target, kind, false, reads(c, *at)};

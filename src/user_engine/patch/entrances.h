@@ -1,4 +1,5 @@
-// Ways into places of the text that the module's code itself has: branches, jump tables, references.
+// Ways into places of the text that the module's code itself has: branches, jump tables,
+// references.
 #pragma once
 
 #include <optional>
@@ -60,8 +61,8 @@ std::vector<Entrance> find_references(const CodeMap& map,
                                       const Areas& areas,
                                       const PlanRules& rules);
 
-/// Targets of jump tables inside the areas, and the functions that have an indirect jump which could
-/// not be resolved.
+/// Targets of jump tables inside the areas, and the functions that have an indirect jump which
+/// could not be resolved.
 struct TableScan {
   std::vector<Entrance> entrances;
   std::vector<Entrance> unresolved;  ///< source: the jump; target: start of its region

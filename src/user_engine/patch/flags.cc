@@ -10,7 +10,7 @@ using x86::Kind;
 /// Follows all paths from a site until every flag has been overwritten or one is read.
 class FlagWalk {
  public:
-  explicit FlagWalk(const CodeMap& map) : map_(map) {}
+  explicit FlagWalk(Sweeps& sweeps) : sweeps_(sweeps) {}
 
   bool live_from(TargetAddr site) {
     paths_.push_back({site, x86::kStatusFlags});
@@ -34,7 +34,7 @@ class FlagWalk {
 
   /// True if a pending flag is read here.
   bool step(Path path) {
-    const auto insn = x86::decode(map_.text_from(path.at));
+    const std::optional<x86::Insn>& insn = sweeps_.insn(path.at);
     if (!insn) return true;
     if (insn->flags_read & path.pending) return true;
     const TargetAddr next = path.at + insn->length;
@@ -59,14 +59,14 @@ class FlagWalk {
     return false;
   }
 
-  const CodeMap& map_;
+  Sweeps& sweeps_;
   std::vector<Path> paths_;
 };
 
 }  // namespace
 
-bool flags_live_at(const CodeMap& map, TargetAddr site) {
-  return FlagWalk(map).live_from(site);
+bool flags_live_at(Sweeps& sweeps, TargetAddr site) {
+  return FlagWalk(sweeps).live_from(site);
 }
 
 }  // namespace spile::patch

@@ -34,14 +34,13 @@ struct JumpMaker::Draft {
   TargetAddr at;
   std::vector<uint8_t> opcode;
   std::vector<uint8_t> before;
-  size_t chosen = 0;    ///< distance bytes that are ours
-  uint32_t fixed = 0;   ///< the others, in their places
+  size_t chosen = 0;   ///< distance bytes that are ours
+  uint32_t fixed = 0;  ///< the others, in their places
   uint8_t level = 0;
 
   TargetAddr behind() const { return at + opcode.size() + kDistanceBytes; }
   uint32_t most() const {
-    return chosen == 0 ? fixed
-                       : fixed | static_cast<uint32_t>((uint64_t{1} << (8 * chosen)) - 1);
+    return chosen == 0 ? fixed : fixed | static_cast<uint32_t>((uint64_t{1} << (8 * chosen)) - 1);
   }
   TargetAddr first() const {
     if (chosen < kDistanceBytes) return behind() + extended(fixed);
@@ -148,7 +147,8 @@ std::optional<JumpMaker::Pair> JumpMaker::pair_with(TargetAddr first,
     // The last one is the top byte of the first distance: near places before far ones. The others
     // are spread, so that not all lead to one page.
     std::array<uint8_t, 3> bytes;
-    for (size_t b = 0; b < 3; ++b) bytes[b] = static_cast<uint8_t>((i * 0x9e3779b1u) >> (8 * b + 7));
+    for (size_t b = 0; b < 3; ++b)
+      bytes[b] = static_cast<uint8_t>((i * 0x9e3779b1u) >> (8 * b + 7));
     if (exposed > 0) bytes[exposed - 1] = static_cast<uint8_t>(i & 1 ? ~(i >> 1) : i >> 1);
     if (auto pair = finish_pair(first, own, second, opcode, std::span(bytes).first(exposed)))
       return pair;
@@ -182,7 +182,8 @@ std::optional<JumpMaker::Pair> JumpMaker::finish_pair(TargetAddr first,
   } else {
     for (uint32_t i = 0; i < kTries && !stone2; ++i) {
       const uint32_t top = (i & 1 ? ~(i >> 1) : i >> 1) << 24;
-      const uint32_t middle = exposed.size() < 3 ? (i * 0x9e3779b1u >> 8) << (8 * exposed.size()) & 0xffffffu : 0;
+      const uint32_t middle =
+          exposed.size() < 3 ? (i * 0x9e3779b1u >> 8) << (8 * exposed.size()) & 0xffffffu : 0;
       uint32_t distance = low | top | middle;
       if (d2->chosen < kDistanceBytes) {
         const auto mask = static_cast<uint32_t>((uint64_t{1} << (8 * d2->chosen)) - 1);

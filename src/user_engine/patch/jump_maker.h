@@ -10,8 +10,8 @@
 
 namespace spile::patch {
 
-/// A jump that was decided: its bytes are edited in the ledger, those behind it that are part of its
-/// distance are locked, its stone is taken.
+/// A jump that was decided: its bytes are edited in the ledger, those behind it that are part of
+/// its distance are locked, its stone is taken.
 struct Jump {
   Edit edit;
   TargetAddr stone;
@@ -29,8 +29,8 @@ class JumpMaker {
     uint8_t level = 0;                    ///< at least
     std::optional<uint8_t> first_byte{};  ///< of the jump: a prefix or e9
   };
-  /// A jump in the `own` bytes at `at`, all of which may be written. It lies in one page with all its
-  /// bytes: the program may unmap the next one.
+  /// A jump in the `own` bytes at `at`, all of which may be written. It lies in one page with all
+  /// its bytes: the program may unmap the next one.
   std::optional<Jump> jump(TargetAddr at, size_t own, const Wish& wish);
 
   /// Two jumps: one in the five bytes at `second`, and one in the `own` (1 to 4) bytes before it,

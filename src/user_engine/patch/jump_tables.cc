@@ -25,18 +25,18 @@ using x86::Kind;
 using x86::Shape;
 
 constexpr uint64_t kMaxEntries = 1 << 16;
-/// Up to this many sites it pays to look for the parts of their functions first.
-constexpr size_t kFewSites = 1024;
+/// Up to this share of a module's functions it pays to look for the parts of those first.
+constexpr size_t kFewOfAll = 4;
 constexpr int64_t kMaxPairedRegionBytes = 1 << 18;
 constexpr size_t kMaxLookBack = 256;
 /// A table may have entries elsewhere (cold blocks), but this many different ones in a row are
 /// another table's.
 constexpr int kMaxForeignRun = 32;
 
-/// ff /4 or /5 somewhere in the bytes: any indirect jump has it, few other places do.
+/// ff /4 somewhere in the bytes: any indirect jump has it, few other places do.
 bool may_jump_indirectly(std::span<const uint8_t> bytes) {
   for (size_t i = 0; i + 1 < bytes.size(); ++i) {
-    if (bytes[i] == 0xff && (bytes[i + 1] & 0x30) == 0x20) return true;
+    if (bytes[i] == 0xff && (bytes[i + 1] & 0x38) == 0x20) return true;
   }
   return false;
 }
@@ -333,7 +333,9 @@ class PartFinder {
   }
 
   std::set<TargetAddr> run() {
+    if (own_.empty()) return {};
     parts_ = own_;
+    own_end_ = map_.region_at(*own_.rbegin()).end;
     for (const TargetAddr start : own_) add_outgoing(start);
     for (const Bytes& range : map_.module().text) add_incoming(range);
     return std::move(parts_);
@@ -378,19 +380,17 @@ class PartFinder {
   }
 
   bool is_own(TargetAddr target) const {
-    if (target < *own_.begin() || !map_.is_text(target)) return false;
+    if (target < *own_.begin() || target >= own_end_ || !map_.is_text(target)) return false;
     const TargetAddr candidate = *std::prev(own_.upper_bound(target));
     return map_.region_at(candidate).contains(target);
   }
 
   const CodeMap& map_;
   std::set<TargetAddr> own_, parts_;
+  TargetAddr own_end_;
 };
 
-void scan_region(const CodeMap& map,
-                 const Areas& areas,
-                 const Region& region,
-                 TableScan& out) {
+void scan_region(const CodeMap& map, const Areas& areas, const Region& region, TableScan& out) {
   if (!may_jump_indirectly(map.text_of(region))) return;
   const Sweep code = sweep(map, region);
   TableJudge(map, areas, code, out).run();
@@ -405,7 +405,7 @@ void scan_region(const CodeMap& map,
 TableScan find_table_targets(const CodeMap& map, const Areas& areas) {
   TableScan out;
   if (areas.empty()) return out;
-  if (areas.stretches().size() <= kFewSites) {
+  if (areas.stretches().size() * kFewOfAll <= map.module().functions.size()) {
     for (const TargetAddr start : PartFinder(map, areas).run()) {
       scan_region(map, areas, map.region_at(start), out);
     }

@@ -8,9 +8,8 @@ Ledger::Ledger(const CodeMap& map, std::span<const SitePlan* const> sites)
     : map_(map), sites_(sites), open_(sites.size(), true), refused_(sites.size(), false) {}
 
 std::optional<size_t> Ledger::owner(TargetAddr at) const {
-  auto next =
-      std::upper_bound(sites_.begin(), sites_.end(), at,
-                       [](TargetAddr a, const SitePlan* plan) { return a < plan->site; });
+  auto next = std::upper_bound(sites_.begin(), sites_.end(), at,
+                               [](TargetAddr a, const SitePlan* plan) { return a < plan->site; });
   if (next == sites_.begin()) return std::nullopt;
   const SitePlan& plan = **--next;
   if (at >= std::max(plan.window_end(), plan.site + plan.written)) return std::nullopt;

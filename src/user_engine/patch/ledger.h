@@ -29,8 +29,8 @@ class Ledger {
   std::optional<uint8_t> original(TargetAddr at) const;
   /// No site has it, nobody changes it, nobody relies on it.
   bool is_free(TargetAddr at) const;
-  /// The same, but it may be in the window of a site, where that changes nothing: for bytes that are
-  /// never reached.
+  /// The same, but it may be in the window of a site, where that changes nothing: for bytes that
+  /// are never reached.
   bool is_spare(TargetAddr at) const;
   /// Nobody changes it, nobody relies on it.
   bool is_untouched(TargetAddr at) const;

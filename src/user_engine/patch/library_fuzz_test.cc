@@ -1,8 +1,8 @@
-// Random instructions of real libraries, planned and placed together; the oracle looks at every state
-// between two writes.
+// Random instructions of real libraries, planned and placed together; the oracle looks at every
+// state between two writes.
 //
-// SPILE_PLACEMENT_ROUNDS=1000 tries more, SPILE_PLACEMENT_SEED others, SPILE_PLACEMENT_FILE=... another
-// library.
+// SPILE_PLACEMENT_ROUNDS=1000 tries more, SPILE_PLACEMENT_SEED others, SPILE_PLACEMENT_FILE=...
+// another library.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -44,8 +44,8 @@ StoneSpace some_space(const ElfCode& code, std::mt19937_64& random) {
   std::vector<StoneSpace::Range> free;
   const uint64_t step = (uint64_t{1} << 16) << random() % 12;
   const uint64_t share = 1 + random() % 3;
-  for (uint64_t at = code.start.value - (uint64_t{1} << 31); at < code.end.value + (uint64_t{1} << 31);
-       at += step) {
+  for (uint64_t at = code.start.value - (uint64_t{1} << 31);
+       at < code.end.value + (uint64_t{1} << 31); at += step) {
     const bool near = at + step > code.start.value && at < code.end.value;
     if (!near && random() % 4 < share) free.push_back({TargetAddr(at), TargetAddr(at + step)});
   }

@@ -1,11 +1,12 @@
 // Random programs of several functions, run bare, single-stepped, and with probes on some or all of
 // their instructions, placed into the address space of this very process. Results must be the same,
-// and every probe must have been hit if and only if its instruction ran. So must they be in the states
-// between two writes, and when all is taken back.
+// and every probe must have been hit if and only if its instruction ran. So must they be in the
+// states between two writes, and when all is taken back.
 //
 // SPILE_PLACED_PROGRAMS=10000 runs more, SPILE_PLACED_SEED others.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -54,6 +55,7 @@ class ProgramGenerator : public Generator {
   Program program() {
     Program p;
     code_.clear();
+    add_leaf(p);
     const uint64_t functions = 2 + below(5);
     for (uint64_t i = 0; i < functions; ++i) add_function(p);
     p.code = code_;
@@ -61,6 +63,16 @@ class ProgramGenerator : public Generator {
   }
 
  private:
+  /// What calls come back from: nop; ret
+  void add_leaf(Program& p) {
+    p.heads.push_back(0);
+    p.heads.push_back(1);
+    code_.push_back(0x90);
+    code_.push_back(0xc3);
+    p.functions.emplace_back(0, code_.size());
+    add_padding();
+  }
+
   void add_function(Program& p) {
     const uint64_t start = code_.size();
     const uint64_t count = 2 + below(24), branch_every = 2 + below(6);
@@ -72,8 +84,10 @@ class ProgramGenerator : public Generator {
         add_branch(open);
       else if (below(3) == 0)
         add_small();
+      else if (below(16) == 0)
+        add_prefix_skip(p);
       else if (below(12) == 0)
-        add_leaving();
+        below(2) == 0 ? add_call_of_leaf() : add_leaving();
       else
         add_plain();
     }
@@ -94,8 +108,7 @@ class ProgramGenerator : public Generator {
     });
   }
   void close_all(std::vector<size_t>& open) {
-    for (const size_t field : open)
-      code_[field] = static_cast<uint8_t>(code_.size() - (field + 1));
+    for (const size_t field : open) code_[field] = static_cast<uint8_t>(code_.size() - (field + 1));
     open.clear();
   }
 
@@ -110,7 +123,8 @@ class ProgramGenerator : public Generator {
 
   /// One byte: push, pop, cwde, nop, cmc.
   void add_small() {
-    static constexpr uint8_t kSmall[] = {0x50, 0x51, 0x52, 0x55, 0x58, 0x59, 0x5a, 0x5d, 0x98, 0x90, 0xf5};
+    static constexpr uint8_t kSmall[] = {0x50, 0x51, 0x52, 0x55, 0x58, 0x59,
+                                         0x5a, 0x5d, 0x98, 0x90, 0xf5};
     code_.push_back(kSmall[below(std::size(kSmall))]);
   }
 
@@ -125,6 +139,19 @@ class ProgramGenerator : public Generator {
       case 3: code_.push_back(0xc3); return;
       default: add_jcc32(exit, at); return;
     }
+  }
+  /// jcc over the lock of lock cmpxchg %rdi,(%rsi), as in the C library: an entrance inside an
+  /// instruction.
+  void add_prefix_skip(Program& p) {
+    code_.insert(code_.end(), {static_cast<uint8_t>(0x70 | below(16)), 0x01});
+    p.heads.push_back(code_.size());
+    code_.insert(code_.end(), {0xf0, 0x48, 0x0f, 0xb1, 0x3e});
+  }
+
+  void add_call_of_leaf() {
+    const size_t at = code_.size();
+    code_.push_back(0xe8);
+    x86::append_u32(code_, static_cast<uint32_t>(*x86::rel32(here(at + 5), here(0))));
   }
   void add_call_anywhere(int exit, size_t at) {
     code_.push_back(0xe8);
@@ -203,8 +230,8 @@ struct Probe {
 /// A program in an arena, with its probes.
 class Case {
  public:
-  Case(Arena& arena, ProgramGenerator& generator)
-      : arena_(arena), generator_(generator), program_(generator.program()) {
+  Case(Arena& arena, ProgramGenerator& generator, const PlanRules& rules = {})
+      : arena_(arena), generator_(generator), rules_(rules), program_(generator.program()) {
     image_.assign(kTextBytes - 0x100, 0x06);
     std::ranges::copy(program_.code, image_.begin());
     arena_.write(kFunction, image_);
@@ -217,11 +244,11 @@ class Case {
   /// What is wrong; empty: nothing.
   std::string run() {
     choose_sites();
-    plans_ = plan_windows(original(), sites_);
+    plans_ = plan_windows(original(), sites_, rules_);
     std::vector<const SitePlan*> pointers;
     for (const SitePlan& p : plans_.sites) pointers.push_back(&p);
     StoneSpace space(free_here(), 256);
-    placements_ = place_short_sites(original(), pointers, space);
+    placements_ = place_short_sites(original(), pointers, space, rules_);
     Stones stones(space);
     if (!stones.ok()) return "a page that was free is taken";
     if (auto wrong = build(stones); !wrong.empty()) return wrong;
@@ -235,10 +262,10 @@ class Case {
   void count(std::map<std::string, int>& ways) const {
     for (size_t i = 0; i < plans_.sites.size(); ++i) {
       const auto placed = placements_.placed.find(i);
-      const std::string how =
-          placements_.refused.contains(i)      ? "refused"
-          : placed != placements_.placed.end() ? placed->second.how
-                                               : std::string(to_string(plans_.sites[i].mechanism));
+      const std::string how = placements_.refused.contains(i) ? "refused"
+                              : placed != placements_.placed.end()
+                                  ? placed->second.how
+                                  : std::string(to_string(plans_.sites[i].mechanism));
       ++ways[how.substr(0, how.find(" at 0x"))];
       if (plans_.sites[i].probed.size() > 1) ++ways["(several probes in a window)"];
     }
@@ -291,7 +318,8 @@ class Case {
       const auto placed = placements_.placed.find(i);
       if (placed == placements_.placed.end()) {
         const auto jump = *patch_bytes(plan, detour);
-        steps_.push_back({plan.site, {plan.before.begin(), plan.before.end()}, {jump.begin(), jump.end()}});
+        steps_.push_back(
+            {plan.site, {plan.before.begin(), plan.before.end()}, {jump.begin(), jump.end()}});
       } else {
         stones.put(placed->second.stone, detour);
         steps_.insert(steps_.end(), placed->second.edits.begin(), placed->second.edits.end());
@@ -331,7 +359,8 @@ class Case {
     constexpr size_t kProbeBytes = 7;
     Code code = {0xc6, 0x05};
     const TargetAddr byte = arena_.data_at(kHits + probes_.size());
-    x86::append_u32(code, static_cast<uint32_t>(*x86::rel32(arena_.code_at(at) + kProbeBytes, byte)));
+    x86::append_u32(code,
+                    static_cast<uint32_t>(*x86::rel32(arena_.code_at(at) + kProbeBytes, byte)));
     code.push_back(1);
     arena_.write(at, code);
     at += kProbeBytes;
@@ -425,6 +454,7 @@ class Case {
 
   Arena& arena_;
   ProgramGenerator& generator_;
+  PlanRules rules_;
   ProgramGenerator::Program program_;
   Code image_, copy_;
   ModuleCode module_;
@@ -449,6 +479,39 @@ void* random_place(std::mt19937_64& random) {
   }
 }
 
+/// Runs programs until something is wrong. A process of its own: code that is wrong may do
+/// anything.
+bool something_goes_wrong(const PlanRules& rules, int programs) {
+  const pid_t child = fork();
+  if (child == 0) {
+    struct sigaction action{};
+    action.sa_sigaction = on_step;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGTRAP, &action, nullptr);
+    alarm(60);
+    Arena arena;
+    ProgramGenerator generator(arena, 1);
+    for (int i = 0; i < programs; ++i) {
+      if (!Case(arena, generator, rules).run().empty()) _exit(1);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  return status != 0;
+}
+
+TEST(PlacedCode, IsWrongWithoutARule) {
+  // The oracle sees what the rules prevent.
+  constexpr int kPrograms = 100;
+  EXPECT_FALSE(something_goes_wrong({}, kPrograms));
+  for (bool PlanRules::* rule : {&PlanRules::direct_branches, &PlanRules::other_sites}) {
+    PlanRules off;
+    off.*rule = false;
+    EXPECT_TRUE(something_goes_wrong(off, kPrograms));
+  }
+}
+
 TEST(PlacedCode, RandomProgramsDoTheSameAndEveryProbeIsHit) {
   struct sigaction action{}, before{};
   action.sa_sigaction = on_step;
@@ -470,10 +533,10 @@ TEST(PlacedCode, RandomProgramsDoTheSameAndEveryProbeIsHit) {
   }
   sigaction(SIGTRAP, &before, nullptr);
   for (const auto& [way, n] : ways) fmt::print("  {:40} {}\n", way, n);
-  for (const char* way : {"jump", "jump into padding", "punned jump", "punned jump behind prefixes",
-                          "hop to a jump", "hop to a punned jump",
-                          "punned jump over a moved instruction", "(several probes in a window)",
-                          "(evicted)", "(hits)"}) {
+  for (const char* way :
+       {"jump", "jump into padding", "punned jump", "punned jump behind prefixes", "hop to a jump",
+        "hop to a punned jump", "punned jump over a moved instruction",
+        "(several probes in a window)", "(evicted)", "(hits)"}) {
     EXPECT_GT(ways[way], 0) << way << " was never tried";
   }
 }

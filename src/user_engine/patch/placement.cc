@@ -1,7 +1,7 @@
-// How short sites get their jumps. The tactics are those of E9Patch (Duck, Gao, Roychoudhury: Binary
-// Rewriting without Control Flow Recovery, PLDI 2020), chosen for a process: address space is plenty
-// and on both sides, mappings are dear, so that a way that shares a page of stones comes before one
-// that needs its own.
+// How short sites get their jumps. The tactics are those of E9Patch (Duck, Gao, Roychoudhury:
+// Binary Rewriting without Control Flow Recovery, PLDI 2020), chosen for a process: address space
+// is plenty and on both sides, mappings are dear, so that a way that shares a page of stones comes
+// before one that needs its own.
 //
 //   1  punned jump, if need be behind prefixes, to a page of stones that is in use
 //          e9 d0 | d1 d2 d3 stay               2e e9 | d0 d1 d2 d3 stay
@@ -13,8 +13,8 @@
 //          e9 | e9 d0 d1 d2                    the second jump's d0..d2 are the first one's d1..d3
 //   5  as 2, to bytes behind the jump of instructions that were moved away for it
 //
-// Sites are taken from the highest address to the lowest: the bytes behind a site, which are part of
-// its jump, are then decided.
+// Sites are taken from the highest address to the lowest: the bytes behind a site, which are part
+// of its jump, are then decided.
 #include "user_engine/patch/placement.h"
 
 #include <fmt/format.h>
@@ -97,8 +97,9 @@ class Placer {
 
   Maybe place(const SitePlan& plan) {
     using Way = Maybe (Placer::*)(const SitePlan&);
-    for (const Way way : {&Placer::pun_to_used_page, &Placer::hop_to_full_jump, &Placer::pun,
-                          &Placer::hop_to_punned_jump, &Placer::evict_next, &Placer::hop_after_evicting}) {
+    for (const Way way :
+         {&Placer::pun_to_used_page, &Placer::hop_to_full_jump, &Placer::pun,
+          &Placer::hop_to_punned_jump, &Placer::evict_next, &Placer::hop_after_evicting}) {
       const Mark mark = this->mark();
       if (auto placement = (this->*way)(plan)) return placement;
       roll_back(mark);
@@ -141,10 +142,7 @@ class Placer {
     return finish({}, std::move(*jump), how, plan.reason);
   }
 
-  static Placement finish(std::vector<Edit> before,
-                          Jump jump,
-                          std::string how,
-                          std::string why) {
+  static Placement finish(std::vector<Edit> before, Jump jump, std::string how, std::string why) {
     Placement placement{std::move(before), std::move(jump.relies_on), jump.stone, std::move(how),
                         std::move(why)};
     placement.edits.push_back(std::move(jump.edit));
@@ -192,7 +190,8 @@ class Placer {
     areas.insert(areas.end(), moved_areas_.begin(), moved_areas_.end());
     add_unused_bytes(reach, areas);
     // The highest first: the sites that are still to come are lower.
-    std::ranges::stable_sort(areas, [](const HostArea& a, const HostArea& b) { return a.start > b.start; });
+    std::ranges::stable_sort(
+        areas, [](const HostArea& a, const HostArea& b) { return a.start > b.start; });
     return areas;
   }
 
@@ -206,7 +205,8 @@ class Placer {
       const auto head = std::upper_bound(plan.heads.begin(), plan.heads.end(), kPatchBytes);
       const TargetAddr from = plan.site + kPatchBytes;
       TargetAddr to = head == plan.heads.end() ? plan.window_end() : plan.site + *head;
-      if (head != plan.heads.begin() && *std::prev(head) == kPatchBytes) continue;  // a head is there
+      if (head != plan.heads.begin() && *std::prev(head) == kPatchBytes)
+        continue;  // a head is there
       if (const auto way = ways_.into(from, to)) to = way->target;
       const auto jump = ledger_.settled(plan.site);
       areas.push_back({from, to, jump ? jump->level : uint8_t{1}});
@@ -225,11 +225,8 @@ class Placer {
     return std::nullopt;
   }
 
-  Maybe hop_into(const SitePlan& plan,
-                 const Reach& reach,
-                 const HostArea& area,
-                 size_t least,
-                 size_t most) {
+  Maybe hop_into(
+      const SitePlan& plan, const Reach& reach, const HostArea& area, size_t least, size_t most) {
     // From the end: what is left is whole.
     const TargetAddr first = std::max(reach.first, area.start);
     for (TargetAddr at = std::min(reach.last + 1, area.end); at > first;) {
@@ -249,18 +246,14 @@ class Placer {
     return room;
   }
 
-  Maybe hop_to(const SitePlan& plan,
-               const Reach& reach,
-               TargetAddr at,
-               size_t room,
-               uint8_t level) {
+  Maybe hop_to(
+      const SitePlan& plan, const Reach& reach, TargetAddr at, size_t room, uint8_t level) {
     const Mark mark = this->mark();
     // The byte that is our distance must not change with the jump.
     if (reach.by_next_byte) maker_.lock(plan.site + 1);
     const bool on_own_distance =
         reach.by_next_byte && at <= plan.site + 1 && plan.site + 1 < at + room;
-    auto jump = on_own_distance ? std::nullopt
-                                : maker_.jump(at, room, {.level = level});
+    auto jump = on_own_distance ? std::nullopt : maker_.jump(at, room, {.level = level});
     if (!jump) {
       roll_back(mark);
       return std::nullopt;
@@ -306,13 +299,14 @@ class Placer {
   /// Writes down that the window's instructions are moved; `jump` is what is written there.
   void evict(Window window, Jump jump, TargetAddr for_site) {
     SitePlan plan = window.finish();
-    plan.written = static_cast<uint8_t>(std::max(plan.window.size(), kPatchBytes));
-    ledger_.claim(plan.site, plan.site + plan.written);
-    const std::string why = fmt::format("moved to make room for the jump at {}", for_site);
+    // Of what its jump does not need, hosts may use all that nothing enters.
     TargetAddr dead_to = plan.window_end();
     if (const auto way = ways_.into(plan.site + 1, dead_to)) dead_to = way->target;
-    moved_areas_.push_back(
-        {plan.site + kPatchBytes, dead_to, static_cast<uint8_t>(jump.edit.level + 1)});
+    const TargetAddr behind_jump = plan.site + kPatchBytes;
+    plan.written = static_cast<uint8_t>(std::max(dead_to, behind_jump) - plan.site);
+    ledger_.claim(plan.site, std::max(plan.window_end(), behind_jump));
+    moved_areas_.push_back({behind_jump, dead_to, static_cast<uint8_t>(jump.edit.level + 1)});
+    const std::string why = fmt::format("moved to make room for the jump at {}", for_site);
     Placement placement = finish({}, std::move(jump), "jump", why);
     evicted_.push_back({std::move(plan), std::move(placement)});
   }
@@ -325,8 +319,7 @@ class Placer {
       for (TargetAddr at = from; at < reach->last;) {
         const Sweep& code = sweeps_.around(at);
         const SweptInsn* insn = code.covering(at);
-        const TargetAddr next =
-            insn == nullptr ? at + 1 : code.address(*insn) + insn->shape.length;
+        const TargetAddr next = insn == nullptr ? at + 1 : code.address(*insn) + insn->shape.length;
         if (insn != nullptr && code.address(*insn) == at) {
           if (auto placement = hop_behind(plan, *reach, at, least)) return placement;
         }
@@ -348,14 +341,14 @@ class Placer {
     const Mark mark = this->mark();
     auto jump = maker_.jump(victim, kPatchBytes, {});
     if (jump) {
-      const TargetAddr end = window->plan().window_end();
-      // What is entered there is live.
-      const bool entered = ways_.into(victim + 1, end).has_value();
-      if (!entered && !ways_.reader_of(victim, end)) {
-        const auto level = static_cast<uint8_t>(jump->edit.level + 1);
+      const auto level = static_cast<uint8_t>(jump->edit.level + 1);
+      if (ways_.reader_of(victim, window->plan().window_end()) == nullptr) {
         evict(std::move(*window), std::move(*jump), plan.site);
-        if (auto placement = hop_to(plan, reach, first, room_at(first, end), level))
-          return placement;
+        const TargetAddr end = moved_areas_.back().end;
+        if (first < end) {
+          if (auto placement = hop_to(plan, reach, first, room_at(first, end), level))
+            return placement;
+        }
       }
     }
     roll_back(mark);
@@ -394,9 +387,9 @@ class Placer {
   std::optional<Pair> jump_over(const SitePlan& plan, TargetAddr next) {
     auto pair = maker_.pair(plan.site, plan.written, next);
     if (pair) {
-      return Pair{std::move(pair->second),
-                  finish({}, std::move(pair->first), "punned jump over a moved instruction",
-                         plan.reason)};
+      return Pair{
+          std::move(pair->second),
+          finish({}, std::move(pair->first), "punned jump over a moved instruction", plan.reason)};
     }
     if (plan.written != 1) return std::nullopt;
     return hop_by_prefix(plan, next);
@@ -432,7 +425,7 @@ class Placer {
   JumpMaker maker_;
   std::vector<Evicted> evicted_;
   std::vector<std::pair<size_t, Placement>> settled_;  ///< ordinary sites
-  std::vector<HostArea> moved_areas_;  ///< behind the jumps of evicted instructions
+  std::vector<HostArea> moved_areas_;                  ///< behind the jumps of evicted instructions
   Placements result_;
 };
 

@@ -104,6 +104,9 @@ class Planner {
 
   Plans run_together(std::span<const TargetAddr> addresses) {
     prepare(addresses);
+    spots_.reserve(places_.size());
+    plans_.sites.reserve(places_.size());
+    plans_.outcomes.reserve(addresses.size());
     for (const TargetAddr place : places_) spots_.push_back(together(place));
     close();
     for (const TargetAddr address : addresses) {
@@ -126,8 +129,9 @@ class Planner {
   /// Behind an endbr64, unless its bytes are part of another instruction.
   TargetAddr place_of(TargetAddr address) {
     const TargetAddr behind = skip_endbr(map_, address);
+    if (behind == address) return behind;
     const FunctionSpan* f = map_.function_at(address);
-    if (behind == address || f == nullptr || f->start == address) return behind;
+    if (f == nullptr || f->start == address) return behind;
     const Sweep& code = sweeps_.around(address);
     const SweptInsn* insn = code.covering(address);
     return insn != nullptr && code.address(*insn) == address ? behind : address;
@@ -144,10 +148,11 @@ class Planner {
       // Only inside a function may the window begin earlier.
       const bool entry = place == f->start || place == skip_endbr(map_, f->start);
       const TargetAddr from = entry ? place : std::max(f->start, place - kMaxWindowBytes);
+      const TargetAddr to = place + kPatchBytes;
       if (!stretches.empty() && from <= stretches.back().end)
-        stretches.back().end = place + kPatchBytes;
+        stretches.back().end = to;
       else
-        stretches.push_back({from, place + kPatchBytes});
+        stretches.push_back({from, to});
     }
     ways_.emplace(map_, std::move(stretches), rules_);
     scene_.emplace(Scene{map_, *ways_, sweeps_, rules_});
@@ -165,8 +170,7 @@ class Planner {
   std::expected<Spot, Refusal> together(TargetAddr place) {
     const bool apart = !rules_.other_sites || !open_;
     if (!apart && open_->has_head(place)) return probe_in_open(place);
-    const TargetAddr taken =
-        apart ? TargetAddr(0) : WindowSearch::end_of(open_->plan());
+    const TargetAddr taken = apart ? TargetAddr(0) : WindowSearch::end_of(open_->plan());
     if (!apart && place < taken) return std::unexpected(overlap(place));
     if (!apart && place == taken && extend_open(place)) return probe_in_open(place);
     auto window = search_->find(place, taken);

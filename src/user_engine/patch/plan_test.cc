@@ -654,6 +654,143 @@ TEST(GoPrologue, IsRecognised) {
   EXPECT_TRUE(plan->go_stack_check);
 }
 
+// ---- windows of several probes, and such that begin earlier
+// ------------------------------------------------------------------------------------------------
+
+/// Behind five bytes that a call returns to: pop %rbx; pop %rbp; pop %r12; ret
+const Code kPops = {0xe8, 0, 0, 0, 0, 0x5b, 0x5d, 0x41, 0x5c, 0xc3};
+
+TEST(Windows, BeginEarlierWhereTheLineIsTooShort) {
+  Module m = Module().function(kSite, kPops).put(kSite + 10, {0x06});
+  const auto plan = m.plan(kSite + 9);  // the ret, with no padding behind it
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_EQ(plan->site, Module::at(kSite + 5)) << "not before the call's return";
+  EXPECT_EQ(x86::hex(plan->window), "5b 5d 41 5c c3");
+  ASSERT_EQ(plan->probed.size(), 1u);
+  EXPECT_EQ(plan->probed[0].offset, 4);
+}
+
+TEST(WindowRule, NeverBeginEarlierThanAnEnteredInstruction) {
+  // A branch to the ret would miss the probe; one to a pop before it leaves too few bytes.
+  for (const uint64_t entered : {9, 7, 6}) {
+    Module m = Module().function(kSite, kPops).put(kSite + 10, {0x06});
+    m.function(0x2000, {0xe9, 0, 0, 0, 0}, "g").rel32(0x2001, 0x2005, kSite + entered);
+    expect_rule(m, kSite + 9, &PlanRules::direct_branches, RefusalKind::kTooShort);
+  }
+}
+
+TEST(Windows, CarryTheProbesOfAStraightLine) {
+  // Every instruction of kPlain: one window, one segment a head.
+  const Module m = Module().function(kSite, kPlain);
+  const ModuleCode code = m.code();
+  std::vector<TargetAddr> sites;
+  for (const uint64_t head : {9, 0, 4, 1, 8, 6}) sites.push_back(m.at(kSite + head));
+  const Plans plans = plan_windows(code, sites);
+  ASSERT_EQ(plans.sites.size(), 1u);
+  EXPECT_EQ(plans.sites[0].window, kPlain);
+  EXPECT_EQ(plans.sites[0].segment_starts(), (std::vector<uint8_t>{0, 1, 4, 6, 8, 9}));
+  EXPECT_EQ(plans.outcomes[0]->offset, 9);
+  EXPECT_FALSE(plans.sites[0].falls_through);
+}
+
+TEST(Windows, EndWhereSomethingEnters) {
+  // A branch to the instruction at 6: what is before it is a window, it begins another.
+  Module m = Module().function(kSite, kPlain);
+  m.function(0x2000, {0xe9, 0, 0, 0, 0}, "g").rel32(0x2001, 0x2005, kSite + 6);
+  const ModuleCode code = m.code();
+  const Plans plans =
+      plan_windows(code, std::vector{m.at(kSite), m.at(kSite + 4), m.at(kSite + 6)});
+  ASSERT_EQ(plans.sites.size(), 2u);
+  EXPECT_EQ(plans.sites[0].window.size(), 6u);
+  EXPECT_EQ(plans.sites[1].site, Module::at(kSite + 6));
+}
+
+TEST(Windows, EndWithACallAndAreNotLongerThanCanBeMoved) {
+  Code code(130, 0x50);
+  code[40] = 0xe8;
+  std::fill_n(code.begin() + 41, 4, 0);
+  const Module m = Module().function(kSite, code);
+  const ModuleCode module = m.code();
+  std::vector<TargetAddr> sites;
+  for (uint64_t i = 0; i < 130; ++i) {
+    if (i <= 40 || i > 44) sites.push_back(m.at(kSite + i));
+  }
+  const Plans plans = plan_windows(module, sites);
+  for (const auto& outcome : plans.outcomes) EXPECT_TRUE(outcome);
+  ASSERT_EQ(plans.sites.size(), 3u);
+  EXPECT_EQ(plans.sites[0].window.size(), 45u) << "the call is the last";
+  EXPECT_EQ(plans.sites[1].window.size(), 64u);
+  for (const SitePlan& p : plans.sites) EXPECT_TRUE(displaced_code(p, m.at(0x100000)));
+}
+
+TEST(WindowRule, AnUnknownJumpLeavesOneInstruction) {
+  Code code = {0xb8, 1, 0, 0, 0};  // mov $1,%eax: five bytes
+  const Module table = with_switch(kSite);
+  const auto short_one = table.plan(kSite, {});
+  ASSERT_TRUE(short_one) << short_one.error().reason;
+  EXPECT_EQ(short_one->mechanism, Mechanism::kShort) << "push: one byte";
+  EXPECT_EQ(short_one->window.size(), 1u);
+  const Code tail = {0x48, 0x8d, 0x15, 0,    0,    0,    0,    0x48, 0x63, 0x04,
+                     0x82, 0x48, 0x01, 0xd0, 0x3e, 0xff, 0xe0, 0x5d, 0xc3};
+  code.insert(code.end(), tail.begin(), tail.end());
+  Module m = Module().function(kSite, code);
+  m.rel32(kSite + 8, kSite + 12, Module::kRodata - Module::kText);
+  const auto long_one = m.plan(kSite);
+  ASSERT_TRUE(long_one) << long_one.error().reason;
+  EXPECT_EQ(long_one->window.size(), 5u);
+  const ModuleCode module = m.code();
+  const Plans both = plan_windows(module, std::vector{m.at(kSite), m.at(kSite + 5)});
+  EXPECT_EQ(both.sites.size(), 2u) << "the second may be entered by the jump";
+}
+
+/// cmpl $0,%fs:0x18; je over the lock; lock cmpxchg %rdi,(%rsi); cmp %rdx,%rax; ret
+const Code kLockSkip = {0x64, 0x83, 0x3c, 0x25, 0x18, 0,    0,    0,    0,    0x74,
+                        0x01, 0xf0, 0x48, 0x0f, 0xb1, 0x3e, 0x48, 0x39, 0xd0, 0xc3};
+
+TEST(WindowRule, NoProbeBehindAnInstructionThatIsEnteredInside) {
+  // Whoever skips the lock runs the original on to the cmp: a probe there in the same window
+  // misses.
+  const Module m = Module().function(kSite, kLockSkip);
+  const ModuleCode module = m.code();
+  const Plans plans = plan_windows(
+      module, std::vector{m.at(kSite), m.at(kSite + 9), m.at(kSite + 11), m.at(kSite + 16)});
+  for (const SitePlan& p : plans.sites) {
+    if (p.site == m.at(kSite + 16)) continue;
+    EXPECT_LE(p.site + p.probed.back().offset, m.at(kSite + 11)) << p.reason;
+  }
+  ASSERT_TRUE(plans.outcomes[3]);
+  EXPECT_EQ(plans.sites[plans.outcomes[3]->site].site, m.at(kSite + 16));
+}
+
+TEST(WindowRule, NoWindowBranchesIntoItself) {
+  // pop; je; lock cmpxchg: eight bytes, and the je leads into the last five.
+  Code code(kLockSkip.begin() + 9, kLockSkip.end());
+  code.insert(code.begin(), {0x41, 0x5c});
+  const Module m = Module().function(kSite, code);
+  const auto plan = m.plan(kSite, {});
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_TRUE(displaced_code(*plan, m.at(0x100000))) << plan->reason;
+  EXPECT_LE(plan->window.size(), 4u);
+}
+
+TEST(Windows, RefuseWhatTheJumpOfAnotherOverwrites) {
+  // A ret whose jump needs the padding; a probe on the padding.
+  const Module m = Module().symbol(kSite, 16, "f").put(kSite, {0xc3});
+  const ModuleCode module = m.code();
+  const Plans plans = plan_windows(module, std::vector{m.at(kSite), m.at(kSite + 1)});
+  EXPECT_TRUE(plans.outcomes[0]);
+  ASSERT_FALSE(plans.outcomes[1]);
+  EXPECT_EQ(plans.outcomes[1].error().kind, RefusalKind::kOtherSite);
+}
+
+TEST(Windows, OfAnEndbrInsideAFunctionBeginBehindIt) {
+  const Module m = Module().function(
+      kSite, {0x50, 0x58, 0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x89, 0xe5, 0x5b, 0x5d, 0xc3});
+  const auto plan = m.plan(kSite + 2);
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_EQ(plan->site, Module::at(kSite + 6));
+}
+
 // ---- short sites
 // ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-#include "user_engine/patch/placement.h"
-
 #include <algorithm>
 #include <cstring>
+
+#include "user_engine/patch/placement.h"
 
 namespace spile::patch {
 

@@ -16,8 +16,8 @@ namespace spile::patch {
 
 class WaysIn {
  public:
-  /// `stretches`: whose bytes will be asked about. A function's start inside them is entered anyway:
-  /// who calls it is not looked for. A rule that is off leaves its ways out.
+  /// `stretches`: whose bytes will be asked about. A function's start inside them is entered
+  /// anyway: who calls it is not looked for. A rule that is off leaves its ways out.
   WaysIn(const CodeMap& map, std::vector<Areas::Stretch> stretches, const PlanRules& rules);
 
   /// The first address in [from, to) that something enters or refers to: a branch, a table, a

@@ -65,6 +65,12 @@ const Sweep& Sweeps::around(TargetAddr at) {
   return kept_.emplace_back(sweep(map_, map_.region_at(at)));
 }
 
+const std::optional<x86::Insn>& Sweeps::insn(TargetAddr at) {
+  Decoded& slot = insns_[at.value % kInsns];
+  if (slot.at != at) slot = {at, x86::decode(map_.text_from(at))};
+  return slot.insn;
+}
+
 Window::Window(const Scene& scene, TargetAddr start)
     : scene_(&scene), bytes_(scene.map.text_from(start)) {
   plan_.site = start;
@@ -174,7 +180,7 @@ Window::MaybeRefusal Window::take_until(size_t want, TargetAddr through) {
 
 Window::MaybeRefusal Window::take_next() {
   const size_t size = plan_.window.size();
-  const auto insn = x86::decode(bytes_.subspan(std::min(size, bytes_.size())));
+  const std::optional<x86::Insn> insn = scene_->sweeps.insn(at(size));
   if (!insn) return refusal(RefusalKind::kUndecodable, size, "no instruction at {}", at(size));
   if (size + insn->length > kMaxWindowBytes) {
     return refusal(RefusalKind::kTooShort, size, "the window would be longer than {} bytes",
@@ -187,6 +193,7 @@ Window::MaybeRefusal Window::take_next() {
   }
   if (auto r = check_instruction(*insn, size)) return r;
   if (auto r = check_entered(*insn, size)) return r;
+  if (insn->is_direct_branch()) own_targets_.push_back(insn->branch_target(at(size)));
   uses_padding_ |= past_end;
   nops_only_ &= insn->kind == Kind::kNop;
   plan_.may_fault |= may_fault(*insn);
@@ -209,7 +216,7 @@ void Window::add_probe(TargetAddr a) {
   auto it = std::lower_bound(plan_.probed.begin(), plan_.probed.end(), offset,
                              [](const ProbedHead& h, uint8_t o) { return h.offset < o; });
   if (it != plan_.probed.end() && it->offset == offset) return;
-  plan_.probed.insert(it, {offset, flags_live_at(scene_->map, a)});
+  plan_.probed.insert(it, {offset, flags_live_at(scene_->sweeps, a)});
 }
 
 SitePlan Window::finish() {
@@ -288,15 +295,21 @@ Window::MaybeRefusal Window::check_instruction(const x86::Insn& insn, size_t off
   return std::nullopt;
 }
 
-/// Behind the start, an instruction that is entered would not run in the copy, and bytes that are
-/// entered cannot change.
+/// Behind the start, an instruction that is entered would not run in the copy, nor would those
+/// behind it; bytes that are entered cannot change; and relocated code cannot branch into itself.
 Window::MaybeRefusal Window::check_entered(const x86::Insn& insn, size_t offset) const {
   if (offset > 0 && unresolved_ != nullptr) return refusal_of(scene_->map, *unresolved_);
   const size_t end = offset + insn.length;
+  for (const TargetAddr target : own_targets_) {
+    if (target > plan_.site && target < at(end)) {
+      return refusal(RefusalKind::kDirectBranch, offset, "the window branches into itself, to {}",
+                     target);
+    }
+  }
   if (!first_way_in_ || first_way_in_->target >= at(end)) return std::nullopt;
-  const size_t head = std::max<size_t>(offset, 1);
-  if (const auto way = scene_->ways.into(at(head), at(offset + 1)))
-    return refusal_of(scene_->map, *way);
+  // Whoever enters before this head runs on to it in the original.
+  if (offset > 0 && first_way_in_->target <= at(offset))
+    return refusal_of(scene_->map, *first_way_in_);
   if (const auto way = scene_->ways.into(at(offset + 1), at(std::min(end, kPatchBytes))))
     return refusal_of(scene_->map, *way);
   return std::nullopt;
@@ -350,14 +363,15 @@ void Window::describe(bool is_short) {
   const size_t count = plan_.heads.size();
   if (is_short) {
     plan_.mechanism = Mechanism::kShort;
-    plan_.reason = count == 1 ? fmt::format("only the {} byte{} of the first instruction may change",
-                                            plan_.written, plan_.written == 1 ? "" : "s")
-                              : fmt::format("only {} bytes may change, of {} instructions",
-                                            plan_.written, count);
+    plan_.reason =
+        count == 1
+            ? fmt::format("only the {} byte{} of the first instruction may change", plan_.written,
+                          plan_.written == 1 ? "" : "s")
+            : fmt::format("only {} bytes may change, of {} instructions", plan_.written, count);
   } else if (uses_padding_) {
     plan_.mechanism = Mechanism::kPadding;
-    plan_.reason = fmt::format("jump over a short function of {} bytes and its padding",
-                               plan_.window.size());
+    plan_.reason =
+        fmt::format("jump over a short function of {} bytes and its padding", plan_.window.size());
   } else if (nops_only_) {
     plan_.mechanism = Mechanism::kEntryNops;
     plan_.reason = "jump over nops that were left for it";
@@ -375,8 +389,7 @@ namespace {
 
 std::string reason_for(const CodeMap& map, const Entrance& e) {
   const std::string source = map.describe(e.source), target = map.describe(e.target);
-  const std::string text =
-      fmt::format("`{}`", x86::format_insn(map.text_from(e.source), e.source));
+  const std::string text = fmt::format("`{}`", x86::format_insn(map.text_from(e.source), e.source));
   switch (e.kind) {
     case RefusalKind::kDirectBranch:
       return fmt::format("{} at {} {} into the window, to {}", text, source,

@@ -1,6 +1,7 @@
 // Windows: which instructions a jump displaces, given every way in.
 #pragma once
 
+#include <array>
 #include <deque>
 
 #include "user_engine/patch/code_map.h"
@@ -13,17 +14,24 @@ inline constexpr uint64_t kPageBytes = 4096;
 /// The most that x86::relocate takes.
 inline constexpr size_t kMaxWindowBytes = 64;
 
-/// Decoded regions; the last few are kept.
+/// Decoded regions and instructions; the last few are kept.
 class Sweeps {
  public:
   explicit Sweeps(const CodeMap& map) : map_(map) {}
   /// Of the region that holds `at`. Valid until the next call but kKept.
   const Sweep& around(TargetAddr at);
+  /// The instruction at `at`; nullopt: none. Valid until the next call.
+  const std::optional<x86::Insn>& insn(TargetAddr at);
 
  private:
-  static constexpr size_t kKept = 8;
+  static constexpr size_t kKept = 8, kInsns = 64;
+  struct Decoded {
+    TargetAddr at;
+    std::optional<x86::Insn> insn;
+  };
   const CodeMap& map_;
   std::deque<Sweep> kept_;
+  std::array<Decoded, kInsns> insns_{};
 };
 
 /// What windows are decided from.
@@ -58,7 +66,6 @@ class Window {
   SitePlan finish();
 
  private:
-
   template <typename... Args>
   Refusal refusal(RefusalKind kind, size_t offset, const char* format, const Args&... args) const;
   bool is_entry() const;
@@ -83,6 +90,7 @@ class Window {
   const FunctionSpan* function_ = nullptr;
   std::optional<Entrance> first_way_in_;  ///< behind the start
   const Entrance* unresolved_ = nullptr;
+  std::vector<TargetAddr> own_targets_;  ///< of the branches in the window
   bool uses_padding_ = false;
   bool nops_only_ = true;
   SitePlan plan_;
@@ -94,7 +102,7 @@ Refusal refusal_of(const CodeMap& map, const Entrance& entrance);
 /// Whether a status flag that was set before `site` may still be read at or after it. Errs towards
 /// true. A call, a return or an indirect jump counts as reading all: the ABI leaves flags undefined
 /// there, hand-written code need not.
-bool flags_live_at(const CodeMap& map, TargetAddr site);
+bool flags_live_at(Sweeps& sweeps, TargetAddr site);
 
 /// Functions that must stay as they are although they look like any other.
 bool is_known_code(std::string_view name);

@@ -68,22 +68,28 @@ class FrameReader {
       *second = load_relaxed(reinterpret_cast<const uint64_t*>(at + 8));
       return true;
     }
-    if (at - begin_ > held_ - kFrameBytes || held_ < kFrameBytes) {
-      held_ = is_user_range(at, kWindowBytes) ? copy_step(consts_, bytes_, at, kWindowBytes) : 0;
-      begin_ = at;
-      // The frame lies on two pages, or the first of them is all there is.
-      if (held_ < kFrameBytes) {
-        held_ = probe_read(consts_, bytes_, kFrameBytes, at) == 0 ? kFrameBytes : 0;
-        if (held_ == 0) return false;
-      }
-    }
+    const bool is_held = held_ >= kFrameBytes && at - begin_ <= held_ - kFrameBytes;
+    if (!is_held && !fill(at)) return false;
     *first = read_unaligned(bytes_ + (at - begin_), 8);
     *second = read_unaligned(bytes_ + (at - begin_) + 8, 8);
     return true;
   }
 
  private:
-  static constexpr uint64_t kFrameBytes = 16, kWindowBytes = 128;
+  /// A frame may lie on two pages; the window ends where nothing more can be read.
+  bool fill(uint64_t at) {
+    begin_ = at;
+    held_ = 0;
+    while (held_ < kFrameBytes && is_user_range(at, kWindowBytes)) {
+      const uint64_t step =
+          copy_step(consts_, bytes_ + held_, at + held_, kWindowBytes - held_);
+      if (step == 0) break;
+      held_ += step;
+    }
+    return held_ >= kFrameBytes;
+  }
+
+  static constexpr uint64_t kFrameBytes = 16, kWindowBytes = 64;
   const abi::RtConsts& consts_;
   uint64_t begin_ = 0, held_ = 0;
   uint8_t bytes_[kWindowBytes];
@@ -93,7 +99,7 @@ class FrameReader {
 class StackWalk {
  public:
   StackWalk(const abi::RtConsts& consts, const abi::HitFrame& hit)
-      : reader_(consts), consts_(consts), hit_(hit), frame_(hit.bp) {}
+      : reader_(consts), hit_(hit), frame_(hit.bp) {}
 
   bool next(uint64_t* address) {
     if (step_ == 0) {
@@ -101,35 +107,28 @@ class StackWalk {
       *address = hit_.ip;
       return true;
     }
-    if (step_ == 1) {
+    // One place that reads, so that the code of reading is there once.
+    const bool at_return_address = step_ == 1;
+    const uint64_t at = at_return_address ? hit_.sp : frame_;
+    if (!at_return_address && (at % 8 != 0 || switches_ > kMaxStackSwitches)) return false;
+    uint64_t first = 0, second = 0;
+    if (!reader_.read(at, &first, &second)) return false;
+    *address = at_return_address ? first : second;
+    if (!is_code(*address)) return false;
+    if (at_return_address) {
       step_ = 2;
-      return return_address(address);
+      return true;
     }
-    return follow(address);
+    if (first <= at) ++switches_;
+    if (first == at) switches_ = kMaxStackSwitches + 1;
+    frame_ = first;
+    return true;
   }
 
  private:
   static bool is_code(uint64_t address) { return is_user_range(address, 1); }
 
-  bool return_address(uint64_t* address) {
-    uint8_t word[8];
-    if (probe_read(consts_, word, sizeof word, hit_.sp) != 0) return false;
-    *address = read_unaligned(word, sizeof word);
-    return is_code(*address);
-  }
-
-  bool follow(uint64_t* address) {
-    if (frame_ % 8 != 0 || switches_ > kMaxStackSwitches) return false;
-    uint64_t next = 0;
-    if (!reader_.read(frame_, &next, address) || !is_code(*address)) return false;
-    if (next <= frame_) ++switches_;
-    if (next == frame_) switches_ = kMaxStackSwitches + 1;
-    frame_ = next;
-    return true;
-  }
-
   FrameReader reader_;
-  const abi::RtConsts& consts_;
   const abi::HitFrame& hit_;
   uint64_t frame_;
   uint32_t switches_ = 0;
@@ -178,7 +177,9 @@ inline int64_t stack_id(const abi::RtConsts& consts,
   if (map.kind != abi::RtMapKind::kStacks || flags != kUserStackOnly) return kErrInvalid;
   abi::StackHead* head = nullptr;
   uint64_t id = 0;
-  for (int pass = 0; pass < 2; ++pass) {
+  int passes = 2;
+  asm volatile("" : "+r"(passes));  // one copy of the walk in the code, one window on the stack
+  for (int pass = 0; pass < passes; ++pass) {
     const WalkedStack walked =
         walk_stack(consts, map, hit, head == nullptr ? nullptr : frames_of(head));
     if (head != nullptr) {

@@ -47,7 +47,8 @@ int64_t as_signed(uint64_t value) {
 class Blob : public testing::Test {
  protected:
   TestRegion r_{{map_spec(MapKind::kPerCpuHash, 8, 8, 4096), ring_spec(65536),
-                 map_spec(MapKind::kArray, 4, 8, 4), map_spec(MapKind::kHash, 64, 128, 64)}};
+                 map_spec(MapKind::kArray, 4, 8, 4), map_spec(MapKind::kHash, 64, 128, 64),
+               map_spec(MapKind::kStacks, 4, 40, 64)}};
   TestCode code_{r_};
 };
 
@@ -496,6 +497,12 @@ TEST_F(Blob, HelpersUseNoMoreStackThanStated) {
       case Helper::kRingbufOutput: calls.push_back({code_.map(1), at(to), 100, 0}); break;
       case Helper::kRingbufSubmit:
       case Helper::kRingbufDiscard: calls.push_back({record, 0, 0, 0}); break;
+      case Helper::kGetStackid:
+        frame.bp = at(key);  // read by the kernel's copy: no stack of ours
+        frame.sp = frame.at_entry = at(value);
+        calls.push_back({reinterpret_cast<uint64_t>(&frame), code_.map(4), bpf::kUserStack, 0});
+        break;
+      case Helper::kOverrideReturn:
       case Helper::kGetAttachCookie:
         calls.push_back({reinterpret_cast<uint64_t>(&frame), 0, 0, 0});
         break;

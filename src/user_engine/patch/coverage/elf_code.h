@@ -15,8 +15,8 @@ struct ElfCode {
   std::vector<uint8_t> file;
   ModuleCode module;
   std::vector<TargetAddr> symbols;  ///< entries of named functions, sorted, each once
-  bool is_program = false;  ///< has an interpreter, or a fixed address
-  TargetAddr start, end;    ///< of all that is loaded
+  bool is_program = false;          ///< has an interpreter, or a fixed address
+  TargetAddr start, end;            ///< of all that is loaded
   std::vector<TargetAddr> entries;  ///< those and the functions that only .eh_frame knows
 };
 

@@ -7,8 +7,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <map>
 #include <string>
 
@@ -30,8 +30,23 @@ struct Options {
   size_t show = 0, limit = SIZE_MAX, every = 1;
 };
 
+/// Processor time: the machine may be busy with other things.
+class Stopwatch {
+ public:
+  double seconds() const { return now() - begin_; }
+
+ private:
+  static double now() {
+    timespec t{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+  }
+  double begin_ = now();
+};
+
 /// What became of a number of requests.
 struct Tally {
+  double planning_seconds = 0;
   size_t asked = 0, accepted = 0, flags_live = 0, edits = 0, pages = 0, max_pages = 0;
   std::map<std::string, size_t> ways;
   std::map<std::string, std::vector<std::string>> refusals;
@@ -68,7 +83,9 @@ std::string way_of(const Placement& placement) {
 
 /// All of `sites` at once.
 void count_together(const ElfCode& code, std::span<const TargetAddr> sites, Tally& tally) {
+  const Stopwatch watch;
   Plans plans = plan_windows(code.module, sites);
+  tally.planning_seconds = watch.seconds();
   std::vector<const SitePlan*> pointers;
   for (const SitePlan& plan : plans.sites) pointers.push_back(&plan);
   StoneSpace space = process_model(code, kUnlimited);
@@ -126,8 +143,8 @@ void count_alone(const ElfCode& code, std::span<const TargetAddr> sites, Tally& 
   }
 }
 
-/// Every instruction of the functions that begin at `entries`: what control can reach, so no padding
-/// between them.
+/// Every instruction of the functions that begin at `entries`: what control can reach, so no
+/// padding between them.
 std::vector<TargetAddr> instructions_of(const ElfCode& code, std::span<const TargetAddr> entries) {
   const CodeMap map(code.module);
   std::vector<TargetAddr> all;
@@ -148,16 +165,6 @@ std::vector<TargetAddr> instructions_of(const ElfCode& code, std::span<const Tar
   all.erase(std::unique(all.begin(), all.end()), all.end());
   return all;
 }
-
-class Stopwatch {
- public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-};
 
 std::vector<TargetAddr> chosen(const std::vector<TargetAddr>& entries, const Options& options) {
   std::vector<TargetAddr> some;
@@ -180,8 +187,9 @@ int report(const std::string& path, const Options& options) {
     Tally tally;
     const Stopwatch watch;
     count(*code, sites, tally);
-    const double seconds = watch.seconds();
-    tally.print(fmt::format("{} ({}, {:.2f} s)", title, tally.asked, seconds), options.show);
+    tally.print(fmt::format("{} ({})", title, tally.asked), options.show);
+    fmt::print("    {:32} {:9.1f} ms, windows {:.1f} ms\n", "(processor time)",
+               watch.seconds() * 1e3, tally.planning_seconds * 1e3);
   };
   show("entries at once", entries, count_together);
   if (!options.instructions) return 0;

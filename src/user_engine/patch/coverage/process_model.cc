@@ -21,7 +21,8 @@ StoneSpace process_model(const ElfCode& code, size_t max_pages) {
     behind += 24 * kMiB;
   }
   std::vector<StoneSpace::Range> free;
-  if (page_down(before) > kLowest) free.push_back({TargetAddr(kLowest), TargetAddr(page_down(before))});
+  if (page_down(before) > kLowest)
+    free.push_back({TargetAddr(kLowest), TargetAddr(page_down(before))});
   free.push_back({TargetAddr(behind), TargetAddr(kHighest)});
   return {std::move(free), max_pages};
 }

@@ -6,8 +6,8 @@
 
 namespace spile::patch {
 
-/// A library: 24 MiB of others behind it, 256 MiB of heaps and thread stacks before it. A program: its
-/// break and the GiB behind that. Both: nothing below 64 KiB.
+/// A library: 24 MiB of others behind it, 256 MiB of heaps and thread stacks before it. A program:
+/// its break and the GiB behind that. Both: nothing below 64 KiB.
 StoneSpace process_model(const ElfCode& code, size_t max_pages);
 
 }  // namespace spile::patch

@@ -73,7 +73,8 @@ void on_fault(int number, siginfo_t*, void* context) {
                                      REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                                      REG_R12, REG_R13, REG_R14, REG_R15};
   const auto& regs = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
-  for (size_t i = 0; i < 16; ++i) fault_state().state.gpr[i] = static_cast<uint64_t>(regs[kOrder[i]]);
+  for (size_t i = 0; i < 16; ++i)
+    fault_state().state.gpr[i] = static_cast<uint64_t>(regs[kOrder[i]]);
   fault_state().state.flags = static_cast<uint64_t>(regs[REG_EFL]);
   fault_state().state.rip = static_cast<uint64_t>(regs[REG_RIP]);
   fault_state().signal = number;

@@ -1,5 +1,5 @@
-// A place to run machine code in this process, from given registers to given exits, and random code to
-// run there.
+// A place to run machine code in this process, from given registers to given exits, and random code
+// to run there.
 #pragma once
 
 #include <fmt/format.h>
@@ -86,9 +86,9 @@ class Arena {
     EXPECT_EQ(ftruncate(fd_.get(), kCodeBytes), 0);
     writable_ = Mapping(mmap(nullptr, kCodeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0),
                         kCodeBytes);
-    both_ = Mapping(
-        mmap(where, kCodeBytes + kDataBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-        kCodeBytes + kDataBytes);
+    both_ =
+        Mapping(mmap(where, kCodeBytes + kDataBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+                kCodeBytes + kDataBytes);
     EXPECT_NE(
         mmap(both_.data(), kCodeBytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd_.get(), 0),
         MAP_FAILED);

@@ -1,10 +1,11 @@
+#include "user_engine/patch/testing/placement_oracle.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <map>
 
 #include "user_engine/patch/code_map.h"
-#include "user_engine/patch/testing/placement_oracle.h"
 #include "x86/format.h"
 
 namespace spile::patch {
@@ -178,11 +179,12 @@ class Run {
     TargetAddr at = w.plan.site;
     for (int hops = 0; hops < 3; ++hops) {
       x86::Code bytes;
-      for (size_t i = 0; i < x86::kMaxInsnBytes && is_text(at + i); ++i) bytes.push_back(now(at + i));
+      for (size_t i = 0; i < x86::kMaxInsnBytes && is_text(at + i); ++i)
+        bytes.push_back(now(at + i));
       const auto insn = x86::decode(bytes);
       if (!insn || insn->kind != x86::Kind::kJmp || insn->operand16)
-        return fail(fmt::format("no jump at {} on the way from {}: {}", at, w.plan.site,
-                                x86::hex(bytes)));
+        return fail(
+            fmt::format("no jump at {} on the way from {}: {}", at, w.plan.site, x86::hex(bytes)));
       if (at.value / 4096 != (at.value + insn->length - 1) / 4096)
         return fail(fmt::format("the jump at {} lies on two pages", at));
       at = insn->branch_target(at);

@@ -1,5 +1,5 @@
-// Checks of what was planned and placed, made apart from how it was found: every edit is applied to a
-// copy of the text, one after the other, and after each the text must still run right.
+// Checks of what was planned and placed, made apart from how it was found: every edit is applied to
+// a copy of the text, one after the other, and after each the text must still run right.
 #pragma once
 
 #include <random>
@@ -16,8 +16,8 @@ class PlacementOracle {
   /// Decodes the whole module once.
   explicit PlacementOracle(const ModuleCode& module);
 
-  /// What is wrong with the plans and placements; empty: nothing. Edits of one level are applied in an
-  /// order that `random` chooses.
+  /// What is wrong with the plans and placements; empty: nothing. Edits of one level are applied in
+  /// an order that `random` chooses.
   std::string check(const std::vector<SitePlan>& sites,
                     const Placements& placements,
                     std::mt19937_64& random) const;
