@@ -375,8 +375,7 @@ Result<engine::Stats> KernelTrace::stats() {
     stats.missed += counts.missed;
     time_ns += counts.time_ns;
   }
-  if (stats.hits > 0)
-    stats.hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
+  if (stats.hits > 0) stats.hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
   return stats;
 }
 

@@ -66,7 +66,8 @@ std::vector<LinkAddr> IfuncFinder::implementations(const ModuleImage& image,
     if (slot.symbol.empty() && slot.resolver == resolver)
       read_slot(image.module(), slot, image, found);
   }
-  // A name may have versions with resolvers of their own: they count only where the resolver is named nowhere.
+  // A name may have versions with resolvers of their own: they count only where the resolver is
+  // named nowhere.
   const std::string_view name = symbol.substr(0, symbol.find('@'));
   if (found.empty()) {
     for (const target::Module& module : modules_) {

@@ -774,7 +774,8 @@ TEST(Comm, AsAKeyIsPaddedWhateverTheKernelLeaves) {
 // ---------------------------------------------------------------------------------------------
 
 TEST(Stack, OfTheUserIsItsIdAndItsProcess) {
-  Machine machine(must_compile("uprobe:libc:fopen { printf(\"%s\", ustack(5)); @[ustack(5)] = 1; }"));
+  Machine machine(
+      must_compile("uprobe:libc:fopen { printf(\"%s\", ustack(5)); @[ustack(5)] = 1; }"));
   Registers regs;
   run_ok(machine, 0, &regs);
   EXPECT_EQ(machine.stack_flags, uint64_t{bpf::kUserStack});
@@ -808,8 +809,8 @@ TEST(Stack, ThatFindsNoRoomIsCounted) {
 }
 
 TEST(Stack, OfEachDepthHasAMapOfItsOwn) {
-  bundle::Bundle bundle =
-      must_compile("uprobe:libc:fopen { @[ustack(2)] = 1; @b[ustack(perf, 2)] = 1; print(ustack); }");
+  bundle::Bundle bundle = must_compile(
+      "uprobe:libc:fopen { @[ustack(2)] = 1; @b[ustack(perf, 2)] = 1; print(ustack); }");
   EXPECT_NE(bundle::stack_map(bundle, 2), bundle::stack_map(bundle, 127));
   size_t maps = 0;
   for (const auto& map : bundle.maps) maps += map.kind == bundle::MapKind::kStacks;

@@ -492,14 +492,16 @@ TEST(Sema, AcceptsTheLanguageCore) {
 TEST(Stack, IsThereWhereThereIsAHit) {
   for (const char* probe : {"uprobe:libc:fopen", "kprobe:vfs_read", "kretprobe:vfs_read",
                             "tracepoint:sched:sched_switch"}) {
-    expect_accepted(std::string(probe) + " { @[ustack] = count(); @k[kstack(perf, 3)] = count(); }");
+    expect_accepted(std::string(probe) +
+                    " { @[ustack] = count(); @k[kstack(perf, 3)] = count(); }");
   }
   expect_refused("BEGIN { print(ustack); }", "ustack is only there in uprobe");
   expect_refused("interval:s:1 { @[kstack] = count(); }", "kstack is only there in uprobe");
 }
 
 TEST(Stack, TakesAModeAndThenADepth) {
-  expect_accepted("uprobe:libc:fopen { print(ustack()); print(ustack(bpftrace)); print(ustack(raw, 127)); }");
+  expect_accepted(
+      "uprobe:libc:fopen { print(ustack()); print(ustack(bpftrace)); print(ustack(raw, 127)); }");
   expect_refused("uprobe:libc:fopen { print(ustack(0)); }", "a stack has 1 to 127 frames");
   expect_refused("uprobe:libc:fopen { print(ustack(128)); }", "a stack has 1 to 127 frames");
   expect_refused("uprobe:libc:fopen { print(ustack(arg0 + 1)); }", "must be a constant");
