@@ -91,6 +91,7 @@ struct RtConsts {
   uint64_t wipe_on_fork;
   uint64_t main_stack_begin, main_stack_end;  ///< the [stack] mapping at attach; equal: unknown
   uint64_t code_base;                         ///< address of this code region in the target
+  uint64_t pending_table;  ///< address of PendingBucket[kPendingBuckets]; 0: nothing is noted
   uint32_t safe_range_count;
   uint32_t reserved2;
   SafeRange safe_ranges[kMaxSafeRanges];  ///< ascending, not overlapping

@@ -4,6 +4,7 @@
 #include "abi/hit_frame.h"
 #include "abi/journal.h"
 #include "abi/map.h"
+#include "abi/pending.h"
 #include "abi/ring.h"
 #include "abi/site.h"
 #include "abi/time.h"

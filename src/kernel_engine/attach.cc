@@ -20,7 +20,8 @@ namespace spile::kernel_engine {
 
 namespace {
 
-constexpr int kTraceUprobeMulti = 48;  // enum bpf_attach_type, Linux 6.6
+constexpr int kTraceUprobeMulti = 48;       // enum bpf_attach_type, Linux 6.6
+constexpr uint32_t kUprobeMultiReturn = 1;  // BPF_F_UPROBE_MULTI_RETURN
 
 Result<std::string> read_line(const std::string& path) {
   std::ifstream file(path);
@@ -96,15 +97,22 @@ Result<std::string> tracefs() {
 Result<Link> attach_uprobe(int program_fd,
                            const std::string& path,
                            const UprobeSite& site,
+                           UprobeMoment moment,
                            pid_t pid) {
   SPILE_TRY(uint32_t type, pmu_type("uprobe"));
   perf_event_attr attr = {};
   attr.type = type;
+  if (moment == UprobeMoment::kReturn) {
+    SPILE_TRY(int bit, return_bit("uprobe"));
+    attr.config |= uint64_t{1} << bit;
+  }
   attr.uprobe_path = reinterpret_cast<uint64_t>(path.c_str());
   attr.probe_offset = site.offset.value;
   if (site.semaphore.value != 0) SPILE_TRY_VOID(set_semaphore(site, attr));
   auto event = perf_event_open(attr, pid, pid < 0 ? 0 : -1);
-  if (!event) return forward(event, "uprobe {}+{}", path, site.offset);
+  if (!event)
+    return forward(event, "{} {}+{}", moment == UprobeMoment::kReturn ? "uretprobe" : "uprobe",
+                   path, site.offset);
   return link_event(std::move(*event), program_fd, site.cookie);
 }
 
@@ -168,6 +176,7 @@ bool has_uprobe_multi(bool with_pid) {
 Result<Link> attach_uprobe_multi(int program_fd,
                                  const std::string& path,
                                  std::span<const UprobeSite> sites,
+                                 UprobeMoment moment,
                                  pid_t pid) {
   std::vector<uint64_t> offsets, semaphores, cookies;
   for (const UprobeSite& site : sites) {
@@ -188,6 +197,7 @@ Result<Link> attach_uprobe_multi(int program_fd,
   attr.ref_ctr_offsets = reinterpret_cast<uint64_t>(semaphores.data());
   attr.cookies = reinterpret_cast<uint64_t>(cookies.data());
   attr.cnt = static_cast<uint32_t>(sites.size());
+  if (moment == UprobeMoment::kReturn) attr.multi_flags |= kUprobeMultiReturn;
   attr.pid = static_cast<uint32_t>(pid);
   long fd = syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof attr);
   if (fd < 0) return fail_errno(errno, "uprobe.multi of {} places in {}", sites.size(), path);

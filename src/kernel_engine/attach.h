@@ -17,6 +17,9 @@ struct Link {
   Fd link;
 };
 
+/// Where a uprobe fires: at the instruction, or when the function that begins there returns.
+enum class UprobeMoment : uint8_t { kEntry, kReturn };
+
 struct UprobeSite {
   FileOffset offset;
   FileOffset semaphore;  ///< the kernel adds 1 there while the probe is in place; 0: none
@@ -27,6 +30,7 @@ struct UprobeSite {
 Result<Link> attach_uprobe(int program_fd,
                            const std::string& path,
                            const UprobeSite& site,
+                           UprobeMoment moment,
                            pid_t pid);
 /// `function` and `offset`, or an address where `function` is empty.
 Result<Link> attach_kprobe(
@@ -42,6 +46,7 @@ Result<Link> attach_interval(int program_fd, uint64_t period_ns, uint64_t cookie
 Result<Link> attach_uprobe_multi(int program_fd,
                                  const std::string& path,
                                  std::span<const UprobeSite> sites,
+                                 UprobeMoment moment,
                                  pid_t pid);
 /// Whether this kernel has uprobe.multi, and with a correct pid filter when `with_pid`.
 bool has_uprobe_multi(bool with_pid);

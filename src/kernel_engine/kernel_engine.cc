@@ -43,7 +43,15 @@ LoadType load_type(ProbeKind kind) {
 
 /// Placed by the kernel's uprobes.
 bool is_user_code(ProbeKind kind) {
-  return kind == ProbeKind::kUprobe || kind == ProbeKind::kUsdt;
+  return kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe || kind == ProbeKind::kUsdt;
+}
+
+UprobeMoment moment_of(ProbeKind kind) {
+  return kind == ProbeKind::kUretprobe ? UprobeMoment::kReturn : UprobeMoment::kEntry;
+}
+
+const char* name_of(ProbeKind kind) {
+  return kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe";
 }
 
 bool calls(const bundle::Program& program, bpf::Helper helper) {
@@ -165,10 +173,10 @@ Result<void> KernelTrace::attach_single_uprobe(const UprobeSite& site) {
   SPILE_TRY(int fd, program(probe.program, LoadType::kKprobe));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{-1} : scope_.pids;
   for (pid_t pid : pids) {
-    SPILE_TRY(Link link, attach_uprobe(fd, probe.path, site, pid));
+    SPILE_TRY(Link link, attach_uprobe(fd, probe.path, site, moment_of(probe.kind), pid));
     links_.push_back(std::move(link));
   }
-  report(site.probe, "uprobe (perf event)", site.offset.value);
+  report(site.probe, fmt::format("{} (perf event)", name_of(probe.kind)), site.offset.value);
   return {};
 }
 
@@ -199,6 +207,7 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
                                               const std::vector<size_t>& probes) {
   SPILE_TRY(const auto sites, find_uprobe_sites(probes));
   SPILE_TRY_VOID(refuse_patched_sites(path, sites));
+  ProbeKind kind = bundle_.probes[probes.front()].kind;  // a program has probes of one kind
   if (options_.force_perf_uprobes || !has_uprobe_multi(!scope_.pids.empty())) {
     for (const UprobeSite& site : sites) SPILE_TRY_VOID(attach_single_uprobe(site));
     return {};
@@ -206,11 +215,11 @@ Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
   SPILE_TRY(int fd, program(program_index, LoadType::kUprobeMulti));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{0} : scope_.pids;
   for (pid_t pid : pids) {
-    SPILE_TRY(Link link, attach_uprobe_multi(fd, path, sites, pid));
+    SPILE_TRY(Link link, attach_uprobe_multi(fd, path, sites, moment_of(kind), pid));
     links_.push_back(std::move(link));
   }
   for (const UprobeSite& site : sites)
-    report(site.probe, "uprobe (uprobe.multi)", site.offset.value);
+    report(site.probe, fmt::format("{} (uprobe.multi)", name_of(kind)), site.offset.value);
   return {};
 }
 
@@ -236,6 +245,7 @@ Result<void> KernelTrace::attach_probe(size_t index) {
     case ProbeKind::kBegin:
     case ProbeKind::kEnd:
     case ProbeKind::kUprobe:
+    case ProbeKind::kUretprobe:
     case ProbeKind::kUsdt: return {};  // run_all, attach_uprobes
     case ProbeKind::kInterval: {
       SPILE_TRY(int fd, program(probe.program, LoadType::kPerfEvent));
@@ -265,7 +275,6 @@ Result<void> KernelTrace::attach_probe(size_t index) {
       report(index, "tracepoint (perf event)");
       return {};
     }
-    case ProbeKind::kUretprobe: return fail(ErrorCode::kUnsupported, "uretprobe is not built yet");
   }
   return {};
 }

@@ -23,8 +23,8 @@ Result<ChosenEngine> choose_engine(const bundle::Bundle& bundle, const TargetReq
   bool has_target = !target.pids.empty() || !target.command.empty();
   if (target.engine == EngineChoice::kUser) {
     if (kernel_only)
-      return fail(ErrorCode::kInvalid,
-                  "{}: only the kernel has this; leave out --engine user", kernel_probe);
+      return fail(ErrorCode::kInvalid, "{}: only the kernel has this; leave out --engine user",
+                  kernel_probe);
     if (user && !has_target)
       return fail(ErrorCode::kInvalid, "the user engine needs a process: -p PID or -c COMMAND");
     return ChosenEngine{EngineChoice::kUser, ""};

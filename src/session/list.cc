@@ -35,7 +35,8 @@ class Lister {
 
   Result<size_t> list(const AttachPoint& point) {
     switch (point.type) {
-      case ProbeType::kUprobe: return uprobes(point);
+      case ProbeType::kUprobe: return uprobes(point, "uprobe");
+      case ProbeType::kUretprobe: return uprobes(point, "uretprobe");
       case ProbeType::kUsdt: return usdt(point);
       case ProbeType::kKprobe: return kprobes(point, "kprobe");
       case ProbeType::kKretprobe: return kprobes(point, "kretprobe");
@@ -64,21 +65,21 @@ class Lister {
   }
 
  private:
-  Result<size_t> cpp_uprobes(const AttachPoint& point) {
+  Result<size_t> cpp_uprobes(const AttachPoint& point, const char* type) {
     SPILE_TRY(auto functions, world_.cpp_functions(point.target, point.function));
     for (const auto& [f, name] : functions) {
-      fmt::print("uprobe:{}:cpp:{}\n", f.path, f.symbol);
+      fmt::print("{}:{}:cpp:{}\n", type, f.path, f.symbol);
       if (with_fields_) fmt::print("    {}\n", name);
     }
     return functions.size();
   }
 
-  Result<size_t> uprobes(const AttachPoint& point) {
-    if (point.is_cpp) return cpp_uprobes(point);
+  Result<size_t> uprobes(const AttachPoint& point, const char* type) {
+    if (point.is_cpp) return cpp_uprobes(point, type);
     SPILE_TRY(auto functions,
               world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
     std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.path, f.symbol); });
-    for (const auto& f : functions) fmt::print("uprobe:{}:{}\n", f.path, f.symbol);
+    for (const auto& f : functions) fmt::print("{}:{}:{}\n", type, f.path, f.symbol);
     return functions.size();
   }
 

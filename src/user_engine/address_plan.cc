@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 
+#include "abi/pending.h"
+
 namespace spile::user_engine {
 
 using target::AddressRange;
@@ -162,7 +164,10 @@ Result<AddressPlan> plan_addresses(const Target& target,
   return Chooser(target, bundle).run(sites);
 }
 
-Result<void> place_data(const Target& target, uint64_t size_bytes, AddressPlan& plan) {
+Result<void> place_data(const Target& target,
+                        uint64_t size_bytes,
+                        bool tracks_calls,
+                        AddressPlan& plan) {
   SPILE_TRY(auto maps, target.maps());
   SPILE_TRY(auto rules, target::gap_rules(target));
   for (const AddressRange& r : plan.stone_pages) occupy(maps, r.start, r.size());
@@ -171,8 +176,13 @@ Result<void> place_data(const Target& target, uint64_t size_bytes, AddressPlan& 
     occupy(maps, n.base, n.max_code_bytes);
     if (near.empty()) near.push_back({n.base, n.base + n.max_code_bytes});
   }
-  // The per-thread page lies right below the data region: that is how an adopter recognises it.
-  SPILE_TRY(plan.private_base, target::find_gap(maps, rules, near, size_bytes + kPageBytes));
+  // The per-thread page lies right below the data region, the pending table right below that: so an
+  // adopter recognises them.
+  const uint64_t pending_bytes = tracks_calls ? abi::kPendingTableBytes : 0;
+  SPILE_TRY(auto base,
+            target::find_gap(maps, rules, near, pending_bytes + size_bytes + kPageBytes));
+  if (tracks_calls) plan.pending_base = base;
+  plan.private_base = base + pending_bytes;
   plan.data_base = plan.private_base + kPageBytes;
   return {};
 }

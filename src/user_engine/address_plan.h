@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,6 +34,7 @@ struct AddressPlan {
   std::map<const PlannedSite*, patch::Placement> placements;
   std::vector<target::AddressRange> stone_pages;
   TargetAddr data_base, private_base;
+  std::optional<TargetAddr> pending_base;  ///< of the pending table, where calls are noted
   std::vector<std::pair<const PlannedSite*, patch::Refusal>> refused;
 };
 
@@ -44,7 +46,10 @@ Result<AddressPlan> plan_addresses(const target::Target& target,
                                    const bundle::Bundle& bundle,
                                    const std::vector<const PlannedSite*>& sites);
 
-/// Chooses data_base and private_base. Errors: as plan_addresses.
-Result<void> place_data(const target::Target& target, uint64_t size_bytes, AddressPlan& plan);
+/// Chooses data_base, private_base and, if `tracks_calls`, pending_base. Errors: as plan_addresses.
+Result<void> place_data(const target::Target& target,
+                        uint64_t size_bytes,
+                        bool tracks_calls,
+                        AddressPlan& plan);
 
 }  // namespace spile::user_engine

@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "abi/pending.h"
 #include "base/fd.h"
 #include "os/process.h"
 #include "user_engine/address_plan.h"
@@ -142,6 +143,23 @@ bool is_restored(const Target& target, const abi::SiteEntry& entry) {
          std::equal(now.begin(), now.end(), entry.original);
 }
 
+/// The page below a data region is its per-thread page, and below that may be its pending table.
+void add_private_memory(const Found& found, TargetAddr data, std::vector<AddressRange>& unmap) {
+  const auto below = [&](TargetAddr end, uint64_t size) -> const os::MapEntry* {
+    for (const os::MapEntry& m : found.maps) {
+      bool is_ours = m.end == end && m.size() == size && m.inode == 0 && m.read && m.write &&
+                     !m.exec && !m.shared && m.path.empty();
+      if (is_ours) return &m;
+    }
+    return nullptr;
+  };
+  const os::MapEntry* page = below(data, kPageBytes);
+  if (page == nullptr) return;
+  if (const auto* table = below(page->start, abi::kPendingTableBytes))
+    unmap.push_back({table->start, table->end});
+  unmap.push_back({page->start, page->end});
+}
+
 Job job_of(const Target& target, const Found& found, DetachReport& report) {
   Job job;
   job.adopted = true;
@@ -150,12 +168,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
   job.mappings = target::our_mappings(found.maps);
   for (const AddressRange& data : found.data) {
     auto adopted = read_journal(target, data);
-    // The page below a data region is its per-thread page.
-    for (const os::MapEntry& m : found.maps) {
-      bool is_ours = m.end == data.start && m.size() == kPageBytes && m.inode == 0 && m.read &&
-                     m.write && !m.exec && !m.shared && m.path.empty();
-      if (is_ours) job.unmap.push_back({m.start, m.end});
-    }
+    add_private_memory(found, data.start, job.unmap);
     job.unmap.push_back(data);
     if (!adopted) continue;
     job.journal = data.start;

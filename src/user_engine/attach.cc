@@ -41,6 +41,7 @@ class Sites {
     return sites;
   }
   void refuse(const PlannedSite& site, const std::string& reason);
+  void refuse_returns(int returns, const patch::Refusal& refusal);
   /// Sites that threads stand in the way of, and stay: as short sites where that fits, else left
   /// out for good.
   void give_up(const std::set<const PlannedSite*>& blocked);
@@ -51,6 +52,7 @@ class Sites {
   }
 
  private:
+  void give_up_head(const PlannedSite& site, size_t head);
   std::vector<SiteReport> all_refusals() const {
     auto all = plan_->refused;
     all.insert(all.end(), refused_.begin(), refused_.end());
@@ -71,6 +73,38 @@ void Sites::refuse(const PlannedSite& site, const std::string& reason) {
     report.reason = reason;
     refused_.push_back(std::move(report));
   }
+  patch::Refusal refusal;
+  refusal.kind = patch::RefusalKind::kReserved;
+  refusal.address = site.plan.site;
+  refusal.reason = fmt::format("a place of it, {}, cannot be patched: {}",
+                               site.image->name_of(site.plan.site), reason);
+  for (const int returns : returns_at(site)) refuse_returns(returns, refusal);
+}
+
+/// A return probe has all of its places or none: else some returns would be told and others not.
+void Sites::refuse_returns(int returns, const patch::Refusal& refusal) {
+  auto reports = plan_->refuse_returns(returns, target_.pid(), refusal);
+  refused_.insert(refused_.end(), reports.begin(), reports.end());
+  for (const PlannedSite& site : plan_->sites) {
+    if (!site.has_actions()) dropped_.insert(&site);
+  }
+}
+
+/// A head of a blocked window becomes a short site of its own.
+void Sites::give_up_head(const PlannedSite& site, size_t head) {
+  if (site.actions[head].empty()) return;
+  auto alone =
+      patch::plan_short(site.image->code(), site.plan.site + site.plan.probed[head].offset);
+  if (alone) {
+    plan_->sites.push_back({std::move(*alone), site.image, {site.actions[head]}});
+    return;
+  }
+  PlannedSite lost{site.plan, site.image, {site.actions[head]}};
+  lost.plan.probed = {site.plan.probed[head]};
+  refuse(lost, fmt::format("a thread stays inside the instructions to be replaced, and the first "
+                           "alone cannot be: {}",
+                           alone.error().reason));
+  dropped_.erase(&lost);
 }
 
 void Sites::give_up(const std::set<const PlannedSite*>& blocked) {
@@ -82,21 +116,7 @@ void Sites::give_up(const std::set<const PlannedSite*>& blocked) {
       continue;
     }
     dropped_.insert(site);
-    for (size_t i = 0; i < site->plan.probed.size(); i++) {
-      auto alone =
-          patch::plan_short(site->image->code(), site->plan.site + site->plan.probed[i].offset);
-      if (alone) {
-        plan_->sites.push_back({std::move(*alone), site->image, {site->probes[i]}});
-        continue;
-      }
-      SiteReport report = describe(*site, target_.pid(), bundle_)[i];
-      report.refused = true;
-      report.reason = fmt::format(
-          "a thread stays inside the instructions to be replaced, and the first alone cannot be: "
-          "{}",
-          alone.error().reason);
-      refused_.push_back(std::move(report));
-    }
+    for (size_t i = 0; i < site->plan.probed.size(); i++) give_up_head(*site, i);
   }
 }
 
@@ -175,6 +195,9 @@ std::vector<SiteReport> site_reports(const Attachment& attachment, const bundle:
       std::ranges::copy(edit.after, report.after.begin());
       reports.push_back(std::move(report));
     }
+  }
+  for (const PlannedReturns& returns : attachment.plan->returns) {
+    if (!returns.refused) reports.push_back(describe(returns, attachment.pid));
   }
   reports.insert(reports.end(), attachment.refused.begin(), attachment.refused.end());
   return reports;

@@ -72,8 +72,10 @@ class Builder {
     bodies_.resize(request_.bundle->programs.size());
     jit::JitEnv env = jit_environment(request_);
     for (const PlannedSite* site : request_.sites) {
-      for (const std::vector<int>& probes : site->probes) {
-        for (int probe : probes) SPILE_TRY_VOID(compile_body(program_of(probe), env));
+      for (const std::vector<Action>& actions : site->actions) {
+        for (const Action& action : actions) {
+          if (action.probe >= 0) SPILE_TRY_VOID(compile_body(program_of(action.probe), env));
+        }
       }
     }
     return {};
@@ -140,11 +142,9 @@ class Builder {
     spec.site = site.plan.site + offset;
     auto head = std::ranges::find(site.plan.probed, offset, &patch::ProbedHead::offset);
     if (head != site.plan.probed.end()) {
-      for (int probe : site.probes[static_cast<size_t>(head - site.plan.probed.begin())])
-        spec.programs.push_back(
-            {&*bodies_[program_of(probe)], request_.bundle->cookie_of(static_cast<size_t>(probe))});
+      add_actions(site.actions[static_cast<size_t>(head - site.plan.probed.begin())], spec);
       spec.flags_live = head->flags_live;
-      if (request_.count_hits)
+      if (request_.count_hits && !spec.programs.empty())
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
                                     sizeof(abi::CpuStats), request_.cpu_mask};
     }
@@ -161,6 +161,34 @@ class Builder {
     return spec;
   }
 
+  /// Programs that share a note stand together, behind those that always run.
+  void add_actions(const std::vector<Action>& actions, jit::DetourSpec& spec) const {
+    for (const Action& action : actions) {
+      if (action.probe < 0) {
+        spec.calls.push_back({event_of(action.kind), action.number});
+        continue;
+      }
+      auto probe = static_cast<size_t>(action.probe);
+      spec.programs.push_back({&*bodies_[program_of(action.probe)],
+                               request_.bundle->cookie_of(probe), action.popped_bytes,
+                               action.number});
+    }
+    std::ranges::stable_sort(spec.programs, {}, &jit::DetourProgram::pending);
+    spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending),
+                    helper_code(rt::kArmPending), helper_code(rt::kArrivePending)};
+  }
+
+  static jit::CallEvent::Kind event_of(Action::Kind kind) {
+    if (kind == Action::Kind::kArm) return jit::CallEvent::Kind::kArm;
+    if (kind == Action::Kind::kArrive) return jit::CallEvent::Kind::kArrive;
+    return jit::CallEvent::Kind::kNote;
+  }
+
+  jit::HelperCode helper_code(int32_t number) const {
+    return {request_.base + rt::helper_offset(number).value(),
+            rt::helper_stack_bytes(number).value_or(rt::kMaxHelperStackBytes)};
+  }
+
   const CodeRequest& request_;
   CodeImage image_;
   std::vector<std::optional<jit::Body>> bodies_;
@@ -175,9 +203,8 @@ jit::JitEnv jit_environment(const CodeRequest& request) {
       if (insn.code != (bpf::kClassJmp | bpf::kCall)) continue;
       auto offset = rt::helper_offset(insn.imm);
       if (offset)
-        env.helpers[insn.imm] = {
-            request.base + *offset,
-            rt::helper_stack_bytes(insn.imm).value_or(rt::kMaxHelperStackBytes)};
+        env.helpers[insn.imm] = {request.base + *offset, rt::helper_stack_bytes(insn.imm).value_or(
+                                                             rt::kMaxHelperStackBytes)};
     }
   }
   for (size_t i = 0; i < request.maps.size(); i++)
@@ -208,8 +235,9 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
   size += bodies;
   for (const PlannedSite* site : sites) {
     size += (site->plan.heads.size() + 1) * kMaxDisplacedBytes + kDetourAlignment;
-    for (const std::vector<int>& probes : site->probes)
-      size += jit::kMaxDetourBytes + jit::kMaxProgramCallBytes * probes.size() +
+    for (const std::vector<Action>& actions : site->actions)
+      size += jit::kMaxDetourBytes +
+              (jit::kMaxProgramCallBytes + jit::kMaxNoteBytes) * actions.size() +
               inline_limit(sites.size());
   }
   return round_up(size, 4096);

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "abi/data_region.h"
+#include "abi/pending.h"
 #include "os/process.h"
 #include "user_engine/detach.h"
 #include "user_engine/target/threads_inside.h"
@@ -21,6 +22,16 @@ using target::StoppedProcess;
 using target::Target;
 
 namespace {
+
+/// What the site table says of a site: the first of its probes.
+uint32_t first_probe(const PlannedSite& site) {
+  for (const auto& list : site.actions) {
+    for (const Action& action : list) {
+      if (action.probe >= 0) return static_cast<uint32_t>(action.probe);
+    }
+  }
+  return abi::kNoProbe;
+}
 
 constexpr std::string_view kCodeName = "spile-code", kDataName = "spile-data";
 /// Bytes from an edit on that may be part of its jump: a prefixed jump of one own byte more.
@@ -153,6 +164,12 @@ std::vector<target::RegionSpec> Patcher::region_specs() const {
   specs.push_back({Kind::kData, std::string(kDataName), addresses.data_base,
                    prepared_.layout.size_bytes, false});
   specs.push_back({Kind::kPrivate, {}, addresses.private_base, kPageBytes, true});
+  if (addresses.pending_base) {
+    target::RegionSpec pending{
+        Kind::kPrivate, {}, *addresses.pending_base, abi::kPendingTableBytes, false};
+    pending.kept_by_fork = true;
+    specs.push_back(std::move(pending));
+  }
   return specs;
 }
 
@@ -198,6 +215,8 @@ abi::RtConsts Patcher::constants(TargetAddr code_base) const {
     consts.tgid_outside = static_cast<uint32_t>(target_.pid());
   }
   consts.wipe_on_fork = prepared_.addresses.private_base.value;
+  if (prepared_.addresses.pending_base)
+    consts.pending_table = prepared_.addresses.pending_base->value;
   consts.main_stack_begin = prepared_.main_stack.begin;
   consts.main_stack_end = prepared_.main_stack.end;
   consts.safe_range_count = static_cast<uint32_t>(prepared_.safe_ranges.size());
@@ -257,7 +276,7 @@ void Patcher::begin_journal() {
   journal.target_start_time = target_.start_time();
   journal.region_count = 0;
   for (const CodeImage& code : prepared_.code) {
-    if (journal.region_count + 2 < abi::kMaxRegions) {
+    if (journal.region_count + 3 < abi::kMaxRegions) {
       journal.regions[journal.region_count++] = {code.base.value, code.bytes.size(), 0,
                                                  abi::RegionKind::kCode, 0};
     }
@@ -267,6 +286,11 @@ void Patcher::begin_journal() {
                                              0};
   journal.regions[journal.region_count++] = {prepared_.addresses.private_base.value, kPageBytes, 0,
                                              abi::RegionKind::kPerThread, 0};
+  if (prepared_.addresses.pending_base) {
+    journal.regions[journal.region_count++] = {prepared_.addresses.pending_base->value,
+                                               abi::kPendingTableBytes, 0,
+                                               abi::RegionKind::kPending, 0};
+  }
   set_state(abi::JournalState::kMapped);
   journaled_ = true;
 }
@@ -282,8 +306,7 @@ void Patcher::write_journal_ahead() {
     entry.address = edit.at.value;
     entry.file_offset = site.image->file_offset(edit.at).value;
     entry.detour = prepared_.writes[i].site->detour.value;
-    entry.cookie =
-        site.probes.empty() ? abi::kNoProbe : static_cast<uint32_t>(site.probes.front().front());
+    entry.cookie = first_probe(site);
     entry.length = static_cast<uint8_t>(edit.after.size());
     entry.level = edit.level;
     std::ranges::copy(edit.before, entry.original);
@@ -460,6 +483,11 @@ std::vector<RegionRange> Patcher::ranges() const {
     ranges.push_back({abi::RegionKind::kCode, {code.base, code.base + code.bytes.size()}});
   for (const AddressRange& page : addresses.stone_pages)
     ranges.push_back({abi::RegionKind::kCode, page});
+  if (addresses.pending_base) {
+    ranges.push_back(
+        {abi::RegionKind::kPending,
+         {*addresses.pending_base, *addresses.pending_base + abi::kPendingTableBytes}});
+  }
   ranges.push_back(
       {abi::RegionKind::kPerThread, {addresses.private_base, addresses.private_base + kPageBytes}});
   ranges.push_back({abi::RegionKind::kData,

@@ -100,7 +100,9 @@ Result<void> Preparer::lay_out_data() {
   shm::RegionOptions options;
   options.site_capacity = static_cast<uint32_t>(edits);
   SPILE_TRY(out_.layout, shm::plan_region(*context_.bundle, options));
-  return place_data(target_, out_.layout.size_bytes, out_.addresses);
+  const bool tracks_calls =
+      std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->notes_calls(); });
+  return place_data(target_, out_.layout.size_bytes, tracks_calls, out_.addresses);
 }
 
 Result<CodeImage> Preparer::build_neighbourhood(const Neighbourhood& n) {
@@ -185,9 +187,10 @@ void Preparer::make_batches() {
 void Preparer::collect_semaphores() {
   std::map<TargetAddr, TargetAddr> sites;
   for (const BuiltSite* built : out_.built) {
-    for (const std::vector<int>& probes : built->site->probes) {
-      for (int probe : probes) {
-        LinkAddr counter(context_.bundle->probes.at(static_cast<size_t>(probe)).semaphore);
+    for (const std::vector<Action>& actions : built->site->actions) {
+      for (const Action& action : actions) {
+        if (action.probe < 0) continue;
+        LinkAddr counter(context_.bundle->probes.at(static_cast<size_t>(action.probe)).semaphore);
         if (counter.value == 0) continue;
         sites.try_emplace(built->site->image->module().bias.to_target(counter),
                           built->edits.back().at);

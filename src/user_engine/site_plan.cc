@@ -7,9 +7,12 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <set>
 
+#include "abi/pending.h"
 #include "elf/file.h"
 #include "user_engine/ifunc.h"
+#include "user_engine/process_code.h"
 #include "x86/format.h"
 
 namespace spile::user_engine {
@@ -29,47 +32,30 @@ Error ifunc_refused(std::string_view file, std::string_view symbol) {
 namespace {
 
 /// The modules of a process that are a given file: more than one after dlmopen.
-class ModuleFinder {
- public:
-  static Result<ModuleFinder> open(const target::Target& target) {
-    ModuleFinder finder;
-    SPILE_TRY(finder.modules_, target.modules());
-    return finder;
-  }
-
-  const std::vector<target::Module>& all() const { return modules_; }
-
-  std::vector<const target::Module*> find(const std::string& path) {
-    std::vector<const target::Module*> found;
-    struct stat file = {};
-    if (stat(path.c_str(), &file) == 0) {
-      for (const target::Module& m : modules_) {
-        if (m.inode == file.st_ino && m.device == makedev(major(file.st_dev), minor(file.st_dev)))
-          found.push_back(&m);
-      }
+std::vector<const target::Module*> find_modules(const std::vector<target::Module>& modules,
+                                                const std::string& path) {
+  std::vector<const target::Module*> found;
+  struct stat info = {};
+  if (stat(path.c_str(), &info) == 0) {
+    for (const target::Module& m : modules) {
+      if (m.inode == info.st_ino && m.device == makedev(major(info.st_dev), minor(info.st_dev)))
+        found.push_back(&m);
     }
-    // Overlay and other stacked file systems show another device in maps: the build-id is the same.
-    if (found.empty()) found = find_by_build_id(path);
-    return found;
   }
-
- private:
-  std::vector<const target::Module*> find_by_build_id(const std::string& path) {
-    std::vector<const target::Module*> found;
-    auto file = elf::File::open(path);
-    if (!file || file->build_id().empty()) return found;
-    for (const target::Module& m : modules_) {
-      if (m.build_id == file->build_id_hex()) found.push_back(&m);
-    }
-    return found;
+  if (!found.empty()) return found;
+  // Overlay and other stacked file systems show another device in maps: the build-id is the same.
+  auto file = elf::File::open(path);
+  if (!file || file->build_id().empty()) return found;
+  for (const target::Module& m : modules) {
+    if (m.build_id == file->build_id_hex()) found.push_back(&m);
   }
+  return found;
+}
 
-  std::vector<target::Module> modules_;
-};
-
+/// A place to probe, and for what.
 struct Request {
   TargetAddr address;
-  int probe = -1;
+  Action action;
 };
 
 /// Of an offset from a function's start. The planner sees whether an instruction begins there.
@@ -114,22 +100,23 @@ Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
 }
 
 SiteReport refusal_report(const ModuleImage& image,
-                          const Request& request,
+                          TargetAddr address,
+                          int probe,
                           pid_t pid,
                           const patch::Refusal& refusal) {
   SiteReport report;
   report.pid = pid;
-  report.probe = request.probe;
+  report.probe = probe;
   report.location =
       fmt::format("{}:{}", std::filesystem::path(image.module().path).filename().string(),
-                  image.name_of(request.address));
-  report.address = request.address.value;
+                  image.name_of(address));
+  report.address = address.value;
   report.refused = true;
   report.mechanism = std::string(to_string(refusal.kind));
   report.reason = refusal.instruction.empty() ? refusal.reason
                                               : fmt::format("{} (at {}: {})", refusal.reason,
                                                             refusal.address, refusal.instruction);
-  auto bytes = image.original(request.address, 16);
+  auto bytes = image.original(address, 16);
   report.before.assign(bytes.begin(), bytes.end());
   return report;
 }
@@ -186,15 +173,20 @@ Result<void> check_memory(LiveCode& code, const ModuleImage& image, const patch:
 
 class Planner {
  public:
-  Planner(const target::Target& target, const Bundle& bundle, ModuleFinder finder)
+  Planner(const target::Target& target, const Bundle& bundle, ProcessImages images)
       : target_(target),
         bundle_(bundle),
-        finder_(std::move(finder)),
-        ifuncs_(target, finder_.all()) {}
+        images_(std::move(images)),
+        code_(target_, images_),
+        ifuncs_(target, images_.modules()) {}
 
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
+    for (auto& [image, functions] : returning_) plan_returns(*image, functions);
     for (auto& [image, requests] : requests_) plan_module(*image, requests);
+    for (const auto& [returns, refusal] : failed_) refuse_returns(returns, refusal);
+    std::erase_if(plan_.sites, [](const PlannedSite& site) { return !site.has_actions(); });
+    plan_.images = images_.take();
     return std::move(plan_);
   }
 
@@ -203,28 +195,40 @@ class Planner {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
-      if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUsdt) continue;
+      if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
+          probe.kind != ProbeKind::kUsdt)
+        continue;
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
-      if (is_new) entry->second = finder_.find(probe.path);
+      if (is_new) entry->second = find_modules(images_.modules(), probe.path);
       if (entry->second.empty()) {
         return fail(
             ErrorCode::kNotFound,
             "process {} ({}) does not have {} loaded; libraries loaded later are not followed yet",
             target_.pid(), target_.name(), probe.path);
       }
-      for (const target::Module* module : entry->second) {
-        SPILE_TRY(ModuleImage * image, image_of(*module));
-        auto addresses = addresses_of(probe, *image, ifuncs_);
-        bool is_refusal = !addresses && (addresses.error().code == ErrorCode::kUnsupported ||
-                                         addresses.error().code == ErrorCode::kInvalid);
-        if (is_refusal) {
-          refuse_symbol(*module, static_cast<int>(i), addresses.error());
-          continue;
-        }
-        if (!addresses) return std::unexpected(std::move(addresses.error()));
-        for (LinkAddr a : *addresses)
-          requests_[image].push_back({module->bias.to_target(a), static_cast<int>(i)});
-      }
+      for (const target::Module* module : entry->second)
+        SPILE_TRY_VOID(collect_in(*module, static_cast<int>(i)));
+    }
+    return {};
+  }
+
+  Result<void> collect_in(const target::Module& module, int probe) {
+    SPILE_TRY(ModuleImage * image, images_.image_of(module));
+    const Probe& wanted = bundle_.probes[static_cast<size_t>(probe)];
+    auto addresses = addresses_of(wanted, *image, ifuncs_);
+    bool is_refusal = !addresses && (addresses.error().code == ErrorCode::kUnsupported ||
+                                     addresses.error().code == ErrorCode::kInvalid);
+    if (is_refusal) {
+      refuse_symbol(module, probe, addresses.error());
+      return {};
+    }
+    if (!addresses) return std::unexpected(std::move(addresses.error()));
+    for (LinkAddr a : *addresses) {
+      TargetAddr address = module.bias.to_target(a);
+      if (wanted.kind == ProbeKind::kUretprobe)
+        returning_[image][address].push_back(probe);
+      else
+        requests_[image].push_back({address, {Action::Kind::kProbe, probe}});
     }
     return {};
   }
@@ -240,53 +244,161 @@ class Planner {
     plan_.refused.push_back(std::move(report));
   }
 
-  Result<ModuleImage*> image_of(const target::Module& module) {
-    for (const auto& image : plan_.images) {
-      if (image->module().start == module.start) return image.get();
+  using ReturningFunctions = std::map<TargetAddr, std::vector<int>>;
+
+  /// A return probe becomes places: the returns, and for a tracked function its entry.
+  void plan_returns(const ModuleImage& image, const ReturningFunctions& functions) {
+    std::vector<TargetAddr> starts;
+    for (const auto& [function, probes] : functions) starts.push_back(function);
+    patch::ReturnFinder finder(code_, *code_.code_at(starts.front()), starts);
+    for (const auto& [function, probes] : functions) {
+      auto index = static_cast<int>(plan_.returns.size());
+      plan_.returns.push_back({probes, &image, function});
+      auto returns = finder.find(function);
+      if (returns) returns = check_go(image, std::move(*returns));
+      if (!returns) {
+        refuse_returns(index, returns.error());
+        continue;
+      }
+      request_returns(*returns, index);
     }
-    SPILE_TRY(auto image, ModuleImage::load(target_, module));
-    plan_.images.push_back(std::make_unique<ModuleImage>(std::move(image)));
-    return plan_.images.back().get();
+  }
+
+  /// Goroutine stacks move while calls are under way, so a slot says nothing; and a function that
+  /// does not check its stack may have no room.
+  static std::expected<patch::Returns, patch::Refusal> check_go(const ModuleImage& image,
+                                                                patch::Returns returns) {
+    if (!image.is_go()) return returns;
+    patch::Refusal refusal;
+    refusal.kind = patch::RefusalKind::kReserved;
+    refusal.address = returns.function;
+    refusal.reason =
+        "a function of a Go program that ends in a jump to another: goroutine stacks move, so its "
+        "returns cannot be told from those of the other";
+    if (!returns.plain) return std::unexpected(std::move(refusal));
+    return returns;
+  }
+
+  void request_returns(const patch::Returns& found, int index) {
+    PlannedReturns& planned = plan_.returns[static_cast<size_t>(index)];
+    planned.plain = found.plain;
+    planned.how = found.describe();
+    planned.places =
+        found.rets.size() + found.arrivals.size() + found.jumps.size() + (found.plain ? 0 : 1);
+    uint32_t number = found.plain ? 0 : ++tracked_;
+    if (number > abi::kMaxPendingNumber) {
+      patch::Refusal refusal;
+      refusal.address = found.function;
+      refusal.reason =
+          fmt::format("{} functions with tail jumps are traced already", abi::kMaxPendingNumber);
+      return refuse_returns(index, refusal);
+    }
+    if (number != 0) {
+      request_event(found.function, Action::Kind::kNote, index, number);
+      for (TargetAddr entry : found.arrivals)
+        request_event(entry, Action::Kind::kArrive, index, number);
+      for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
+    }
+    for (TargetAddr ret : found.rets) {
+      const ModuleImage* image = images_.image_at(ret);
+      SPILE_CHECK(image != nullptr);
+      for (int probe : planned.probes) {
+        requests_[image].push_back(
+            {ret, {Action::Kind::kReturn, probe, index, number, popped_by(*image, ret)}});
+      }
+    }
+  }
+
+  void request_event(TargetAddr at, Action::Kind kind, int index, uint32_t number) {
+    const ModuleImage* image = images_.image_at(at);
+    SPILE_CHECK(image != nullptr);
+    requests_[image].push_back({at, {kind, -1, index, number, 0}});
+  }
+
+  /// ret, ret imm16
+  static uint32_t popped_by(const ModuleImage& image, TargetAddr ret) {
+    auto bytes = image.original(ret, x86::kMaxInsnBytes);
+    if (bytes.empty()) bytes = image.original(ret, 1);
+    auto shape = x86::decode_shape(bytes);
+    uint32_t operand = shape ? static_cast<uint32_t>(shape->imm) & 0xffff : 0;
+    return 8 + operand;
+  }
+
+  void refuse_returns(int index, const patch::Refusal& refusal) {
+    auto reports = plan_.refuse_returns(index, target_.pid(), refusal);
+    plan_.refused.insert(plan_.refused.end(), reports.begin(), reports.end());
   }
 
   void plan_module(const ModuleImage& image, const std::vector<Request>& requests) {
     std::vector<TargetAddr> addresses;
     for (const Request& r : requests) addresses.push_back(r.address);
     auto plans = patch::plan_windows(image.code(), addresses);
+    std::vector<bool> only_returns(plans.sites.size(), true);
+    for (size_t i = 0; i < requests.size(); i++) {
+      if (plans.outcomes[i] && requests[i].action.kind != Action::Kind::kReturn)
+        only_returns[plans.outcomes[i]->site] = false;
+    }
     std::vector<const patch::Refusal*> refused(plans.sites.size());
     std::deque<patch::Refusal> reasons;
     std::vector<PlannedSite*> sites(plans.sites.size());
     LiveCode live(target_);
     for (size_t i = 0; i < plans.sites.size(); i++) {
-      auto refusal = refuse_site(live, image, plans.sites[i]);
+      auto refusal = refuse_site(live, image, plans.sites[i], only_returns[i]);
       if (refusal) {
         refused[i] = &reasons.emplace_back(std::move(*refusal));
         continue;
       }
       size_t heads = plans.sites[i].probed.size();
       sites[i] = &plan_.sites.emplace_back(
-          PlannedSite{std::move(plans.sites[i]), &image, std::vector<std::vector<int>>(heads)});
+          PlannedSite{std::move(plans.sites[i]), &image, std::vector<std::vector<Action>>(heads)});
     }
     for (size_t i = 0; i < requests.size(); i++) {
       const auto& outcome = plans.outcomes[i];
       const patch::Refusal* refusal = outcome ? refused[outcome->site] : &outcome.error();
       if (refusal != nullptr) {
-        plan_.refused.push_back(refusal_report(image, requests[i], target_.pid(), *refusal));
+        refuse(image, requests[i], *refusal);
         continue;
       }
       PlannedSite& site = *sites[outcome->site];
       auto head = std::ranges::find(site.plan.probed, outcome->offset, &patch::ProbedHead::offset);
       SPILE_CHECK(head != site.plan.probed.end());
-      site.probes[static_cast<size_t>(head - site.plan.probed.begin())].push_back(
-          requests[i].probe);
+      site.actions[static_cast<size_t>(head - site.plan.probed.begin())].push_back(
+          requests[i].action);
     }
   }
 
-  /// What the planner of the module's code cannot know.
+  void refuse(const ModuleImage& image, const Request& request, const patch::Refusal& refusal) {
+    if (request.action.returns < 0) {
+      plan_.refused.push_back(
+          refusal_report(image, request.address, request.action.probe, target_.pid(), refusal));
+      return;
+    }
+    // Later: other modules may still ask for places of the same function.
+    patch::Refusal of_place = refusal;
+    const char* what = name_of(request.action.kind);
+    of_place.reason = fmt::format("its {} at {} cannot be patched: {}", what,
+                                  image.name_of(request.address), refusal.reason);
+    failed_.emplace(request.action.returns, std::move(of_place));
+  }
+
+  static const char* name_of(Action::Kind kind) {
+    switch (kind) {
+      case Action::Kind::kNote: return "entry";
+      case Action::Kind::kArm: return "tail jump";
+      case Action::Kind::kArrive: return "tail jump's target";
+      default: return "return";
+    }
+  }
+
+  /// What the planner of the module's code cannot know. Behind the stack check of a Go function
+  /// there is room, also in windows that do not begin with it.
   static std::optional<patch::Refusal> refuse_site(LiveCode& live,
                                                    const ModuleImage& image,
-                                                   const patch::SitePlan& plan) {
-    if (image.is_go() && !plan.go_stack_check) return no_stack_check(plan);
+                                                   const patch::SitePlan& plan,
+                                                   bool only_returns) {
+    const bool checked_before =
+        only_returns && patch::is_go_stack_checked(image.original(plan.function, 16));
+    if (image.is_go() && !plan.go_stack_check && !checked_before) return no_stack_check(plan);
     auto checked = check_memory(live, image, plan);
     if (checked) return std::nullopt;
     patch::Refusal refusal;
@@ -298,26 +410,81 @@ class Planner {
 
   const target::Target& target_;
   const Bundle& bundle_;
-  ModuleFinder finder_;
+  ProcessImages images_;
+  ProcessCode code_;
   IfuncFinder ifuncs_;
   ProcessPlan plan_;
-  std::map<ModuleImage*, std::vector<Request>> requests_;
+  uint32_t tracked_ = 0;
+  std::map<const ModuleImage*, std::vector<Request>> requests_;
+  std::map<const ModuleImage*, ReturningFunctions> returning_;
+  std::map<int, patch::Refusal> failed_;  ///< by index into plan_.returns
 };
 
 }  // namespace
 
 Result<ProcessPlan> plan_process(const target::Target& target, const Bundle& bundle) {
-  SPILE_TRY(auto finder, ModuleFinder::open(target));
-  return Planner(target, bundle, std::move(finder)).plan();
+  SPILE_TRY(auto images, ProcessImages::open(target));
+  return Planner(target, bundle, std::move(images)).plan();
+}
+
+bool PlannedSite::has_actions() const {
+  return std::ranges::any_of(actions, [](const auto& list) { return !list.empty(); });
+}
+
+std::vector<int> returns_at(const PlannedSite& site) {
+  std::set<int> all;
+  for (const auto& list : site.actions) {
+    for (const Action& action : list) {
+      if (action.returns >= 0) all.insert(action.returns);
+    }
+  }
+  return {all.begin(), all.end()};
+}
+
+bool PlannedSite::notes_calls() const {
+  return std::ranges::any_of(actions, [](const auto& list) {
+    return std::ranges::find(list, Action::Kind::kNote, &Action::kind) != list.end();
+  });
+}
+
+std::vector<SiteReport> ProcessPlan::refuse_returns(int index,
+                                                    pid_t pid,
+                                                    const patch::Refusal& refusal) {
+  PlannedReturns& taken = returns[static_cast<size_t>(index)];
+  if (std::exchange(taken.refused, true)) return {};
+  for (PlannedSite& site : sites) {
+    for (auto& list : site.actions)
+      std::erase_if(list, [&](const Action& action) { return action.returns == index; });
+  }
+  std::vector<SiteReport> reports;
+  for (int probe : taken.probes)
+    reports.push_back(refusal_report(*taken.image, taken.function, probe, pid, refusal));
+  return reports;
+}
+
+SiteReport describe(const PlannedReturns& returns, pid_t pid) {
+  SiteReport report;
+  report.pid = pid;
+  report.probe = returns.probes.front();
+  report.location =
+      fmt::format("{}:{}", std::filesystem::path(returns.image->module().path).filename().string(),
+                  returns.image->name_of(returns.function));
+  report.address = returns.function.value;
+  report.mechanism = returns.plain ? "returns" : "returns of noted calls";
+  report.reason = fmt::format("{}; {} place{} patched", returns.how, returns.places,
+                              returns.places == 1 ? "" : "s");
+  return report;
 }
 
 std::vector<SiteReport> describe(const PlannedSite& site, pid_t pid, const Bundle& bundle) {
   std::vector<SiteReport> reports;
   for (size_t i = 0; i < site.plan.probed.size(); i++) {
+    auto probe = std::ranges::find(site.actions[i], Action::Kind::kProbe, &Action::kind);
+    if (probe == site.actions[i].end()) continue;
     SiteReport report;
     TargetAddr at = site.plan.site + site.plan.probed[i].offset;
     report.pid = pid;
-    report.probe = site.probes[i].front();
+    report.probe = probe->probe;
     std::string function = site.image->name_of(at);
     report.location = fmt::format(
         "{}:{}", std::filesystem::path(site.image->module().path).filename().string(),

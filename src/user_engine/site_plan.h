@@ -15,18 +15,56 @@
 
 namespace spile::user_engine {
 
-/// One window that will be patched, and the probes that fire in it.
+/// What is done at a probed head.
+struct Action {
+  enum class Kind : uint8_t {
+    kProbe,   ///< a probe at this instruction runs
+    kNote,    ///< a tracked function begins: the call is noted
+    kArm,     ///< a jump that a noted call may leave a function by
+    kArrive,  ///< the entry of a function that noted calls may come to, and others too
+    kReturn,  ///< a return probe runs, at a `ret`
+  };
+  Kind kind = Kind::kProbe;
+  int probe = -1;             ///< kProbe, kReturn: index into Bundle::probes
+  int returns = -1;           ///< all but kProbe: index into ProcessPlan::returns
+  uint32_t number = 0;        ///< of the tracked function; 0: every ret here is a return of it
+  uint32_t popped_bytes = 0;  ///< kReturn: what the ret takes off the stack
+};
+
+/// One window that will be patched, and what is done in it.
 struct PlannedSite {
   patch::SitePlan plan;
   const ModuleImage* image = nullptr;
-  /// For each of plan.probed: indices into Bundle::probes, in the script's order.
-  std::vector<std::vector<int>> probes;
+  /// For each of plan.probed, in the script's order.
+  std::vector<std::vector<Action>> actions;
+
+  bool has_actions() const;
+  /// Has a tracked function's entry.
+  bool notes_calls() const;
+};
+
+/// The return probes of one function: all of its places are patched, or none.
+struct PlannedReturns {
+  std::vector<int> probes;  ///< indices into Bundle::probes
+  const ModuleImage* image = nullptr;
+  TargetAddr function;
+  std::string how;    ///< "3 returns, 1 tail jump to g"
+  bool plain = true;  ///< as patch::Returns
+  size_t places = 0;  ///< instructions that are probed for it
+  bool refused = false;
 };
 
 struct ProcessPlan {
   std::vector<std::unique_ptr<ModuleImage>> images;  ///< only modules that have sites
   std::deque<PlannedSite> sites;                     ///< in no order; they stay where they are
+  std::deque<PlannedReturns> returns;
   std::vector<engine::SiteReport> refused;
+
+  /// Takes the return probes of a function out of every site. Sites may be left without actions.
+  /// The reports for people, one a probe: none the second time.
+  std::vector<engine::SiteReport> refuse_returns(int returns,
+                                                 pid_t pid,
+                                                 const patch::Refusal& refusal);
 };
 
 /// Errors:  not found   a probe's file is not mapped in the process, or it has no such function
@@ -34,10 +72,16 @@ struct ProcessPlan {
 /// A place that cannot be patched safely is no error: it is in `refused`.
 Result<ProcessPlan> plan_process(const target::Target& target, const bundle::Bundle& bundle);
 
-/// How the probed heads of a site are described to people: `spile sites`, -v. One report a head.
+/// The return probes that have a place in a site: indices into ProcessPlan::returns.
+std::vector<int> returns_at(const PlannedSite& site);
+
+/// How the probed heads of a site are described to people: `spile sites`, -v. One report a head
+/// that a probe is set on; those of return probes are described together.
 std::vector<engine::SiteReport> describe(const PlannedSite& site,
                                          pid_t pid,
                                          const bundle::Bundle& bundle);
+
+engine::SiteReport describe(const PlannedReturns& returns, pid_t pid);
 
 /// The address of an IFUNC symbol is that of its resolver, which runs once, before main: not what
 /// anybody wants to trace.

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "abi/data_region.h"
+#include "abi/pending.h"
 #include "os/process.h"
 #include "user_engine/address_plan.h"
 #include "user_engine/target/inject.h"
@@ -177,9 +178,11 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
   std::vector<AddressRange> ranges;
   for (const AddressRange& range : job_.unmap) {
     bool is_there = std::ranges::any_of(target::our_mappings(maps), [&](const os::MapEntry& m) {
-      // A per-thread page is known by the data region behind it.
-      return has_inode(job_.mappings, m.inode) &&
-             (m.contains(range.start) || (range.size() == kPageBytes && m.start == range.end));
+      // A per-thread page is known by the data region behind it, a pending table by both.
+      const bool is_page = range.size() == kPageBytes && m.start == range.end;
+      const bool is_table =
+          range.size() == abi::kPendingTableBytes && m.start == range.end + kPageBytes;
+      return has_inode(job_.mappings, m.inode) && (m.contains(range.start) || is_page || is_table);
     });
     if (is_there) ranges.push_back(range);
   }

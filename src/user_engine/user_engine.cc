@@ -55,9 +55,8 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
       case ProbeKind::kEnd:
       case ProbeKind::kInterval:
       case ProbeKind::kUprobe:
-      case ProbeKind::kUsdt: break;
       case ProbeKind::kUretprobe:
-        return fail(ErrorCode::kUnsupported, "{}: not built yet in the user engine", probe.name);
+      case ProbeKind::kUsdt: break;
       default:
         return fail(ErrorCode::kUnsupported,
                     "{}: only the kernel has this probe; use --engine kernel", probe.name);
@@ -68,7 +67,8 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
 
 bool has_uprobes(const Bundle& bundle) {
   return std::ranges::any_of(bundle.probes, [](const Probe& p) {
-    return p.kind == ProbeKind::kUprobe || p.kind == ProbeKind::kUsdt;
+    return p.kind == ProbeKind::kUprobe || p.kind == ProbeKind::kUretprobe ||
+           p.kind == ProbeKind::kUsdt;
   });
 }
 
@@ -449,9 +449,9 @@ std::set<int> UserTrace::placed_though_refused() {
   for (const engine::SiteReport& report : refusals()) refused.insert(report.probe);
   for (const auto& attachment : attachments_) {
     for (const PatchedSite& site : attachment->sites) {
-      for (const std::vector<int>& probes : site.planned->probes) {
-        for (int probe : probes) {
-          if (refused.contains(probe)) placed.insert(probe);
+      for (const std::vector<Action>& actions : site.planned->actions) {
+        for (const Action& action : actions) {
+          if (refused.contains(action.probe)) placed.insert(action.probe);
         }
       }
     }
@@ -493,7 +493,13 @@ Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& bund
   for (const PlannedSite& site : plan.sites) sites.push_back(&site);
   SPILE_TRY(auto addresses, plan_addresses(target, bundle, sites));
   std::map<const PlannedSite*, const patch::Refusal*> refused;
-  for (const auto& [site, refusal] : addresses.refused) refused.emplace(site, &refusal);
+  for (const auto& [site, refusal] : addresses.refused) {
+    refused.emplace(site, &refusal);
+    for (const int returns : returns_at(*site)) {
+      auto more = plan.refuse_returns(returns, pid, refusal);
+      plan.refused.insert(plan.refused.end(), more.begin(), more.end());
+    }
+  }
   std::vector<engine::SiteReport> reports;
   for (const PlannedSite* site : sites) {
     auto placed = addresses.placements.find(site);
@@ -508,6 +514,9 @@ Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& bund
       }
       reports.push_back(std::move(report));
     }
+  }
+  for (const PlannedReturns& returns : plan.returns) {
+    if (!returns.refused) reports.push_back(describe(returns, pid));
   }
   std::ranges::sort(reports, {}, &engine::SiteReport::address);
   reports.insert(reports.end(), plan.refused.begin(), plan.refused.end());

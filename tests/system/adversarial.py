@@ -34,6 +34,9 @@ class Case:
         path = work_path if path == "@work" else os.path.join(TARGETS, path) if path else self.path
         return [probe if ":" in probe else f"{path}:{probe}" for probe in self.entry["probes"]]
 
+    def program(self, work_path=None):
+        return count_program(self.probes(work_path), "uretprobe" if self.entry.get("returns") else "uprobe")
+
     def refusal_passes(self, spile):
         """Called when spile ended without attaching: passes only where the catalogue allows it."""
         refusal = self.entry["refusal"]
@@ -54,7 +57,7 @@ class Case:
 
     def command(self):
         bare_output, _ = run_bare(self.path, self.args, self.timeout)
-        with Spile(count_program(self.probes()), command=" ".join([self.path, *self.args])) as spile:
+        with Spile(self.program(), command=" ".join([self.path, *self.args])) as spile:
             status = spile.finish(self.timeout)
             if not any("EXIT-" in line for line in spile.out):
                 return self.refusal_passes(spile)
@@ -68,7 +71,7 @@ class Case:
         with Target(self.path, self.args, wait=True, hold=hold) as target:
             work = next((line[5:] for line in target.out if line.startswith("work=")), None)
             before = Picture(target.pid)
-            with Spile(count_program(self.probes(work)), pid=target.pid) as spile:
+            with Spile(self.program(work), pid=target.pid) as spile:
                 attached = spile.wait_attached(self.timeout)
                 if not attached:
                     self.refusal_passes(spile)
@@ -105,7 +108,7 @@ class Case:
             target.send_line()
             end = time.monotonic() + seconds * 0.8
             while time.monotonic() < end and cycles < self.entry.get("cycles", LOOP_CYCLES) and target.alive():
-                with Spile(count_program(self.probes()), pid=target.pid) as spile:
+                with Spile(self.program(), pid=target.pid) as spile:
                     if not spile.wait_attached():
                         if not target.alive() or "done" in target.out:
                             break

@@ -271,8 +271,8 @@ class Spile(Process):
         return status
 
 
-def count_program(probes):
-    return ", ".join(f"uprobe:{probe}" for probe in probes) + " { @calls = count(); }"
+def count_program(probes, kind="uprobe"):
+    return ", ".join(f"{kind}:{probe}" for probe in probes) + " { @calls = count(); }"
 
 
 # --- what a process looks like from outside -----------------------------------------------------------------------------

@@ -85,8 +85,7 @@ def junk_is_refused_in_words():
 
 @case
 def what_is_not_built_says_so():
-    for script, name in (("uretprobe:libc:fopen { @ = count(); }", "uretprobe"),
-                         ("profile:hz:99 { @ = count(); }", "profile"), ("BEGIN { print(strlen(comm)); }", "strlen"),
+    for script, name in (("profile:hz:99 { @ = count(); }", "profile"), ("BEGIN { print(strlen(comm)); }", "strlen"),
                          ("uprobe:libc:fopen { print(ustack(build_id)); }", "build_id"),
                          ("hardware:cycles:1000 { @ = count(); }", "hardware"),
                          ("software:faults:1 { @ = count(); }", "software")):

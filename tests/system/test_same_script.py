@@ -54,6 +54,8 @@ SCRIPTS = {
     "variables": "uprobe:{P}:step_one {{ $x = arg0 * 3; $x += 1; @last = $x; @seen[$x % 4]++; }} END {{ printf(\"%d\\n\", @last); }}",
     "glob_and_func": "uprobe:{P}:step_* {{ @[func] = count(); @p[probe] = count(); }}",
     "several_probes": 'uprobe:{P}:step_one, uprobe:{P}:step_two {{ @n = count(); }} uprobe:{P}:many {{ @m = count(); }}',
+    "return_values": 'uretprobe:{P}:step_one {{ printf("%d\\n", retval); }} uretprobe:{P}:many {{ @m = sum(retval); @[func] = count(); @p[probe] = count(); }}',
+    "entries_and_returns": "uprobe:{P}:step_two {{ @in = count(); @n = sum(arg2); }} uretprobe:{P}:step_two {{ @out = count(); @s = min((int32)retval); }}",
     "two_on_one": "uprobe:{P}:many {{ @first = count(); }} uprobe:{P}:many {{ @second = count(); }}",
     "begin_and_end": 'BEGIN {{ printf("begin %s\\n", "here"); @x = 7; }} uprobe:{P}:many {{ @x++; }} END {{ printf("end %d\\n", @x); clear(@x); }}',
     "delete_and_zero": "uprobe:{P}:step_one {{ @d[arg0] = 1; if (arg0 > 3) {{ delete(@d[arg0]); }} @z = count(); }} END {{ zero(@z); print(@d); }}",

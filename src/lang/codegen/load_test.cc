@@ -21,6 +21,7 @@ const char* const kScripts[] = {
     "uprobe:libc:f* { @[func] = count(); }",
     "kprobe:vfs_read { @[probe] = count(); }",
     "kretprobe:vfs_read { @[retval < 0] = count(); }",
+    "uretprobe:libc:fopen { @[retval == 0] = count(); @f[func, probe] = count(); }",
     "tracepoint:sched:sched_switch { @[args.prev_comm, args.next_pid] = count(); }",
     "tracepoint:sched:sched_process_exec { printf(\"%s %d\\n\", args.filename, args->pid); }",
     "tracepoint:sched:sched_process_exec { @[args.filename] = count(); }",

@@ -132,8 +132,8 @@ constexpr BuiltinEntry kBuiltins[] = {
 };
 
 /// Names for "did you mean" only: handled apart because they depend on the probe.
-constexpr std::string_view kContextNames[] = {"ustack", "kstack", "args", "arg0", "arg1", "arg2",
-                                              "arg3", "arg4", "arg5", "retval"};
+constexpr std::string_view kContextNames[] = {"ustack", "kstack", "args", "arg0", "arg1",
+                                              "arg2",   "arg3",   "arg4", "arg5", "retval"};
 
 }  // namespace
 
@@ -221,6 +221,7 @@ bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
     case ProbeType::kEnd: kind = ProbeKind::kEnd; return true;
     case ProbeType::kInterval: kind = ProbeKind::kInterval; return true;
     case ProbeType::kUprobe: kind = ProbeKind::kUprobe; return true;
+    case ProbeType::kUretprobe: kind = ProbeKind::kUretprobe; return true;
     case ProbeType::kKprobe: kind = ProbeKind::kKprobe; return true;
     case ProbeType::kKretprobe: kind = ProbeKind::kKretprobe; return true;
     case ProbeType::kUsdt: kind = ProbeKind::kUsdt; return true;

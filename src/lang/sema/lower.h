@@ -1,8 +1,9 @@
 // One clause of the AST -> its typed form, with the types found so far.
 //
 // Split over lower_expr.cc (values), lower_operator.cc (operators, casts), lower_call.cc
-// (functions), lower_stack.cc (stacks, symbols), lower_map.cc and lower_stmt.cc (statements, scopes). Every method returns a node
-// whatever happens: after an error it is of unknown type, from which nothing further is reported.
+// (functions), lower_stack.cc (stacks, symbols), lower_map.cc and lower_stmt.cc (statements,
+// scopes). Every method returns a node whatever happens: after an error it is of unknown type, from
+// which nothing further is reported.
 #pragma once
 
 #include <map>

@@ -137,10 +137,10 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     refuse(span, name);
     return unknown(span);
   }
-  bool has_function = instance_.context.kind == ContextKind::kRegs &&
-                      instance_.context.probe != ProbeKind::kUsdt;
+  bool has_function =
+      instance_.context.kind == ContextKind::kRegs && instance_.context.probe != ProbeKind::kUsdt;
   if (entry->builtin == typed::Builtin::kFunc && !has_function) {
-    diagnostics_.error(span, "func is only there in uprobe, kprobe and kretprobe");
+    diagnostics_.error(span, "func is only there in uprobe, uretprobe, kprobe and kretprobe");
     return unknown(span);
   }
   ExprPtr expr = make(ExprKind::kBuiltin, type_of(entry->builtin), span);
@@ -171,8 +171,9 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
 }
 
 Lowering::ExprPtr Lowering::lower_retval(Span span) {
-  if (instance_.context.probe != ProbeKind::kKretprobe) {
-    diagnostics_.error(span, "retval is only there in kretprobe");
+  ProbeKind kind = instance_.context.probe;
+  if (kind != ProbeKind::kKretprobe && kind != ProbeKind::kUretprobe) {
+    diagnostics_.error(span, "retval is only there in kretprobe and uretprobe");
     return unknown(span);
   }
   ExprPtr expr = make(ExprKind::kContext, Type::int64(), span);

@@ -70,7 +70,7 @@ Lowering::ExprPtr Lowering::lower_symbol(const ast::Call& call, Type::Kind kind)
 Lowering::ExprPtr Lowering::lower_reg(const ast::Call& call) {
   // In the order of struct pt_regs, eight bytes each.
   constexpr std::array<std::string_view, 21> kNames = {
-      "r15", "r14", "r13", "r12", "bp", "bx",      "r11", "r10", "r9",    "r8", "ax",
+      "r15", "r14", "r13", "r12", "bp",      "bx", "r11", "r10",   "r9", "r8", "ax",
       "cx",  "dx",  "si",  "di",  "orig_ax", "ip", "cs",  "flags", "sp", "ss"};
   std::string name;
   if (!literal_text(*call.arguments[0], "the register of reg()", name)) return unknown(call.span);

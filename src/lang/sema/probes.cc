@@ -75,7 +75,8 @@ class Resolver {
       case ProbeKind::kBegin:
       case ProbeKind::kEnd: add_alone(point, kind); break;
       case ProbeKind::kInterval: resolve_interval(point); break;
-      case ProbeKind::kUprobe: resolve_uprobe(point); break;
+      case ProbeKind::kUprobe:
+      case ProbeKind::kUretprobe: resolve_uprobe(point, kind); break;
       case ProbeKind::kTracepoint: resolve_tracepoint(point); break;
       case ProbeKind::kUsdt: resolve_usdt(point); break;
       default: resolve_kprobe(point, kind); break;
@@ -117,9 +118,15 @@ class Resolver {
     add_alone(point, ProbeKind::kInterval).interval_ns = point.period_ns;
   }
 
-  void resolve_uprobe(const ast::AttachPoint& point) {
-    if (point.is_cpp) return resolve_cpp(point);
+  void resolve_uprobe(const ast::AttachPoint& point, ProbeKind kind) {
+    if (point.is_cpp) return resolve_cpp(point, kind);
     if (!point.source_file.empty()) return refuse(point, "a uprobe by source line");
+    bool is_return = kind == ProbeKind::kUretprobe;
+    if (is_return && (point.offset != 0 || point.address)) {
+      diagnostics_.error(point.span,
+                         "a uretprobe takes a function, without an offset or an address");
+      return;
+    }
     if (point.address) return resolve_uprobe_address(point);
     auto functions = world_.user_functions(point.target, point.function);
     if (!functions || functions->empty()) {
@@ -130,9 +137,9 @@ class Resolver {
       return;
     }
     for (const UserFunction& function : *functions) {
-      add_shared({.kind = ProbeKind::kUprobe,
-                  .name = fmt::format("uprobe:{}:{}{}", function.path, function.symbol,
-                                      offset_text(point)),
+      add_shared({.kind = kind,
+                  .name = fmt::format("{}:{}:{}{}", is_return ? "uretprobe" : "uprobe",
+                                      function.path, function.symbol, offset_text(point)),
                   .function = function.symbol,
                   .path = function.path,
                   .symbol = function.symbol,
@@ -140,16 +147,17 @@ class Resolver {
     }
   }
 
-  void resolve_cpp(const ast::AttachPoint& point) {
+  void resolve_cpp(const ast::AttachPoint& point, ProbeKind kind) {
     auto functions = world_.cpp_functions(point.target, point.function);
     if (!functions) {
       diagnostics_.error(point.span, "{}", functions.error().message);
       return;
     }
     for (const auto& [function, name] : *functions) {
-      add_shared({.kind = ProbeKind::kUprobe,
-                  .name = fmt::format("uprobe:{}:cpp:{}{}", function.path, function.symbol,
-                                      offset_text(point)),
+      add_shared({.kind = kind,
+                  .name = fmt::format("{}:{}:cpp:{}{}",
+                                      kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe",
+                                      function.path, function.symbol, offset_text(point)),
                   .function = name,
                   .path = function.path,
                   .symbol = function.symbol,

@@ -20,6 +20,14 @@ constexpr uint32_t kHoleBytes = 8, kFlagsBytes = 8, kReturnAddressBytes = 8;
 /// call". Source: Linux arch/x86/include/asm/segment.h, __USER_CS and __USER_DS.
 constexpr int32_t kUserCs = 0x33, kUserSs = 0x2b, kNoSystemCall = -1;
 
+/// What a C function may destroy: rax, rcx, rdx, rsi, rdi, r8 to r11.
+constexpr SlotMask kCallClobbers =
+    slot_bit(offsetof(abi::HitFrame, ax)) | slot_bit(offsetof(abi::HitFrame, cx)) |
+    slot_bit(offsetof(abi::HitFrame, dx)) | slot_bit(offsetof(abi::HitFrame, si)) |
+    slot_bit(offsetof(abi::HitFrame, di)) | slot_bit(offsetof(abi::HitFrame, r8)) |
+    slot_bit(offsetof(abi::HitFrame, r9)) | slot_bit(offsetof(abi::HitFrame, r10)) |
+    slot_bit(offsetof(abi::HitFrame, r11));
+
 const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp,
                        x86::rsi, x86::rdi, x86::r8,  x86::r9,  x86::r10,
                        x86::r11, x86::r12, x86::r13, x86::r14, x86::r15};
@@ -69,6 +77,13 @@ class DetourEmitter {
       if (!is_empty(body))
         needs_.stack_bytes = std::max(needs_.stack_bytes, body.stack_bytes + call);
     }
+    if (calls_pending()) {
+      needs_.clobbers |= kCallClobbers;
+      needs_.clobbers_flags = true;
+      for (const HelperCode* entry : {&spec_.pending->note, &spec_.pending->take,
+                                      &spec_.pending->arm, &spec_.pending->arrive})
+        needs_.stack_bytes = std::max(needs_.stack_bytes, entry->stack_bytes);
+    }
     if (spec_.hits) {
       needs_.clobbers |= slot_of(x86::rax) | slot_of(x86::r11);
       needs_.clobbers_flags = true;
@@ -85,10 +100,16 @@ class DetourEmitter {
 
   static bool is_empty(const Body& body) { return body.code_bytes == 0; }
 
+  bool calls_pending() const {
+    return !spec_.calls.empty() ||
+           std::any_of(spec_.programs.begin(), spec_.programs.end(),
+                       [](const DetourProgram& p) { return p.pending != 0; });
+  }
+
   void lay_out() {
-    bool does_nothing =
-        !spec_.hits && std::all_of(spec_.programs.begin(), spec_.programs.end(),
-                                   [](const DetourProgram& p) { return is_empty(*p.body); });
+    bool does_nothing = !spec_.hits && !calls_pending() &&
+                        std::all_of(spec_.programs.begin(), spec_.programs.end(),
+                                    [](const DetourProgram& p) { return is_empty(*p.body); });
     if (does_nothing) return;
     frame_at_ = inline_ ? kHoleBytes : 0;
     flags_at_ = frame_at_ + static_cast<int32_t>(sizeof(abi::HitFrame));
@@ -113,10 +134,11 @@ class DetourEmitter {
 
   Result<void> check_override() const {
     if (!needs_.overrides || spec_.may_override) return {};
-    return fail(ErrorCode::kUnsafe,
-                "override() returns before a function has begun; {} is not the first instruction of a "
-                "function that the module's unwind table (.eh_frame) knows",
-                spec_.site);
+    return fail(
+        ErrorCode::kUnsafe,
+        "override() returns before a function has begun; {} is not the first instruction of a "
+        "function that the module's unwind table (.eh_frame) knows",
+        spec_.site);
   }
 
   // ---- code
@@ -129,8 +151,9 @@ class DetourEmitter {
     emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
     save();
     fill_context();
-    if (spec_.hits) count_hit(*spec_.hits);
-    for (const DetourProgram& program : spec_.programs) run_program(program);
+    for (const CallEvent& event : spec_.calls) call_pending(entry_of(event.kind), event.number);
+    count_unconditional_hit();
+    for (size_t i = 0; i < spec_.programs.size();) i = run_programs_from(i);
     if (needs_.overrides) return_instead();
     restore();
     leave();
@@ -171,20 +194,11 @@ class DetourEmitter {
     }
   }
 
-  /// Values that are no register. From here on rax is free where it is used.
+  /// Constants. From here on rax is free where ip and sp are filled in.
   void fill_context() {
-    if ((needs_.reads & kIpSlot) != 0) {
-      emit_.load_constant(x86::rax, spec_.site.value);
-      emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, ip)), x86::rax);
-    }
-    if ((needs_.reads & kSpSlot) != 0) {
-      emit_.op(Inst::kIdLea, x86::rax, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
-      emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, sp)), x86::rax);
-    }
     fill_constant(offsetof(abi::HitFrame, orig_ax), kNoSystemCall);
     fill_constant(offsetof(abi::HitFrame, cs), kUserCs);
     fill_constant(offsetof(abi::HitFrame, ss), kUserSs);
-    fill_constant(offsetof(abi::HitFrame, at_entry), spec_.at_entry ? 1 : 0);
     fill_constant(offsetof(abi::HitFrame, overridden), 0);
   }
 
@@ -201,9 +215,70 @@ class DetourEmitter {
     emit_.locked(Inst::kIdInc, x86::qword_ptr(x86::rax, x86::r11));
   }
 
+  /// A hit is counted once however many programs it runs, and if all are conditional where the
+  /// first of them runs.
+  void count_unconditional_hit() {
+    bool always = std::any_of(spec_.programs.begin(), spec_.programs.end(),
+                              [](const DetourProgram& p) { return p.pending == 0; });
+    if (spec_.hits && (always || (spec_.programs.empty() && spec_.calls.empty())))
+      count_hit(*spec_.hits);
+  }
+
+  /// Runs program `i` and those that share its note; returns the next.
+  size_t run_programs_from(size_t i) {
+    const uint32_t number = spec_.programs[i].pending;
+    if (number == 0) {
+      run_program(spec_.programs[i]);
+      return i + 1;
+    }
+    Label past = emit_.new_label();
+    call_pending(spec_.pending->take, number);
+    emit_.op(Inst::kIdTest, x86::eax, x86::eax);
+    emit_.jump_if(x86::CondCode::kE, past);
+    if (spec_.hits) count_hit(*spec_.hits);
+    for (; i < spec_.programs.size() && spec_.programs[i].pending == number; i++)
+      run_program(spec_.programs[i]);
+    emit_.bind(past);
+    return i;
+  }
+
+  const HelperCode& entry_of(CallEvent::Kind kind) const {
+    switch (kind) {
+      case CallEvent::Kind::kArm: return spec_.pending->arm;
+      case CallEvent::Kind::kArrive: return spec_.pending->arrive;
+      case CallEvent::Kind::kNote: break;
+    }
+    return spec_.pending->note;
+  }
+
+  void call_pending(const HelperCode& entry, uint32_t number) {
+    emit_.op(Inst::kIdLea, x86::rdi, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+    emit_.op(Inst::kIdMov, x86::esi, Imm(number));
+    emit_.call_helper(entry.address);
+  }
+
+  /// The instruction and the stack pointer that the program is to see.
+  void fill_place(const DetourProgram& program) {
+    if ((program.body->reads & kIpSlot) != 0) {
+      if (program.popped_bytes == 0)
+        emit_.load_constant(x86::rax, spec_.site.value);
+      else
+        emit_.op(Inst::kIdMov, x86::rax, x86::qword_ptr(x86::rsp, static_cast<int32_t>(total_)));
+      emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, ip)), x86::rax);
+    }
+    const bool at_entry = spec_.at_entry && program.popped_bytes == 0;
+    fill_constant(offsetof(abi::HitFrame, at_entry), at_entry ? 1 : 0);
+    if ((program.body->reads & kSpSlot) != 0) {
+      emit_.op(Inst::kIdLea, x86::rax,
+               x86::ptr(x86::rsp, static_cast<int32_t>(total_ + program.popped_bytes)));
+      emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, sp)), x86::rax);
+    }
+  }
+
   void run_program(const DetourProgram& program) {
     const Body& body = *program.body;
     if (is_empty(body)) return;
+    fill_place(program);
     if ((body.reads & kCookieSlot) != 0) store_cookie(program.cookie);
     if (!inline_) return emit_.call_body(body.base);
     inlined_at_ = emit_.offset();
@@ -288,10 +363,14 @@ class DetourEmitter {
 Result<Detour> emit_detour(const DetourSpec& spec) {
   if (!spec.displaced)
     return fail(ErrorCode::kInvalid, "a detour without displaced code for {}", spec.site);
+  bool wants_pending = !spec.calls.empty();
   for (const DetourProgram& program : spec.programs) {
+    wants_pending |= program.pending != 0;
     if (program.body == nullptr)
       return fail(ErrorCode::kInvalid, "a detour without a body for {}", spec.site);
   }
+  if (wants_pending && !spec.pending)
+    return fail(ErrorCode::kInvalid, "notes of calls at {} without code for them", spec.site);
   return DetourEmitter(spec).run();
 }
 

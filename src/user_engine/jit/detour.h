@@ -3,7 +3,9 @@
 //   at:   lea   -(128+frame)(%rsp),%rsp     the red zone of the interrupted function stays as it is
 //         mov   %rax,ax(%rsp) ...           only registers that a program reads or destroys
 //         lahf; seto %al; mov %rax,...      only if the flags are live at the site
-//         <per program: its cookie, then a call of its body or the body itself>
+//         <per event of a call: rdi = the stack pointer, esi = number, call>
+//         <per program: its cookie, then a call of its body or the body itself; where the program
+//          belongs to a noted call: rdi, esi, call; test %eax,%eax; jz past it>
 //         add $127,%al; sahf; mov ...       everything back
 //         lea   128+frame(%rsp),%rsp
 //   override:   (only where a program calls override_return, before the flags come back)
@@ -32,6 +34,28 @@ namespace spile::jit {
 struct DetourProgram {
   const Body* body = nullptr;  ///< lies at body->base in the target
   uint64_t cookie = 0;         ///< index in Bundle::probes
+  /// The site is a `ret` that takes this many bytes off the stack, and the program runs as if right
+  /// behind it: ip is the return address, sp what it will be. 0: ip is the site, sp as it is.
+  uint32_t popped_bytes = 0;
+  /// Not 0: it runs only if the call with this number and our stack pointer was noted; the note is
+  /// taken. Programs that follow each other with the same number share one note.
+  uint32_t pending = 0;
+};
+
+/// The blob's entries that keep notes of calls (rt/pending.h): (stack pointer, number).
+struct PendingCalls {
+  HelperCode note, take, arm, arrive;
+};
+
+/// What a site says about the calls that it is part of, before its programs run.
+struct CallEvent {
+  enum class Kind : uint8_t {
+    kNote,    ///< a call begins
+    kArm,     ///< it jumps to another function
+    kArrive,  ///< at the entry of a function that may be jumped to, or called
+  };
+  Kind kind = Kind::kNote;
+  uint32_t number = 0;
 };
 
 /// Counts every hit: lock inc of storage + (cpu & cpu_mask) * cpu_stride.
@@ -45,9 +69,11 @@ struct DetourSpec {
   TargetAddr at;    ///< where the detour will run
   TargetAddr site;  ///< the probed instruction: what programs see as ip
   std::vector<DetourProgram> programs;
-  bool at_entry = false;      ///< the site is a function's first instruction
+  std::vector<CallEvent> calls;         ///< in this order
+  std::optional<PendingCalls> pending;  ///< needed by calls and by DetourProgram::pending
+  bool at_entry = false;                ///< the site is a function's first instruction
   bool may_override = false;  ///< it is so for certain: the return address is at the target's rsp
-  bool flags_live = true;  ///< false only where the site's plan proved the arithmetic flags dead
+  bool flags_live = true;     ///< false only where the site's plan proved the arithmetic flags dead
   CpuNumber cpu = CpuNumber::kRdpid;
   std::optional<HitCounter> hits;
   /// Largest body that is copied into the detour instead of called, in bytes; 0: always call. Only
@@ -61,9 +87,9 @@ struct DetourSpec {
   std::function<Result<std::vector<uint8_t>>(TargetAddr)> displaced;
 };
 
-/// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program, and what
-/// is inlined.
-inline constexpr size_t kMaxDetourBytes = 640, kMaxProgramCallBytes = 32;
+/// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program,
+/// kMaxNoteBytes an event of a call, and what is inlined.
+inline constexpr size_t kMaxDetourBytes = 640, kMaxProgramCallBytes = 144, kMaxNoteBytes = 24;
 
 struct Detour {
   std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at
@@ -75,7 +101,7 @@ struct Detour {
 
 /// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers. Or a
 ///                   program overrides the function where it has already begun
-///          invalid  no displaced code, a null body
+///          invalid  no displaced code, a null body, calls without PendingCalls
 ///          as compile() and as `displaced` for the rest
 Result<Detour> emit_detour(const DetourSpec& spec);
 

@@ -253,6 +253,147 @@ TEST(Detour, WritesOnlyItsOwnStack) {
   EXPECT_GT(used, abi::kRedZoneBytes);
 }
 
+// ---- notes of calls
+// --------------------------------------------------------------------------------------------
+
+struct PendingCall {
+  uint64_t slot, number;
+  bool operator==(const PendingCall&) const = default;
+};
+std::vector<PendingCall> noted, asked;
+uint64_t take_answers = 0;  ///< a bit a number
+
+void note_call(uint64_t slot, uint64_t number) {
+  noted.push_back({slot, number});
+}
+uint64_t take_call(uint64_t slot, uint64_t number) {
+  asked.push_back({slot, number});
+  return take_answers >> number & 1;
+}
+
+/// Calls a function of this test as if it were blob code: SSE state, DF and AC stay as they are.
+///   mov $function,%r11; push %rbp; mov %rsp,%rbp; sub $528,%rsp; and $-16,%rsp; fxsave (%rsp)
+///   pushfq; pushfq; andl $~AC,(%rsp); popfq; cld; sub $8,%rsp; call *%r11; add $8,%rsp; popfq
+///   fxrstor (%rsp); leave; ret
+HelperCode far_call(World& world, const void* function) {
+  std::vector<uint8_t> code = {0x49, 0xbb};
+  auto address = reinterpret_cast<uint64_t>(function);
+  for (int i = 0; i < 8; ++i) code.push_back(static_cast<uint8_t>(address >> (8 * i)));
+  const std::vector<uint8_t> rest = {0x55, 0x48, 0x89, 0xe5, 0x48, 0x81, 0xec, 0x10, 0x02, 0x00,
+                                     0x00, 0x48, 0x83, 0xe4, 0xf0, 0x0f, 0xae, 0x04, 0x24, 0x9c,
+                                     0x9c, 0x81, 0x24, 0x24, 0xff, 0xff, 0xfb, 0xff, 0x9d, 0xfc,
+                                     0x48, 0x83, 0xec, 0x08, 0x41, 0xff, 0xd3, 0x48, 0x83, 0xc4,
+                                     0x08, 0x9d, 0x0f, 0xae, 0x0c, 0x24, 0xc9, 0xc3};
+  code.insert(code.end(), rest.begin(), rest.end());
+  return {world.page.put(code), 700};
+}
+
+struct PendingSite {
+  PendingSite() {
+    noted.clear();
+    asked.clear();
+    auto note = far_call(world, reinterpret_cast<const void*>(&note_call));
+    auto take = far_call(world, reinterpret_cast<const void*>(&take_call));
+    pending = {note, take, take, note};
+  }
+  DetourSpec spec(std::vector<DetourProgram> programs) {
+    DetourSpec spec = site.spec(std::move(programs));
+    spec.pending = pending;
+    return spec;
+  }
+  World world;
+  PendingCalls pending;
+  Site site{world, kLeaRet, 0};
+};
+
+TEST(Detour, NotesTheCallsThatBeginHereAndKeepsTheState) {
+  PendingSite p;
+  DetourSpec spec = p.spec({});
+  spec.calls = {{CallEvent::Kind::kNote, 3}, {CallEvent::Kind::kArrive, 70}};
+  p.site.patch(spec);
+  expect_state_kept(p.site);
+  ASSERT_EQ(noted.size(), 512u);
+  EXPECT_EQ(noted[0].number, 3u);
+  EXPECT_EQ(noted[1], (PendingCall{noted[0].slot, 70}));
+  EXPECT_EQ(noted[0].slot % 8, 0u) << "where the return address is";
+}
+
+TEST(Detour, RunsAProgramOnlyIfItsCallWasNoted) {
+  for (uint32_t inline_limit : {0u, 256u}) {
+    PendingSite p;
+    int map = p.world.add_per_cpu_array(4);
+    Body body = p.world.compile(count_program(map), as_engine(p.world.env()));
+    DetourSpec spec = p.spec({{&body, 0, 8, 5}});
+    spec.inline_limit_bytes = inline_limit;
+    p.site.patch(spec);
+    take_answers = 0;
+    expect_state_kept(p.site);
+    EXPECT_EQ(p.world.map(map).sum(0), 0u);
+    take_answers = 1 << 5;
+    expect_state_kept(p.site);
+    EXPECT_EQ(p.world.map(map).sum(0), 256u);
+    EXPECT_EQ(asked.size(), 512u);
+  }
+}
+
+TEST(Detour, ProgramsOfOneCallShareItsNoteAndOthersDoNot) {
+  PendingSite p;
+  int map = p.world.add_per_cpu_array(4);
+  Body zero = p.world.compile(count_program(map, 0), as_engine(p.world.env()));
+  Body one = p.world.compile(count_program(map, 1), as_engine(p.world.env()));
+  Body two = p.world.compile(count_program(map, 2), as_engine(p.world.env()));
+  p.site.patch(p.spec({{&zero, 0, 8, 0}, {&one, 0, 8, 1}, {&one, 0, 8, 1}, {&two, 0, 8, 2}}));
+  take_answers = 1 << 1;
+  run_with_state(p.site.code().value, distinct_state(1, 0));
+  EXPECT_EQ(p.world.map(map).sum(0), 1u);
+  EXPECT_EQ(p.world.map(map).sum(1), 2u);
+  EXPECT_EQ(p.world.map(map).sum(2), 0u);
+  ASSERT_EQ(asked.size(), 2u);
+  EXPECT_EQ(asked[0].slot, asked[1].slot);
+}
+
+TEST(Detour, CountsAHitOnlyWhereAProgramRan) {
+  PendingSite p;
+  int map = p.world.add_per_cpu_array(1), hits = p.world.add_per_cpu_array(1);
+  Body body = p.world.compile(count_program(map), as_engine(p.world.env()));
+  DetourSpec spec = p.spec({{&body, 0, 8, 1}});
+  spec.hits = HitCounter{TargetAddr(reinterpret_cast<uint64_t>(p.world.map(hits).value(0))),
+                         p.world.map(hits).cpu_stride, kTestCpus - 1};
+  p.site.patch(spec);
+  for (take_answers = 0; take_answers <= 2; take_answers += 2)
+    run_with_state(p.site.code().value, distinct_state(1, 0));
+  EXPECT_EQ(p.world.map(hits).sum(0), 1u);
+}
+
+TEST(Detour, AReturnIsSeenAsIfItHadReturned) {
+  World world;
+  int map = world.add_array(4);
+  Body body =
+      world.compile(store_context_program(map, {regs::kIp, regs::kSp}), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  site.patch({{&body, 0, 0, 0}});
+  run_with_state(site.code().value, distinct_state(1, 0));
+  const uint64_t sp_at_site = *world.map(map).value(1);
+  World other;
+  map = other.add_array(4);
+  body = other.compile(store_context_program(map, {regs::kIp, regs::kSp}), as_engine(other.env()));
+  Site returning(other, kLeaRet, 0);
+  returning.patch({{&body, 0, 24, 0}});
+  run_with_state(returning.code().value, distinct_state(1, 0));
+  EXPECT_EQ(*other.map(map).value(1), sp_at_site + 24);
+  EXPECT_NE(*other.map(map).value(0), returning.address().value) << "the caller's address";
+}
+
+TEST(Detour, RefusesNotesWithoutCodeForThem) {
+  World world;
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({});
+  spec.calls = {{CallEvent::Kind::kArm, 1}};
+  auto detour = emit_detour(spec);
+  ASSERT_FALSE(detour);
+  EXPECT_EQ(detour.error().code, ErrorCode::kInvalid);
+}
+
 // ---- what programs see
 // -----------------------------------------------------------------------------------------
 
@@ -557,8 +698,8 @@ DetourSpec at_a_start(DetourSpec spec) {
 }
 
 /// lea 0x11223344(%rax),%rax; xor %edi,%edi; ret: shows whether the function ran.
-const std::vector<uint8_t> kLeaXorRet = {0x48, 0x8d, 0x80, 0x44, 0x33, 0x22,
-                                         0x11, 0x31, 0xff, 0xc3};
+const std::vector<uint8_t> kLeaXorRet = {0x48, 0x8d, 0x80, 0x44, 0x33,
+                                         0x22, 0x11, 0x31, 0xff, 0xc3};
 
 TEST(DetourOverride, ReturnsTheValueAndKeepsEveryOtherRegister) {
   for (uint32_t inline_limit : {0u, 4096u}) {

@@ -69,4 +69,12 @@ struct TableScan {
 };
 TableScan find_table_targets(const CodeMap& map, const Areas& areas);
 
+/// What is known of the indirect jumps of one region.
+struct RegionJumps {
+  std::vector<TargetAddr> by_table;  ///< through a table of distances that was found: they stay in
+                                     ///< the region or go to `parts`
+  std::vector<TargetAddr> parts;     ///< where tables lead in other parts of the same function
+};
+RegionJumps find_region_jumps(const CodeMap& map, const Sweep& code);
+
 }  // namespace spile::patch

@@ -158,7 +158,10 @@ class RegionTables {
 
   bool has_jumps() const { return jumps_; }
   /// A jump through a register that was computed.
-  std::optional<TargetAddr> computed_jump() const { return computed_jump_; }
+  std::optional<TargetAddr> computed_jump() const {
+    return computed_jumps_.empty() ? std::nullopt : std::optional(computed_jumps_.back());
+  }
+  const std::vector<TargetAddr>& computed_jumps() const { return computed_jumps_; }
 
   /// Labels of a region as large as no compiler makes functions are not paired with its tables:
   /// that would take forever.
@@ -207,7 +210,7 @@ class RegionTables {
     if ((s.modrm >> 6) != 3) return;  // through memory: the entries are pointers
     const unsigned reg = (s.modrm & 7) | (s.rex & 1) << 3;
     if (!origins_) origins_.emplace(map_, code_);
-    if (origins_->of(i, reg) == Origin::kComputed) computed_jump_ = at;
+    if (origins_->of(i, reg) == Origin::kComputed) computed_jumps_.push_back(at);
   }
 
   template <typename Visit>
@@ -252,7 +255,7 @@ class RegionTables {
   const CodeMap& map_;
   const Sweep& code_;
   bool jumps_ = false;
-  std::optional<TargetAddr> computed_jump_;
+  std::vector<TargetAddr> computed_jumps_;
   std::optional<OriginSearch> origins_;
   std::set<TargetAddr> tables_, bases_;
   std::set<uint64_t> biases_ = {0};
@@ -263,6 +266,23 @@ class TableJudge {
  public:
   TableJudge(const CodeMap& map, const Areas& areas, const Sweep& code, TableScan& out)
       : map_(map), areas_(areas), code_(code), tables_(map, code), out_(out) {}
+
+  RegionJumps region_jumps() const {
+    RegionJumps jumps;
+    if (!tables_.has_jumps()) return jumps;
+    std::set<TargetAddr> elsewhere;
+    bool found = false;
+    tables_.for_each_target([&](TargetAddr target) {
+      found |= code_.region.contains(target);
+      if (!code_.region.contains(target)) elsewhere.insert(target);
+    });
+    for (const TargetAddr target : elsewhere) {
+      if (leads_to_part(target)) jumps.parts.push_back(target);
+    }
+    if ((found || !jumps.parts.empty()) && !tables_.labels_ignored())
+      jumps.by_table = tables_.computed_jumps();
+    return jumps;
+  }
 
   void run() {
     if (!tables_.has_jumps()) return;
@@ -401,6 +421,13 @@ void scan_region(const CodeMap& map, const Areas& areas, const Region& region, T
 }
 
 }  // namespace
+
+RegionJumps find_region_jumps(const CodeMap& map, const Sweep& code) {
+  if (!may_jump_indirectly(map.text_of(code.region))) return {};
+  const Areas none({}, {});
+  TableScan unused;
+  return TableJudge(map, none, code, unused).region_jumps();
+}
 
 TableScan find_table_targets(const CodeMap& map, const Areas& areas) {
   TableScan out;

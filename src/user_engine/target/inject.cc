@@ -406,7 +406,8 @@ Result<void> map_piece(Injection& injection,
   const uint64_t prot =
       spec.kind == RegionSpec::Kind::kCode ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE;
   const uint64_t flags = (anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) |
-                         MAP_FIXED_NOREPLACE | (spec.populate ? MAP_POPULATE : 0);
+                         MAP_FIXED_NOREPLACE | (spec.populate ? MAP_POPULATE : 0) |
+                         (spec.kept_by_fork ? MAP_NORESERVE : 0);
   const uint64_t fd = static_cast<uint64_t>(anonymous ? kNoDescriptor : injection.descriptor());
   SPILE_TRY(const int64_t value,
             injection.call(SYS_mmap, {piece.start.value, piece.size(), prot, flags, fd, offset}));
@@ -451,6 +452,13 @@ Result<RemoteMemory> map_file(Injection& injection, pid_t pid, const RegionSpec&
 
 Result<RemoteMemory> map_private(Injection& injection, const RegionSpec& spec) {
   SPILE_TRY_VOID(map_in_target(injection, spec));
+  if (spec.kept_by_fork) {
+    // A hit is not to wait for two megabytes of zeroes. Kernels without huge pages refuse, which is
+    // as good.
+    SPILE_TRY([[maybe_unused]] const int64_t ignored,
+              injection.call(SYS_madvise, {spec.address.value, spec.size_bytes, MADV_NOHUGEPAGE}));
+    return RemoteMemory{spec, Mapping(), Fd()};
+  }
   SPILE_TRY(const int64_t value,
             injection.call(SYS_madvise, {spec.address.value, spec.size_bytes, MADV_WIPEONFORK}));
   if (value < 0) {

@@ -46,8 +46,8 @@ struct RegionSpec {
   enum class Kind {
     kCode,     ///< memory file, R-X in the target for ever (sealed), RW for us until we unmap it
     kData,     ///< memory file, RW for both, of fixed size (sealed)
-    kPrivate,  ///< private anonymous RW memory, zeroed in forked children (MADV_WIPEONFORK); we
-               ///< have no view of it
+    kPrivate,  ///< private anonymous RW memory, zeroed in forked children (MADV_WIPEONFORK) unless
+               ///< kept_by_fork; we have no view of it
   };
   Kind kind = Kind::kData;
   std::string name;         ///< of the memory file, at most 31 bytes; starts with kRegionPrefix
@@ -58,6 +58,7 @@ struct RegionSpec {
   /// Nothing may touch the region before allocate_pages() has succeeded; goes with populate =
   /// false.
   bool allocate_later = false;
+  bool kept_by_fork = false;  ///< kPrivate: a forked child has a copy, as of any memory
   /// Where the region is scattered: its pieces, one after the other in the file. `address` is then
   /// that of the first and `size_bytes` the sum. Empty: one piece.
   std::vector<AddressRange> pieces = {};

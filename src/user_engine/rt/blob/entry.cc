@@ -10,6 +10,7 @@
 #include "user_engine/rt/cpu.h"
 #include "user_engine/rt/identity.h"
 #include "user_engine/rt/map_ops.h"
+#include "user_engine/rt/pending.h"
 #include "user_engine/rt/ring_ops.h"
 #include "user_engine/rt/safe_read.h"
 #include "user_engine/rt/stack_ops.h"
@@ -110,4 +111,21 @@ RT_HELPER(133)(uint64_t body) {
 }
 RT_HELPER(174)(uint64_t context) {
   return reinterpret_cast<const abi::HitFrame*>(context)->cookie;
+}
+
+// Not helpers of eBPF: detours call them (rt/blob.h).
+RT_HELPER(65001)(uint64_t slot, uint64_t number) {
+  rt::note_pending(rt_consts, slot, number);
+  return 0;
+}
+RT_HELPER(65002)(uint64_t slot, uint64_t number) {
+  return rt::take_pending(rt_consts, slot, number);
+}
+RT_HELPER(65003)(uint64_t slot, uint64_t number) {
+  rt::arm_pending(rt_consts, slot, number);
+  return 0;
+}
+RT_HELPER(65004)(uint64_t slot, uint64_t number) {
+  rt::arrive_pending(rt_consts, slot, number);
+  return 0;
 }

@@ -1,0 +1,189 @@
+#include "user_engine/process_code.h"
+
+#include <elf.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "elf/unwind.h"
+
+namespace spile::user_engine {
+
+using patch::CodeMap;
+
+namespace {
+
+constexpr uint8_t kPushImm32 = 0x68;
+/// A file of another kind than ours is not searched: nothing has that many relocations.
+constexpr uint64_t kMaxRelocations = 1 << 22;
+
+template <typename T>
+std::optional<T> value_at(std::span<const uint8_t> bytes, uint64_t offset) {
+  if (bytes.size() < sizeof(T) || offset > bytes.size() - sizeof(T)) return std::nullopt;
+  T value;
+  std::memcpy(&value, bytes.data() + offset, sizeof value);
+  return value;
+}
+
+std::span<const uint8_t> dynamic_bytes(const elf::File& file, int64_t tag) {
+  const auto address = file.dynamic(tag);
+  if (!address) return {};
+  const auto bytes = file.bytes_from(LinkAddr(*address));
+  return bytes ? *bytes : std::span<const uint8_t>();
+}
+
+}  // namespace
+
+// ---- images
+// ---------------------------------------------------------------------------------------------------
+
+Result<ProcessImages> ProcessImages::open(const target::Target& target) {
+  ProcessImages images;
+  images.target_ = &target;
+  SPILE_TRY(images.modules_, target.modules());
+  return images;
+}
+
+Result<ModuleImage*> ProcessImages::image_of(const target::Module& module) {
+  for (const auto& image : images_) {
+    if (image->module().start == module.start) return image.get();
+  }
+  SPILE_TRY(auto image, ModuleImage::load(*target_, module));
+  images_.push_back(std::make_unique<ModuleImage>(std::move(image)));
+  return images_.back().get();
+}
+
+const target::Module* ProcessImages::module_at(TargetAddr at) const {
+  for (const target::Module& m : modules_) {
+    if (at >= m.start && at < m.end) return &m;
+  }
+  return nullptr;
+}
+
+ModuleImage* ProcessImages::image_at(TargetAddr at) {
+  const target::Module* module = module_at(at);
+  if (module == nullptr) return nullptr;
+  auto image = image_of(*module);
+  return image ? *image : nullptr;
+}
+
+// ---- code
+// -----------------------------------------------------------------------------------------------------
+
+const CodeMap* ProcessCode::code_at(TargetAddr at) {
+  const ModuleImage* image = images_.image_at(at);
+  if (image == nullptr) return nullptr;
+  auto& map = maps_[image];
+  if (!map) map = std::make_unique<CodeMap>(image->code());
+  return map.get();
+}
+
+std::vector<TargetAddr> ProcessCode::landing_pads(TargetAddr function) {
+  const ModuleImage* image = images_.image_at(function);
+  if (image == nullptr) return {};
+  const LoadBias bias = image->module().bias;
+  auto unwind = image->symbols().unwind();
+  if (!unwind) return {};
+  const elf::FunctionRange* range = (*unwind)->find(bias.to_link(function));
+  if (range == nullptr || !range->lsda) return {};
+  auto pads = (*unwind)->landing_pads(*range);
+  if (!pads) return {};
+  std::vector<TargetAddr> targets;
+  for (const LinkAddr pad : *pads) targets.push_back(bias.to_target(pad));
+  return targets;
+}
+
+std::vector<TargetAddr> ProcessCode::slot_targets(TargetAddr slot) {
+  const auto held = target_.memory().read_value<uint64_t>(slot);
+  if (!held) return {};
+  const TargetAddr target(*held);
+  const ModuleImage* image = images_.image_at(target);
+  if (image == nullptr) return {};
+  const std::string name = unbound_name(*image, slot, target);
+  return name.empty() ? std::vector{target} : exported(name);
+}
+
+/// Until the loader has bound it, a word leads back to its stub, which pushes the number of its
+/// relocation: push $n; jmp plt0. That it is one is certain where the relocation names this very
+/// word.
+std::string ProcessCode::unbound_name(const ModuleImage& image,
+                                      TargetAddr slot,
+                                      TargetAddr stub) const {
+  auto bytes = image.original(stub, 9);
+  if (bytes.empty()) return {};
+  if (std::equal(x86::kEndbr64.begin(), x86::kEndbr64.end(), bytes.begin()))
+    bytes = bytes.subspan(x86::kEndbr64.size());
+  if (bytes[0] != kPushImm32) return {};
+  const auto index = value_at<uint32_t>(bytes, 1);
+  const elf::File& file = image.symbols().file();
+  const auto entry = value_at<Elf64_Rela>(dynamic_bytes(file, DT_JMPREL),
+                                          uint64_t{index.value_or(0)} * sizeof(Elf64_Rela));
+  if (!index || !entry || ELF64_R_TYPE(entry->r_info) != R_X86_64_JUMP_SLOT ||
+      image.module().bias.to_target(LinkAddr(entry->r_offset)) != slot)
+    return {};
+  const auto symbol = value_at<Elf64_Sym>(dynamic_bytes(file, DT_SYMTAB),
+                                          ELF64_R_SYM(entry->r_info) * sizeof(Elf64_Sym));
+  if (!symbol) return {};
+  const auto names = dynamic_bytes(file, DT_STRTAB);
+  if (symbol->st_name >= names.size()) return {};
+  const auto* begin = reinterpret_cast<const char*>(names.data()) + symbol->st_name;
+  return std::string(begin, strnlen(begin, names.size() - symbol->st_name));
+}
+
+const std::vector<TargetAddr>& ProcessCode::exported(const std::string& name) {
+  const auto [entry, is_new] = exports_.try_emplace(name);
+  if (!is_new) return entry->second;
+  for (const target::Module& module : images_.modules()) add_exports(module, name, entry->second);
+  std::ranges::sort(entry->second);
+  const auto tail = std::ranges::unique(entry->second);
+  entry->second.erase(tail.begin(), tail.end());
+  return entry->second;
+}
+
+void ProcessCode::add_exports(const target::Module& module,
+                              const std::string& name,
+                              std::vector<TargetAddr>& found) {
+  auto& file = files_[module.start.value];
+  if (!file) {
+    auto opened = elf::File::open(module.host_path);
+    if (!opened) return;
+    file = std::make_unique<elf::File>(std::move(*opened));
+    if (auto symbols = elf::read_symbols(*file)) symbols_[module.start.value] = std::move(*symbols);
+  }
+  for (const elf::Symbol& symbol : symbols_[module.start.value]) {
+    if (symbol.binding == elf::Binding::kLocal || symbol.name != name) continue;
+    if (symbol.type == elf::SymbolType::kIfunc) {
+      for (const TargetAddr a : chosen_by(module, *file, symbol.addr)) found.push_back(a);
+    } else {
+      found.push_back(module.bias.to_target(symbol.addr));
+    }
+  }
+}
+
+/// What an IFUNC's resolver has chosen, where the module itself uses it: a word that the loader has
+/// filled at its start.
+std::vector<TargetAddr> ProcessCode::chosen_by(const target::Module& module,
+                                               const elf::File& file,
+                                               LinkAddr resolver) const {
+  std::vector<TargetAddr> found;
+  for (const auto& [tag, size_tag] :
+       {std::pair{DT_RELA, DT_RELASZ}, std::pair{DT_JMPREL, DT_PLTRELSZ}}) {
+    const auto table = dynamic_bytes(file, tag);
+    const uint64_t count =
+        std::min(file.dynamic(size_tag).value_or(0) / sizeof(Elf64_Rela), kMaxRelocations);
+    for (uint64_t i = 0; i < count; i++) {
+      const auto entry = value_at<Elf64_Rela>(table, i * sizeof(Elf64_Rela));
+      if (!entry) break;
+      const bool chosen = ELF64_R_TYPE(entry->r_info) == R_X86_64_IRELATIVE &&
+                          static_cast<uint64_t>(entry->r_addend) == resolver.value;
+      if (!chosen) continue;
+      const auto held =
+          target_.memory().read_value<uint64_t>(module.bias.to_target(LinkAddr(entry->r_offset)));
+      if (held && *held != module.bias.to_target(resolver).value)
+        found.push_back(TargetAddr(*held));
+    }
+  }
+  return found;
+}
+
+}  // namespace spile::user_engine

@@ -1,0 +1,68 @@
+// The code of a whole process, module by module as it is asked for: what following a function's
+// tail jumps takes.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "user_engine/module_code.h"
+#include "user_engine/patch/exits.h"
+#include "user_engine/target/process.h"
+
+namespace spile::user_engine {
+
+/// Images of a process's modules, each loaded at its first use.
+class ProcessImages {
+ public:
+  static Result<ProcessImages> open(const target::Target& target);
+
+  const std::vector<target::Module>& modules() const { return modules_; }
+  /// Errors: those of ModuleImage::load.
+  Result<ModuleImage*> image_of(const target::Module& module);
+  /// nullptr where no module is, or it cannot be loaded.
+  ModuleImage* image_at(TargetAddr at);
+  const target::Module* module_at(TargetAddr at) const;
+
+  /// The images made so far; they stay where they are.
+  std::vector<std::unique_ptr<ModuleImage>> take() { return std::move(images_); }
+
+ private:
+  const target::Target* target_ = nullptr;
+  std::vector<target::Module> modules_;
+  std::vector<std::unique_ptr<ModuleImage>> images_;
+};
+
+/// Reads the process's memory: what a word of the global offset table holds decides where a tail
+/// jump goes. A word that the loader has not bound yet is followed to every function that it may be
+/// bound to: all that modules export under its name.
+class ProcessCode : public patch::CodeSource {
+ public:
+  ProcessCode(const target::Target& target, ProcessImages& images)
+      : target_(target), images_(images) {}
+
+  const patch::CodeMap* code_at(TargetAddr at) override;
+  std::vector<TargetAddr> slot_targets(TargetAddr slot) override;
+  std::vector<TargetAddr> landing_pads(TargetAddr function) override;
+
+ private:
+  std::string unbound_name(const ModuleImage& image, TargetAddr slot, TargetAddr stub) const;
+  const std::vector<TargetAddr>& exported(const std::string& name);
+  void add_exports(const target::Module& module,
+                   const std::string& name,
+                   std::vector<TargetAddr>& found);
+  std::vector<TargetAddr> chosen_by(const target::Module& module,
+                                    const elf::File& file,
+                                    LinkAddr resolver) const;
+
+  const target::Target& target_;
+  ProcessImages& images_;
+  std::map<const ModuleImage*, std::unique_ptr<patch::CodeMap>> maps_;
+  std::map<std::string, std::vector<TargetAddr>> exports_;
+  /// Export tables of modules that no image is needed of. By start.
+  std::map<uint64_t, std::unique_ptr<elf::File>> files_;
+  std::map<uint64_t, std::vector<elf::Symbol>> symbols_;
+};
+
+}  // namespace spile::user_engine

@@ -1,0 +1,168 @@
+// Notes of calls under way, and taking them back at the return (abi/pending.h).
+//
+// Invariants
+//   * No lock, no waiting: a bounded number of buckets is looked at. What finds no room is counted
+//   as
+//     missed, and its return is not reported.
+//   * A key is written only by the thread whose stack the slot lies on, so a search by it sees
+//   every
+//     note that counts. A signal handler works with other slots. A forked child has its own copy.
+//   * A note that nobody took back (an exception, longjmp, the end of a thread) is overwritten by
+//   the
+//     next call with the same slot, dropped where a called function begins (arrive_pending), and
+//     taken only for the same return address. Where room is short, notes go whose slot no longer
+//     holds their return address.
+#pragma once
+
+#include <stdint.h>
+
+#include "abi/code_region.h"
+#include "abi/pending.h"
+#include "user_engine/rt/atomics.h"
+#include "user_engine/rt/safe_read.h"
+#include "user_engine/rt/stats.h"
+
+namespace spile::rt {
+
+/// Attempts to claim a cell that others may claim first.
+inline constexpr uint32_t kMaxPendingTries = 8;
+/// A search for notes to throw away asks the kernel for each: where the last found none, only every
+/// so many calls try again. A power of two.
+inline constexpr uint64_t kReapEvery = 8;
+
+inline uint64_t pending_key(uint64_t slot, uint64_t number) {
+  return slot << 16 | number;
+}
+
+/// Bucket `probe` of those where notes of a slot may be.
+inline abi::PendingBucket* pending_bucket(const abi::RtConsts& consts,
+                                          uint64_t slot,
+                                          uint32_t probe) {
+  const uint64_t hash = (slot >> 3) * 0x9e37'79b9'7f4a'7c15;
+  const uint64_t index = (hash >> 40) + probe * (hash >> 20 | 1);
+  return reinterpret_cast<abi::PendingBucket*>(consts.pending_table) +
+         (index & (abi::kPendingBuckets - 1));
+}
+
+/// The word of a cell that is this note, doubted or not; 0 for any other.
+inline uint64_t matching_word(const abi::PendingCell& cell, uint64_t key) {
+  const uint64_t word = load_relaxed(&cell.key);
+  return (word & ~abi::kPendingDoubted) == key ? word : 0;
+}
+
+/// A place for a note: the one it has, or the first empty one, or none.
+struct PendingPlace {
+  abi::PendingCell* cell;
+  uint64_t word;  ///< what the cell held
+};
+
+inline PendingPlace find_pending_place(const abi::RtConsts& consts, uint64_t slot, uint64_t key) {
+  abi::PendingCell* empty = nullptr;
+  for (uint32_t probe = 0; probe < abi::kPendingProbes; ++probe) {
+    abi::PendingBucket* bucket = pending_bucket(consts, slot, probe);
+    for (abi::PendingCell& cell : bucket->cells) {
+      if (const uint64_t word = matching_word(cell, key)) return {&cell, word};
+      if (empty == nullptr && load_relaxed(&cell.key) == 0) empty = &cell;
+    }
+    if (load_relaxed(&bucket->overflowed) != 0) continue;
+    if (empty != nullptr) break;
+    // What does not fit here goes on to the next one, and whoever looks for it must know.
+    store_relaxed(&bucket->overflowed, uint64_t{1});
+  }
+  return {empty, 0};
+}
+
+/// Whether the slot still holds what the note says.
+inline bool is_alive(const abi::RtConsts& consts, const abi::PendingCell& cell, uint64_t slot) {
+  uint64_t now = 0;
+  return probe_read(consts, reinterpret_cast<uint8_t*>(&now), sizeof now, slot) == 0 &&
+         now == (load_acquire(&cell.return_address) & ~abi::kPendingArmed);
+}
+
+/// Empties cells whose frame is gone, among those where this slot's notes may be. While a cell is
+/// marked as doubted, its owner can still take it or write it anew: then our change fails.
+inline bool reap_pending(const abi::RtConsts& consts, uint64_t slot) {
+  uint64_t* barren = &pending_bucket(consts, slot, 0)->barren;
+  const uint64_t before = load_relaxed(barren);
+  store_relaxed(barren, before + 1);
+  if (before % kReapEvery != 0) return false;
+  bool freed = false;
+  for (uint32_t probe = 0; probe < abi::kPendingProbes; ++probe) {
+    for (abi::PendingCell& cell : pending_bucket(consts, slot, probe)->cells) {
+      const uint64_t key = load_acquire(&cell.key);
+      const bool settled = key != 0 && (key & (abi::kPendingWriting | abi::kPendingDoubted)) == 0;
+      if (!settled || is_alive(consts, cell, key >> 16)) continue;
+      const uint64_t doubted = key | abi::kPendingDoubted;
+      if (!compare_swap(&cell.key, key, doubted)) continue;
+      const bool alive = is_alive(consts, cell, key >> 16);
+      freed |= compare_swap(&cell.key, doubted, alive ? key : uint64_t{0}) && !alive;
+    }
+  }
+  if (freed) store_relaxed(barren, uint64_t{0});
+  return freed;
+}
+
+/// At the entry of a tracked function: `slot` is the stack pointer, the return address is there.
+inline void note_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  const uint64_t key = pending_key(slot, number);
+  const bool fits = slot >> abi::kPendingSlotBits == 0;
+  bool reaped = false;
+  for (uint32_t tries = 0; fits && tries < kMaxPendingTries; ++tries) {
+    const PendingPlace place = find_pending_place(consts, slot, key);
+    if (place.cell == nullptr) {
+      if (reaped || !reap_pending(consts, slot)) break;
+      reaped = true;
+      continue;
+    }
+    if (!compare_swap(&place.cell->key, place.word, key | abi::kPendingWriting)) continue;
+    store_relaxed(&place.cell->return_address, *reinterpret_cast<const volatile uint64_t*>(slot));
+    store_release(&place.cell->key, key);
+    return;
+  }
+  count_one(&stats_here(consts)->missed);
+}
+
+/// The cell of a note; null if there is none.
+inline abi::PendingCell* find_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  const uint64_t key = pending_key(slot, number);
+  for (uint32_t probe = 0; probe < abi::kPendingProbes; ++probe) {
+    abi::PendingBucket* bucket = pending_bucket(consts, slot, probe);
+    for (abi::PendingCell& cell : bucket->cells) {
+      if (matching_word(cell, key) != 0) return &cell;
+    }
+    if (load_relaxed(&bucket->overflowed) == 0) return nullptr;
+  }
+  return nullptr;
+}
+
+/// At a `ret`: whether it returns from a call that was noted. The note is gone afterwards.
+inline bool take_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  if (cell == nullptr) return false;
+  const bool same = (load_relaxed(&cell->return_address) & ~abi::kPendingArmed) ==
+                    *reinterpret_cast<const volatile uint64_t*>(slot);
+  store_release(&cell->key, uint64_t{0});
+  return same;
+}
+
+/// At a jump out of a function: the call, if it was noted, goes on in another.
+inline void arm_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  if (cell == nullptr) return;
+  store_relaxed(&cell->return_address, load_relaxed(&cell->return_address) | abi::kPendingArmed);
+}
+
+/// At the entry of such another function: a note that no jump has armed is that of a call which is
+/// gone, since its slot is used anew.
+inline void arrive_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  if (cell == nullptr) return;
+  const uint64_t held = load_relaxed(&cell->return_address);
+  if ((held & abi::kPendingArmed) == 0) {
+    store_release(&cell->key, uint64_t{0});
+  } else {
+    store_relaxed(&cell->return_address, held & ~abi::kPendingArmed);
+  }
+}
+
+}  // namespace spile::rt

@@ -1,0 +1,188 @@
+// Notes of calls under way, through the real blob.
+#include "abi/pending.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "user_engine/shm/code_for_test.h"
+
+namespace spile::shm {
+namespace {
+
+class Pending : public testing::Test {
+ protected:
+  Pending()
+      : table_(mmap(nullptr,
+                    abi::kPendingTableBytes,
+                    PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                    -1,
+                    0),
+               abi::kPendingTableBytes),
+        code_(r_, [this](abi::RtConsts& consts) {
+          consts.pending_table = reinterpret_cast<uint64_t>(table_.data());
+        }) {}
+
+  uint64_t entry(int32_t which, const uint64_t* slot, uint64_t number) const {
+    return reinterpret_cast<TestCode::Function>(code_.begin() + *rt::helper_offset(which))(
+        reinterpret_cast<uint64_t>(slot), number, 0, 0, 0);
+  }
+  void note(const uint64_t* slot, uint64_t number = 1) const {
+    entry(rt::kNotePending, slot, number);
+  }
+  bool take(const uint64_t* slot, uint64_t number = 1) const {
+    return entry(rt::kTakePending, slot, number) != 0;
+  }
+  uint64_t missed() const { return r_.region().stats_untrusted().missed; }
+
+  TestRegion r_{{map_spec(bundle::MapKind::kArray, 4, 8, 4)}};
+  Mapping table_;
+  TestCode code_;
+};
+
+/// A stack that many calls have their return addresses on.
+std::vector<uint64_t> stack_of(size_t frames) {
+  std::vector<uint64_t> slots(frames);
+  for (size_t i = 0; i < frames; ++i) slots[i] = 0x401000 + i % 7;
+  return slots;
+}
+
+TEST_F(Pending, ANoteIsTakenOnce) {
+  const auto stack = stack_of(2);
+  note(&stack[0]);
+  EXPECT_FALSE(take(&stack[1]));
+  EXPECT_TRUE(take(&stack[0]));
+  EXPECT_FALSE(take(&stack[0]));
+}
+
+TEST_F(Pending, FunctionsAreToldApart) {
+  const auto stack = stack_of(1);
+  note(&stack[0], 1);
+  note(&stack[0], abi::kMaxPendingNumber);
+  EXPECT_FALSE(take(&stack[0], 2));
+  EXPECT_TRUE(take(&stack[0], 1));
+  EXPECT_TRUE(take(&stack[0], abi::kMaxPendingNumber));
+}
+
+TEST_F(Pending, AnotherReturnAddressIsAnotherCall) {
+  auto stack = stack_of(1);
+  note(&stack[0]);
+  stack[0]++;
+  EXPECT_FALSE(take(&stack[0])) << "the noted call ended by an exception";
+  stack[0]--;
+  EXPECT_FALSE(take(&stack[0])) << "and its note is gone";
+}
+
+TEST_F(Pending, ACallAtTheSameSlotTakesTheNoteOver) {
+  auto stack = stack_of(1);
+  note(&stack[0]);
+  stack[0]++;
+  note(&stack[0]);
+  EXPECT_TRUE(take(&stack[0]));
+  EXPECT_FALSE(take(&stack[0]));
+}
+
+TEST_F(Pending, ALeftOverNoteIsDroppedWhereACalledFunctionBegins) {
+  const auto stack = stack_of(1);
+  note(&stack[0]);
+  entry(rt::kArrivePending, &stack[0], 1);
+  EXPECT_FALSE(take(&stack[0])) << "no jump had announced it";
+}
+
+TEST_F(Pending, AnArmedNoteIsKeptOnce) {
+  const auto stack = stack_of(1);
+  note(&stack[0]);
+  entry(rt::kArmPending, &stack[0], 1);
+  entry(rt::kArrivePending, &stack[0], 1);
+  EXPECT_TRUE(take(&stack[0]));
+  note(&stack[0]);
+  entry(rt::kArmPending, &stack[0], 1);
+  entry(rt::kArrivePending, &stack[0], 1);
+  entry(rt::kArrivePending, &stack[0], 1);
+  EXPECT_FALSE(take(&stack[0])) << "the second arrival is another call";
+}
+
+TEST_F(Pending, ArmingIsNoNote) {
+  const auto stack = stack_of(1);
+  entry(rt::kArmPending, &stack[0], 1);
+  EXPECT_FALSE(take(&stack[0]));
+  note(&stack[0]);
+  entry(rt::kArmPending, &stack[0], 1);
+  EXPECT_TRUE(take(&stack[0])) << "its own ret, without an arrival";
+}
+
+TEST_F(Pending, AHundredThousandCallsAreUnderWayAtOnce) {
+  const auto stack = stack_of(100'000);
+  for (const uint64_t& slot : stack) note(&slot);
+  size_t taken = 0;
+  for (const uint64_t& slot : stack) taken += take(&slot);
+  EXPECT_EQ(taken, stack.size());
+  EXPECT_EQ(missed(), 0u);
+}
+
+TEST_F(Pending, WhatFindsNoRoomIsCounted) {
+  const auto stack = stack_of(300'000);
+  for (const uint64_t& slot : stack) note(&slot);
+  size_t taken = 0;
+  for (const uint64_t& slot : stack) taken += take(&slot);
+  EXPECT_GT(missed(), 0u) << "the table has room for fewer";
+  EXPECT_EQ(taken + missed(), stack.size());
+}
+
+TEST_F(Pending, NotesOfFramesThatAreGoneMakeRoom) {
+  auto stack = stack_of(300'000);
+  for (const uint64_t& slot : stack) note(&slot);
+  for (uint64_t& slot : stack) slot = 0x402000;  // left by longjmp, and used for other calls since
+  const auto other = stack_of(10'000);
+  size_t lost = other.size();
+  for (int round = 0; round < 10 && lost > 0; ++round) {
+    const uint64_t before = missed();
+    for (const uint64_t& slot : other) note(&slot);
+    lost = missed() - before;
+    size_t taken = 0;
+    for (const uint64_t& slot : other) taken += take(&slot);
+    ASSERT_EQ(taken + lost, other.size());
+  }
+  EXPECT_EQ(lost, 0u);
+}
+
+TEST_F(Pending, ThreadsDoNotDisturbEachOther) {
+  constexpr size_t kThreads = 4, kFrames = 40'000, kRounds = 5;
+  std::atomic<size_t> taken = 0;
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      auto stack = stack_of(kFrames);
+      for (size_t round = 0; round < kRounds; ++round) {
+        for (uint64_t& slot : stack) note(&(++slot));
+        for (const uint64_t& slot : stack) taken += take(&slot);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(taken + missed(), kThreads * kFrames * kRounds);
+}
+
+TEST_F(Pending, AFullTableLosesNothingUncountedAmongThreads) {
+  constexpr size_t kThreads = 4, kFrames = 80'000, kRounds = 3;
+  std::atomic<size_t> taken = 0;
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      auto stack = stack_of(kFrames);
+      for (size_t round = 0; round < kRounds; ++round) {
+        for (uint64_t& slot : stack) note(&(++slot));
+        for (const uint64_t& slot : stack) taken += take(&slot);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(taken + missed(), kThreads * kFrames * kRounds);
+}
+
+}  // namespace
+}  // namespace spile::shm
