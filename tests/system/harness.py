@@ -33,6 +33,8 @@ class Skip(Exception):
 
 def main(test):
     """Runs `test` as a program for ctest: 0 passed, 1 failed, 77 skipped."""
+    # A shell's background job ignores Ctrl-C, and so would every spile that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         test()
     except Skip as reason:

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Case 67: static tracepoints: every argument format, inlined copies, semaphores, on both engines; and what is refused."""
 import functools
+import glob
 import os
 import re
 import signal
@@ -35,8 +36,9 @@ static short numbers[8] = {10, -11, 12, -13, 14, -15, 16, -17};
 struct { char pad[6]; short inner; } record = {"", -321};
 
 // A note as <sys/sdt.h> writes it, with a text of our own.
-#define NOTE(name, text)                                                                    \
-  "990: nop\n.pushsection .note.stapsdt,\"\",\"note\"\n.balign 4\n"                         \
+#define NOTE(name, text) NOTE_OF("nop", name, text)
+#define NOTE_OF(code, name, text)                                                           \
+  "990: " code "\n.pushsection .note.stapsdt,\"\",\"note\"\n.balign 4\n"                         \
   ".4byte 992f-991f,994f-993f,3\n991: .asciz \"stapsdt\"\n992: .balign 4\n"                 \
   "993: .8byte 990b,_.stapsdt.base,0\n.asciz \"demo\"\n.asciz \"" name "\"\n.asciz \"" text \
   "\"\n994: .balign 4\n.popsection\n"
@@ -49,6 +51,8 @@ __attribute__((noinline)) static void formats(void) {
       : : "S"(stack), "D"(numbers), "m"(stack) : "rax", "rdx", "rcx", "r8", "memory");
   __asm__ volatile(NOTE("more", "8@global(%%rip) -2@6+record(%%rip) -2@record+6(%%rip) 1@$511 -1@$255 -8@-8(%%rsi) 2@4(%%rdi)")
       : : "S"(stack + 1), "D"(numbers) : "memory");
+  // A nop of one byte for old tracers and one of five for new ones.
+  __asm__ volatile(NOTE_OF("nop\n.byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "combined", "-4@%%edi 8@%%rsi") : : "D"(-6L), "S"(66L) : "memory");
 }
 
 static inline __attribute__((always_inline)) void twice(long a, short b, const char *name) {
@@ -136,6 +140,13 @@ int main(void) {
 }
 """
 
+GATE = r"""
+#define _SDT_HAS_SEMAPHORES 1
+#include <sys/sdt.h>
+unsigned short lib_gate_semaphore __attribute__((section(".probes")));
+__attribute__((noinline)) int gate(int n) { STAP_PROBE1(lib, gate, n); return n; }
+"""
+
 THROWER = r"""
 #include <cstdio>
 int main() {
@@ -209,7 +220,8 @@ def every_format_on_both_engines():
     """The values are those that the program has put there, whatever the place."""
     script = ('usdt:{0}:demo:formats {{ printf("F %d %u %lx %d %u %d %x %d %ld %d %d %d %d\\n", arg0, arg1, arg2, arg3, '
               'arg4, arg5, arg6, arg7, *(int64*)arg8, arg9, arg10, arg11, arg12); }} '
-              'usdt:{0}:demo:more {{ printf("M %lx %d %d %d %d %ld %d\\n", arg0, arg1, arg2, arg3, arg4, arg5, arg6); }}')
+              'usdt:{0}:demo:more {{ printf("M %lx %d %d %d %d %ld %d\\n", arg0, arg1, arg2, arg3, arg4, arg5, arg6); }} '
+              'usdt:{0}:demo:combined {{ printf("C %d %d\\n", arg0, arg1); }}')
     formats = "F -5 4294967291 1234567890abcdef -12817 239 -17 cd -2 -7000000000 -2 -13 -9 7"
     more = "M 1122334455667788 -321 -321 255 -1 -7000000000 12"
     for name, flags in VARIANTS.items():
@@ -217,7 +229,7 @@ def every_format_on_both_engines():
         for engine in engines():
             result = traced(engine, script.format(program), f"{program} 5")
             refused = refused_in_words(result, engine, name)
-            for line in () if refused else (formats, more):
+            for line in () if refused else (formats, more, "C -6 66"):
                 check("exact-values", result.out.splitlines().count(line) == 5,
                       f"{engine}, {name}: 5 times {line!r}\n{result.report()}")
             check("exit-success", "EXIT-SUCCESS" in result.out, result.report())
@@ -247,7 +259,7 @@ def a_glob_takes_all_and_probe_tells_them_apart():
     for engine in engines():
         result = traced(engine, f"usdt:{program}:dem*:* {{ @[probe] = count(); }}", f"{program} 10")
         counts = {key.rsplit(":", 1)[1]: value for key, value in keyed(result.out, "@").items()}
-        check("exact-count", counts == {"formats": 10, "more": 10, "twice": 50, "real": 10, "gated": 10}, result.report())
+        check("exact-count", counts == {"combined": 10, "formats": 10, "more": 10, "twice": 50, "real": 10, "gated": 10}, result.report())
 
 
 @case
@@ -275,8 +287,8 @@ def set_counter(pid, address, value):
 class Waiting:
     """The program, waiting for a line before its work, and where its semaphore is."""
 
-    def __init__(self, mode, rounds=10, program=None):
-        self.process = Process([program or Work.program(), str(rounds), mode])
+    def __init__(self, mode, rounds=10, environment=None):
+        self.process = Process([Work.program(), str(rounds), mode], env={**os.environ, **(environment or {})})
         self.address = 0
 
     def __enter__(self):
@@ -381,6 +393,42 @@ def a_tracer_killed_at_any_step_leaves_the_semaphore_as_it_was():
             os.kill(target.pid, signal.SIGKILL)
 
 
+def module_base(pid, path):
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        return next(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(path))
+
+
+@case
+def semaphores_change_once_over_many_stops():
+    """More places than fit one stop, one with a counter in the first and one in the last of them."""
+    many = next(iter(glob.glob("/usr/lib/x86_64-linux-gnu/libLLVM*.so*")), None)
+    if many is None:
+        raise Skip("needs a library of more than 16,000 functions: libLLVM")
+    program, own = Work.program(), os.path.join(Work.directory, "libgate.so")
+    with open(own + ".c", "w", encoding="utf-8") as file:
+        file.write(GATE)
+    check_status(run(["gcc", "-shared", "-fPIC", "-O2", own + ".c", "-o", own], seconds=60), 0)
+    offset = next(int(line.split()[0], 16) for line in run(["nm", own]).out.splitlines() if line.endswith(" lib_gate_semaphore"))
+    # The loader maps downwards: what is named first is above the rest.
+    with Waiting("wait", environment={"LD_PRELOAD": f"{own} {many}"}) as target:
+        gate = module_base(target.pid, own) + offset
+        check("order", target.address < module_base(target.pid, os.path.realpath(many)) < gate, "the counters are not at both ends")
+        before = Picture(target.pid)
+        for address in (target.address, gate):
+            set_counter(target.pid, address, 2)
+        with Spile(f"usdt:{program}:demo:gated {{ @ = count(); }} usdt:{own}:lib:gate, uprobe:{many}:* {{ @library = count(); }}",
+                   pid=target.pid, extra=("--engine", "user")) as tracer:
+            tracer.wait_attached()
+            check("raised", (target.semaphore(), counter(target.pid, gate)) == (3, 3), "")
+            target.process.send_line()
+            target.process.wait_for_line("gated=10 semaphore=3")
+            tracer.stop()
+            check("exact-count", tracer.maps().get("@") == 10, tracer.report())
+        check("lowered", (target.semaphore(), counter(target.pid, gate)) == (2, 2),
+              f"{target.semaphore()} {counter(target.pid, gate)}")
+        check_process_as_before(before, Picture(target.pid))
+
+
 @case
 def notes_that_point_into_instructions_are_refused():
     program = Work.program("hostile")
@@ -416,7 +464,7 @@ def what_cannot_be_read_is_named():
 def the_list_shows_names_places_and_formats():
     program = Work.program()
     names = spile("-l", f"usdt:{program}:*").out.splitlines()
-    check("listed", names == [f"usdt:{program}:demo:{name}" for name in ("formats", "gated", "more", "real", "twice")], str(names))
+    check("listed", names == [f"usdt:{program}:demo:{name}" for name in ("combined", "formats", "gated", "more", "real", "twice")], str(names))
     fields = spile("-lv", f"usdt:{program}:demo:more").out
     check("formats", "arg0 8@global(%rip), arg1 -2@6+record(%rip)" in fields, fields)
     check("semaphore", re.search("semaphore at 0x[0-9a-f]+", spile("-lv", f"usdt:{program}:gated").out), "")

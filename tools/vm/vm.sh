@@ -105,7 +105,7 @@ image=$(kernel_image)
 copy_with_libraries() { # file root: the file at its own path below root, and every library it names
   local file=$1 root=$2 library
   install -D "$(readlink -f "$file")" "$root$file"
-  { ldd "$file" 2>/dev/null || true; } | grep -oE '/[^ )]+' | while read -r library; do
+  { ldd "$file" 2>/dev/null || true; } | { grep -oE '/[^ )]+' || true; } | while read -r library; do
     [ -e "$root$library" ] || install -D "$(readlink -f "$library")" "$root$library"
   done
 }
@@ -131,7 +131,7 @@ if [ ! -f "$base" ] || [ -n "$extra_root" ]; then
   if [ -n "$extra_root" ]; then
     cp -a "$extra_root/." "$root/"
     find "$extra_root" -type f -perm -u+x | while read -r program; do
-      { ldd "$program" 2>/dev/null || true; } | grep -oE '/[^ )]+' | while read -r library; do
+      { ldd "$program" 2>/dev/null || true; } | { grep -oE '/[^ )]+' || true; } | while read -r library; do
         [ -e "$root$library" ] || install -D "$(readlink -f "$library")" "$root$library"
       done
     done

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <array>
 
-#include "user_engine/patch/plan.h"
+#include "user_engine/patch/window.h"
 
 namespace spile::patch {
 namespace {
@@ -28,9 +28,15 @@ bool matches(std::span<const uint8_t> bytes, std::span<const int> pattern) {
 
 }  // namespace
 
+size_t go_stack_check_bytes(std::span<const uint8_t> bytes) {
+  if (matches(bytes, kSmall)) return kSmall.size();
+  if (matches(bytes, kLea8)) return kLea8.size();
+  if (matches(bytes, kLea32)) return kLea32.size();
+  return matches(bytes, kThreadLocal) ? kThreadLocal.size() : 0;
+}
+
 bool is_go_stack_checked(std::span<const uint8_t> bytes) {
-  return matches(bytes, kSmall) || matches(bytes, kLea8) || matches(bytes, kLea32) ||
-         matches(bytes, kThreadLocal);
+  return go_stack_check_bytes(bytes) != 0;
 }
 
 }  // namespace spile::patch

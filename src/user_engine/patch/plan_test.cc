@@ -476,13 +476,14 @@ TEST(Plan, MovesNothingThatMayFaultWhereFaultsAreHandledByAddress) {
   const Code load = {0x48, 0x8b, 0x08, 0x90, 0x90, 0xc3};       // mov (%rax),%rcx: Go's nil check
   const Code frame = {0x48, 0x8b, 0x44, 0x24, 0x08, 0xc3};      // mov 8(%rsp),%rax
   const Code global = {0x48, 0x8b, 0x05, 0x10, 0, 0, 0, 0xc3};  // mov x(%rip),%rax
-  const Code lea = {0x48, 0x8d, 0x40, 0x08, 0x90, 0xc3};        // lea 8(%rax),%rax
-  const Code movs = {0xf3, 0xa4, 0x90, 0x90, 0x90, 0xc3};       // rep movsb
+  const Code go = {0x49, 0x3b, 0x66, 0x10, 0x76, 0x02, 0x5d, 0xc3, 0xc3};  // its stack check
+  const Code lea = {0x48, 0x8d, 0x40, 0x08, 0x90, 0xc3};                   // lea 8(%rax),%rax
+  const Code movs = {0xf3, 0xa4, 0x90, 0x90, 0x90, 0xc3};                  // rep movsb
   EXPECT_FALSE(plan(load, true));
   EXPECT_FALSE(plan(movs, true));
   ASSERT_TRUE(plan(load, false));
   EXPECT_TRUE(plan(load, false)->may_fault);
-  for (const Code& code : {frame, global, lea, kPlain}) {
+  for (const Code& code : {frame, global, go, lea, kPlain}) {
     ASSERT_TRUE(plan(code, true)) << plan(code, true).error().reason;
     EXPECT_FALSE(plan(code, true)->may_fault);
   }

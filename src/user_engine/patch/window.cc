@@ -196,7 +196,7 @@ Window::MaybeRefusal Window::take_next() {
   if (insn->is_direct_branch()) own_targets_.push_back(insn->branch_target(at(size)));
   uses_padding_ |= past_end;
   nops_only_ &= insn->kind == Kind::kNop;
-  plan_.may_fault |= may_fault(*insn);
+  plan_.may_fault |= may_fault_here(*insn, size);
   plan_.heads.push_back(static_cast<uint8_t>(size));
   const auto code = bytes_.subspan(size, insn->length);
   plan_.window.insert(plan_.window.end(), code.begin(), code.end());
@@ -267,6 +267,13 @@ Window::MaybeRefusal Window::check_is_head() const {
                  plan_.site, code.address(*insn));
 }
 
+/// Go's stack check reads the goroutine's descriptor, which is there.
+bool Window::may_fault_here(const x86::Insn& insn, size_t offset) const {
+  if (!may_fault(insn)) return false;
+  const TargetAddr start = function_->start;
+  return at(offset + insn.length) > start + go_stack_check_bytes(scene_->map.text_from(start));
+}
+
 Window::MaybeRefusal Window::check_instruction(const x86::Insn& insn, size_t offset) {
   const PlanRules& rules = scene_->rules;
   if (insn.kind == Kind::kBreakpoint && rules.breakpoints) {
@@ -282,7 +289,7 @@ Window::MaybeRefusal Window::check_instruction(const x86::Insn& insn, size_t off
     return refusal(RefusalKind::kCall, offset, "the call at {} would return into the patch",
                    at(offset));
   }
-  if (may_fault(insn) && scene_->map.module().handles_faults_by_address) {
+  if (may_fault_here(insn, offset) && scene_->map.module().handles_faults_by_address) {
     return refusal(
         RefusalKind::kInstruction, offset,
         "`{}` cannot be moved: it may fault, and this program handles faults by their address",

@@ -69,6 +69,7 @@ class Window {
   template <typename... Args>
   Refusal refusal(RefusalKind kind, size_t offset, const char* format, const Args&... args) const;
   bool is_entry() const;
+  bool may_fault_here(const x86::Insn& insn, size_t offset) const;
   TargetAddr at(size_t offset) const { return plan_.site + offset; }
 
   MaybeRefusal check_place() const;
@@ -103,6 +104,10 @@ Refusal refusal_of(const CodeMap& map, const Entrance& entrance);
 /// true. A call, a return or an indirect jump counts as reading all: the ABI leaves flags undefined
 /// there, hand-written code need not.
 bool flags_live_at(Sweeps& sweeps, TargetAddr site);
+
+/// How many of a function's first bytes are the instructions of Go's stack check, as far as
+/// is_go_stack_checked knows it; 0: none. They read what is always there.
+size_t go_stack_check_bytes(std::span<const uint8_t> bytes);
 
 /// Functions that must stay as they are although they look like any other.
 bool is_known_code(std::string_view name);

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <map>
 #include <optional>
+#include <string_view>
 
 namespace spile::patch {
 namespace {
@@ -95,6 +96,7 @@ class ElfReader {
     SPILE_TRY_VOID(read_sections());
     read_segments();
     for (const auto& s : sections_) read_section(s);
+    out_.module.handles_faults_by_address = has_section(".gopclntab");
     finish();
     return {};
   }
@@ -116,6 +118,21 @@ class ElfReader {
 
   std::span<const uint8_t> bytes_of(const Elf64_Shdr& s) const {
     return {&out_.file[s.sh_offset], s.sh_size};
+  }
+
+  bool has_section(std::string_view wanted) const {
+    // By the file's own numbering: sections_ has lost some.
+    Elf64_Shdr strings;
+    const uint64_t at = header_.e_shoff + header_.e_shstrndx * sizeof strings;
+    if (out_.file.size() < at + sizeof strings) return false;
+    std::memcpy(&strings, &out_.file[at], sizeof strings);
+    if (out_.file.size() < strings.sh_offset + strings.sh_size) return false;
+    const auto names = bytes_of(strings);
+    return std::ranges::any_of(sections_, [&](const Elf64_Shdr& s) {
+      if (s.sh_name >= names.size()) return false;
+      const auto* name = reinterpret_cast<const char*>(&names[s.sh_name]);
+      return std::string_view(name, strnlen(name, names.size() - s.sh_name)) == wanted;
+    });
   }
 
   /// Where the file is loaded, what kind of module it is.
