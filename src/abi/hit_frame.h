@@ -14,9 +14,9 @@ namespace spile::abi {
 struct HitFrame {
   uint64_t r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di;
   uint64_t orig_ax, ip, cs, flags, sp, ss;
-  uint64_t cookie;  ///< index of the probe in the Bundle: helper get_attach_cookie
-  uint64_t at_entry;        ///< not 0: ip is a function's first instruction, [sp] its return address
-  uint64_t overridden;      ///< helper override_return: not 0 ends the function with override_value
+  uint64_t cookie;      ///< index of the probe in the Bundle: helper get_attach_cookie
+  uint64_t at_entry;    ///< not 0: ip is a function's first instruction, [sp] its return address
+  uint64_t overridden;  ///< helper override_return: not 0 ends the function with override_value
   uint64_t override_value;
 };
 static_assert(offsetof(HitFrame, di) == 112 && offsetof(HitFrame, ss) == 160 &&

@@ -86,7 +86,8 @@ struct HashEntry {
 };
 static_assert(sizeof(HashEntry) == 16);
 
-/// Front of a slot of a stack map; the addresses follow, the innermost first. Written by the target.
+/// Front of a slot of a stack map; the addresses follow, the innermost first. Written by the
+/// target.
 struct StackHead {
   uint64_t id;     ///< hash of the addresses, never 0; 0: the slot is free
   uint64_t count;  ///< addresses; 0 until they are all there

@@ -20,17 +20,17 @@ namespace spile::bundle {
 
 enum class ValueKind : uint8_t {
   kNone,
-  kInt,      ///< size 1, 2, 4, 8; is_signed
-  kString,   ///< size bytes, NUL-padded
-  kBuffer,   ///< u32 length, then size - 4 bytes: buf()
-  kPointer,  ///< 8 bytes, printed as 0x...
-  kProbe,    ///< u64 index into Bundle::probes: prints its name
-  kFunc,     ///< u64 index into Bundle::probes: prints its function
-  kTuple,    ///< fields one after the other, each at its own offset: multi-part keys
-  kUserStack,    ///< i64 id in the stack map of `frames` (negative: none), u64 process id
-  kKernelStack,  ///< i64 id alone
-  kUserSymbol,   ///< u64 address, u64 process id: usym()
-  kKernelSymbol, ///< u64 address: ksym()
+  kInt,           ///< size 1, 2, 4, 8; is_signed
+  kString,        ///< size bytes, NUL-padded
+  kBuffer,        ///< u32 length, then size - 4 bytes: buf()
+  kPointer,       ///< 8 bytes, printed as 0x...
+  kProbe,         ///< u64 index into Bundle::probes: prints its name
+  kFunc,          ///< u64 index into Bundle::probes: prints its function
+  kTuple,         ///< fields one after the other, each at its own offset: multi-part keys
+  kUserStack,     ///< i64 id in the stack map of `frames` (negative: none), u64 process id
+  kKernelStack,   ///< i64 id alone
+  kUserSymbol,    ///< u64 address, u64 process id: usym()
+  kKernelSymbol,  ///< u64 address: ksym()
 };
 
 /// How the lines of a stack look.
@@ -44,8 +44,8 @@ struct ValueType {
   ValueKind kind = ValueKind::kNone;
   uint32_t size = 0;  ///< bytes, whole value
   bool is_signed = true;
-  std::vector<ValueType> fields;  ///< kTuple
-  std::vector<uint32_t> offsets;  ///< kTuple: of each field, in bytes
+  std::vector<ValueType> fields;                ///< kTuple
+  std::vector<uint32_t> offsets;                ///< kTuple: of each field, in bytes
   StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
   uint32_t frames = 0;                          ///< stacks: the most that were asked for
   bool operator==(const ValueType&) const = default;

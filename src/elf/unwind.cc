@@ -87,11 +87,14 @@ void run_cfa(Reader& in, CfaRule& rule) {
       case 0x0d: rule.reg = in.uleb128(); break;                    // def_cfa_register
       case 0x0e: rule.offset = in.uleb128(); break;                 // def_cfa_offset
       case 0x05:                                                    // offset_extended
-      case 0x09: in.uleb128(); in.uleb128(); break;                 // register
-      case 0x06:                                                    // restore_extended
-      case 0x07:                                                    // undefined
-      case 0x08:                                                    // same_value
-      case 0x2e: in.uleb128(); break;                               // GNU_args_size
+      case 0x09:
+        in.uleb128();
+        in.uleb128();
+        break;                         // register
+      case 0x06:                       // restore_extended
+      case 0x07:                       // undefined
+      case 0x08:                       // same_value
+      case 0x2e: in.uleb128(); break;  // GNU_args_size
       default: rule.is_known = false; return;
     }
   }

@@ -298,10 +298,11 @@ Result<void> KernelTrace::start() {
     if (is_user_code(probe.kind) || probe.program < 0) continue;
     auto loaded = program(probe.program, load_type(probe.kind));
     if (!loaded && loaded.error().message.find("bpf_override_return") != std::string::npos) {
-      return fail(ErrorCode::kUnsupported,
-                  "{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE, which this one is "
-                  "not",
-                  probe.name);
+      return fail(
+          ErrorCode::kUnsupported,
+          "{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE, which this one is "
+          "not",
+          probe.name);
     }
     if (!loaded) return forward(loaded, "{}", probe.name);
   }
@@ -375,8 +376,7 @@ Result<engine::Stats> KernelTrace::stats() {
     stats.missed += counts.missed;
     time_ns += counts.time_ns;
   }
-  if (stats.hits > 0)
-    stats.hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
+  if (stats.hits > 0) stats.hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
   return stats;
 }
 

@@ -81,9 +81,7 @@ uint64_t divided(uint64_t bits, uint64_t by, bool is_signed) {
   return static_cast<uint64_t>(static_cast<int64_t>(bits) / static_cast<int64_t>(by));
 }
 
-Result<Value> merged_value(const Meaning& meaning,
-                           const MapSpec& spec,
-                           const MapEntry& entry) {
+Result<Value> merged_value(const Meaning& meaning, const MapSpec& spec, const MapEntry& entry) {
   switch (spec.role) {
     case MapRole::kValue: return read_value(spec.value, entry.values[0], meaning);
     case MapRole::kCount: return Value::number(added_up(entry, 0), false);

@@ -24,11 +24,8 @@ std::string module_text(bool is_user, const std::optional<Name>& name) {
   return name && !name->module.empty() ? fmt::format(" [{}]", name->module) : "";
 }
 
-std::string frame_text(StackMode mode,
-                       bool is_user,
-                       uint64_t pid,
-                       uint64_t address,
-                       const Meaning& meaning) {
+std::string frame_text(
+    StackMode mode, bool is_user, uint64_t pid, uint64_t address, const Meaning& meaning) {
   if (mode == StackMode::kRaw) return fmt::format("{:x}\n", address);
   const auto name = name_of(is_user, pid, address, meaning);
   std::string symbol = symbol_text(name, address);

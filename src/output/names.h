@@ -1,4 +1,5 @@
-// What the bytes of a value refer to: the bundle they were made for, kept stacks, names of addresses.
+// What the bytes of a value refer to: the bundle they were made for, kept stacks, names of
+// addresses.
 #pragma once
 
 #include <cstdint>

@@ -111,8 +111,7 @@ TEST_F(StackTest, OfTheKernelNamesItsModules) {
 }
 
 TEST_F(StackTest, OfAnUnknownProcessHasNumbers) {
-  EXPECT_EQ(user(StackMode::kBpftrace, 7, 6),
-            "\n        0x1000\n        0x2004\n        0x3333\n");
+  EXPECT_EQ(user(StackMode::kBpftrace, 7, 6), "\n        0x1000\n        0x2004\n        0x3333\n");
 }
 
 TEST_F(StackTest, SaysWhyItHasNoFrames) {

@@ -43,8 +43,8 @@ Result<void> Records::run(const Action& action,
                           engine::Trace& trace) {
   switch (action.kind) {
     case ActionKind::kPrintf: {
-      SPILE_TRY(const std::string text,
-                format_printf(action.format, action.fields, record, Meaning(bundle_, names_, &trace)));
+      SPILE_TRY(const std::string text, format_printf(action.format, action.fields, record,
+                                                      Meaning(bundle_, names_, &trace)));
       return output_.printf(text);
     }
     case ActionKind::kPrintMap: return print_map(action.map, {action.top, action.div}, trace);
@@ -104,9 +104,8 @@ Result<void> Records::no_map(int map) const {
 Result<void> Records::print_map(int map, const PrintLimits& limits, engine::Trace& trace) {
   if (!has_map(map)) return no_map(map);
   SPILE_TRY(const auto entries, trace.read_map(map));
-  SPILE_TRY(const MapRows rows,
-            merge_map(Meaning(bundle_, names_, &trace), bundle_.maps[static_cast<size_t>(map)],
-                      entries, limits));
+  SPILE_TRY(const MapRows rows, merge_map(Meaning(bundle_, names_, &trace),
+                                          bundle_.maps[static_cast<size_t>(map)], entries, limits));
   return output_.map(rows);
 }
 

@@ -43,7 +43,8 @@ Result<Value> read_probe(const ValueType& type,
   uint64_t index = 0;
   std::memcpy(&index, bytes.data(), std::min(bytes.size(), sizeof(index)));
   if (index >= meaning.bundle.probes.size())
-    return fail(ErrorCode::kCorrupt, "probe {} of {} is named", index, meaning.bundle.probes.size());
+    return fail(ErrorCode::kCorrupt, "probe {} of {} is named", index,
+                meaning.bundle.probes.size());
   const bundle::Probe& probe = meaning.bundle.probes[index];
   return Value{
       Value::Kind::kText, 0, type.kind == ValueKind::kProbe ? probe.name : probe.function, {}};

@@ -86,7 +86,8 @@ TEST(Value, RefusesBytesThatMakeNoSense) {
             ErrorCode::kCorrupt);
   EXPECT_EQ(fault({ValueKind::kInt, 0, true, {}, {}}, {}), ErrorCode::kInternal);
   const bundle::RecordField field{{ValueKind::kInt, 4, true, {}, {}}, 100};
-  EXPECT_EQ(read_field(field, std::vector<uint8_t>(16), bundle::Bundle()).error().code, ErrorCode::kCorrupt);
+  EXPECT_EQ(read_field(field, std::vector<uint8_t>(16), bundle::Bundle()).error().code,
+            ErrorCode::kCorrupt);
 }
 
 TEST(Json, EscapesEverythingThatBreaksALine) {

@@ -23,18 +23,23 @@ Result<ChosenEngine> choose_engine(const bundle::Bundle& bundle, const TargetReq
   bool has_target = !target.pids.empty() || !target.command.empty();
   if (target.engine == EngineChoice::kUser) {
     if (kernel_only)
-      return fail(ErrorCode::kInvalid,
-                  "{}: only the kernel has this; leave out --engine user", kernel_probe);
+      return fail(ErrorCode::kInvalid, "{}: only the kernel has this; leave out --engine user",
+                  kernel_probe);
     if (user && !has_target)
       return fail(ErrorCode::kInvalid, "the user engine needs a process: -p PID or -c COMMAND");
     return ChosenEngine{EngineChoice::kUser, ""};
   }
   if (target.engine == EngineChoice::kKernel) return ChosenEngine{EngineChoice::kKernel, ""};
   if (kernel_only) {
-    return ChosenEngine{EngineChoice::kKernel, user
-                                                   ? "this script has probes of the kernel and of "
-                                                     "programs: all of it runs in the kernel engine"
-                                                   : ""};
+    std::string note;
+    if (user && !bundle.needs_kernel.empty()) {
+      note = bundle.needs_kernel + " is the kernel engine's: all of this script runs there";
+    } else if (user) {
+      note =
+          "this script has probes of the kernel and of programs: all of it runs in the kernel "
+          "engine";
+    }
+    return ChosenEngine{EngineChoice::kKernel, std::move(note)};
   }
   if (user && !has_target) return ChosenEngine{EngineChoice::kKernel, ""};
   return ChosenEngine{EngineChoice::kUser, ""};

@@ -175,9 +175,8 @@ jit::JitEnv jit_environment(const CodeRequest& request) {
       if (insn.code != (bpf::kClassJmp | bpf::kCall)) continue;
       auto offset = rt::helper_offset(insn.imm);
       if (offset)
-        env.helpers[insn.imm] = {
-            request.base + *offset,
-            rt::helper_stack_bytes(insn.imm).value_or(rt::kMaxHelperStackBytes)};
+        env.helpers[insn.imm] = {request.base + *offset, rt::helper_stack_bytes(insn.imm).value_or(
+                                                             rt::kMaxHelperStackBytes)};
     }
   }
   for (size_t i = 0; i < request.maps.size(); i++)

@@ -77,8 +77,8 @@ class Model {
     request_.bundle = &bundle_;
     for (size_t i = 0; i < region_.layout().maps.size(); i++)
       request_.maps.push_back(shm::map_descriptor(region_.layout(), i, data_base));
-    request_.cpu = (consts.flags & abi::kHasRdpid) != 0 ? jit::CpuNumber::kRdpid
-                                                       : jit::CpuNumber::kLsl;
+    request_.cpu =
+        (consts.flags & abi::kHasRdpid) != 0 ? jit::CpuNumber::kRdpid : jit::CpuNumber::kLsl;
     request_.cpu_stats = TargetAddr(data_base) + abi::kStatsOffset;
     request_.cpu_mask = consts.cpu_mask;
     return {};
@@ -138,7 +138,9 @@ Result<double> estimate_hit_ns(const bundle::Bundle& bundle,
                                std::span<const bpf::Analysis> analyses) {
   std::set<size_t> programs;
   for (const bundle::Probe& probe : bundle.probes) {
-    if (probe.kind == bundle::ProbeKind::kUprobe && programs.size() < kMostPrograms)
+    bool in_process =
+        probe.kind == bundle::ProbeKind::kUprobe || probe.kind == bundle::ProbeKind::kUsdt;
+    if (in_process && programs.size() < kMostPrograms)
       programs.insert(static_cast<size_t>(probe.program));
   }
   Model model(bundle, analyses);

@@ -1,5 +1,5 @@
-// What a hit costs, measured in spile's own memory: the same machine code as in the target, with maps
-// and rings of its own, called some hundred times.
+// What a hit costs, measured in spile's own memory: the same machine code as in the target, with
+// maps and rings of its own, called some hundred times.
 //
 // An estimate: caches and branch predictors are warm, arguments are addresses of zeroes, and pid,
 // tid and reads of memory go through system calls where the target's may not need them. A hit in

@@ -38,7 +38,8 @@ class ModuleImage {
     kCertain,  ///< the unwind table says so
   };
   /// Whether a function begins here that is entered by calls, so that the return address is at the
-  /// stack pointer. Parts of functions that others jump to (.cold) and the program's entry are none.
+  /// stack pointer. Parts of functions that others jump to (.cold) and the program's entry are
+  /// none.
   Start function_start(TargetAddr at) const;
   /// "fopen" or "fopen+12", "" where no symbol covers it.
   std::string name_of(TargetAddr at) const;

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <numeric>
 #include <map>
+#include <numeric>
 
 #include "user_engine/shm/maps.h"
 

@@ -760,8 +760,7 @@ TEST(Bundles, AreTheSameEveryTime) {
 
 /// As Linux 6.1 does: the name and its NUL, and what lies behind stays.
 TEST(Comm, AsAKeyIsPaddedWhateverTheKernelLeaves) {
-  Machine machine(must_compile(
-      "uprobe:libc:fopen { @t[1] = arg0; @[comm] = count(); }"));
+  Machine machine(must_compile("uprobe:libc:fopen { @t[1] = arg0; @[comm] = count(); }"));
   machine.pads_comm = false;
   Registers one = arguments(0x1111111111111111), other = arguments(0x2222222222222222);
   run_ok(machine, 0, &one);
@@ -774,7 +773,8 @@ TEST(Comm, AsAKeyIsPaddedWhateverTheKernelLeaves) {
 // ---------------------------------------------------------------------------------------------
 
 TEST(Stack, OfTheUserIsItsIdAndItsProcess) {
-  Machine machine(must_compile("uprobe:libc:fopen { printf(\"%s\", ustack(5)); @[ustack(5)] = 1; }"));
+  Machine machine(
+      must_compile("uprobe:libc:fopen { printf(\"%s\", ustack(5)); @[ustack(5)] = 1; }"));
   Registers regs;
   run_ok(machine, 0, &regs);
   EXPECT_EQ(machine.stack_flags, uint64_t{bpf::kUserStack});
@@ -808,8 +808,8 @@ TEST(Stack, ThatFindsNoRoomIsCounted) {
 }
 
 TEST(Stack, OfEachDepthHasAMapOfItsOwn) {
-  bundle::Bundle bundle =
-      must_compile("uprobe:libc:fopen { @[ustack(2)] = 1; @b[ustack(perf, 2)] = 1; print(ustack); }");
+  bundle::Bundle bundle = must_compile(
+      "uprobe:libc:fopen { @[ustack(2)] = 1; @b[ustack(perf, 2)] = 1; print(ustack); }");
   EXPECT_NE(bundle::stack_map(bundle, 2), bundle::stack_map(bundle, 127));
   size_t maps = 0;
   for (const auto& map : bundle.maps) maps += map.kind == bundle::MapKind::kStacks;

@@ -13,7 +13,7 @@ using typed::ExprKind;
 
 Lowering::ExprPtr Lowering::stack(Type::Kind kind, StackMode mode, uint32_t frames, Span span) {
   if (instance_.context.kind == ContextKind::kNone) {
-    diagnostics_.error(span, "{} is only there in uprobe, kprobe, kretprobe and tracepoint",
+    diagnostics_.error(span, "{} is only there in uprobe, usdt, kprobe, kretprobe and tracepoint",
                        kind == Type::Kind::kUserStack ? "ustack" : "kstack");
     return unknown(span);
   }
@@ -70,7 +70,7 @@ Lowering::ExprPtr Lowering::lower_symbol(const ast::Call& call, Type::Kind kind)
 Lowering::ExprPtr Lowering::lower_reg(const ast::Call& call) {
   // In the order of struct pt_regs, eight bytes each.
   constexpr std::array<std::string_view, 21> kNames = {
-      "r15", "r14", "r13", "r12", "bp", "bx",      "r11", "r10", "r9",    "r8", "ax",
+      "r15", "r14", "r13", "r12", "bp",      "bx", "r11", "r10",   "r9", "r8", "ax",
       "cx",  "dx",  "si",  "di",  "orig_ax", "ip", "cs",  "flags", "sp", "ss"};
   std::string name;
   if (!literal_text(*call.arguments[0], "the register of reg()", name)) return unknown(call.span);
@@ -81,7 +81,7 @@ Lowering::ExprPtr Lowering::lower_reg(const ast::Call& call) {
     return unknown(call.span);
   }
   if (instance_.context.kind != ContextKind::kRegs) {
-    diagnostics_.error(call.span, "reg() is only there in uprobe, kprobe and kretprobe");
+    diagnostics_.error(call.span, "reg() is only there in uprobe, usdt, kprobe and kretprobe");
     return unknown(call.span);
   }
   ExprPtr value = make(ExprKind::kContext, Type::uint64(), call.span);

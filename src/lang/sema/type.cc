@@ -107,8 +107,8 @@ bundle::ValueType to_value_type(const Type& type) {
     case Type::Kind::kFunc: value.kind = ValueKind::kFunc; break;
     case Type::Kind::kUserStack:
     case Type::Kind::kKernelStack:
-      value.kind = type.kind == Type::Kind::kUserStack ? ValueKind::kUserStack
-                                                       : ValueKind::kKernelStack;
+      value.kind =
+          type.kind == Type::Kind::kUserStack ? ValueKind::kUserStack : ValueKind::kKernelStack;
       value.stack_mode = type.stack_mode;
       value.frames = type.frames;
       break;

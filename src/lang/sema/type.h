@@ -25,10 +25,10 @@ struct Type {
     kProbe,  ///< `probe`: a u64, the probe's number
     kFunc,   ///< `func`: the same
     kTuple,
-    kUserStack,    ///< ustack: an id and the process
-    kKernelStack,  ///< kstack: an id
-    kUserSymbol,   ///< usym(): an address and the process
-    kKernelSymbol, ///< ksym(): an address
+    kUserStack,     ///< ustack: an id and the process
+    kKernelStack,   ///< kstack: an id
+    kUserSymbol,    ///< usym(): an address and the process
+    kKernelSymbol,  ///< ksym(): an address
   };
   Kind kind = Kind::kUnknown;
   uint32_t size = 0;  ///< kInt: 1, 2, 4, 8. kString: with the NUL. kBuffer: of the data, its u32

@@ -58,11 +58,11 @@ enum class ExprKind : uint8_t {
   kPrintMap,    ///< map, top, div
   kPrintValue,  ///< args: one
   kClear,
-  kZero,    ///< map
-  kDelete,  ///< map; args: key, none: the scalar
-  kExit,    ///< args: none or the code; the clause ends here
-  kTime,    ///< text: the format
-  kJoin,    ///< text: the separator; args: address of an array of addresses of strings
+  kZero,      ///< map
+  kDelete,    ///< map; args: key, none: the scalar
+  kExit,      ///< args: none or the code; the clause ends here
+  kTime,      ///< text: the format
+  kJoin,      ///< text: the separator; args: address of an array of addresses of strings
   kOverride,  ///< args: what the probed function returns, without having run
 };
 

@@ -113,10 +113,11 @@ class DetourEmitter {
 
   Result<void> check_override() const {
     if (!needs_.overrides || spec_.may_override) return {};
-    return fail(ErrorCode::kUnsafe,
-                "override() returns before a function has begun; {} is not the first instruction of a "
-                "function that the module's unwind table (.eh_frame) knows",
-                spec_.site);
+    return fail(
+        ErrorCode::kUnsafe,
+        "override() returns before a function has begun; {} is not the first instruction of a "
+        "function that the module's unwind table (.eh_frame) knows",
+        spec_.site);
   }
 
   // ---- code

@@ -47,7 +47,7 @@ struct DetourSpec {
   std::vector<DetourProgram> programs;
   bool at_entry = false;      ///< the site is a function's first instruction
   bool may_override = false;  ///< it is so for certain: the return address is at the target's rsp
-  bool flags_live = true;  ///< false only where the site's plan proved the arithmetic flags dead
+  bool flags_live = true;     ///< false only where the site's plan proved the arithmetic flags dead
   CpuNumber cpu = CpuNumber::kRdpid;
   std::optional<HitCounter> hits;
   /// Largest body that is copied into the detour instead of called, in bytes; 0: always call. Only

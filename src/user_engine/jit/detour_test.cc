@@ -557,8 +557,8 @@ DetourSpec at_a_start(DetourSpec spec) {
 }
 
 /// lea 0x11223344(%rax),%rax; xor %edi,%edi; ret: shows whether the function ran.
-const std::vector<uint8_t> kLeaXorRet = {0x48, 0x8d, 0x80, 0x44, 0x33, 0x22,
-                                         0x11, 0x31, 0xff, 0xc3};
+const std::vector<uint8_t> kLeaXorRet = {0x48, 0x8d, 0x80, 0x44, 0x33,
+                                         0x22, 0x11, 0x31, 0xff, 0xc3};
 
 TEST(DetourOverride, ReturnsTheValueAndKeepsEveryOtherRegister) {
   for (uint32_t inline_limit : {0u, 4096u}) {

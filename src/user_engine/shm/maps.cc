@@ -187,8 +187,7 @@ Result<void> zero(const Region& region, size_t map_index) {
 }
 
 Result<std::vector<uint64_t>> read_stack(const Region& region, size_t map_index, uint64_t id) {
-  if (map_index >= region.map_count() ||
-      region.map(map_index).kind != abi::RtMapKind::kStacks)
+  if (map_index >= region.map_count() || region.map(map_index).kind != abi::RtMapKind::kStacks)
     return fail(ErrorCode::kInvalid, "map {} holds no stacks", map_index);
   const abi::RtMap& map = region.map(map_index);
   for (uint32_t i = 0; id != 0 && i < rt::kMaxStackProbes; ++i) {

@@ -78,7 +78,8 @@ Result<void> check_spec(const bundle::MapSpec& spec, size_t index) {
     return fail(ErrorCode::kInvalid, "stack map {}: {} slots of {} bytes", index, spec.max_entries,
                 spec.value_size);
   }
-  if (array || stacks ? spec.key_size != 4 : (spec.key_size == 0 || spec.key_size > abi::kMaxKeyBytes)) {
+  if (array || stacks ? spec.key_size != 4
+                      : (spec.key_size == 0 || spec.key_size > abi::kMaxKeyBytes)) {
     return fail(ErrorCode::kInvalid, "map {} '{}': keys of {} bytes", index, spec.name,
                 spec.key_size);
   }

@@ -27,8 +27,8 @@ class FakeStack {
  public:
   static constexpr size_t kBytes = 1 << 16;
   FakeStack() {
-    void* at = mmap(nullptr, kBytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                    -1, 0);
+    void* at =
+        mmap(nullptr, kBytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memory_ = Mapping(at, kBytes + 4096);
     mprotect(memory_.data() + kBytes, 4096, PROT_NONE);
   }
@@ -118,9 +118,10 @@ TEST_F(Stacks, EndAtWhatIsNoFrame) {
   const std::vector<uint64_t> nothing = {kCode};
   stack_.frame(1003, stack_.at(2000), kCode + 1);  // a frame pointer that is none: not aligned
   stack_.frame(2000, 0, kCode + 2);
-  for (uint64_t bp : {uint64_t{0}, uint64_t{1}, uint64_t{8}, stack_.at(1003), uint64_t{0xdeadbeef000},
-                      stack_.at(FakeStack::kBytes), stack_.at(last), ~uint64_t{7}, ~uint64_t{15},
-                      uint64_t{1} << 63, (uint64_t{1} << 56) - 8, (uint64_t{1} << 56) - 16}) {
+  for (uint64_t bp :
+       {uint64_t{0}, uint64_t{1}, uint64_t{8}, stack_.at(1003), uint64_t{0xdeadbeef000},
+        stack_.at(FakeStack::kBytes), stack_.at(last), ~uint64_t{7}, ~uint64_t{15},
+        uint64_t{1} << 63, (uint64_t{1} << 56) - 8, (uint64_t{1} << 56) - 16}) {
     EXPECT_EQ(walk(hit(bp)), nothing) << std::hex << bp;
   }
   stack_.frame(0, stack_.at(64), 0);  // a return address that cannot be one
