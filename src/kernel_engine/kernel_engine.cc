@@ -307,10 +307,11 @@ Result<void> KernelTrace::start() {
     if (is_user_code(probe.kind) || probe.program < 0) continue;
     auto loaded = program(probe.program, load_type(probe.kind));
     if (!loaded && loaded.error().message.find("bpf_override_return") != std::string::npos) {
-      return fail(ErrorCode::kUnsupported,
-                  "{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE, which this one is "
-                  "not",
-                  probe.name);
+      return fail(
+          ErrorCode::kUnsupported,
+          "{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE, which this one is "
+          "not",
+          probe.name);
     }
     if (!loaded) return forward(loaded, "{}", probe.name);
   }

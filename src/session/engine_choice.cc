@@ -31,10 +31,15 @@ Result<ChosenEngine> choose_engine(const bundle::Bundle& bundle, const TargetReq
   }
   if (target.engine == EngineChoice::kKernel) return ChosenEngine{EngineChoice::kKernel, ""};
   if (kernel_only) {
-    return ChosenEngine{EngineChoice::kKernel, user
-                                                   ? "this script has probes of the kernel and of "
-                                                     "programs: all of it runs in the kernel engine"
-                                                   : ""};
+    std::string note;
+    if (user && !bundle.needs_kernel.empty()) {
+      note = bundle.needs_kernel + " is the kernel engine's: all of this script runs there";
+    } else if (user) {
+      note =
+          "this script has probes of the kernel and of programs: all of it runs in the kernel "
+          "engine";
+    }
+    return ChosenEngine{EngineChoice::kKernel, std::move(note)};
   }
   if (user && !has_target) return ChosenEngine{EngineChoice::kKernel, ""};
   return ChosenEngine{EngineChoice::kUser, ""};

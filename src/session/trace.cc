@@ -194,8 +194,7 @@ bool Session::start_kernel() {
 bool Session::start_user() {
   engine_ = user_engine::make_engine({.measure = request_.verbose});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
-  if (bundle_.reads_symbols)
-    scope.on_process = [this](pid_t pid) { symbolizer_.remember(pid); };
+  if (bundle_.reads_symbols) scope.on_process = [this](pid_t pid) { symbolizer_.remember(pid); };
   if (!request_.target.command.empty()) {
     auto words = command_words();
     if (!words) return failed(words.error()), false;

@@ -138,9 +138,10 @@ Result<double> estimate_hit_ns(const bundle::Bundle& bundle,
                                std::span<const bpf::Analysis> analyses) {
   std::set<size_t> programs;
   for (const bundle::Probe& probe : bundle.probes) {
-    bool is_in_target =
-        probe.kind == bundle::ProbeKind::kUprobe || probe.kind == bundle::ProbeKind::kUsdt;
-    if (is_in_target && programs.size() < kMostPrograms)
+    bool in_process = probe.kind == bundle::ProbeKind::kUprobe ||
+                      probe.kind == bundle::ProbeKind::kUretprobe ||
+                      probe.kind == bundle::ProbeKind::kUsdt;
+    if (in_process && programs.size() < kMostPrograms)
       programs.insert(static_cast<size_t>(probe.program));
   }
   Model model(bundle, analyses);

@@ -170,7 +170,8 @@ void Emitter::buffer_into(const Expr& expr, const Place& place, const Type& type
 
 void Emitter::comm_into(const Place& place, const Type& type, Fill fill) {
   constexpr uint32_t kTaskCommLen = 16;
-  // Some kernels (6.1 among them) end the name and leave what is behind as it was: no two keys alike.
+  // Some kernels (6.1 among them) end the name and leave what is behind as it was: no two keys
+  // alike.
   zero(place, kTaskCommLen);
   address_of(place, Reg::r1);
   code_.mov_imm(Reg::r2, kTaskCommLen);

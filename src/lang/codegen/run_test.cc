@@ -760,8 +760,7 @@ TEST(Bundles, AreTheSameEveryTime) {
 
 /// As Linux 6.1 does: the name and its NUL, and what lies behind stays.
 TEST(Comm, AsAKeyIsPaddedWhateverTheKernelLeaves) {
-  Machine machine(must_compile(
-      "uprobe:libc:fopen { @t[1] = arg0; @[comm] = count(); }"));
+  Machine machine(must_compile("uprobe:libc:fopen { @t[1] = arg0; @[comm] = count(); }"));
   machine.pads_comm = false;
   Registers one = arguments(0x1111111111111111), other = arguments(0x2222222222222222);
   run_ok(machine, 0, &one);

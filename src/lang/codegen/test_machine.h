@@ -27,7 +27,7 @@ class Machine {
   std::string comm = "tester";
   bool ring_is_full = false;
   bool pads_comm = true;  ///< get_current_comm zeroes what lies behind the name
-  int64_t stack = 42;  ///< what get_stackid gives
+  int64_t stack = 42;     ///< what get_stackid gives
   uint64_t overridden = 0, stack_flags = 0;
   bool maps_are_full = false;
   std::vector<Bytes> records;

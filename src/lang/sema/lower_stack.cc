@@ -13,7 +13,7 @@ using typed::ExprKind;
 
 Lowering::ExprPtr Lowering::stack(Type::Kind kind, StackMode mode, uint32_t frames, Span span) {
   if (instance_.context.kind == ContextKind::kNone) {
-    diagnostics_.error(span, "{} is only there in uprobe, kprobe, kretprobe and tracepoint",
+    diagnostics_.error(span, "{} is only there in uprobe, usdt, kprobe, kretprobe and tracepoint",
                        kind == Type::Kind::kUserStack ? "ustack" : "kstack");
     return unknown(span);
   }
@@ -81,7 +81,7 @@ Lowering::ExprPtr Lowering::lower_reg(const ast::Call& call) {
     return unknown(call.span);
   }
   if (instance_.context.kind != ContextKind::kRegs) {
-    diagnostics_.error(call.span, "reg() is only there in uprobe, kprobe and kretprobe");
+    diagnostics_.error(call.span, "reg() is only there in uprobe, usdt, kprobe and kretprobe");
     return unknown(call.span);
   }
   ExprPtr value = make(ExprKind::kContext, Type::uint64(), call.span);

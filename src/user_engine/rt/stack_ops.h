@@ -81,8 +81,7 @@ class FrameReader {
     begin_ = at;
     held_ = 0;
     while (held_ < kFrameBytes && is_user_range(at, kWindowBytes)) {
-      const uint64_t step =
-          copy_step(consts_, bytes_ + held_, at + held_, kWindowBytes - held_);
+      const uint64_t step = copy_step(consts_, bytes_ + held_, at + held_, kWindowBytes - held_);
       if (step == 0) break;
       held_ += step;
     }

@@ -48,7 +48,7 @@ class Blob : public testing::Test {
  protected:
   TestRegion r_{{map_spec(MapKind::kPerCpuHash, 8, 8, 4096), ring_spec(65536),
                  map_spec(MapKind::kArray, 4, 8, 4), map_spec(MapKind::kHash, 64, 128, 64),
-               map_spec(MapKind::kStacks, 4, 40, 64)}};
+                 map_spec(MapKind::kStacks, 4, 40, 64)}};
   TestCode code_{r_};
 };
 
