@@ -245,18 +245,22 @@ void Patcher::fill_stones() {
   if (addresses.stone_pages.empty()) return;
   std::span<uint8_t> memory = code_.back().local.bytes();
   std::ranges::fill(memory, uint8_t{0xcc});
+  std::vector<size_t> offsets;  // of each range of pages in the file
+  size_t total = 0;
+  for (const AddressRange& range : addresses.stone_pages) {
+    offsets.push_back(total);
+    total += range.size();
+  }
   for (const BuiltSite* built : prepared_.built) {
     auto placed = addresses.placements.find(built->site);
     if (placed == addresses.placements.end()) continue;
-    size_t offset = 0;
-    for (const AddressRange& page : addresses.stone_pages) {
-      if (page.contains(placed->second.stone)) {
-        auto bytes = patch::stone_bytes(built->detour);
-        std::memcpy(&memory[offset + static_cast<size_t>(placed->second.stone - page.start)],
-                    bytes.data(), bytes.size());
-      }
-      offset += page.size();
-    }
+    TargetAddr stone = placed->second.stone;
+    auto after = std::ranges::upper_bound(addresses.stone_pages, stone, {}, &AddressRange::start);
+    SPILE_CHECK(after != addresses.stone_pages.begin() && std::prev(after)->contains(stone));
+    auto i = static_cast<size_t>(std::prev(after) - addresses.stone_pages.begin());
+    auto bytes = patch::stone_bytes(stone, built->detour);
+    std::ranges::copy(
+        bytes, &memory[offsets[i] + static_cast<size_t>(stone - addresses.stone_pages[i].start)]);
   }
 }
 

@@ -213,7 +213,7 @@ class Stones {
   }
   bool ok() const { return ok_; }
   void put(TargetAddr at, TargetAddr detour) {
-    const auto bytes = stone_bytes(detour);
+    const auto bytes = stone_bytes(at, detour);
     std::memcpy(reinterpret_cast<void*>(at.value), bytes.data(), bytes.size());
   }
 

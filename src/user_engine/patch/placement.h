@@ -30,9 +30,11 @@
 
 namespace spile::patch {
 
-/// jmp *0(%rip); the address: reaches everything, touches no register.
-inline constexpr size_t kStoneBytes = 14;
-std::array<uint8_t, kStoneBytes> stone_bytes(TargetAddr to);
+/// A stone at `at`: jmp *(%rip), and the address, aligned. Reaches everything, touches no register;
+/// 14 to 21 bytes.
+inline constexpr size_t kMinStoneBytes = 14;
+TargetAddr stone_end(TargetAddr at);
+std::vector<uint8_t> stone_bytes(TargetAddr at, TargetAddr to);
 
 /// Address space where stones may lie.
 class StoneSpace {

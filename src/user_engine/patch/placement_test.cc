@@ -406,15 +406,29 @@ TEST(StoneSpace, StonesShareAPageAndDoNotOverlap) {
     space.take(*at);
     ++count;
   }
-  EXPECT_EQ(count, 4096 / kStoneBytes);
+  EXPECT_EQ(count, 256u);
   ASSERT_EQ(space.pages().size(), 1u);
   EXPECT_EQ(space.pages()[0].start, kFree);
 }
 
+TEST(StoneSpace, AStoneReadsItsAddressAligned) {
+  for (uint64_t i = 0; i < 8; ++i) {
+    const TargetAddr at = kFree + i, to(0x123456789abc);
+    const auto bytes = stone_bytes(at, to);
+    EXPECT_EQ(at + bytes.size(), stone_end(at));
+    const auto jump = x86::decode(bytes);
+    ASSERT_TRUE(jump);
+    EXPECT_EQ(jump->kind, x86::Kind::kJmpIndirect);
+    const TargetAddr literal = jump->rip_target(at);
+    EXPECT_EQ(literal.value % 8, 0u) << "a program with the alignment check on would get SIGBUS";
+    EXPECT_EQ(std::memcmp(&bytes[static_cast<size_t>(literal - at)], &to.value, 8), 0);
+  }
+}
+
 TEST(StoneSpace, NoStoneReachesIntoAPageThatIsTaken) {
   StoneSpace space({{kFree, kFree + 4096}}, 10);
-  EXPECT_TRUE(space.fits(kFree + 4096 - kStoneBytes));
-  EXPECT_FALSE(space.fits(kFree + 4096 - kStoneBytes + 1));
+  EXPECT_TRUE(space.fits(kFree + 4096 - kMinStoneBytes));
+  EXPECT_FALSE(space.fits(kFree + 4096 - kMinStoneBytes + 1));
   EXPECT_FALSE(space.fits(kFree - 1));
 }
 
@@ -437,7 +451,7 @@ TEST(StoneSpace, GivesBackWhatWasTaken) {
 TEST(StoneSpace, PrefersAPageThatIsInUse) {
   StoneSpace space({{kFree, kFree + 0x10000}}, 10);
   space.take(kFree + 0x5000);
-  EXPECT_EQ(space.find(kFree, kFree + 0xffff), kFree + 0x5000 + kStoneBytes);
+  EXPECT_EQ(space.find(kFree, kFree + 0xffff), stone_end(kFree + 0x5000));
 }
 
 }  // namespace

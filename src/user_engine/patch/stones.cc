@@ -5,11 +5,33 @@
 
 namespace spile::patch {
 
-std::array<uint8_t, kStoneBytes> stone_bytes(TargetAddr to) {
-  // ff 25 00000000   jmp *0(%rip)
+namespace {
+
+constexpr uint64_t kJmpIndirectBytes = 6;
+
+/// Where the address lies that a stone's jump reads: aligned, for the program may run with the
+/// alignment check on.
+TargetAddr literal_of(TargetAddr stone) {
+  return TargetAddr((stone.value + kJmpIndirectBytes + 7) & ~uint64_t{7});
+}
+
+}  // namespace
+
+TargetAddr stone_end(TargetAddr stone) {
+  return literal_of(stone) + sizeof(uint64_t);
+}
+
+std::vector<uint8_t> stone_bytes(TargetAddr at, TargetAddr to) {
+  // ff 25 <distance>   jmp *distance(%rip)
+  // cc ...
   // <address>
-  std::array<uint8_t, kStoneBytes> code = {0xff, 0x25};
-  std::memcpy(code.data() + 6, &to.value, sizeof to.value);
+  std::vector<uint8_t> code(static_cast<size_t>(stone_end(at) - at), 0xcc);
+  const auto literal = static_cast<size_t>(literal_of(at) - at);
+  const auto distance = static_cast<uint32_t>(literal - kJmpIndirectBytes);
+  code[0] = 0xff;
+  code[1] = 0x25;
+  std::memcpy(code.data() + 2, &distance, sizeof distance);
+  std::memcpy(code.data() + literal, &to.value, sizeof to.value);
   return code;
 }
 
@@ -20,7 +42,7 @@ uint64_t first_page(TargetAddr at) {
 }
 
 uint64_t last_page(TargetAddr at) {
-  return (at.value + kStoneBytes - 1) / StoneSpace::kPageBytes;
+  return (stone_end(at).value - 1) / StoneSpace::kPageBytes;
 }
 
 }  // namespace
@@ -43,7 +65,7 @@ bool StoneSpace::fits(TargetAddr at) const {
   }
   if (pages_.size() + more > max_pages_) return false;
   const auto next = stones_.lower_bound(at.value);
-  if (next != stones_.end() && next->first < at.value + kStoneBytes) return false;
+  if (next != stones_.end() && next->first < stone_end(at).value) return false;
   return next == stones_.begin() || std::prev(next)->second <= at.value;
 }
 
@@ -58,11 +80,11 @@ std::optional<TargetAddr> StoneSpace::find_on_page(uint64_t page,
   while (at <= end) {
     if (fits(at)) return at;
     // Behind the stone that is in the way, or on the next page if it is the page itself.
-    const auto next = stones_.upper_bound(at.value + kStoneBytes - 1);
+    const auto next = stones_.upper_bound(stone_end(at).value - 1);
     if (next == stones_.begin() || std::prev(next)->second <= at.value) break;
     at = TargetAddr(std::prev(next)->second);
   }
-  if (used != pages_.end() && first <= start && last >= start + (kPageBytes - kStoneBytes))
+  if (used != pages_.end() && first <= start && last >= start + (kPageBytes - kMinStoneBytes))
     used->second.is_full = true;
   return std::nullopt;
 }
@@ -89,7 +111,7 @@ std::optional<TargetAddr> StoneSpace::find(TargetAddr first, TargetAddr last, Pa
 
 void StoneSpace::take(TargetAddr at) {
   SPILE_CHECK(fits(at));
-  stones_.emplace(at.value, at.value + kStoneBytes);
+  stones_.emplace(at.value, stone_end(at).value);
   for (uint64_t page = first_page(at); page <= last_page(at); ++page) ++pages_[page].stones;
 }
 

@@ -164,7 +164,7 @@ class Preparation {
       put(copy->bytes);
     }
     if (placement != nullptr) {
-      const auto stone = stone_bytes(detour);
+      const auto stone = stone_bytes(placement->stone, detour);
       std::memcpy(reinterpret_cast<void*>(placement->stone.value), stone.data(), stone.size());
       edits_.insert(edits_.end(), placement->edits.begin(), placement->edits.end());
     } else if (const auto jump = patch_bytes(plan, detour)) {

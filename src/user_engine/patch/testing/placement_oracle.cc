@@ -107,8 +107,8 @@ class Run {
 
   void check_stone(const SitePlan& plan, TargetAddr at) {
     const auto next = stones_.lower_bound(at.value);
-    if ((next != stones_.end() && *next < at.value + kStoneBytes) ||
-        (next != stones_.begin() && *std::prev(next) + kStoneBytes > at.value))
+    if ((next != stones_.end() && *next < stone_end(at).value) ||
+        (next != stones_.begin() && stone_end(TargetAddr(*std::prev(next))) > at))
       fail(fmt::format("the stone of {} lies on another", plan.site));
     stones_.insert(at.value);
   }
