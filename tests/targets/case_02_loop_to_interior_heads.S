@@ -9,6 +9,4 @@ CASE(two_two_to_4, xor %eax, %eax; mov %ecx, %edx; 1: inc %eax; dec %ecx; jg 1b;
 CASE(one_three_to_4, push %rbx; mov %rdx, %rax; 1: inc %rax; dec %ecx; jg 1b; pop %rbx; ret)
 CASE(four_ones_to_4, push %rbx; push %rbp; push %rsi; push %rdi; 1: lea 1(%rax), %rax; sub $1, %ecx; jg 1b;
      pop %rdi; pop %rsi; pop %rbp; pop %rbx; ret)
-CASE(every_head, nop; 1: nop; 2: nop; 3: nop; 4: lea 1(%rax), %rax; dec %ecx; cmp $6, %ecx; je 1b; cmp $4, %ecx; je 2b;
-     cmp $2, %ecx; je 3b; cmp $0, %ecx; jg 4b; ret)
 NO_EXECUTABLE_STACK
