@@ -16,6 +16,7 @@
 #include "user_engine/prepare.h"
 #include "user_engine/target/spawn.h"
 #include "user_engine/target/stopped.h"
+#include "x86/decode.h"
 
 namespace spile::user_engine {
 
@@ -180,6 +181,21 @@ std::unexpected<Error> name_owner(const Target& target, Error error) {
 
 }  // namespace
 
+namespace {
+
+/// The jump at a site as memory has it: part of it may be bytes that stayed.
+std::vector<uint8_t> jump_of(const PatchedSite& site) {
+  const patch::Edit& edit = site.edits.back();
+  auto original = site.planned->image->original(edit.at, x86::kMaxInsnBytes);
+  std::vector<uint8_t> bytes(original.begin(), original.end());
+  bytes.resize(std::max(bytes.size(), edit.after.size()));
+  std::ranges::copy(edit.after, bytes.begin());
+  if (auto jump = x86::decode(bytes)) bytes.resize(jump->length);
+  return bytes;
+}
+
+}  // namespace
+
 std::vector<SiteReport> site_reports(const Attachment& attachment, const bundle::Bundle& bundle) {
   std::vector<SiteReport> reports;
   for (const PatchedSite& site : attachment.sites) {
@@ -189,10 +205,7 @@ std::vector<SiteReport> site_reports(const Attachment& attachment, const bundle:
         report.mechanism = placed->second.how;
         report.reason = placed->second.why;
       }
-      const patch::Edit& edit = site.edits.back();
-      report.after = report.before;
-      report.after.resize(std::max(report.after.size(), edit.after.size()));
-      std::ranges::copy(edit.after, report.after.begin());
+      if (report.address == site.planned->plan.site.value) report.after = jump_of(site);
       reports.push_back(std::move(report));
     }
   }

@@ -494,7 +494,8 @@ std::vector<SiteReport> describe(const PlannedSite& site, pid_t pid, const Bundl
     report.reason = at == site.plan.site
                         ? site.plan.reason
                         : fmt::format("in the window at {}: {}", site.plan.site, site.plan.reason);
-    report.before = site.plan.window;
+    report.before.assign(site.plan.window.begin() + site.plan.probed[i].offset,
+                         site.plan.window.end());
     reports.push_back(std::move(report));
   }
   return reports;

@@ -18,6 +18,7 @@ namespace {
 constexpr uint32_t kHoleBytes = 8, kFlagsBytes = 8, kReturnAddressBytes = 8;
 /// The constants that Linux gives user mode: the segment selectors, and -1 for "not in a system
 /// call". Source: Linux arch/x86/include/asm/segment.h, __USER_CS and __USER_DS.
+constexpr int32_t kAlignmentCheck = 1 << 18;  ///< AC in eflags
 constexpr int32_t kUserCs = 0x33, kUserSs = 0x2b, kNoSystemCall = -1;
 
 /// What a C function may destroy: rax, rcx, rdx, rsi, rdi, r8 to r11.
@@ -38,6 +39,7 @@ struct Needs {
   bool clobbers_flags = false;
   bool overrides = false;
   uint32_t stack_bytes = 0;  ///< of the deepest program, return address included where it is called
+  bool calls = false;        ///< code of the runtime, which is compiled C++
 };
 
 class DetourEmitter {
@@ -88,6 +90,10 @@ class DetourEmitter {
       needs_.clobbers |= slot_of(x86::rax) | slot_of(x86::r11);
       needs_.clobbers_flags = true;
     }
+    needs_.calls = calls_pending() ||
+                   std::any_of(spec_.programs.begin(), spec_.programs.end(),
+                               [](const DetourProgram& p) { return p.body->calls_helpers; });
+    needs_.clobbers_flags |= needs_.calls;
     needs_.overrides = (needs_.reads & kOverriddenSlot) != 0;
     if (needs_.overrides) {  // the comparison, and the value's way out
       needs_.clobbers |= slot_of(x86::rax);
@@ -115,11 +121,12 @@ class DetourEmitter {
     flags_at_ = frame_at_ + static_cast<int32_t>(sizeof(abi::HitFrame));
     total_ =
         static_cast<uint32_t>(flags_at_) + kFlagsBytes + static_cast<uint32_t>(abi::kRedZoneBytes);
+    if (needs_.calls) total_ += kFlagsBytes;
   }
 
   uint32_t stack_bytes() const {
-    bool reads_flags = (needs_.reads & kFlagsSlot) != 0;  // pushfq, before any program runs
-    return total_ + std::max(needs_.stack_bytes, reads_flags ? 8u : 0u);
+    bool pushes_flags = (needs_.reads & kFlagsSlot) != 0 || needs_.calls;  // when no program runs
+    return total_ + std::max(needs_.stack_bytes, pushes_flags ? 8u : 0u);
   }
 
   Result<void> check_stack() const {
@@ -146,17 +153,39 @@ class DetourEmitter {
 
   Mem slot(int32_t offset) const { return x86::qword_ptr(x86::rsp, frame_at_ + offset); }
   Mem flags_word() const { return x86::qword_ptr(x86::rsp, flags_at_); }
+  Mem whole_flags() const {
+    return x86::qword_ptr(x86::rsp, flags_at_ + static_cast<int32_t>(kFlagsBytes));
+  }
 
   void hit() {
     emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
     save();
     fill_context();
+    if (needs_.calls) {
+      emit_.op(Inst::kIdPushfq);
+      emit_.op(Inst::kIdPop, whole_flags());
+      switch_alignment_check();
+    }
     for (const CallEvent& event : spec_.calls) call_pending(entry_of(event.kind), event.number);
     count_unconditional_hit();
     for (size_t i = 0; i < spec_.programs.size();) i = run_programs_from(i);
+    if (needs_.calls) switch_alignment_check();
     if (needs_.overrides) return_instead();
     restore();
     leave();
+  }
+
+  /// Where the program runs with the alignment check on, it is off for our helpers, which read
+  /// unaligned. Nearly never: the test is the cost.
+  void switch_alignment_check() {
+    Label is_off = emit_.new_label();
+    Mem low = x86::dword_ptr(x86::rsp, flags_at_ + static_cast<int32_t>(kFlagsBytes));
+    emit_.op(Inst::kIdTest, low, Imm(kAlignmentCheck));
+    emit_.jump_if(x86::CondCode::kE, is_off);
+    emit_.op(Inst::kIdPushfq);
+    emit_.op(Inst::kIdXor, x86::dword_ptr(x86::rsp), Imm(kAlignmentCheck));
+    emit_.op(Inst::kIdPopfq);
+    emit_.bind(is_off);
   }
 
   void leave() {
