@@ -95,12 +95,17 @@ def row(*cells):
 def hit_costs(path):
     p = str(path)
     scripts = [
-        ("counter `@ = count()`", "uprobe:%s:%s { @ = count(); }"),
-        ("sum `@ = sum(arg1)`", "uprobe:%s:%s { @ = sum(arg1); }"),
-        ("hist `@ = hist(arg1)`", "uprobe:%s:%s { @ = hist(arg1); }"),
-        ("hash `@[arg1 & 63] = count()`", "uprobe:%s:%s { @[arg1 & 63] = count(); }"),
-        ("string key `@[str(arg0)] = count()`", "uprobe:%s:%s { @[str(arg0)] = count(); }"),
-        ("event `printf(\"%d %d\", arg1, arg2)`", "uprobe:%s:%s { printf(\"%%d %%d\\n\", arg1, arg2); }"),
+        ("counter `@ = count()`", "uprobe:%(path)s:%(function)s { @ = count(); }"),
+        ("sum `@ = sum(arg1)`", "uprobe:%(path)s:%(function)s { @ = sum(arg1); }"),
+        ("hist `@ = hist(arg1)`", "uprobe:%(path)s:%(function)s { @ = hist(arg1); }"),
+        ("hash `@[arg1 & 63] = count()`", "uprobe:%(path)s:%(function)s { @[arg1 & 63] = count(); }"),
+        ("string key `@[str(arg0)] = count()`", "uprobe:%(path)s:%(function)s { @[str(arg0)] = count(); }"),
+        ("event `printf(\"%d %d\", arg1, arg2)`", "uprobe:%(path)s:%(function)s { printf(\"%%d %%d\\n\", arg1, arg2); }"),
+        ("counter at the second instruction", "uprobe:%(path)s:%(function)s+3 { @ = count(); }"),
+        ("return counter", "uretprobe:%(path)s:%(function)s { @ = count(); }"),
+        ("latency histogram, start by thread", "uprobe:%(path)s:%(function)s { @s[tid] = nsecs; } "
+         "uretprobe:%(path)s:%(function)s { @ = hist(nsecs - @s[tid]); }"),
+        ("stack `@[ustack(3)] = count()`", "uprobe:%(path)s:%(function)s { @[ustack(3)] = count(); }"),
     ]
     print("\n## Cost of a hit\n")
     print("ns over the bare call, median of 51 chunks. Kernel uprobes of the same script on the same function; the column "
@@ -114,7 +119,7 @@ def hit_costs(path):
         bare, _, _ = target.run("hot", paced)
         cells.append(f"{bare:.1f}")
         try:
-            spile = Spile(target.pid, script % (p, "hot"), "user")
+            spile = Spile(target.pid, script % {"path": p, "function": "hot"}, "user")
             median, _, calls = target.run("hot", paced)
             maps = spile.stop()
             cells.append(f"+{median - bare:.1f}")
@@ -127,12 +132,13 @@ def hit_costs(path):
             cells.append(f"failed: {error}")
             verdict = ""
         for function in ("hot", "push", "nop5"):
-            if os.geteuid() != 0 or (QUICK and function != "nop5"):
+            inside = "+3" in script and function != "hot"  # there +3 is no instruction
+            if os.geteuid() != 0 or inside or (QUICK and function != "nop5"):
                 cells.append("-")
                 continue
             try:
                 base, _, _ = target.run(function, paced)
-                spile = Spile(target.pid, script % (p, function), "kernel")
+                spile = Spile(target.pid, script % {"path": p, "function": function}, "kernel")
                 median, _, _ = target.run(function, paced)
                 spile.stop()
                 cells.append(f"+{median - base:.0f}")
