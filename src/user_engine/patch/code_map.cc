@@ -138,34 +138,66 @@ const SweptInsn* Sweep::covering(TargetAddr at) const {
 
 namespace {
 
-/// Decodes from `offset` until a head of the row is met.
-void sweep_overlap(std::span<const uint8_t> bytes,
-                   uint32_t offset,
-                   const std::vector<bool>& heads,
-                   Sweep& out) {
-  while (offset < bytes.size() && !heads[offset]) {
-    const auto shape = x86::decode_shape(bytes.subspan(offset));
-    if (!shape) return;
-    out.overlapped.push_back({offset, *shape});
-    if (shape->ends_flow()) return;
-    offset += shape->length;
-  }
-}
+/// Finds the instructions that the row skips.
+class OverlapSweep {
+ public:
+  OverlapSweep(const CodeMap& map, Sweep& out) : map_(map), out_(out) {}
 
-void sweep_overlaps(std::span<const uint8_t> bytes, Sweep& out) {
-  std::vector<bool> heads;  // made only if there is such a branch at all: they are very rare
-  for (const SweptInsn& insn : out.insns) {
-    if (!insn.shape.is_direct_branch()) continue;
-    const TargetAddr target = insn.shape.branch_target(out.address(insn));
-    const SweptInsn* hit = out.covering(target);
-    if (hit == nullptr || out.address(*hit) == target) continue;
-    if (heads.empty()) {
-      heads.resize(bytes.size());
-      for (const SweptInsn& head : out.insns) heads[head.offset] = true;
+  void run() {
+    for (const SweptInsn& insn : out_.insns) add_starts(insn);
+    const auto& pointers = map_.module().code_pointers;
+    for (auto it = std::lower_bound(pointers.begin(), pointers.end(), out_.region.start);
+         it != pointers.end() && *it < out_.region.end; ++it) {
+      add_start(*it);
     }
-    sweep_overlap(bytes, static_cast<uint32_t>(target - out.region.start), heads, out);
+    while (!starts_.empty()) {
+      const uint32_t start = starts_.back();
+      starts_.pop_back();
+      follow(start);
+    }
   }
-}
+
+ private:
+  /// Where the instruction leads, or what address it takes.
+  void add_starts(const SweptInsn& insn) {
+    const x86::Shape& s = insn.shape;
+    const TargetAddr at = out_.address(insn);
+    if (s.is_direct_branch()) return add_start(s.branch_target(at));
+    if (s.rip_relative && s.map == 0 && s.opcode == 0x8d) return add_start(s.rip_target(at));
+    // In modules that lie low.
+    if (s.imm_bytes >= 4) add_start(TargetAddr(static_cast<uint64_t>(s.imm)));
+    if (s.disp_bytes == 4 && !s.rip_relative) add_start(TargetAddr(static_cast<uint64_t>(s.disp)));
+  }
+
+  void add_start(TargetAddr at) {
+    const SweptInsn* hit = out_.covering(at);
+    if (hit != nullptr && out_.address(*hit) != at)
+      starts_.push_back(static_cast<uint32_t>(at - out_.region.start));
+  }
+
+  /// Decodes until a known head is met.
+  void follow(uint32_t offset) {
+    const auto bytes = map_.text_of(out_.region);
+    if (heads_.empty()) {  // only if there is such a start at all: they are very rare
+      heads_.resize(bytes.size());
+      for (const SweptInsn& insn : out_.insns) heads_[insn.offset] = true;
+    }
+    while (offset < bytes.size() && !heads_[offset]) {
+      const auto shape = x86::decode_shape(bytes.subspan(offset));
+      if (!shape) return;
+      heads_[offset] = true;
+      out_.overlapped.push_back({offset, *shape});
+      add_starts(out_.overlapped.back());
+      if (shape->ends_flow()) return;
+      offset += shape->length;
+    }
+  }
+
+  const CodeMap& map_;
+  Sweep& out_;
+  std::vector<bool> heads_;
+  std::vector<uint32_t> starts_;
+};
 
 /// in, out, ins, outs and far transfers only fault in programs: decoding has left the code.
 bool looks_like_data(const x86::Shape& s) {
@@ -184,14 +216,18 @@ Sweep sweep(const CodeMap& map, const Region& region) {
   uint32_t offset = 0;
   while (offset < bytes.size()) {
     const auto shape = x86::decode_shape(bytes.subspan(offset));
-    if (!shape) break;
+    if (!shape) {
+      if (const auto cut = x86::decode_shape(map.text_from(region.start + offset)))
+        out.cut = SweptInsn{offset, *cut};
+      break;
+    }
     out.insns.push_back({offset, *shape});
     out.holds_data |= looks_like_data(*shape);
     offset += shape->length;
   }
   out.complete = offset >= bytes.size();
   out.decoded_to = region.start + offset;
-  sweep_overlaps(bytes, out);
+  OverlapSweep(map, out).run();
   return out;
 }
 

@@ -74,12 +74,14 @@ struct SweptInsn {
   x86::Shape shape;
 };
 
-/// All instructions of a region, decoded in a row from its start, and those at branch targets that
-/// the row skips (a branch behind a lock prefix, for example).
+/// All instructions of a region, decoded in a row from its start, and those that the row skips: at
+/// branch targets (behind a lock prefix, for example), and where an address points that the region
+/// takes (to jump there: data between may have swallowed the first instructions) or that data hold.
 struct Sweep {
   Region region;
   std::vector<SweptInsn> insns;       ///< in order of address
-  std::vector<SweptInsn> overlapped;  ///< reached by a branch into the middle of one of `insns`
+  std::vector<SweptInsn> overlapped;  ///< reached inside one of `insns`: see below
+  std::optional<SweptInsn> cut;       ///< the last instruction, which ends behind the region
   bool complete = false;              ///< no byte was undecodable
   bool holds_data =
       false;  ///< instructions that programs do not have (in, out, far jumps): some bytes are data

@@ -34,7 +34,9 @@ class Differential : public testing::Test {
     std::copy(code.begin(), code.end(), image.begin());
     arena.write(kFunction, image);
     const ModuleCode module = module_of(arena, code.size());
-    const auto plan = plan_entry(module, arena.code_at(kFunction));
+    PlanRules full;  // five bytes: a short site needs a placement
+    full.puns = false;
+    const auto plan = plan_entry(module, arena.code_at(kFunction), full);
     if (!plan) {
       ++refusals[std::string(to_string(plan.error().kind))];
       return false;

@@ -204,19 +204,20 @@ class Confirmer {
     const auto kind = c.form == Candidate::Form::kBranch ? RefusalKind::kDirectBranch
                                                          : RefusalKind::kCodeReference;
     if (const auto at = certain_source(c))
-      return Entrance{*at, c.target, kind, true, reads(c, *at)};
+      return Entrance{*at, c.target, kind, true, read_bytes(c, *at)};
     if (sweep_.is_trustworthy()) return std::nullopt;
     if (const auto at = possible_source(c))
-      return Entrance{*at, c.target, kind, false, reads(c, *at)};
+      return Entrance{*at, c.target, kind, false, read_bytes(c, *at)};
     return std::nullopt;
   }
 
  private:
   /// lea takes the address only; of a number that is an address of code, nobody knows.
-  bool reads(const Candidate& c, TargetAddr source) const {
-    if (c.form != Candidate::Form::kRipRelative) return false;
-    const auto insn = x86::decode_shape(map_.text_from(source));
-    return insn && !(insn->map == 0 && insn->opcode == 0x8d);
+  uint8_t read_bytes(const Candidate& c, TargetAddr source) const {
+    if (c.form != Candidate::Form::kRipRelative) return 0;
+    const auto insn = x86::decode(map_.text_from(source));
+    if (!insn || (insn->map == 0 && insn->opcode == 0x8d)) return 0;
+    return std::max<uint8_t>(1, insn->memory_bytes);
   }
 
   void load_region(TargetAddr at) {

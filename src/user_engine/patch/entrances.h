@@ -47,9 +47,10 @@ struct Entrance {
   TargetAddr source;  ///< the branch, reference or indirect jump
   TargetAddr target;
   RefusalKind kind = RefusalKind::kDirectBranch;
-  bool certain = true;  ///< false: the bytes at `source` could be such an instruction; that they
-                        ///< are not is not known
-  bool reads = false;   ///< uses the bytes at `target` as data, or may do so
+  bool certain = true;     ///< false: the bytes at `source` could be such an instruction; that they
+                           ///< are not is not known
+  uint8_t read_bytes = 0;  ///< of `target` on are used as they are, or may be: by an operand, by an
+                           ///< instruction of another stream; 0: none, 255: that many or more
 };
 
 /// Direct branches, and lea, loads and absolute addresses, that name a byte of the areas.
@@ -60,6 +61,17 @@ struct Entrance {
 std::vector<Entrance> find_references(const CodeMap& map,
                                       const Areas& areas,
                                       const PlanRules& rules);
+
+/// What instructions that are decoded from another start do to the areas: those that a way in
+/// (`known`, or a code pointer) into the middle of an instruction begins, and the last of a
+/// function whose end lies inside it. Each keeps its bytes as they are (`read_bytes`), may branch,
+/// and goes on until its stream meets the heads of the row, which it then enters.
+///
+/// Not seen: streams that begin farther than an area's own start before it, in another function.
+std::vector<Entrance> find_shared_bytes(const CodeMap& map,
+                                        const Areas& areas,
+                                        std::span<const Entrance> known,
+                                        const PlanRules& rules);
 
 /// Targets of jump tables inside the areas, and the functions that have an indirect jump which
 /// could not be resolved.

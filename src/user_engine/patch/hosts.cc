@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "user_engine/patch/padding.h"
 #include "x86/encode.h"
 
 namespace spile::patch {
@@ -37,6 +38,7 @@ std::vector<HostArea> Padding::in(TargetAddr from, TargetAddr to) {
 HostArea Padding::safe_part(HostArea area) const {
   const HostArea none{area.start, area.start, 0};
   if (const auto way = scene_.ways.into(area.start, area.end)) area.end = way->target;
+  // Whoever reads a part of a run of nops may read all of it.
   if (scene_.ways.reader_of(area.start, area.end) != nullptr) return none;
   if (scene_.rules.reserved) {
     for (const Reserved& r : scene_.map.module().reserved) {
@@ -61,8 +63,7 @@ Padding::Found Padding::look(const Region& region) {
     if (!scene_.map.is_text(before)) return found;
     const Region previous = scene_.map.region_at(before);
     if (previous.is_gap || !of(previous).dead_at_end) return found;
-    const size_t size = x86::padding_bytes(scene_.map.text_of(region));
-    if (size > 0) found.areas.push_back({region.start, region.start + size, 0});
+    add_run(region, region.start, found);
     return found;
   }
   const FunctionSpan* function = scene_.map.function_at(region.start);
@@ -72,20 +73,22 @@ Padding::Found Padding::look(const Region& region) {
   if (!code.is_trustworthy()) return found;
   // An unknown jump table might lead to a nop.
   const bool unresolved = scene_.ways.unresolved(region.start) != nullptr;
+  bool in_run = false;
   for (const SweptInsn& insn : code.insns) {
-    const TargetAddr at = code.address(insn);
     if (found.dead_at_end && is_padding(insn.shape)) {
-      const TargetAddr end = at + insn.shape.length;
-      if (unresolved) continue;
-      if (!found.areas.empty() && found.areas.back().end == at)
-        found.areas.back().end = end;
-      else
-        found.areas.push_back({at, end, 0});
+      if (!unresolved && !in_run) add_run(region, code.address(insn), found);
+      in_run = true;
       continue;
     }
+    in_run = false;
     found.dead_at_end = insn.shape.ends_flow();
   }
   return found;
+}
+
+void Padding::add_run(const Region& region, TargetAddr at, Found& found) const {
+  const TargetAddr end = std::min(at + padding_bytes_at(scene_, at), region.end);
+  if (end > at) found.areas.push_back({at, end, 0});
 }
 
 }  // namespace spile::patch

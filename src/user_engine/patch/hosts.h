@@ -30,6 +30,8 @@ class Padding {
   };
   const Found& of(const Region& region);
   Found look(const Region& region);
+  /// The run of padding that begins at `at`.
+  void add_run(const Region& region, TargetAddr at, Found& found) const;
   /// The part of `area` that is safe to change.
   HostArea safe_part(HostArea area) const;
 

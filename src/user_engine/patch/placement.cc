@@ -207,7 +207,7 @@ class Placer {
       TargetAddr to = head == plan.heads.end() ? plan.window_end() : plan.site + *head;
       if (head != plan.heads.begin() && *std::prev(head) == kPatchBytes)
         continue;  // a head is there
-      if (const auto way = ways_.into(from, to)) to = way->target;
+      to = ways_.untouched_to(from, to);
       const auto jump = ledger_.settled(plan.site);
       areas.push_back({from, to, jump ? jump->level : uint8_t{1}});
     }
@@ -285,6 +285,7 @@ class Placer {
   std::optional<Window> evictable(TargetAddr at, size_t least) {
     Window window(scene_, at);
     if (window.take_full(at)) return std::nullopt;
+    if (is_dead_nop(at)) return std::nullopt;
     while (window.plan().window.size() < least) {
       if (!window.plan().falls_through || window.extend(window.plan().window_end())) break;
     }
@@ -296,12 +297,21 @@ class Placer {
     return window;
   }
 
+  /// A nop that control does not fall into is padding, or the beginning of data.
+  bool is_dead_nop(TargetAddr at) {
+    const Sweep& code = sweeps_.around(at);
+    const SweptInsn* insn = code.covering(at);
+    if (insn == nullptr || insn->shape.kind != x86::Kind::kNop) return false;
+    while (insn != code.insns.data() && insn->shape.kind == x86::Kind::kNop) --insn;
+    return insn->shape.ends_flow();
+  }
+
   /// Writes down that the window's instructions are moved; `jump` is what is written there.
   void evict(Window window, Jump jump, TargetAddr for_site) {
     SitePlan plan = window.finish();
     // Of what its jump does not need, hosts may use all that nothing enters.
     TargetAddr dead_to = plan.window_end();
-    if (const auto way = ways_.into(plan.site + 1, dead_to)) dead_to = way->target;
+    dead_to = ways_.untouched_to(plan.site + 1, dead_to);
     const TargetAddr behind_jump = plan.site + kPatchBytes;
     plan.written = static_cast<uint8_t>(std::max(dead_to, behind_jump) - plan.site);
     ledger_.claim(plan.site, std::max(plan.window_end(), behind_jump));

@@ -90,9 +90,9 @@ class Case {
  private:
   static bool all_on(const PlanRules& r) {
     return r.direct_branches && r.jump_tables && r.code_pointers && r.code_references &&
-           r.endbr_inside && r.other_functions && r.other_sites && r.padding_only &&
-           r.page_boundary && r.reserved && r.known_code && r.restore_rt && r.breakpoints &&
-           r.call_last;
+           r.shared_bytes && r.padding_before_code && r.endbr_inside && r.other_functions &&
+           r.other_sites && r.padding_only && r.page_boundary && r.reserved && r.known_code &&
+           r.restore_rt && r.breakpoints && r.call_last;
   }
 
   Code text_;
@@ -292,10 +292,10 @@ void expect_rule(const Case& made, bool PlanRules::* rule) {
   EXPECT_TRUE(without.how().starts_with("hop to")) << without.how();
 }
 
-/// Two own bytes, eight of padding.
+/// Two own bytes, nine of padding, up to where code may begin.
 Case before_padding() {
   Case c;
-  c.function(kSite, kTwo).nops(kSite + 7, 8).free(kNearPage, 4096);
+  c.function(kSite, kTwo).nops(kSite + 7, 9).free(kNearPage, 4096);
   return c;
 }
 
@@ -323,10 +323,27 @@ TEST(PlacementRule, NoHopToPaddingThatIsReadOrReserved) {
   expect_rule(before_padding().reserve(kSite + 9, 2), &PlanRules::reserved);
 }
 
+TEST(PlacementRule, NoHopToNopsThatBeginData) {
+  // Behind eight nops, not at a multiple of 16: nobody knows whose byte it is.
+  Case c;
+  c.function(kSite, kTwo).nops(kSite + 7, 8).free(kNearPage, 4096);
+  expect_rule(c, &PlanRules::padding_before_code);
+  // Inside a function that no branch enters there; then one that does.
+  Code code = kTwo;
+  code.insert(code.end(), 8, 0x90);
+  code.insert(code.end(), {0x31, 0xc9, 0xc3});
+  Case inside;
+  inside.function(kSite, code).free(kNearPage, 4096);
+  expect_rule(inside, &PlanRules::padding_before_code);
+  Case entered = inside;
+  entered.function(0x2000, {0xe9, 0, 0, 0, 0}, "g").rel32(0x2001, 0x2005, kSite + 15);
+  EXPECT_TRUE(entered.place({kSite}).how().starts_with("hop to")) << entered.how();
+}
+
 TEST(PlacementRule, NoHopToAnotherPage) {
   // The site ends a page, the padding begins the next.
   Case made;
-  made.function(0x1ff9, kTwo).nops(0x2000, 9).free(kNearPage, 4096);
+  made.function(0x1ff9, kTwo).nops(0x2000, 16).free(kNearPage, 4096);
   Case with = made;
   with.place({0x1ff9});
   EXPECT_EQ(with.how(), "") << "the program may unmap the other page";

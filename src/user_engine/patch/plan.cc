@@ -239,6 +239,7 @@ std::string_view to_string(RefusalKind kind) {
     case RefusalKind::kUnknownJump: return "unknown indirect jump";
     case RefusalKind::kCodePointer: return "code pointer into the window";
     case RefusalKind::kCodeReference: return "code reference into the window";
+    case RefusalKind::kSharedBytes: return "bytes of two instruction streams";
     case RefusalKind::kEndbrInside: return "endbr64 inside the window";
     case RefusalKind::kOtherFunction: return "another function begins inside";
     case RefusalKind::kOtherSite: return "another probe's window";

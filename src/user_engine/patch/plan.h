@@ -86,12 +86,15 @@ struct PlanRules {
   bool code_pointers = true;    ///< no pointer in data, landing pad, ... enters it
   bool code_references =
       true;  ///< no lea, no read of code as data, no absolute address in an instruction
+  bool shared_bytes = true;     ///< no byte is part of an instruction of another stream
   bool endbr_inside = true;     ///< an endbr64 inside the window is a way in
   bool other_functions = true;  ///< no symbol starts inside
   bool other_sites = true;      ///< no two windows overlap
   bool padding_only = true;     ///< past the function's end, and after a jump or ret, only padding
-  bool page_boundary = true;    ///< the five bytes lie in one page
-  bool reserved = true;         ///< ModuleCode::reserved
+  bool padding_before_code =
+      true;  ///< a run of nops is padding only up to where code may begin: else it begins data
+  bool page_boundary = true;  ///< the five bytes lie in one page
+  bool reserved = true;       ///< ModuleCode::reserved
   bool known_code =
       true;  ///< not functions that are known to be copied, or compared by address, by name
   bool restore_rt = true;   ///< not the signal return trampoline
@@ -119,6 +122,7 @@ enum class RefusalKind : uint8_t {
   kUnknownJump,  ///< an indirect jump of this function whose targets are not known
   kCodePointer,
   kCodeReference,
+  kSharedBytes,  ///< another stream of instructions has the bytes
   kEndbrInside,
   kOtherFunction,
   kOtherSite,

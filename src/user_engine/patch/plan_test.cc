@@ -275,6 +275,75 @@ TEST(PlanRule, RefusesABranchHiddenInsideAnotherInstruction) {
   expect_rule(m, kSite, &PlanRules::direct_branches, RefusalKind::kDirectBranch);
 }
 
+/// xor %eax,%eax; 1: inc %eax; lea 2f(%rip),%r9; jmp *%r9; two bytes of data; 2: dec %ecx; jg 1b;
+/// xor %r9d,%r9d; ret. The data (48 b8, movabs) swallow all that follows.
+const Code kSwallowed = {0x31, 0xc0, 0xff, 0xc0, 0x4c, 0x8d, 0x0d, 0x05, 0,    0,    0,    0x41,
+                         0xff, 0xe1, 0x48, 0xb8, 0xff, 0xc9, 0x7f, 0xee, 0x45, 0x31, 0xc9, 0xc3};
+
+TEST(PlanRule, RefusesABranchOfCodeThatOnlyAnAddressLeadsTo) {
+  expect_rule(Module().function(kSite, kSwallowed), kSite, &PlanRules::direct_branches,
+              RefusalKind::kDirectBranch);
+  // The address is in data; in the code there is that of the data.
+  Code by_pointer = kSwallowed;
+  by_pointer[7] = 0x40;
+  EXPECT_TRUE(Module().function(kSite, by_pointer).plan(kSite)) << "nothing leads to the branch";
+  expect_rule(Module().function(kSite, by_pointer).pointer(kSite + 16), kSite,
+              &PlanRules::direct_branches, RefusalKind::kDirectBranch);
+}
+
+TEST(PlanRule, RefusesABranchOfCodeThatOnlyANumberLeadsTo) {
+  // push $label; ret, in a module that lies low
+  Code text(0x3000, 0x90);
+  const Code code = {0x31, 0xc0, 0xff, 0xc0, 0x68, 0x0c, 0x10, 0x40, 0x00, 0xc3,
+                     0x48, 0xb8, 0xff, 0xc9, 0x7f, 0xf2, 0x45, 0x31, 0xc9, 0xc3};
+  std::copy(code.begin(), code.end(), text.begin() + kSite);
+  const ModuleCode m{{{TargetAddr(0x400000), text}},
+                     {{TargetAddr(0x401000), TargetAddr(0x401000 + code.size()), "f"}},
+                     {},
+                     {},
+                     {}};
+  const auto plan = plan_entry(m, TargetAddr(0x401000), no_puns());
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().kind, RefusalKind::kDirectBranch) << plan.error().reason;
+  PlanRules off = no_puns();
+  off.direct_branches = false;
+  EXPECT_TRUE(plan_entry(m, TargetAddr(0x401000), off));
+}
+
+TEST(PlanRule, RefusesBytesOfAnInstructionThatIsEnteredBehindItsPrefix) {
+  // add $imm16,%ax; nop; nop; ret, which behind the prefix is add $imm32,%eax; ret
+  Module m = Module().function(kSite, {0x66, 0x05, 0x90, 0x90, 0x90, 0x90, 0xc3});
+  m.function(0x2000, {0xe9, 0, 0, 0, 0}, "g").rel32(0x2001, 0x2005, kSite + 1);
+  for (const uint64_t nop : {4, 5}) {
+    expect_rule(m, kSite + nop, &PlanRules::shared_bytes, RefusalKind::kSharedBytes);
+    EXPECT_FALSE(m.plan(kSite + nop, {})) << "not as a short site either";
+  }
+  EXPECT_TRUE(m.plan(kSite + 6)) << "both streams have the ret";
+}
+
+TEST(PlanRule, RefusesAFunctionInsideAnothersInstruction) {
+  // mov $imm32,%r8d, whose immediate is lea 1(%rax),%eax; nop: both go on with the ret
+  Module m = Module().put(kSite, {0x41, 0xb8, 0x8d, 0x40, 0x01, 0x90, 0xc3});
+  m.symbol(kSite, 7, "around").symbol(kSite + 2, 5, "inside");
+  for (const uint64_t site : {kSite + 2, kSite + 5}) {
+    expect_rule(m, site, &PlanRules::shared_bytes, RefusalKind::kSharedBytes);
+    EXPECT_FALSE(m.plan(site, {})) << "not as a short site either";
+  }
+  EXPECT_FALSE(m.plan(kSite, {}));
+}
+
+TEST(PlanRule, RefusesABranchOfAnotherStream) {
+  // Entered at +7, the immediate of mov $imm32,%eax is a jump to +2.
+  Module m = Module().function(
+      kSite, {0x55, 0x48, 0x89, 0xe5, 0x5d, 0x90, 0xb8, 0xeb, 0xf9, 0x90, 0x90, 0xc3});
+  EXPECT_TRUE(m.plan(kSite + 4));
+  m.function(0x2000, {0xe9, 0, 0, 0, 0}, "g").rel32(0x2001, 0x2005, kSite + 7);
+  EXPECT_FALSE(m.plan(kSite + 4)) << "it would begin at +0 or +1";
+  PlanRules off = no_puns();
+  off.shared_bytes = false;
+  EXPECT_TRUE(m.plan(kSite + 4, off));
+}
+
 TEST(Plan, AcceptsBytesThatOnlyLookLikeABranch) {
   // mov $imm32,%eax whose immediate reads as jmp rel8 into the window
   Code code = {0x55, 0x48, 0x89, 0xe5, 0x41, 0x54, 0xb8, 0xeb, 0xf9, 0, 0, 0x41, 0x5c, 0x5d, 0xc3};
@@ -390,6 +459,20 @@ TEST(PlanRule, RefusesReadingTheWindowAsData) {
   }
 }
 
+TEST(PlanRule, RefusesEveryByteOfAnOperandInTheCode) {
+  // ret and 15 nops, of which mov f+1(%rip),%rax reads eight
+  Code code(16, 0x90);
+  code[0] = 0xc3;
+  Module m =
+      Module().function(kSite, code).function(0x2000, {0x48, 0x8b, 0x05, 0, 0, 0, 0, 0xc3}, "g");
+  m.rel32(0x2003, 0x2007, kSite + 1);
+  for (uint64_t inside = 2; inside <= 8; ++inside) {
+    expect_rule(m, kSite + inside, &PlanRules::code_references, RefusalKind::kCodeReference);
+    EXPECT_FALSE(m.plan(kSite + inside, {})) << "not as a short site either";
+  }
+  EXPECT_TRUE(m.plan(kSite + 9));
+}
+
 TEST(PlanRule, RefusesAnAbsoluteAddressOfTheInside) {
   Code text(0x3000, 0x90);
   std::copy(kPlain.begin(), kPlain.end(), text.begin() + kSite);
@@ -426,6 +509,40 @@ TEST(PlanRule, RefusesAShortFunctionWithoutPadding) {
                        .put(kSite + 1, {0x90, 0x90, 0xb8, 1, 2, 3, 4})
                        .function(kSite + 8, kPlain, "g");
   expect_rule(m, kSite, &PlanRules::padding_only, RefusalKind::kTooShort);
+}
+
+TEST(PlanRule, RefusesNopsThatBeginData) {
+  // ret, then the type hash of the next function, which is aligned to nothing
+  const Code nops = {0x90, 0x90, 0x90, 0x90};
+  const Module m = Module()
+                       .function(kSite, {0xc3})
+                       .put(kSite + 1, {0x90, 0x90, 0x90, 0x90, 0x1b, 0x42, 0x42, 0x42})
+                       .function(kSite + 9, kPlain, "g");
+  expect_rule(m, kSite, &PlanRules::padding_before_code, RefusalKind::kTooShort);
+  EXPECT_EQ(m.plan(kSite, {})->written, 1) << "a short site takes none of them";
+  // That the hash ends the row at a multiple of 16 says nothing so close to the function.
+  const Module aligned = Module()
+                             .function(kSite + 11, {0xc3})
+                             .put(kSite + 12, nops)
+                             .put(kSite + 16, {0x06})
+                             .function(kSite + 17, kPlain, "g");
+  expect_rule(aligned, kSite + 11, &PlanRules::padding_before_code, RefusalKind::kTooShort);
+}
+
+TEST(Plan, TakesNopsUpToWhereCodeMayBegin) {
+  const Code nops = {0x90, 0x90, 0x90, 0x90};
+  const auto before = [&](uint64_t site) {
+    return Module().function(site, {0xc3}).put(site + 1, nops).put(site + 5, {0x1b, 0x42, 0x42});
+  };
+  EXPECT_FALSE(before(kSite).plan(kSite));
+  EXPECT_TRUE(before(kSite + 11).plan(kSite + 11)) << "a multiple of 16";
+  EXPECT_TRUE(before(kSite).symbol(kSite + 5, 3, "g").plan(kSite)) << "a symbol";
+  EXPECT_TRUE(before(kSite).put(kSite + 5, {0xf3, 0x0f, 0x1e, 0xfa}).plan(kSite)) << "an endbr64";
+  // A label of the function that a branch of its own leads to: ret; nops; 1: xor; js 1b; ret.
+  Code code = {0xc3, 0x90, 0x90, 0x90, 0x90, 0x31, 0xc0, 0x78, 0xfc, 0xc3};
+  EXPECT_TRUE(Module().function(kSite, code).plan(kSite));
+  code[8] = 0x10;
+  EXPECT_FALSE(Module().function(kSite, code).plan(kSite)) << "nobody leads there";
 }
 
 TEST(PlanRule, RefusesOverwritingCodeBehindAReturn) {

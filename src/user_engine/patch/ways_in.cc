@@ -41,9 +41,11 @@ WaysIn::WaysIn(const CodeMap& map, std::vector<Areas::Stretch> stretches, const 
   if (areas.empty()) return;
   if (rules.direct_branches || rules.code_references)
     entrances_ = find_references(map, areas, rules);
-  for (const Entrance& e : entrances_) {
-    if (e.reads) readers_.push_back(e);
+  if (rules.shared_bytes) {
+    const auto shared = find_shared_bytes(map, areas, entrances_, rules);
+    entrances_.insert(entrances_.end(), shared.begin(), shared.end());
   }
+  add_readers();
   // What only reads a function's first byte does not enter it.
   std::erase_if(entrances_, [&](const Entrance& e) { return areas.is_site(e.target); });
   if (rules.jump_tables) {
@@ -53,6 +55,12 @@ WaysIn::WaysIn(const CodeMap& map, std::vector<Areas::Stretch> stretches, const 
   }
   sort_by_target(entrances_);
   sort_by_target(readers_);
+}
+
+void WaysIn::add_readers() {
+  for (Entrance byte : entrances_) {
+    for (unsigned i = 0; i < byte.read_bytes; ++i, byte.target += 1) readers_.push_back(byte);
+  }
 }
 
 /// An indirect jump goes anywhere in its function, and in the function that its cold part was split
@@ -90,6 +98,12 @@ std::optional<Entrance> WaysIn::into(TargetAddr from, TargetAddr to) const {
 const Entrance* WaysIn::reader_of(TargetAddr from, TargetAddr to) const {
   const auto it = first_at_or_behind(readers_, from);
   return it != readers_.end() && it->target < to ? &*it : nullptr;
+}
+
+TargetAddr WaysIn::untouched_to(TargetAddr from, TargetAddr to) const {
+  if (const auto way = into(from, to)) to = way->target;
+  if (const Entrance* reader = reader_of(from, to)) to = reader->target;
+  return to;
 }
 
 const Entrance* WaysIn::unresolved(TargetAddr at) const {

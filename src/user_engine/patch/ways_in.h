@@ -23,18 +23,22 @@ class WaysIn {
   /// The first address in [from, to) that something enters or refers to: a branch, a table, a
   /// pointer, a symbol. Only for addresses in the stretches.
   std::optional<Entrance> into(TargetAddr from, TargetAddr to) const;
-  /// What reads one of the bytes [from, to) as data.
+  /// What needs one of the bytes [from, to) as it is: reads it as data, or runs it as part of an
+  /// instruction that begins elsewhere.
   const Entrance* reader_of(TargetAddr from, TargetAddr to) const;
+  /// Where the part of [from, to) ends that nothing enters or reads.
+  TargetAddr untouched_to(TargetAddr from, TargetAddr to) const;
   /// An indirect jump that may lead to any instruction of the function around `at`.
   const Entrance* unresolved(TargetAddr at) const;
 
  private:
+  void add_readers();
   void add_unresolved(std::vector<Entrance> jumps);
 
   const CodeMap& map_;
   const PlanRules& rules_;
   std::vector<Entrance> entrances_;  ///< by target
-  std::vector<Entrance> readers_;    ///< by target
+  std::vector<Entrance> readers_;    ///< by target, one a byte
   std::vector<Entrance> unresolved_;
   std::unordered_map<uint64_t, size_t> unresolved_regions_;
   std::unordered_map<std::string_view, size_t> unresolved_names_;

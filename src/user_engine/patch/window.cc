@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "user_engine/patch/padding.h"
 #include "x86/format.h"
 
 namespace spile::patch {
@@ -57,12 +58,31 @@ bool may_fault(const x86::Insn& insn) {
 
 }  // namespace
 
-const Sweep& Sweeps::around(TargetAddr at) {
-  for (const Sweep& s : kept_) {
-    if (s.region.contains(at)) return s;
+Sweeps::Kept& Sweeps::kept(TargetAddr at) {
+  for (Kept& k : kept_) {
+    if (k.sweep.region.contains(at)) return k;
   }
   if (kept_.size() == kKept) kept_.pop_front();
-  return kept_.emplace_back(sweep(map_, map_.region_at(at)));
+  return kept_.emplace_back(sweep(map_, map_.region_at(at)), std::nullopt);
+}
+
+const Sweep& Sweeps::around(TargetAddr at) {
+  return kept(at).sweep;
+}
+
+bool Sweeps::is_branch_target(TargetAddr at) {
+  Kept& k = kept(at);
+  if (!k.targets) {
+    k.targets.emplace();
+    for (const auto* insns : {&k.sweep.insns, &k.sweep.overlapped}) {
+      for (const SweptInsn& insn : *insns) {
+        if (insn.shape.is_direct_branch())
+          k.targets->push_back(insn.shape.branch_target(k.sweep.address(insn)));
+      }
+    }
+    std::ranges::sort(*k.targets);
+  }
+  return std::ranges::binary_search(*k.targets, at);
 }
 
 const std::optional<x86::Insn>& Sweeps::insn(TargetAddr at) {
@@ -325,9 +345,7 @@ Window::MaybeRefusal Window::check_entered(const x86::Insn& insn, size_t offset)
 /// How many bytes behind the end of control flow are nobody's code, of those that a jump needs.
 size_t Window::padding_behind(size_t size) const {
   if (size >= kPatchBytes || size >= bytes_.size()) return 0;
-  const auto behind =
-      bytes_.subspan(size, std::min(bytes_.size() - size, kPatchBytes + x86::kMaxInsnBytes));
-  size_t padding = std::min(x86::padding_bytes(behind), kPatchBytes - size);
+  size_t padding = std::min(padding_bytes_at(*scene_, at(size)), kPatchBytes - size);
   const auto last = plan_.heads.empty() ? size_t{0} : plan_.heads.back();
   const auto insn = x86::decode_shape(bytes_.subspan(last));
   // A call comes back to it.
@@ -342,9 +360,7 @@ size_t Window::padding_behind(size_t size) const {
 /// Control has left before the fifth byte: what lies behind must be nobody's code.
 Window::MaybeRefusal Window::check_padding(size_t size) const {
   if (!scene_->rules.padding_only) return std::nullopt;
-  const auto behind =
-      bytes_.subspan(size, std::min(bytes_.size() - size, kPatchBytes + x86::kMaxInsnBytes));
-  if (x86::padding_bytes(behind) >= kPatchBytes - size) return std::nullopt;
+  if (padding_bytes_at(*scene_, at(size)) >= kPatchBytes - size) return std::nullopt;
   return refusal(RefusalKind::kTooShort, size, "only {} bytes, and no padding follows", size);
 }
 
@@ -404,6 +420,9 @@ std::string reason_for(const CodeMap& map, const Entrance& e) {
     case RefusalKind::kCodeReference:
       return fmt::format("{} at {} {} the window's bytes at {}", text, source,
                          e.certain ? "uses" : "may use", target);
+    case RefusalKind::kSharedBytes:
+      return fmt::format("{} at {}, decoded from another start, {} the window's bytes at {}", text,
+                         source, e.certain ? "reaches" : "may reach", target);
     case RefusalKind::kJumpTable:
       return fmt::format("a jump table of {} leads into the window, to {}", source, target);
     case RefusalKind::kUnknownJump:

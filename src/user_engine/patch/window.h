@@ -20,6 +20,8 @@ class Sweeps {
   explicit Sweeps(const CodeMap& map) : map_(map) {}
   /// Of the region that holds `at`. Valid until the next call but kKept.
   const Sweep& around(TargetAddr at);
+  /// Whether a direct branch of the region that holds `at` leads there.
+  bool is_branch_target(TargetAddr at);
   /// The instruction at `at`; nullopt: none. Valid until the next call.
   const std::optional<x86::Insn>& insn(TargetAddr at);
 
@@ -29,8 +31,14 @@ class Sweeps {
     TargetAddr at;
     std::optional<x86::Insn> insn;
   };
+  struct Kept {
+    Sweep sweep;
+    std::optional<std::vector<TargetAddr>>
+        targets;  ///< of its branches, sorted; made when asked for
+  };
+  Kept& kept(TargetAddr at);
   const CodeMap& map_;
-  std::deque<Sweep> kept_;
+  std::deque<Kept> kept_;
   std::array<Decoded, kInsns> insns_{};
 };
 
