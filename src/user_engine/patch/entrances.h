@@ -67,7 +67,7 @@ std::vector<Entrance> find_references(const CodeMap& map,
 /// function whose end lies inside it. Each keeps its bytes as they are (`read_bytes`), may branch,
 /// and goes on until its stream meets the heads of the row, which it then enters.
 ///
-/// Not seen: streams that begin farther than an area's own start before it, in another function.
+/// Not seen: streams that another function leads into, outside the areas.
 std::vector<Entrance> find_shared_bytes(const CodeMap& map,
                                         const Areas& areas,
                                         std::span<const Entrance> known,
