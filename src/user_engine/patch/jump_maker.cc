@@ -55,14 +55,13 @@ std::span<const uint8_t> JumpMaker::first_bytes() {
   return kFirstBytes;
 }
 
-std::optional<JumpMaker::Draft> JumpMaker::draft(TargetAddr at,
-                                                 size_t own,
-                                                 Opcode opcode,
-                                                 uint8_t level) const {
+std::optional<JumpMaker::Draft> JumpMaker::draft(
+    TargetAddr at, size_t own, Opcode opcode, uint8_t level, bool crosses_page) const {
   own = std::min(own, opcode.size() + kDistanceBytes);
   if (own < opcode.size()) return std::nullopt;
   const uint64_t last = (at + opcode.size() + kDistanceBytes - 1).value;
-  if (rules_.page_boundary && at.value / kPageBytes != last / kPageBytes) return std::nullopt;
+  const bool in_one_page = at.value / kPageBytes == last / kPageBytes;
+  if (rules_.page_boundary && !in_one_page && !crosses_page) return std::nullopt;
   Draft d{at, {opcode.begin(), opcode.end()}, {}, own - opcode.size(), 0, level};
   for (size_t i = d.chosen; i < kDistanceBytes; ++i) {
     const auto byte = ledger_.settled(at + opcode.size() + i);
@@ -115,7 +114,7 @@ std::optional<Jump> JumpMaker::jump(TargetAddr at, size_t own, const Wish& wish)
       if ((*wish.first_byte == kJmpOpcode) != (i == 0) || i > 1) continue;
       opcode[0] = *wish.first_byte;
     }
-    const auto d = draft(at, own, opcode, wish.level);
+    const auto d = draft(at, own, opcode, wish.level, wish.crosses_page);
     if (!d) continue;
     if (const auto stone = choose(*d, wish.pages)) return commit(*d, *stone);
     if (own >= kPatchBytes && i == 0 && !wish.first_byte) break;  // all four bytes were free

@@ -28,9 +28,10 @@ class JumpMaker {
     StoneSpace::Pages pages = StoneSpace::Pages::kAny;
     uint8_t level = 0;                    ///< at least
     std::optional<uint8_t> first_byte{};  ///< of the jump: a prefix or e9
+    bool crosses_page = false;            ///< may rely on bytes of the next page
   };
   /// A jump in the `own` bytes at `at`, all of which may be written. It lies in one page with all
-  /// its bytes: the program may unmap the next one.
+  /// its bytes, unless told otherwise: the program may unmap the next one.
   std::optional<Jump> jump(TargetAddr at, size_t own, const Wish& wish);
 
   /// Two jumps: one in the five bytes at `second`, and one in the `own` (1 to 4) bytes before it,
@@ -57,7 +58,8 @@ class JumpMaker {
   using Opcode = std::span<const uint8_t>;
   struct Draft;
 
-  std::optional<Draft> draft(TargetAddr at, size_t own, Opcode opcode, uint8_t level) const;
+  std::optional<Draft> draft(
+      TargetAddr at, size_t own, Opcode opcode, uint8_t level, bool crosses_page = false) const;
   std::optional<TargetAddr> choose(const Draft& draft, StoneSpace::Pages pages) const;
   Jump commit(const Draft& draft, TargetAddr stone);
   std::optional<Pair> pair_with(TargetAddr first, size_t own, TargetAddr second, Opcode opcode);

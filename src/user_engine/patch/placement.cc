@@ -136,10 +136,26 @@ class Placer {
   Maybe pun(const SitePlan& plan) { return pun_with(plan, Pages::kAny); }
 
   Maybe pun_with(const SitePlan& plan, Pages pages) {
-    auto jump = maker_.jump(plan.site, plan.written, {.pages = pages});
+    auto jump = maker_.jump(plan.site, plan.written,
+                            {.pages = pages, .crosses_page = needs_next_page(plan)});
     if (!jump) return std::nullopt;
     const char* how = jump->prefixes == 0 ? "punned jump" : "punned jump behind prefixes";
     return finish({}, std::move(*jump), how, plan.reason);
+  }
+
+  /// Whether the program itself runs from the site into the next page, come what may: then a jump
+  /// that relies on its bytes needs nothing that the program does not need.
+  static bool needs_next_page(const SitePlan& plan) {
+    const uint64_t left = kPageBytes - plan.site.value % kPageBytes;
+    if (left >= kPatchBytes || plan.window.size() < left) return false;
+    for (const uint8_t head : plan.heads) {
+      if (head >= left) break;
+      const auto insn = x86::decode_shape(std::span(plan.window).subspan(head));
+      const bool goes_on =
+          insn && (insn->kind == x86::Kind::kPlain || insn->kind == x86::Kind::kNop);
+      if (!goes_on) return false;
+    }
+    return plan.window.size() > left || plan.falls_through;
   }
 
   static Placement finish(std::vector<Edit> before, Jump jump, std::string how, std::string why) {

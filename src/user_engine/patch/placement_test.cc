@@ -353,16 +353,27 @@ TEST(PlacementRule, NoHopToAnotherPage) {
 }
 
 TEST(PlacementRule, NoJumpOnTwoPages) {
+  // ret, the last byte of a page; its jump would rely on the next function's bytes.
   const uint64_t site = 0x1fff;
   const uint64_t only = kText + site + 5 + 0x75cfff48;
   Case made;
-  made.function(site, kOne).free(only & ~uint64_t{4095}, 8192);
+  made.function(site, {0xc3}).function(site + 1, {0x48, 0xff, 0xcf, 0x75, 0xfb, 0x5b, 0xc3}, "g");
+  made.free(only & ~uint64_t{4095}, 8192);
   Case with = made;
   with.place({site});
-  EXPECT_EQ(with.how(), "");
+  EXPECT_EQ(with.how(), "") << "the program may unmap the other page";
   PlanRules off;
   off.page_boundary = false;
   EXPECT_EQ(made.place({site}, off).how(), "punned jump");
+}
+
+TEST(Placement, AJumpMayRelyOnThePageThatTheProgramRunsIntoAnyhow) {
+  const uint64_t site = 0x1fff;  // push %rbx, and on the next page what it falls into
+  const uint64_t only = kText + site + 5 + 0x75cfff48;
+  Case made;
+  made.function(site, kOne).free(only & ~uint64_t{4095}, 8192).place({site});
+  EXPECT_EQ(made.how(), "punned jump");
+  EXPECT_EQ(made.placement().edits.back().after.size(), 1u) << "written on one page";
 }
 
 TEST(PlacementRule, NoHopToNopsThatControlFallsInto) {

@@ -174,6 +174,20 @@ class Run {
     }
   }
 
+  /// Whether the original code at `at` goes on, whatever happens, into the next page.
+  bool runs_into_next_page(TargetAddr at) const {
+    const uint64_t page = at.value / 4096;
+    while (at.value / 4096 == page) {
+      x86::Code bytes;
+      for (size_t i = 0; i < x86::kMaxInsnBytes && is_text(at + i); ++i)
+        bytes.push_back(original(at + i));
+      const auto insn = x86::decode(bytes);
+      if (!insn || (insn->kind != x86::Kind::kPlain && insn->kind != x86::Kind::kNop)) return false;
+      at = at + insn->length;
+    }
+    return true;
+  }
+
   /// From the site, jump after jump, to the stone or detour.
   void check_way(const Window& w) {
     TargetAddr at = w.plan.site;
@@ -185,7 +199,8 @@ class Run {
       if (!insn || insn->kind != x86::Kind::kJmp || insn->operand16)
         return fail(
             fmt::format("no jump at {} on the way from {}: {}", at, w.plan.site, x86::hex(bytes)));
-      if (at.value / 4096 != (at.value + insn->length - 1) / 4096)
+      const bool on_two_pages = at.value / 4096 != (at.value + insn->length - 1) / 4096;
+      if (on_two_pages && !(hops == 0 && runs_into_next_page(at)))
         return fail(fmt::format("the jump at {} lies on two pages", at));
       at = insn->branch_target(at);
       if (at == w.leads_to) return;
