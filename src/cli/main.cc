@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -36,13 +37,22 @@ struct Options {
   bool list = false;
 };
 
+/// Empty where the text is a process number, else what is wrong: the form of CLI11's validators.
+std::string check_pid(const std::string& text) {
+  pid_t pid = 0;
+  const char* end = text.data() + text.size();
+  auto [rest, error] = std::from_chars(text.data(), end, pid);
+  if (error == std::errc() && rest == end && pid > 0) return {};
+  return fmt::format("'{}' is not the number of a process", text);
+}
+
 /// Options that choose what is traced: the same for tracing, dump and sites.
 void add_target_options(CLI::App& app, Options& options) {
   app.add_option("-e", options.program, "the script itself")->type_name("PROGRAM");
   app.add_option("-p,--pid", options.trace.target.pids,
                  "trace this process; may be given several times")
       ->type_name("PID")
-      ->check(CLI::PositiveNumber)
+      ->check(check_pid)
       ->allow_extra_args(false);
   app.add_option("-c,--cmd", options.trace.target.command,
                  "start COMMAND and trace it; ends with it, passes its status on")
@@ -169,7 +179,7 @@ int parse_and_run(int argc, char** argv) {
   detach->add_option("-p,--pid", options.trace.target.pids, "the process")
       ->required()
       ->type_name("PID")
-      ->check(CLI::PositiveNumber);
+      ->check(check_pid);
   CLI::App* dump = app.add_subcommand("dump", "show a stage of a script's way to machine code");
   dump->add_option("--stage", options.stage, "tokens, ast, typed, bpf, plan or jit")
       ->required()

@@ -18,7 +18,7 @@ int detach(const std::vector<pid_t>& pids) {
       if (owner && *owner) {
         fmt::print(stderr,
                    "spile: process {} is being traced by spile process {}, which is alive: stop "
-                   "that one (kill -INT {})\n",
+                   "that one (kill {})\n",
                    pid, **owner, **owner);
         status = kFailed;
         continue;

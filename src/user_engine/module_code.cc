@@ -119,12 +119,11 @@ void ModuleImage::reserve_signal_frames() {
   }
 }
 
-std::span<const uint8_t> ModuleImage::original(TargetAddr at, size_t size_bytes) const {
+std::span<const uint8_t> ModuleImage::original(TargetAddr at, size_t max_bytes) const {
   for (const Bytes& text : code_.text) {
     if (!text.contains(at)) continue;
     auto offset = static_cast<size_t>(at - text.start);
-    if (text.bytes.size() - offset < size_bytes) return {};
-    return text.bytes.subspan(offset, size_bytes);
+    return text.bytes.subspan(offset, std::min(max_bytes, text.bytes.size() - offset));
   }
   return {};
 }

@@ -28,8 +28,9 @@ class ModuleImage {
   const patch::ModuleCode& code() const { return code_; }
   bool is_go() const { return is_go_; }
 
-  /// Original bytes at an address of the target; empty where there is no code.
-  std::span<const uint8_t> original(TargetAddr at, size_t size_bytes) const;
+  /// At most so many original bytes at an address of the target: fewer where the code ends, none
+  /// where there is no code.
+  std::span<const uint8_t> original(TargetAddr at, size_t max_bytes) const;
   /// Where the byte is in the file.
   FileOffset file_offset(TargetAddr at) const;
   enum class Start : uint8_t {

@@ -109,8 +109,9 @@ std::vector<TargetAddr> ProcessCode::slot_targets(TargetAddr slot) {
 std::string ProcessCode::unbound_name(const ModuleImage& image,
                                       TargetAddr slot,
                                       TargetAddr stub) const {
-  auto bytes = image.original(stub, 9);
-  if (bytes.empty()) return {};
+  constexpr size_t kStubBytes = x86::kEndbr64.size() + 5;
+  auto bytes = image.original(stub, kStubBytes);
+  if (bytes.size() < kStubBytes) return {};
   if (std::equal(x86::kEndbr64.begin(), x86::kEndbr64.end(), bytes.begin()))
     bytes = bytes.subspan(x86::kEndbr64.size());
   if (bytes[0] != kPushImm32) return {};

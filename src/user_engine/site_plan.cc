@@ -318,7 +318,6 @@ class Planner {
   /// ret, ret imm16
   static uint32_t popped_by(const ModuleImage& image, TargetAddr ret) {
     auto bytes = image.original(ret, x86::kMaxInsnBytes);
-    if (bytes.empty()) bytes = image.original(ret, 1);
     auto shape = x86::decode_shape(bytes);
     uint32_t operand = shape ? static_cast<uint32_t>(shape->imm) & 0xffff : 0;
     return 8 + operand;
