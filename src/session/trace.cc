@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -96,6 +97,8 @@ class Session {
   std::chrono::milliseconds poll_time() const;
   void take_records(std::chrono::milliseconds timeout);
   bool child_has_ended();
+  bool is_over();
+  void tell_new_programs() const;
   void finish();
   void report_end();
   void tell_warnings();
@@ -119,6 +122,7 @@ class Session {
   std::optional<int> child_status_;  ///< as waitpid gives it
   std::optional<int> exit_code_;     ///< of exit(n)
   bool output_gone_ = false;
+  bool targets_gone_ = false;  ///< ended, or another program (exec)
   uint64_t corrupt_records_ = 0;
   int status_ = kOk;
 };
@@ -284,6 +288,29 @@ bool Session::child_has_ended() {
   return child_status_.has_value();
 }
 
+/// exec ends the user engine's trace of a process: not told, its counts would seem to be complete.
+void Session::tell_new_programs() const {
+  std::vector<pid_t> pids = request_.target.pids;
+  if (child_ > 0) pids.push_back(child_);
+  for (pid_t pid : pids) {
+    struct stat program = {};
+    // A process that is ending has no program any more.
+    if (::stat(fmt::format("/proc/{}/exe", pid).c_str(), &program) == 0)
+      say(fmt::format("process {} has started another program (exec): it is not traced there",
+                      pid));
+  }
+}
+
+/// A command's trace ends with the command, whatever programs it goes through.
+bool Session::is_over() {
+  if (child_has_ended()) return true;
+  if (!targets_gone_ && trace_->targets_gone()) {
+    targets_gone_ = true;
+    if (chosen_.engine == EngineChoice::kUser) tell_new_programs();
+  }
+  return targets_gone_ && child_ <= 0;
+}
+
 /// A script of BEGIN and END alone, without a command, has nothing to wait for.
 bool only_special_probes(const bundle::Bundle& bundle) {
   for (const bundle::Probe& probe : bundle.probes) {
@@ -295,7 +322,7 @@ bool only_special_probes(const bundle::Bundle& bundle) {
 
 /// So that addresses have names when their process is gone.
 void Session::remember_processes() {
-  if (!bundle_.reads_symbols) return;
+  if (!bundle_.reads_symbols || targets_gone_) return;
   for (pid_t pid : request_.target.pids) symbolizer_.remember(pid);
   if (child_ > 0 && !child_status_) symbolizer_.remember(child_);
 }
@@ -311,7 +338,7 @@ void Session::loop() {
   if (ends_by_itself) return take_records(std::chrono::milliseconds(0));
   while (g_interrupted == 0 && !exit_code_ && !output_gone_ && status_ == kOk) {
     // Asked before the rings are read: what the target wrote last is then read once more below.
-    bool gone = child_has_ended() || trace_->targets_gone();
+    bool gone = is_over();
     remember_processes();
     take_records(gone ? std::chrono::milliseconds(0) : poll_time());
     if (gone) break;

@@ -505,6 +505,20 @@ def statuses_are_passed_on():
 
 
 @case
+def a_command_that_calls_exec_is_waited_for():
+    inner = "sh -c 'sleep 1; echo at the end; exit 7'"
+    with temporary_directory() as directory:
+        path = os.path.join(directory, "wrapper")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"#!/bin/sh\nexec {inner}\n")
+        os.chmod(path, 0o755)
+        result = spile("-e", "uprobe:libc:* { @calls = count(); }", "-c", path)
+    check_status(result, 7)
+    check_prints(result, "at the end[^@]*@calls: [1-9]")
+    check_says(result, r"process \d+ has started another program \(exec\)")
+
+
+@case
 def short_commands_end_cleanly_every_time():
     """The child may have ended before spile has looked at it again."""
     path = target_path("case_46_counter")
