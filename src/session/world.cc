@@ -56,8 +56,13 @@ std::optional<Located> as_seen_by_us(const std::string& root,
 Result<Located> program_of(pid_t pid) {
   const auto link = fmt::format("/proc/{}/exe", pid);
   struct stat st{};
-  if (::stat(link.c_str(), &st) != 0)
+  if (::stat(link.c_str(), &st) != 0) {
+    if (errno == ENOENT)
+      return fail(ErrorCode::kNotFound,
+                  "there is no process {} with a program: it has ended, or is a kernel thread",
+                  pid);
     return fail_errno(errno, "find the program of process {}", pid);
+  }
   if (const auto path = os::read_link(link))
     if (auto found = as_seen_by_us(root_of(pid), *path, st.st_ino)) return std::move(*found);
   return Located{link, link, link, {st.st_dev, st.st_ino}};

@@ -144,6 +144,7 @@ def an_unknown_pid_is_named():
     result = spile("-e", "uprobe:libc:fopen { @ = count(); }", "-p", "4194000")
     check_status(result, 1)
     check_says(result, "4194000")
+    check_says(spile("-e", "uprobe:main { @ = count(); }", "-p", "4194000"), "there is no process 4194000 with a program")
     for wrong in ("0", "-1", "x", "12x", "1.5", "99999999999999"):
         result = spile("-e", "uprobe:libc:fopen { @ = count(); }", "-p", wrong)
         check_status(result, 2)
