@@ -384,7 +384,14 @@ Result<void> UserTrace::detach() {
   if (std::exchange(detached_, true)) return {};
   std::optional<Error> first_error;
   for (const auto& attachment : attachments_) {
+    bool had_ended = !attachment->target->alive();
     auto report = user_engine::detach(*attachment);
+    if (report && had_ended && report->processes > 0) {
+      warnings_.push_back(
+          fmt::format("process {} has ended; {} of the processes that it forked ran on, and are no "
+                      "longer traced",
+                      attachment->pid, report->processes));
+    }
     if (report) {
       attachment->stopped_ns = std::max(attachment->stopped_ns, report->stopped_ns);
       std::ranges::move(report->notes, std::back_inserter(warnings_));

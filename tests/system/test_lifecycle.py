@@ -277,6 +277,27 @@ def case_57_children_adrift():
             check("calls", target.calls() == 8 * 1000, f"{target.calls()}")
 
 
+def case_57_parent_ends_first():
+    """The trace ends with its target; that children ran on is told, and they run on without probes."""
+    path = target_path("case_57_forks")
+    with Target(path, ["--mode", "adrift"], wait=True, hold=True) as target:
+        before = Picture(target.pid)
+        with Spile(count_program([f"{path}:probe_me"]), pid=target.pid) as spile:
+            check("attached", spile.wait_attached(), spile.report())
+            target.send_line()
+            forked = target.wait_for_line(r"forked (\d+) (\d+) (\d+)$")
+            children = [int(pid) for pid in forked.groups()]
+            time.sleep(0.1)
+            os.kill(target.pid, signal.SIGKILL)
+            target.process.wait()
+            end_of(spile, "the target was killed")
+            check("told", any("3 of the processes that it forked ran on" in line for line in spile.err), spile.report())
+            for pid in children:
+                check_text_unchanged(before, Picture(pid))
+                os.kill(pid, signal.SIGKILL)
+            check("hits-happened", int(spile.maps().get("@calls", 0)) > 0, spile.report())
+
+
 def case_57_children_killed_tracer():
     """The tracer dies while children run patched text; `spile detach` restores all of them."""
     path = target_path("case_57_forks")
