@@ -32,7 +32,7 @@ struct SiteEntry {
   uint32_t cookie;  ///< of the first probe on this site: index into Bundle::probes, or kNoProbe
   uint8_t length;   ///< changed bytes, 1..kMaxSiteBytes
   SiteState state;  ///< written last, with release
-  uint8_t region;   ///< index of the code region in Journal::regions
+  uint8_t is_site;  ///< 1: at the probed instruction. 0: a place that its jump leads over
   uint8_t level;    ///< order of writing: see above
   uint8_t original[kMaxSiteBytes];
   uint8_t patched[kMaxSiteBytes];

@@ -100,16 +100,6 @@ std::vector<uint8_t> file_bytes(const Target& target,
   return {};
 }
 
-/// Where the jump at `at` leads, as memory has it now: prefixes that change nothing may stand
-/// before it, and it may be a short jump to a long one.
-std::optional<TargetAddr> jump_target(const Target& target, TargetAddr at) {
-  std::array<uint8_t, 16> code{};
-  size_t size = target.memory().read_some(at, code);
-  auto insn = x86::decode(std::span(code).first(size));
-  if (!insn || insn->kind != x86::Kind::kJmp) return std::nullopt;
-  return insn->branch_target(at);
-}
-
 bool leads_to_ours(const Target& target, const Found& found, TargetAddr at) {
   auto to = jump_target(target, at);
   if (to && !in_any(found.code, *to)) to = jump_target(target, *to);
@@ -127,6 +117,7 @@ std::optional<PatchedBytes> believe(const Target& target,
   patch.original.assign(entry.original, entry.original + entry.length);
   patch.patched.assign(entry.patched, entry.patched + entry.length);
   patch.level = entry.level;
+  patch.is_site = entry.is_site != 0;
   std::vector<uint8_t> now(entry.length);
   if (!target.memory().read(patch.address, now) || now != patch.patched) return std::nullopt;
   if (!leads_to_ours(target, found, patch.address)) return std::nullopt;

@@ -15,7 +15,8 @@ Job job_of(const std::vector<PatchedSite>& sites,
   job.semaphores = semaphores;
   for (const PatchedSite& site : sites) {
     for (const patch::Edit& edit : site.edits)
-      job.patches.push_back({edit.at, edit.before, edit.after, edit.level});
+      job.patches.push_back(
+          {edit.at, edit.before, edit.after, edit.level, &edit == &site.edits.back()});
     for (const patch::Segment& segment : site.segments) job.displaced.push_back(&segment.displaced);
   }
   job.sort();

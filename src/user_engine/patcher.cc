@@ -313,6 +313,7 @@ void Patcher::write_journal_ahead() {
     entry.cookie = first_probe(site);
     entry.length = static_cast<uint8_t>(edit.after.size());
     entry.level = edit.level;
+    entry.is_site = &edit == &prepared_.writes[i].site->edits.back() ? 1 : 0;
     std::ranges::copy(edit.before, entry.original);
     std::ranges::copy(edit.after, entry.patched);
     entry.state = abi::SiteState::kPlanned;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "user_engine/address_plan.h"
 #include "user_engine/target/inject.h"
 #include "user_engine/target/threads_inside.h"
+#include "x86/decode.h"
 #include "x86/format.h"
 
 namespace spile::user_engine {
@@ -23,6 +25,14 @@ using target::Target;
 
 bool in_any(const std::vector<AddressRange>& ranges, TargetAddr a) {
   return std::ranges::any_of(ranges, [&](const AddressRange& r) { return r.contains(a); });
+}
+
+std::optional<TargetAddr> jump_target(const Target& target, TargetAddr at) {
+  std::array<uint8_t, 16> code{};
+  size_t size = target.memory().read_some(at, code);
+  auto insn = x86::decode(std::span(code).first(size));
+  if (!insn || insn->kind != x86::Kind::kJmp) return std::nullopt;
+  return insn->branch_target(at);
 }
 
 void Job::sort() {
@@ -67,11 +77,14 @@ class Undo {
   Result<void> lower();
   bool is_patched(TargetAddr site) const;
   void note_stop(const StoppedProcess& process);
+  void note_interrupted(const StoppedProcess& process);
   Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
   Result<void> set_state(abi::JournalState state);
   Result<void> restore_bytes(size_t limit);
   Result<void> restore_page(std::span<const PatchedBytes> patches);
   Result<void> move_threads(StoppedProcess& process);
+  bool is_between_jumps(TargetAddr rip) const;
+  Result<bool> clear_hops(StoppedProcess& process);
   std::vector<pid_t> threads_inside(const StoppedProcess& process);
 
   const Target& target_;
@@ -80,6 +93,8 @@ class Undo {
   size_t next_ = 0;  ///< of job_.patches: those before it are restored
   bool lowered_ = false, restored_ = false;
   bool executing_ = false;  ///< at the last stop a thread was in our code
+  bool hops_clear_ = true;
+  std::vector<const PatchedBytes*> by_address_;  ///< only where there are hops
   int waits_for_cpu_ = 0;
   bool refused_ = false;  ///< a living tracer holds the process: asking again will not help
 };
@@ -131,6 +146,42 @@ Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
   auto written = target_.memory().write(start, bytes);
   if (!written) return forward(written, "restore the code at {}", start);
   return {};
+}
+
+/// Whether a thread with this rip has run a site's jump and not yet the one that it leads to, in
+/// padding or inside a moved instruction: no original instruction begins there.
+bool Undo::is_between_jumps(TargetAddr rip) const {
+  auto first = std::ranges::lower_bound(by_address_, rip - (abi::kMaxSiteBytes - 1), {},
+                                        &PatchedBytes::address);
+  for (; first != by_address_.end() && (*first)->address <= rip; ++first) {
+    const PatchedBytes& p = **first;
+    bool inside = rip >= p.address + (p.is_site ? 1 : 0) && rip < p.address + p.patched.size();
+    std::vector<uint8_t> now(p.patched.size());
+    // Not where the jump was never written, or is gone again.
+    if (inside && target_.memory().read(p.address, now) && now == p.patched) return true;
+  }
+  return false;
+}
+
+/// Before bytes are put back: threads between two jumps take the second. False: one was interrupted
+/// there by a signal and will come back, or its stack cannot be searched for that.
+Result<bool> Undo::clear_hops(StoppedProcess& process) {
+  if (std::ranges::all_of(job_.patches, &PatchedBytes::is_site)) return true;
+  if (by_address_.empty()) {
+    for (const PatchedBytes& p : job_.patches) by_address_.push_back(&p);
+    std::ranges::sort(by_address_, {}, &PatchedBytes::address);
+  }
+  for (size_t i = 0; i < process.threads().size(); i++) {
+    os::Registers registers = process.threads()[i].registers;
+    if (!is_between_jumps(TargetAddr(registers.rip))) continue;
+    auto to = jump_target(target_, TargetAddr(registers.rip));
+    if (!to || !in_any(job_.code, *to)) return false;
+    registers.rip = to->value;
+    SPILE_TRY_VOID(process.set_registers(i, registers));
+  }
+  auto interrupted =
+      target::live_contexts(process, [&](TargetAddr a) { return is_between_jumps(a); });
+  return interrupted.found.empty() && interrupted.incomplete.empty();
 }
 
 /// Threads in a displaced copy go on in the original, which is back in its place.
@@ -235,11 +286,26 @@ void Undo::note_stop(const StoppedProcess& process) {
       std::max(report_.stopped_ns, static_cast<uint64_t>(process.stopped_for().count()));
 }
 
+void Undo::note_interrupted(const StoppedProcess& process) {
+  report_.notes.push_back(fmt::format(
+      "process {}: a signal handler that has not come back interrupted a thread between two of our "
+      "jumps (or a stack cannot be searched for that): the probes stay; spile detach -p {} removes "
+      "them later",
+      process.target().pid(), process.target().pid()));
+}
+
 /// True when nothing of ours is left.
 Result<bool> Undo::once(bool last) {
   SPILE_TRY(auto process, StoppedProcess::stop(target_));
   SPILE_TRY(auto ranges, ranges_to_unmap());
   if (!ranges.empty()) {
+    if (!restored_) {
+      SPILE_TRY(hops_clear_, clear_hops(process));
+    }
+    if (!hops_clear_) {
+      if (last) note_interrupted(process);
+      return false;
+    }
     SPILE_TRY_VOID(restore(kPatchesPerStop));
     // Some sites still hold jumps: their copies must stay, and threads must stay in them.
     if (!restored_) {
@@ -285,7 +351,7 @@ Result<void> Undo::run() {
     // A stop that only restored some sites was no vain attempt; and a thread that was preempted in
     // our code leaves it as soon as it gets a CPU, on a busy machine after seconds.
     bool waits = done && executing_ && ++waits_for_cpu_ < kStopsForCpu;
-    if (!done || (restored_ && !waits)) i++;
+    if (!done || !hops_clear_ || (restored_ && !waits)) i++;
   }
   return {};
 }

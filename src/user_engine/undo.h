@@ -19,6 +19,8 @@ struct PatchedBytes {
   TargetAddr address;
   std::vector<uint8_t> original, patched;
   uint8_t level = 0;  ///< higher levels are undone first
+  /// False: a place that a site's jump leads over. A thread may be there, between two jumps.
+  bool is_site = true;
 };
 
 /// What is to be undone in one process. The same for its forked children.
@@ -42,6 +44,10 @@ struct Job {
 
 /// Stops of a process until a tracer's stops have let all threads leave our code.
 inline constexpr int kStops = 60;
+
+/// Where the direct jump at `at` leads, as memory has it now: prefixes that change nothing may
+/// stand before it. nullopt: no such jump.
+std::optional<TargetAddr> jump_target(const target::Target& target, TargetAddr at);
 
 bool in_any(const std::vector<target::AddressRange>& ranges, TargetAddr a);
 
