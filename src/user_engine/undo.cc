@@ -92,7 +92,7 @@ class Undo {
   DetachReport& report_;
   size_t next_ = 0;  ///< of job_.patches: those before it are restored
   bool lowered_ = false, restored_ = false;
-  bool executing_ = false;  ///< at the last stop a thread was in our code
+  bool executing_ = false;  ///< at the last stop a thread that may run was in our code
   bool hops_clear_ = true;
   std::vector<const PatchedBytes*> by_address_;  ///< only where there are hops
   int waits_for_cpu_ = 0;
@@ -206,9 +206,12 @@ Result<void> Undo::move_threads(StoppedProcess& process) {
 
 std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
   std::set<pid_t> inside;
-  for (const auto& found : target::threads_at(process, job_.code))
-    inside.insert(process.threads()[found.thread].tid);
-  executing_ = !inside.empty();
+  executing_ = false;
+  for (const auto& found : target::threads_at(process, job_.code)) {
+    const target::StoppedThread& thread = process.threads()[found.thread];
+    inside.insert(thread.tid);
+    executing_ |= !thread.group_stopped;  // else it lacks no CPU but a SIGCONT
+  }
   auto interrupted = target::live_contexts(process, job_.code);
   for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
   for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Cases that need more than one process beside the target: other tracers, deaths at every step, namespaces, full rings."""
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -296,6 +297,74 @@ def case_57_parent_ends_first():
                 check_text_unchanged(before, Picture(pid))
                 os.kill(pid, signal.SIGKILL)
             check("hits-happened", int(spile.maps().get("@calls", 0)) > 0, spile.report())
+
+
+class Parker:
+    """Leaves a process stopped (SIGSTOP) with its program counter at a given address, held by nobody."""
+
+    CONT, GETREGS, SETREGS, ATTACH, DETACH = 7, 12, 13, 16, 17
+    RIP = 16  # word of user_regs_struct
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.ptrace.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p] * 2
+
+    def request(self, number, data=None):
+        if self.libc.ptrace(number, self.pid, None, data) < 0:
+            raise OSError(ctypes.get_errno(), f"ptrace {number}")
+
+    def park_at(self, addresses):
+        """By a breakpoint at each, gone again when one is hit. The address; None where the process ends first."""
+        self.request(self.ATTACH)
+        os.waitpid(self.pid, 0)
+        with open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
+            saved = {}
+            for address in addresses:
+                memory.seek(address)
+                saved[address] = memory.read(1)
+                memory.seek(address)
+                memory.write(b"\xcc")
+            self.request(self.CONT)
+            _, status = os.waitpid(self.pid, 0)
+            if not os.WIFSTOPPED(status):
+                return None
+            for address, byte in saved.items():
+                memory.seek(address)
+                memory.write(byte)
+        words = (ctypes.c_ulong * 27)()
+        pointer = ctypes.cast(words, ctypes.c_void_p)
+        self.request(self.GETREGS, pointer)
+        words[self.RIP] -= 1
+        self.request(self.SETREGS, pointer)
+        self.request(self.DETACH, signal.SIGSTOP)
+        return words[self.RIP]
+
+
+def case_43_parked_between_two_jumps():
+    """A thread has run the hop of a site and not yet the jump it leads to, in padding that detach puts back."""
+    path = target_path("case_02_loop_to_interior_heads")
+    for kill_first in (False, True):
+        with Target(path, [], wait=True, hold=True, loop=1.0) as target:
+            before = Picture(target.pid)
+            with Spile(count_program([f"{path}:probe_me*"]), pid=target.pid, extra=["-v"]) as spile:
+                check("attached", spile.wait_attached(), spile.report())
+                wait_until(lambda: any("target stopped" in line for line in spile.err), "the list of sites")
+                hosts = {int(address, 16) for line in spile.err for address in re.findall(r"hop to a jump at (0x[0-9a-f]+)", line)}
+                check("hops", hosts, f"no site took a hop: this test shows nothing\n{spile.report()}")
+                target.send_line()
+                check("parked", Parker(target.pid).park_at(hosts) in hosts, "no thread came by a hop")
+                if kill_first:
+                    spile.send(signal.SIGKILL)
+                    spile.process.wait()
+                    detach(target.pid)
+                else:
+                    spile.stop()
+                    check("hits-happened", int(spile.maps().get("@calls", 0)) > 0, spile.report())
+                check_text_unchanged(before, Picture(target.pid))
+                os.kill(target.pid, signal.SIGCONT)
+                target.wait_for_line("done$")
+                target.finish_well()
 
 
 def case_57_children_killed_tracer():
