@@ -204,6 +204,7 @@ Result<void> Patcher::fill_data() {
 abi::RtConsts Patcher::constants(TargetAddr code_base) const {
   abi::RtConsts consts =
       shm::consts_for(prepared_.layout, prepared_.addresses.data_base.value, code_base.value);
+  if (shm::tsc_is_clock()) consts.flags |= abi::kTscIsClock;
   if (tid_offset_) {
     consts.tid_source = abi::TidSource::kFsField;
     consts.tid_fs_offset = static_cast<int32_t>(*tid_offset_);
