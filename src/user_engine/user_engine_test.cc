@@ -410,6 +410,26 @@ TEST(UserEngine, OfTwoTracersThatStartTogetherTheSecondIsRefusedOrComesLater) {
   expect_same(before, Snapshot::of(worker.pid()));
 }
 
+/// Without the flag every nsecs is a system call, and nothing else tells.
+TEST(UserEngine, TheTargetIsToldWhetherItsTimeStampCounterIsTheClock) {
+  Worker worker;
+  worker.run(1);
+  auto trace = attach_or_fail(counting_bundle(), {.pids = {worker.pid()}}, true);
+  ASSERT_TRUE(trace);
+  auto target = target::Target::open(worker.pid());
+  ASSERT_TRUE(target);
+  int regions = 0;
+  for (const os::MapEntry& m : target::our_mappings(*target->maps())) {
+    if (!m.exec) continue;
+    auto consts = target->memory().read_value<abi::RtConsts>(m.start + abi::kConstsOffset);
+    if (!consts || consts->magic != abi::kConstsMagic) continue;  // a page of stones
+    EXPECT_EQ((consts->flags & abi::kTscIsClock) != 0, shm::tsc_is_clock());
+    regions++;
+  }
+  EXPECT_GT(regions, 0);
+  ASSERT_TRUE(trace->detach());
+}
+
 TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
   Bundle bundle = counting_bundle();
   shm::Clock clock = shm::Clock::start();
