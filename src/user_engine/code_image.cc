@@ -226,6 +226,16 @@ bpf::CheckEnv check_env(const Bundle& bundle, const bundle::Program& program) {
   return env;
 }
 
+Result<std::vector<bpf::Analysis>> check_programs(const Bundle& bundle) {
+  std::vector<bpf::Analysis> analyses;
+  for (const bundle::Program& program : bundle.programs) {
+    auto analysis = bpf::check(program.code, check_env(bundle, program));
+    if (!analysis) return forward(analysis, "check {}", program.name);
+    analyses.push_back(std::move(*analysis));
+  }
+  return analyses;
+}
+
 uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const> sites) {
   uint64_t size = abi::bodies_offset(bundle.maps.size());
   uint64_t bodies = 0;

@@ -21,6 +21,9 @@ namespace spile::user_engine {
 /// What our checker is told about one program of a bundle.
 bpf::CheckEnv check_env(const bundle::Bundle& bundle, const bundle::Program& program);
 
+/// One analysis a program, for the JIT. Errors: the checker's, with the program's name.
+Result<std::vector<bpf::Analysis>> check_programs(const bundle::Bundle& bundle);
+
 /// A Go function whose stack check has not run yet has at least this much stack: StackGuard less
 /// StackSmall less what the linker allows a chain of unchecked functions to have used already
 /// (runtime/stack.go, 928 - 128 - 8, rounded down).

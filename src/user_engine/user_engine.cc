@@ -12,17 +12,15 @@
 
 #include "abi/hit_frame.h"
 #include "bpf/interpreter.h"
-#include "user_engine/address_plan.h"
 #include "user_engine/attachment.h"
 #include "user_engine/detach.h"
 #include "user_engine/estimate.h"
-#include "user_engine/jit/print.h"
 #include "user_engine/loader.h"
+#include "user_engine/merged_view.h"
 #include "user_engine/shm/helpers.h"
 #include "user_engine/shm/maps.h"
 #include "user_engine/shm/ring_reader.h"
 #include "user_engine/target/spawn.h"
-#include "x86/format.h"
 
 namespace spile::user_engine {
 
@@ -37,16 +35,6 @@ namespace {
 constexpr uint64_t kTracerInsnBudget = 10'000'000;
 /// How often the rings are looked at. Nothing in the target wakes us: a hit makes no system call.
 constexpr auto kPollEvery = std::chrono::milliseconds(5);
-
-Result<std::vector<bpf::Analysis>> check_programs(const Bundle& bundle) {
-  std::vector<bpf::Analysis> analyses;
-  for (const bundle::Program& program : bundle.programs) {
-    auto analysis = bpf::check(program.code, check_env(bundle, program));
-    if (!analysis) return forward(analysis, "check {}", program.name);
-    analyses.push_back(std::move(*analysis));
-  }
-  return analyses;
-}
 
 Result<void> refuse_kernel_probes(const Bundle& bundle) {
   for (const Probe& probe : bundle.probes) {
@@ -329,29 +317,14 @@ bool UserTrace::targets_gone() {
   return std::ranges::none_of(attachments_, [](const auto& a) { return a->target->alive(); });
 }
 
-/// Values of several processes are those of more CPUs, to whoever adds them up.
 Result<std::vector<engine::MapEntry>> UserTrace::read_map(int map) {
-  std::map<std::vector<uint8_t>, engine::MapEntry> merged;
-  bool adds_up = bundle_.maps.at(static_cast<size_t>(map)).role != bundle::MapRole::kValue;
-  for (const shm::Region* region : regions()) {
-    SPILE_TRY(auto entries, shm::snapshot(*region, static_cast<size_t>(map)));
-    for (shm::MapEntry& entry : entries) {
-      engine::MapEntry& out = merged[entry.key];
-      if (!out.values.empty() && !adds_up) {
-        if (!std::exchange(warned_shared_key_, true)) {
-          warnings_.push_back(fmt::format(
-              "{}: several processes have set the same key; one of their values is shown",
-              bundle_.maps[static_cast<size_t>(map)].name));
-        }
-        continue;
-      }
-      out.key = entry.key;
-      std::ranges::move(entry.values, std::back_inserter(out.values));
-    }
+  SPILE_TRY(auto merged, read_merged_map(bundle_, regions(), map));
+  if (merged.key_set_twice && !std::exchange(warned_shared_key_, true)) {
+    warnings_.push_back(
+        fmt::format("{}: several processes have set the same key; one of their values is shown",
+                    bundle_.maps[static_cast<size_t>(map)].name));
   }
-  std::vector<engine::MapEntry> entries;
-  for (auto& [key, entry] : merged) entries.push_back(std::move(entry));
-  return entries;
+  return std::move(merged.entries);
 }
 
 Result<void> UserTrace::clear_map(int map) {
@@ -366,15 +339,8 @@ Result<void> UserTrace::zero_map(int map) {
   return {};
 }
 
-/// Ids are hashes: the same stack has the same one in every process.
 Result<std::vector<uint64_t>> UserTrace::read_stack(int map, uint64_t id) {
-  std::optional<Error> worst;
-  for (const shm::Region* region : regions()) {
-    auto frames = shm::read_stack(*region, static_cast<size_t>(map), id);
-    if (frames) return frames;
-    if (!worst || frames.error().code == ErrorCode::kCorrupt) worst = std::move(frames.error());
-  }
-  return std::unexpected(std::move(*worst));
+  return read_merged_stack(regions(), map, id);
 }
 
 // ---- the end
@@ -406,35 +372,15 @@ Result<void> UserTrace::detach() {
 }
 
 Result<engine::Stats> UserTrace::stats() {
-  engine::Stats stats;
-  stats.hit_ns = hit_ns_;
-  stats.hit_ns_is_estimated = true;
-  for (const shm::Region* region : regions()) {
-    abi::CpuStats counted = region->stats_untrusted();
-    stats.hits += counted.hits;
-    stats.missed += counted.missed + counted.map_contended;
-    stats.ring_lost += counted.ring_contended;
-    if (counted.corrupt > 0 && !attachments_.empty()) {
-      warnings_.push_back(
-          "the shared memory of a target was overwritten by somebody; its figures may be wrong");
-    }
+  SPILE_TRY(auto merged, read_merged_stats(bundle_, regions()));
+  if (merged.overwritten && !attachments_.empty()) {
+    warnings_.push_back(
+        "the shared memory of a target was overwritten by somebody; its figures may be wrong");
   }
-  stats.ring_lost += reader_.stats().abandoned;
-  if (bundle_.counters_map < 0) return stats;
-  uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed,
-                            &stats.stacks_lost};
-  SPILE_TRY(auto entries, read_map(bundle_.counters_map));
-  for (const engine::MapEntry& entry : entries) {
-    uint32_t index = 0;
-    if (entry.key.size() == sizeof index) std::memcpy(&index, entry.key.data(), sizeof index);
-    if (index >= std::size(sums)) continue;
-    for (const auto& value : entry.values) {
-      uint64_t one = 0;
-      std::memcpy(&one, value.data(), std::min(value.size(), sizeof one));
-      *sums[index] += one;
-    }
-  }
-  return stats;
+  merged.stats.ring_lost += reader_.stats().abandoned;
+  merged.stats.hit_ns = hit_ns_;
+  merged.stats.hit_ns_is_estimated = true;
+  return merged.stats;
 }
 
 std::vector<engine::SiteReport> UserTrace::sites() {
@@ -491,79 +437,6 @@ class UserEngine final : public engine::Engine {
 
 std::unique_ptr<engine::Engine> make_engine(const Options& options) {
   return std::make_unique<UserEngine>(options);
-}
-
-Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& bundle) {
-  SPILE_TRY(auto target, target::Target::open(pid));
-  SPILE_TRY(auto plan, plan_process(target, bundle));
-  std::vector<const PlannedSite*> sites;
-  for (const PlannedSite& site : plan.sites) sites.push_back(&site);
-  SPILE_TRY(auto addresses, plan_addresses(target, bundle, sites));
-  std::map<const PlannedSite*, const patch::Refusal*> refused;
-  for (const auto& [site, refusal] : addresses.refused) {
-    refused.emplace(site, &refusal);
-    for (const int returns : returns_at(*site)) {
-      auto more = plan.refuse_returns(returns, pid, refusal);
-      plan.refused.insert(plan.refused.end(), more.begin(), more.end());
-    }
-  }
-  std::vector<engine::SiteReport> reports;
-  for (const PlannedSite* site : sites) {
-    auto placed = addresses.placements.find(site);
-    for (engine::SiteReport& report : describe(*site, pid, bundle)) {
-      if (placed != addresses.placements.end()) {
-        report.mechanism = placed->second.how;
-        report.reason = placed->second.why;
-      }
-      if (refused.contains(site)) {
-        report.refused = true;
-        report.reason = refused.at(site)->reason;
-      }
-      reports.push_back(std::move(report));
-    }
-  }
-  for (const PlannedReturns& returns : plan.returns) {
-    if (!returns.refused) reports.push_back(describe(returns, pid));
-  }
-  std::ranges::sort(reports, {}, &engine::SiteReport::address);
-  reports.insert(reports.end(), plan.refused.begin(), plan.refused.end());
-  return reports;
-}
-
-Result<std::string> dump_code(pid_t pid, const Bundle& bundle) {
-  SPILE_TRY(auto target, target::Target::open(pid));
-  SPILE_TRY(auto plan, plan_process(target, bundle));
-  SPILE_TRY(auto analyses, check_programs(bundle));
-  SPILE_TRY(auto layout, shm::plan_region(bundle, {}));
-  std::string text;
-  for (const PlannedSite& site : plan.sites) {
-    // Each as if it were alone, in a region right below its module: what is printed depends on
-    // nothing else.
-    CodeRequest request;
-    request.base =
-        TargetAddr((site.image->module().start.value - (uint64_t{64} << 20)) & ~uint64_t{4095});
-    request.bundle = &bundle;
-    request.analyses = analyses;
-    for (size_t i = 0; i < layout.maps.size(); i++)
-      request.maps.push_back(
-          shm::map_descriptor(layout, i, request.base.value - layout.size_bytes));
-    request.sites = {&site};
-    // How its jump is made does not matter here.
-    std::map<const PlannedSite*, patch::Placement> placements = {{&site, {}}};
-    request.placements = &placements;
-    request.cpu_stats = request.base - layout.size_bytes + abi::kStatsOffset;
-    request.cpu_mask = layout.cpu_slots - 1;
-    SPILE_TRY(auto image, build_code(request));
-    for (const auto& report : describe(site, pid, bundle))
-      text += fmt::format("{} at {:#x}:\n", report.location, report.address);
-    size_t start = abi::bodies_offset(bundle.maps.size());
-    size_t end = image.bytes.size();
-    while (end > start && image.bytes[end - 1] == 0xcc) end--;
-    text +=
-        x86::format_code(std::span(image.bytes).subspan(start, end - start), request.base + start);
-    text += "\n";
-  }
-  return text;
 }
 
 }  // namespace spile::user_engine
