@@ -4,6 +4,7 @@
 //          0x10000   RtConsts, one page                                    this file
 //          0x11000   RtMap[map_count]                                      map.h
 //          bodies_offset(map_count) ...  program bodies, then detours      user_engine/jit
+//          RtConsts::saved_offset        SavedBytes[saved_count]           this file
 //
 // It is a memfd, mapped R-X in the target and sealed against writing once the tracer has its own
 // view, so what it holds can be trusted by the code in it. The blob finds RtConsts relative to its
@@ -69,6 +70,16 @@ struct SafeRange {
 
 inline constexpr uint32_t kMaxSafeRanges = 128;
 
+/// What a changed place of a module held whose file is out of reach: no file can bear the journal
+/// out, this can, since the target cannot write here.
+struct SavedBytes {
+  uint64_t address;  ///< in the target
+  uint8_t length;
+  uint8_t original[16];
+  uint8_t reserved[7];
+};
+static_assert(sizeof(SavedBytes) == 32);
+
 struct RtConsts {
   uint64_t magic;
   uint32_t version;    ///< kAbiVersion
@@ -92,6 +103,8 @@ struct RtConsts {
   uint64_t main_stack_begin, main_stack_end;  ///< the [stack] mapping at attach; equal: unknown
   uint64_t code_base;                         ///< address of this code region in the target
   uint64_t pending_table;  ///< address of PendingBucket[kPendingBuckets]; 0: nothing is noted
+  uint32_t saved_offset;  ///< of SavedBytes, from the start of this region
+  uint32_t saved_count;
   uint32_t safe_range_count;
   uint32_t reserved2;
   SafeRange safe_ranges[kMaxSafeRanges];  ///< ascending, not overlapping

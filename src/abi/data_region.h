@@ -27,7 +27,7 @@
 namespace spile::abi {
 
 inline constexpr uint64_t kDataMagic = 0x617461642d6c7073;  // "spl-data"
-inline constexpr uint32_t kAbiVersion = 2;
+inline constexpr uint32_t kAbiVersion = 3;
 
 struct DataHeader {
   uint64_t magic;

@@ -223,6 +223,19 @@ Result<std::vector<pid_t>> list_threads(pid_t pid) {
   return tids;
 }
 
+Result<pid_t> thread_with_memory(pid_t pid) {
+  const auto has_memory = [](pid_t tid) {
+    auto status = read_status(tid);
+    return status && status->has_memory && status->state != 'Z' && status->state != 'X';
+  };
+  if (has_memory(pid)) return pid;
+  SPILE_TRY(const auto tids, list_threads(pid));
+  for (pid_t tid : tids) {
+    if (has_memory(tid)) return tid;
+  }
+  return fail(ErrorCode::kTargetGone, "process {} has ended (zombie)", pid);
+}
+
 std::vector<pid_t> list_children(pid_t pid) {
   std::vector<pid_t> children;
   auto threads = list_threads(pid);

@@ -48,6 +48,11 @@ struct Stat {
 /// `pid` is the process, `tid` one of its threads.
 Result<Stat> read_stat(pid_t pid, pid_t tid);
 
+/// A thread through which /proc shows the process's memory, files and root: the leader, or another
+/// one where the leader has exited (a zombie's maps, exe, root and mem are empty).
+/// Errors: target gone   no thread is left
+Result<pid_t> thread_with_memory(pid_t pid);
+
 /// The threads of a process, zombie leader included.
 Result<std::vector<pid_t>> list_threads(pid_t pid);
 /// Direct children; empty where the kernel does not list them.

@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 
+#include "user_engine/target/process.h"
+
 namespace spile::session {
 
 namespace {
@@ -23,13 +25,28 @@ std::string demangled(std::string_view symbol) {
 /// Answers kept of all processes together; beyond that they are found anew.
 constexpr size_t kMostKnown = 1 << 16;
 
+/// The file that a living process runs though it has been removed or replaced.
+std::optional<symbols::ModuleSymbols> removed_module(const os::MapEntry& map, pid_t pid) {
+  auto process = target::Target::open(pid);
+  auto modules = process ? process->modules() : Result<std::vector<target::Module>>();
+  if (!process || !modules) return std::nullopt;
+  for (const target::Module& m : *modules) {
+    if (m.device != map.device || m.inode != map.inode || m.host_path.empty()) continue;
+    auto loaded = symbols::ModuleSymbols::load(m.host_path, {"", map.path, true});
+    if (loaded) return std::move(*loaded);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 void Symbolizer::remember(pid_t pid) {
-  auto maps = os::read_maps(pid);
+  auto thread = os::thread_with_memory(pid);
+  if (!thread) return;
+  auto maps = os::read_maps(*thread);
   if (!maps || maps->empty()) return;
   Process& process = processes_[pid];
-  process.root = fmt::format("/proc/{}/root", pid);
+  process.root = fmt::format("/proc/{}/root", *thread);
   std::erase_if(*maps, [](const os::MapEntry& map) { return !map.exec; });
   if (process.maps.size() != maps->size()) known_.clear();  // new files: new names
   process.maps = std::move(*maps);
@@ -50,9 +67,15 @@ const os::MapEntry* Symbolizer::mapping_of(pid_t& pid, uint64_t address) {
   return nullptr;
 }
 
-const symbols::ModuleSymbols* Symbolizer::module(const os::MapEntry& map, const std::string& root) {
+const symbols::ModuleSymbols* Symbolizer::module(const os::MapEntry& map, pid_t pid) {
   auto [entry, is_new] = modules_.try_emplace({map.device, map.inode});
   if (!is_new) return entry->second.get();
+  if (map.deleted) {
+    if (auto removed = removed_module(map, pid))
+      entry->second = std::make_unique<symbols::ModuleSymbols>(std::move(*removed));
+    return entry->second.get();
+  }
+  const std::string& root = processes_[pid].root;
   for (const std::string& base : {root, std::string()}) {
     struct stat st = {};
     std::string path = base + map.path;
@@ -73,7 +96,7 @@ std::optional<output::Name> Symbolizer::user(uint64_t pid, uint64_t address) {
   const os::MapEntry* map = mapping_of(owner, address);
   std::optional<output::Name> name;
   if (map != nullptr && map->inode != 0) {
-    if (const auto* symbols = module(*map, processes_[owner].root)) {
+    if (const auto* symbols = module(*map, owner)) {
       FileOffset offset(address - map->start.value + map->offset);
       auto link = symbols->file().to_link(offset);
       auto found = link ? symbols->resolve(*link) : std::nullopt;

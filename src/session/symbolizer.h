@@ -40,7 +40,7 @@ class Symbolizer final : public output::Names {
   };
   /// `pid` becomes the process whose mapping it is.
   const os::MapEntry* mapping_of(pid_t& pid, uint64_t address);
-  const symbols::ModuleSymbols* module(const os::MapEntry& map, const std::string& root);
+  const symbols::ModuleSymbols* module(const os::MapEntry& map, pid_t pid);
 
   std::map<pid_t, Process> processes_;
   pid_t parent_ = 0;  ///< 0: none

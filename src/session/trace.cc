@@ -14,6 +14,7 @@
 
 #include "kernel_engine/kernel_engine.h"
 #include "os/gated_child.h"
+#include "os/process.h"
 #include "output/output.h"
 #include "output/records.h"
 #include "session/compile.h"
@@ -295,7 +296,8 @@ void Session::tell_new_programs() const {
   for (pid_t pid : pids) {
     struct stat program = {};
     // A process that is ending has no program any more.
-    if (::stat(fmt::format("/proc/{}/exe", pid).c_str(), &program) == 0)
+    pid_t tid = os::thread_with_memory(pid).value_or(pid);
+    if (::stat(fmt::format("/proc/{}/exe", tid).c_str(), &program) == 0)
       say(fmt::format("process {} has started another program (exec): it is not traced there",
                       pid));
   }

@@ -10,11 +10,13 @@
 #include <set>
 #include <unordered_set>
 
+#include "elf/root_path.h"
 #include "os/process.h"
 #include "session/tracepoint_format.h"
 #include "symbols/cpp_name.h"
 #include "symbols/glob.h"
 #include "symbols/nearest.h"
+#include "user_engine/target/process.h"
 
 namespace spile::session {
 namespace {
@@ -26,12 +28,13 @@ constexpr size_t kSuggestions = 3;
 // ---- processes and their roots
 // -----------------------------------------------------------------------------------
 
-/// "" where the process sees the same files as we do, else "/proc/PID/root".
-std::string root_of(pid_t pid) {
-  const auto root = fmt::format("/proc/{}/root", pid);
+/// "" where the process sees the same files as we do, else "/proc/PID/root". `tid` is a thread that
+/// has memory: a leader that has exited has neither root nor program.
+std::string root_of(pid_t tid) {
+  const auto root = fmt::format("/proc/{}/root", tid);
   struct stat theirs{}, ours{};
   if (::stat((root + "/").c_str(), &theirs) != 0 || ::stat("/", &ours) != 0) return "";
-  const auto their_space = os::read_link(fmt::format("/proc/{}/ns/mnt", pid)),
+  const auto their_space = os::read_link(fmt::format("/proc/{}/ns/mnt", tid)),
              our_space = os::read_link("/proc/self/ns/mnt");
   const bool is_same_space = their_space && our_space && *their_space == *our_space;
   const bool is_same_root = theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
@@ -54,7 +57,8 @@ std::optional<Located> as_seen_by_us(const std::string& root,
 /// The program of a process: by its path, or where that is deleted or out of sight by the kernel's
 /// own link to the file.
 Result<Located> program_of(pid_t pid) {
-  const auto link = fmt::format("/proc/{}/exe", pid);
+  const pid_t tid = os::thread_with_memory(pid).value_or(pid);
+  const auto link = fmt::format("/proc/{}/exe", tid);
   struct stat st{};
   if (::stat(link.c_str(), &st) != 0) {
     if (errno == ENOENT)
@@ -64,14 +68,43 @@ Result<Located> program_of(pid_t pid) {
     return fail_errno(errno, "find the program of process {}", pid);
   }
   if (const auto path = os::read_link(link))
-    if (auto found = as_seen_by_us(root_of(pid), *path, st.st_ino)) return std::move(*found);
+    if (auto found = as_seen_by_us(root_of(tid), *path, st.st_ino)) return std::move(*found);
   return Located{link, link, link, {st.st_dev, st.st_ino}};
+}
+
+/// A mapped file that has been removed or replaced: no path leads to it but the kernel's own name for
+/// the mapping.
+Located removed_file(pid_t tid, const os::MapEntry& map) {
+  return {map.path, target::map_file_path(tid, map.start, map.end), map.path,
+          {map.device, map.inode}};
+}
+
+bool is_removed(const Located& file) {
+  return file.host_path.find("/map_files/") != std::string::npos;
 }
 
 /// How bpftrace names the file: as the search found it, links and all. Engines compare files by
 /// inode.
 const std::string& shown_path(const Located& file) {
   return file.host_path == file.path ? file.found_as : file.host_path;
+}
+
+/// What a message calls it.
+std::string told_path(const Located& file) {
+  return is_removed(file) ? fmt::format("{} (removed or replaced, {})", file.path, file.host_path)
+                          : shown_path(file);
+}
+
+/// The first mapping of each module of the process: the files that it may mean by a name.
+template <typename Visit>
+void visit_first_mappings(const std::vector<os::MapEntry>& maps, Visit visit) {
+  for (const auto& map : maps) {
+    if (!map.exec || map.inode == 0 || !map.path.starts_with('/')) continue;
+    const auto first = std::ranges::find_if(maps, [&](const os::MapEntry& m) {
+      return m.inode == map.inode && m.device == map.device;
+    });
+    visit(map, *first);
+  }
 }
 
 std::string_view base_name(std::string_view path) {
@@ -136,7 +169,7 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
   }
   if (!found.empty()) return found;
   const auto where = files.size() == 1
-                         ? shown_path(files[0])
+                         ? told_path(files[0])
                          : fmt::format("{} files that {} stands for", files.size(), target);
   auto only =
       files.size() == 1 ? this->module(files[0]) : Result<const symbols::ModuleSymbols*>(nullptr);
@@ -205,8 +238,9 @@ Result<std::vector<Located>> MachineWorld::find_files(std::string_view target) {
   // A relative path was typed where we stand, not where the target stands.
   std::vector<Located> found;
   if (!is_path || target.starts_with('/')) {
+    for (auto& file : removed_files(target)) add_once(found, std::move(file));
     for (const pid_t pid : options_.pids) {
-      const auto root = root_of(pid);
+      const auto root = root_of(os::thread_with_memory(pid).value_or(pid));
       auto theirs = root.empty() ? std::vector<Located>()
                                  : symbols::locate(target, root, options_.search_path)
                                        .value_or(std::vector<Located>());
@@ -234,28 +268,75 @@ Result<std::vector<Located>> MachineWorld::programs() {
 std::vector<Located> MachineWorld::mapped_files(std::string_view target) {
   std::vector<Located> found;
   for (const pid_t pid : options_.pids) {
-    const auto maps = os::read_maps(pid);
+    const pid_t tid = os::thread_with_memory(pid).value_or(pid);
+    const auto maps = os::read_maps(tid);
     if (!maps) continue;
-    const auto root = root_of(pid);
-    for (const auto& map : *maps) {
-      if (!map.exec || map.inode == 0 || map.deleted || !map.path.starts_with('/')) continue;
+    const auto root = root_of(tid);
+    visit_first_mappings(*maps, [&](const os::MapEntry& map, const os::MapEntry& first) {
       const auto name = base_name(map.path);
+      if (map.path.starts_with("/memfd:spile-")) return;
       if (!symbols::glob_matches(target, name) && !symbols::library_name_matches(target, name))
-        continue;
-      if (auto file = as_seen_by_us(root, map.path, map.inode)) add_once(found, std::move(*file));
-    }
+        return;
+      auto file = map.deleted ? removed_file(tid, first) : as_seen_by_us(root, map.path, map.inode);
+      if (file) add_once(found, std::move(*file));
+    });
   }
   return found;
+}
+
+/// The files that processes still run under a path that has been removed or given to another file (a
+/// package upgrade). Empty where one of them runs the file that has the path now: that one is meant.
+std::vector<Located> MachineWorld::removed_files(std::string_view path) {
+  std::vector<Located> found;
+  bool is_current = false;
+  for (const pid_t pid : options_.pids) {
+    const pid_t tid = os::thread_with_memory(pid).value_or(pid);
+    const auto maps = os::read_maps(tid);
+    if (!maps) continue;
+    // The path may lead through links: /lib/x is mapped as /usr/lib/x.
+    const auto slash = path.rfind('/');
+    const auto folder = elf::canonical_path(root_of(tid), slash == 0 ? "/" : path.substr(0, slash));
+    const auto real = folder ? fmt::format("{}{}", *folder == "/" ? "" : *folder, path.substr(slash))
+                             : std::string(path);
+    visit_first_mappings(*maps, [&](const os::MapEntry& map, const os::MapEntry& first) {
+      if (map.path != path && map.path != real) return;
+      is_current |= !map.deleted;
+      if (map.deleted) add_once(found, removed_file(tid, first));
+    });
+  }
+  if (is_current) found.clear();
+  return found;
+}
+
+/// Where the file behind `file.host_path` can be opened. That of a removed one may take a privilege
+/// that we lack: then an image is made of the memory of a process that runs it.
+Result<std::string> MachineWorld::openable(const Located& file) {
+  if (!is_removed(file) || ::access(file.host_path.c_str(), R_OK) == 0) return file.host_path;
+  for (const pid_t pid : options_.pids) {
+    SPILE_TRY(auto process, target::Target::open(pid));
+    SPILE_TRY(auto modules, process.modules());
+    for (const target::Module& m : modules) {
+      if (m.device != file.identity.device || m.inode != file.identity.inode) continue;
+      if (m.image) images_.push_back(m.image);
+      if (!m.host_path.empty()) return m.host_path;
+    }
+  }
+  return fail(ErrorCode::kDenied,
+              "{} has been removed or replaced, and the file that the process still runs cannot be "
+              "opened: CAP_SYS_ADMIN is needed (run as root)",
+              file.path);
 }
 
 Result<const symbols::ModuleSymbols*> MachineWorld::module(const Located& file) {
   auto known = modules_.find(file.identity);
   if (known == modules_.end()) {
-    const auto root = file.host_path.substr(0, file.host_path.size() - file.path.size());
-    known = modules_
-                .emplace(file.identity,
-                         symbols::ModuleSymbols::load(file.host_path, {root, file.path, true}))
-                .first;
+    const auto root = file.host_path.ends_with(file.path)
+                          ? file.host_path.substr(0, file.host_path.size() - file.path.size())
+                          : std::string();
+    auto path = openable(file);
+    auto symbols = path ? symbols::ModuleSymbols::load(*path, {root, file.path, true})
+                        : Result<symbols::ModuleSymbols>(std::unexpected(path.error()));
+    known = modules_.emplace(file.identity, std::move(symbols)).first;
   }
   if (!known->second) return std::unexpected(known->second.error());
   return &*known->second;
@@ -272,8 +353,11 @@ Result<std::vector<Located>> MachineWorld::usdt_files(std::string_view target) {
 
 Result<UsdtFile*> MachineWorld::usdt_file(const Located& file) {
   auto known = usdt_.find(file.identity);
-  if (known == usdt_.end())
-    known = usdt_.emplace(file.identity, UsdtFile::load(file.host_path)).first;
+  if (known == usdt_.end()) {
+    auto path = openable(file);
+    auto usdt = path ? UsdtFile::load(*path) : Result<UsdtFile>(std::unexpected(path.error()));
+    known = usdt_.emplace(file.identity, std::move(usdt)).first;
+  }
   if (!known->second) return std::unexpected(known->second.error());
   return &*known->second;
 }

@@ -65,6 +65,8 @@ class MachineWorld final : public lang::World {
   Result<std::vector<symbols::Located>> find_files(std::string_view target);
   Result<std::vector<symbols::Located>> programs();
   std::vector<symbols::Located> mapped_files(std::string_view target);
+  std::vector<symbols::Located> removed_files(std::string_view path);
+  Result<std::string> openable(const symbols::Located& file);
   Result<const symbols::ModuleSymbols*> module(const symbols::Located& file);
   Result<std::vector<symbols::Located>> usdt_files(std::string_view target);
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
@@ -75,6 +77,7 @@ class MachineWorld final : public lang::World {
   std::map<std::string, Result<std::vector<symbols::Located>>, std::less<>> files_;  ///< by target
   std::map<elf::FileIdentity, Result<symbols::ModuleSymbols>> modules_;
   std::map<elf::FileIdentity, Result<UsdtFile>> usdt_;
+  std::vector<std::shared_ptr<Fd>> images_;  ///< of removed files, for as long as they are read
   std::optional<Result<symbols::Kallsyms>> kernel_;
 };
 

@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "abi/code_region.h"
 #include "abi/pending.h"
 #include "base/fd.h"
 #include "os/process.h"
@@ -81,24 +82,68 @@ Result<Adopted> read_journal(const Target& target, const AddressRange& data) {
   return adopted;
 }
 
-/// The bytes that the file behind `address` has there.
-std::vector<uint8_t> file_bytes(const Target& target,
-                                const std::vector<os::MapEntry>& maps,
-                                TargetAddr address,
-                                size_t size) {
-  for (const os::MapEntry& m : maps) {
-    if (!m.contains(address) || m.path.empty()) continue;
-    std::string path = fmt::format("/proc/{}/root{}", target.pid(), m.path);
-    if (m.deleted)
-      path = fmt::format("/proc/{}/map_files/{:x}-{:x}", target.pid(), m.start.value, m.end.value);
-    Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    std::vector<uint8_t> bytes(size);
-    auto offset = static_cast<off_t>(m.offset + static_cast<uint64_t>(address - m.start));
-    if (fd && pread(fd.get(), bytes.data(), size, offset) == static_cast<ssize_t>(size))
-      return bytes;
+/// What the code of a process was before us: by the files behind it, each opened once, or by what the
+/// sealed code regions keep of modules without a file.
+class Originals {
+ public:
+  Originals(const Target& target, const Found& found) {
+    if (auto modules = target.modules()) modules_ = std::move(*modules);
+    for (const os::MapEntry& map : target::our_mappings(found.maps)) {
+      if (map.exec && map.offset == 0) read_saved(target, map);
+    }
   }
-  return {};
-}
+
+  const target::Module* module_at(TargetAddr address) const {
+    for (const target::Module& m : modules_) {
+      if (m.segment_at(address) != nullptr) return &m;
+    }
+    return nullptr;
+  }
+
+  bool are(const std::vector<uint8_t>& bytes, TargetAddr address) {
+    auto saved = saved_.find(address);
+    if (saved != saved_.end() && saved->second == bytes) return true;
+    return bytes_at(address, bytes.size()) == bytes;
+  }
+
+ private:
+  /// The file's bytes; none where it cannot be opened.
+  std::vector<uint8_t> bytes_at(TargetAddr address, size_t size) {
+    const target::Module* module = module_at(address);
+    // An image made of the memory holds our own jumps: it says nothing of what was there before.
+    if (module == nullptr || module->host_path.empty() || module->image) return {};
+    const target::Segment& segment = *module->segment_at(address);
+    auto [file, is_new] = files_.try_emplace(module->start);
+    if (is_new) file->second = Fd(open(module->host_path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::vector<uint8_t> bytes(size);
+    auto offset =
+        static_cast<off_t>(segment.offset.value + static_cast<uint64_t>(address - segment.start));
+    if (!file->second ||
+        pread(file->second.get(), bytes.data(), size, offset) != static_cast<ssize_t>(size))
+      return {};
+    return bytes;
+  }
+
+  void read_saved(const Target& target, const os::MapEntry& code) {
+    auto consts =
+        target.memory().read_value<abi::RtConsts>(code.start + abi::kConstsOffset);
+    const bool is_ours = consts && consts->magic == abi::kConstsMagic &&
+                         consts->version == abi::kAbiVersion && consts->code_base == code.start.value;
+    if (!is_ours || consts->saved_offset > code.size() ||
+        consts->saved_count > (code.size() - consts->saved_offset) / sizeof(abi::SavedBytes))
+      return;
+    for (uint32_t i = 0; i < consts->saved_count; i++) {
+      auto saved = target.memory().read_value<abi::SavedBytes>(code.start + consts->saved_offset +
+                                                               i * sizeof(abi::SavedBytes));
+      if (saved && saved->length <= abi::kMaxSiteBytes)
+        saved_[TargetAddr(saved->address)].assign(saved->original, saved->original + saved->length);
+    }
+  }
+
+  std::vector<target::Module> modules_;
+  std::map<TargetAddr, std::vector<uint8_t>> saved_;  ///< by address
+  std::map<TargetAddr, Fd> files_;  ///< by the module's start
+};
 
 bool leads_to_ours(const Target& target, const Found& found, TargetAddr at) {
   auto to = jump_target(target, at);
@@ -110,6 +155,7 @@ bool leads_to_ours(const Target& target, const Found& found, TargetAddr at) {
 /// and the saved ones are those of the file.
 std::optional<PatchedBytes> believe(const Target& target,
                                     const Found& found,
+                                    Originals& originals,
                                     const abi::SiteEntry& entry) {
   if (entry.length == 0 || entry.length > abi::kMaxSiteBytes) return std::nullopt;
   PatchedBytes patch;
@@ -121,8 +167,7 @@ std::optional<PatchedBytes> believe(const Target& target,
   std::vector<uint8_t> now(entry.length);
   if (!target.memory().read(patch.address, now) || now != patch.patched) return std::nullopt;
   if (!leads_to_ours(target, found, patch.address)) return std::nullopt;
-  if (file_bytes(target, found.maps, patch.address, entry.length) != patch.original)
-    return std::nullopt;
+  if (!originals.are(patch.original, patch.address)) return std::nullopt;
   return patch;
 }
 
@@ -157,6 +202,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
   job.code = found.code;
   job.unmap = found.code;
   job.mappings = target::our_mappings(found.maps);
+  Originals originals(target, found);
   for (const AddressRange& data : found.data) {
     auto adopted = read_journal(target, data);
     add_private_memory(found, data.start, job.unmap);
@@ -168,7 +214,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
     if (job.semaphores.empty()) job.semaphores = believed_semaphores(target, adopted->journal);
     for (const abi::SiteEntry& entry : adopted->sites) {
       if (entry.state == abi::SiteState::kEmpty) continue;
-      auto patch = believe(target, found, entry);
+      auto patch = believe(target, found, originals, entry);
       if (patch)
         job.patches.push_back(std::move(*patch));
       else if (!is_restored(target, entry))

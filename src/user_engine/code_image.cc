@@ -19,6 +19,8 @@ constexpr uint32_t kInlineLimitBytes = 256, kInlineLimitManyBytes = 96;
 constexpr size_t kManySites = 256;
 /// Of one displaced instruction, or of the jump back.
 constexpr size_t kMaxDisplacedBytes = 32;
+/// Of a module without a file: the jump, and what it leads over.
+constexpr size_t kMaxEditsPerSite = 8;
 
 uint32_t inline_limit(size_t sites) {
   return sites > kManySites ? kInlineLimitManyBytes : kInlineLimitBytes;
@@ -59,6 +61,7 @@ class Builder {
     image_.bytes.resize(abi::bodies_offset(request_.maps.size()));
     SPILE_TRY_VOID(compile_bodies());
     for (const PlannedSite* site : request_.sites) SPILE_TRY_VOID(put_detour(*site));
+    SPILE_TRY_VOID(put_saved_bytes());
     image_.bytes.resize(round_up(image_.bytes.size(), 4096), 0xcc);
     return std::move(image_);
   }
@@ -119,6 +122,27 @@ class Builder {
     }
     SPILE_TRY(built.edits, edits_of(site, built.detour));
     image_.sites.push_back(std::move(built));
+    return {};
+  }
+
+  Result<void> put_saved_bytes() {
+    align();
+    const size_t start = image_.bytes.size();
+    for (const BuiltSite& built : image_.sites) {
+      if (!built.site->image->is_from_memory()) continue;
+      if (built.edits.size() > kMaxEditsPerSite)
+        return fail(ErrorCode::kInternal, "{} edits for one site", built.edits.size());
+      for (const patch::Edit& edit : built.edits) {
+        abi::SavedBytes saved = {};
+        saved.address = edit.at.value;
+        saved.length = static_cast<uint8_t>(edit.before.size());
+        std::ranges::copy(edit.before, saved.original);
+        const auto* bytes = reinterpret_cast<const uint8_t*>(&saved);
+        image_.bytes.insert(image_.bytes.end(), bytes, bytes + sizeof saved);
+        image_.saved_count++;
+      }
+    }
+    image_.saved_offset = static_cast<uint32_t>(start);
     return {};
   }
 
@@ -245,6 +269,7 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
   size += bodies;
   for (const PlannedSite* site : sites) {
     size += (site->plan.heads.size() + 1) * kMaxDisplacedBytes + kDetourAlignment;
+    if (site->image->is_from_memory()) size += kMaxEditsPerSite * sizeof(abi::SavedBytes);
     for (const std::vector<Action>& actions : site->actions)
       size += jit::kMaxDetourBytes +
               (jit::kMaxProgramCallBytes + jit::kMaxNoteBytes) * actions.size() +

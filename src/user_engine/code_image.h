@@ -55,6 +55,8 @@ struct CodeImage {
   TargetAddr base;
   std::vector<uint8_t> bytes;  ///< whole pages from `base` on; zero up to abi::bodies_offset
   std::vector<BuiltSite> sites;
+  /// Of the original bytes at sites in modules that have no file: offset in `bytes`, entries.
+  uint32_t saved_offset = 0, saved_count = 0;
   std::vector<std::pair<const PlannedSite*, std::string>>
       refused;  ///< a hit would need more stack than there is
 };

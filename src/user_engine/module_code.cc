@@ -13,13 +13,16 @@ using patch::Function;
 
 Result<ModuleImage> ModuleImage::load(const target::Target& target, const target::Module& module) {
   if (module.host_path.empty()) {
-    return fail(ErrorCode::kNotFound, "{}: the file behind it cannot be opened from here{}",
-                module.path, module.deleted ? " (it has been removed or replaced)" : "");
+    return fail(ErrorCode::kNotFound,
+                "{}: the file behind it cannot be opened from here{}, and its memory alone does not "
+                "tell enough (a Go program, or code that cannot be read)",
+                module.path, module.deleted ? " (it has been removed or replaced; root can)" : "");
   }
   ModuleImage image;
   image.module_ = module;
   symbols::LoadOptions options;
-  std::string root = fmt::format("/proc/{}/root", target.pid());
+  SPILE_TRY(const pid_t tid, target.live_thread());
+  std::string root = fmt::format("/proc/{}/root", tid);
   options.root = root;
   options.path_in_root = module.path;
   SPILE_TRY(auto symbols, symbols::ModuleSymbols::load(module.host_path, options));
@@ -83,26 +86,61 @@ Result<void> ModuleImage::collect_code_pointers() {
   return {};
 }
 
+namespace {
+
+/// The kernel's struct rseq_cs.
+struct RseqDescriptor {
+  uint32_t version, flags;
+  uint64_t start, length, abort;
+};
+constexpr uint64_t kMaxRseqBytes = 4096;
+
+}  // namespace
+
+void ModuleImage::reserve_rseq(uint64_t start, uint64_t length, uint64_t abort) {
+  code_.reserved.push_back(
+      {TargetAddr(start), TargetAddr(start + length), "inside a restartable sequence (rseq)"});
+  code_.reserved.push_back({TargetAddr(abort - 4), TargetAddr(abort + 1),
+                            "the abort handler of a restartable sequence (rseq)"});
+}
+
+/// An image of memory has no sections, so descriptors are known by what they hold: two addresses of
+/// the module's code, the second outside of the sequence that the first begins. What only looks like
+/// one costs a refusal.
+void ModuleImage::reserve_rseq_by_contents(const target::Target& target) {
+  const auto is_code = [&](uint64_t a) {
+    const target::Segment* segment = module_.segment_at(TargetAddr(a));
+    return segment != nullptr && segment->exec;
+  };
+  for (const target::Segment& segment : module_.segments) {
+    if (segment.exec || !segment.read) continue;
+    std::vector<uint8_t> bytes(static_cast<size_t>(segment.end - segment.start));
+    bytes.resize(target.memory().read_some(segment.start, bytes));
+    for (size_t at = 0; at + sizeof(RseqDescriptor) <= bytes.size(); at += sizeof(uint64_t)) {
+      RseqDescriptor d;
+      std::memcpy(&d, &bytes[at], sizeof d);
+      bool is_one = d.version == 0 && d.length != 0 && d.length <= kMaxRseqBytes &&
+                    is_code(d.start) && is_code(d.abort) &&
+                    d.abort - d.start >= d.length;  // unsigned: also behind the start
+      if (is_one) reserve_rseq(d.start, d.length, d.abort);
+    }
+  }
+}
+
 /// Restartable sequences: the kernel compares rip with [start, start + length) and checks four
 /// bytes before the abort handler. The descriptors are read from memory: the loader has relocated
 /// them there.
 void ModuleImage::reserve_rseq_sections(const target::Target& target) {
-  struct Descriptor {
-    uint32_t version, flags;
-    uint64_t start, length, abort;
-  };
+  if (is_from_memory()) return reserve_rseq_by_contents(target);
   for (const elf::Section& section : symbols_->file().sections()) {
     if (section.name != "__rseq_cs" && section.name != ".data.rseq" && section.name != "rseq_cs")
       continue;
-    uint64_t count = std::min<uint64_t>(section.size / sizeof(Descriptor), 4096);
+    uint64_t count = std::min<uint64_t>(section.size / sizeof(RseqDescriptor), 4096);
     for (uint64_t i = 0; i < count; i++) {
-      auto at = module_.bias.to_target(section.addr + i * sizeof(Descriptor));
-      auto d = target.memory().read_value<Descriptor>(at);
-      if (!d || d->start == 0 || d->length > 4096) continue;
-      code_.reserved.push_back({TargetAddr(d->start), TargetAddr(d->start + d->length),
-                                "inside a restartable sequence (rseq)"});
-      code_.reserved.push_back({TargetAddr(d->abort - 4), TargetAddr(d->abort + 1),
-                                "the abort handler of a restartable sequence (rseq)"});
+      auto at = module_.bias.to_target(section.addr + i * sizeof(RseqDescriptor));
+      auto d = target.memory().read_value<RseqDescriptor>(at);
+      if (!d || d->start == 0 || d->length > kMaxRseqBytes) continue;
+      reserve_rseq(d->start, d->length, d->abort);
     }
   }
 }

@@ -27,6 +27,8 @@ class ModuleImage {
   const symbols::ModuleSymbols& symbols() const { return *symbols_; }
   const patch::ModuleCode& code() const { return code_; }
   bool is_go() const { return is_go_; }
+  /// Made of the process's memory: the file is out of reach.
+  bool is_from_memory() const { return module_.image != nullptr; }
 
   /// At most so many original bytes at an address of the target: fewer where the code ends, none
   /// where there is no code.
@@ -50,6 +52,8 @@ class ModuleImage {
   Result<void> collect_functions();
   Result<void> collect_code_pointers();
   void reserve_rseq_sections(const target::Target& target);
+  void reserve_rseq_by_contents(const target::Target& target);
+  void reserve_rseq(uint64_t start, uint64_t length, uint64_t abort);
   void reserve_signal_frames();
 
   target::Module module_;

@@ -201,9 +201,11 @@ Result<void> Patcher::fill_data() {
   return {};
 }
 
-abi::RtConsts Patcher::constants(TargetAddr code_base) const {
+abi::RtConsts Patcher::constants(const CodeImage& code) const {
   abi::RtConsts consts =
-      shm::consts_for(prepared_.layout, prepared_.addresses.data_base.value, code_base.value);
+      shm::consts_for(prepared_.layout, prepared_.addresses.data_base.value, code.base.value);
+  consts.saved_offset = code.saved_offset;
+  consts.saved_count = code.saved_count;
   if (shm::tsc_is_clock()) consts.flags |= abi::kTscIsClock;
   if (tid_offset_) {
     consts.tid_source = abi::TidSource::kFsField;
@@ -232,7 +234,7 @@ Result<void> Patcher::fill_code() {
     std::span<uint8_t> memory = code_[i].local.bytes();
     std::memcpy(memory.data(), code.bytes.data(), code.bytes.size());
     SPILE_TRY(uint64_t bodies,
-              shm::write_code_prefix(memory, prepared_.layout, constants(code.base)));
+              shm::write_code_prefix(memory, prepared_.layout, constants(code)));
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
   }
   fill_stones();

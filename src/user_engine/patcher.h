@@ -56,7 +56,7 @@ class Patcher {
   Result<void> fill_data();
   Result<void> fill_code();
   void fill_stones();
-  abi::RtConsts constants(TargetAddr code_base) const;
+  abi::RtConsts constants(const CodeImage& code) const;
   void begin_journal();
   void write_journal_ahead();
   Result<void> move_threads(target::StoppedProcess& process, const Batch& batch);

@@ -42,7 +42,7 @@ std::vector<abi::SafeRange> safe_ranges(const Target& target) {
 /// As it is now: it may grow downwards, what is there stays. Empty where it is not in one piece.
 abi::SafeRange main_stack(const Target& target) {
   abi::SafeRange found = {};
-  auto maps = os::read_maps(target.pid());
+  auto maps = target.maps();
   if (!maps) return found;
   for (const os::MapEntry& map : *maps) {
     if (map.path != "[stack]") continue;

@@ -32,10 +32,18 @@ Error ifunc_refused(std::string_view file, std::string_view symbol) {
 
 namespace {
 
-/// The modules of a process that are a given file: more than one after dlmopen.
+/// The modules of a process that are a given file: more than one after dlmopen. A mapping's own name
+/// (map_file_path) means that module, also where the file cannot be opened by it.
 std::vector<const target::Module*> find_modules(const std::vector<target::Module>& modules,
+                                                pid_t reader,
                                                 const std::string& path) {
   std::vector<const target::Module*> found;
+  for (const target::Module& m : modules) {
+    if (m.segments.empty()) continue;
+    const target::Segment& first = m.segments.front();
+    if (path == target::map_file_path(reader, first.start, first.end)) found.push_back(&m);
+  }
+  if (!found.empty()) return found;
   struct stat info = {};
   if (stat(path.c_str(), &info) == 0) {
     for (const target::Module& m : modules) {
@@ -172,13 +180,14 @@ class Planner {
  private:
   Result<void> collect_requests() {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
+    SPILE_TRY(const pid_t reader, target_.live_thread());
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
       if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
           probe.kind != ProbeKind::kUsdt)
         continue;
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
-      if (is_new) entry->second = find_modules(images_.modules(), probe.path);
+      if (is_new) entry->second = find_modules(images_.modules(), reader, probe.path);
       if (entry->second.empty()) {
         return fail(
             ErrorCode::kNotFound,

@@ -77,6 +77,8 @@ std::vector<SiteReport> describe(const PlannedSite& site, pid_t pid, const Bundl
     report.reason = at == site.plan.site
                         ? site.plan.reason
                         : fmt::format("in the window at {}: {}", site.plan.site, site.plan.reason);
+    if (site.image->is_from_memory())
+      report.reason += "; its file is gone and out of reach: names and code are those in memory";
     report.before.assign(site.plan.window.begin() + site.plan.probed[i].offset,
                          site.plan.window.end());
     reports.push_back(std::move(report));

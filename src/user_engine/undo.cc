@@ -387,7 +387,9 @@ std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known)
     if (bad != std::errc() || end != name.data() + name.size() || known.contains(pid)) continue;
     auto stat = os::read_stat(pid, pid);
     if (!stat || stat->kernel_thread() || stat->start_time < job.tracer_start_time) continue;
-    auto maps = os::read_maps(pid);
+    auto thread = os::thread_with_memory(pid);
+    if (!thread) continue;
+    auto maps = os::read_maps(*thread);
     if (maps && has_all(*maps, job.mappings)) found.push_back(pid);
   }
   return found;

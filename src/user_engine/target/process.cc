@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "user_engine/target/memory_image.h"
+
 namespace spile::target {
 namespace {
 
@@ -58,15 +60,6 @@ Result<void> check_program(pid_t tid) {
                 header.e_machine);
   }
   return {};
-}
-
-Result<pid_t> thread_with_memory(pid_t pid) {
-  SPILE_TRY(const auto tids, os::list_threads(pid));
-  for (pid_t tid : tids) {
-    auto status = os::read_status(tid);
-    if (status && status->has_memory && status->state != 'Z' && status->state != 'X') return tid;
-  }
-  return fail(ErrorCode::kTargetGone, "process {} has ended (zombie)", pid);
 }
 
 std::string tracer_sentence(pid_t tracer) {
@@ -205,8 +198,7 @@ std::string host_path_of(const Module& module,
   const std::string through_root = fmt::format("/proc/{}/root{}", pid, module.path);
   if (!module.deleted && is_same_file(through_root, module, headers, true)) return through_root;
   // For a removed or replaced file; needs CAP_CHECKPOINT_RESTORE or root.
-  const std::string map_file =
-      fmt::format("/proc/{}/map_files/{:x}-{:x}", pid, first.start.value, first.end.value);
+  const std::string map_file = map_file_path(pid, first.start, first.end);
   if (is_same_file(map_file, module, headers, false)) return map_file;
   const std::string exe = fmt::format("/proc/{}/exe", pid);
   if (is_same_file(exe, module, headers, true)) return exe;
@@ -383,7 +375,7 @@ Result<Target> Target::open(pid_t pid) {
   target.pid_ = pid;
   target.name_ = status->name;
   SPILE_TRY(target.pidfd_, os::open_pidfd(pid));
-  SPILE_TRY(const pid_t tid, thread_with_memory(pid));
+  SPILE_TRY(const pid_t tid, os::thread_with_memory(pid));
   SPILE_TRY(const os::Stat stat, os::read_stat(pid, pid));
   target.start_time_ = stat.start_time;
   // A tracer whose thread is gone when we ask for its name has let go: another spile holds a
@@ -407,7 +399,7 @@ bool Target::alive() const {
 }
 
 Result<pid_t> Target::live_thread() const {
-  return thread_with_memory(pid_);
+  return os::thread_with_memory(pid_);
 }
 
 Result<std::vector<os::MapEntry>> Target::maps() const {
@@ -429,11 +421,27 @@ int Target::seccomp_mode() const {
 Result<std::vector<Module>> Target::modules() const {
   SPILE_TRY(const pid_t tid, live_thread());
   SPILE_TRY(const auto maps, os::read_maps(tid));
-  return find_modules(maps, memory_, tid);
+  auto modules = find_modules(maps, memory_, tid);
+  for (Module& module : modules) {
+    if (!module.host_path.empty() || module.vdso) continue;
+    auto& image = images_[{module.device, module.inode, module.start}];
+    if (!image) {
+      auto made = make_memory_image(memory_, module);
+      if (!made) continue;  // it can be looked at no further: whoever asks for the file is told
+      image = std::make_shared<Fd>(std::move(*made));
+    }
+    module.image = image;
+    module.host_path = fmt::format("/proc/self/fd/{}", image->get());
+  }
+  return modules;
+}
+
+std::string map_file_path(pid_t tid, TargetAddr start, TargetAddr end) {
+  return fmt::format("/proc/{}/map_files/{:x}-{:x}", tid, start.value, end.value);
 }
 
 Result<std::vector<TextDifference>> Target::compare_text(const Module& module) const {
-  if (module.host_path.empty())
+  if (module.host_path.empty() || module.image)
     return fail(ErrorCode::kNotFound, "the file of {} cannot be opened", module.path);
   Fd file(::open(module.host_path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return fail_errno(errno, "open {}", module.host_path);

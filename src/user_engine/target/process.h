@@ -9,9 +9,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/address.h"
@@ -50,10 +53,18 @@ struct Module {
   std::vector<LoadSegment> loads;
   std::string build_id;   ///< lower-case hex, from memory; empty: it has none
   std::string host_path;  ///< opens the very same file from here; empty: no way to it
+  /// Where the file is beyond reach (removed, and we may not use map_files): `host_path` is this file
+  /// of ours, made of what the process has mapped (memory_image.h). It has no sections and no symbols
+  /// but the dynamic ones, and other tools' patches look like the file's own code.
+  std::shared_ptr<Fd> image;
 
   bool contains(TargetAddr a) const { return a >= start && a < end; }
   const Segment* segment_at(TargetAddr a) const;
 };
+
+/// Names the file of a mapping even where it has no path any more:
+/// "/proc/42/map_files/7f00-7f01". Opening it takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
+std::string map_file_path(pid_t tid, TargetAddr start, TargetAddr end);
 
 /// Where the text in memory is not what the file has: somebody patched it, or the file was
 /// replaced.
@@ -85,6 +96,7 @@ class Target {
   Result<std::vector<os::MapEntry>> maps() const;
   /// A thread that has memory: the leader, or another one where the leader has exited.
   Result<pid_t> live_thread() const;
+  /// Every module that has memory has a `host_path`, be it an image.
   Result<std::vector<Module>> modules() const;
   /// The strictest seccomp mode of any thread: 0 none, 1 strict, 2 filter. Reads /proc, some 20 us
   /// a thread, so it is asked while the target runs: a thread may get stricter at any time, as it
@@ -102,6 +114,8 @@ class Target {
   std::string name_;
   Fd pidfd_;
   os::ProcessMemory memory_;
+  /// Made at most once a module: by device, inode and start.
+  mutable std::map<std::tuple<uint64_t, uint64_t, TargetAddr>, std::shared_ptr<Fd>> images_;
 };
 
 /// Groups mappings into modules: the headers in memory say which mappings belong together.

@@ -193,7 +193,8 @@ Result<StoppedProcess> StoppedProcess::adopt(const Target& target, pid_t tid) {
 Result<void> StoppedProcess::stop_all(os::Deadline deadline) {
   since_ = os::Clock::now();
   if (auto status = os::read_status(target_->pid())) own_child_ = status->parent == ::getpid();
-  if (auto stat = os::read_stat(target_->pid(), target_->pid())) pin_ = os::CpuPin::to(stat->cpu);
+  SPILE_TRY(const pid_t tid, target_->live_thread());
+  if (auto stat = os::read_stat(target_->pid(), tid)) pin_ = os::CpuPin::to(stat->cpu);
   for (int quiet_passes = 0; quiet_passes < 2;) {
     SPILE_TRY(const size_t added, seize_new_threads());
     const bool busy = added != 0 || !running_.empty();

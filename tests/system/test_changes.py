@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+"""Processes whose parts go and come: a leader that has exited, files that are removed under the code."""
+import os
+import shutil
+import signal
+import sys
+import tempfile
+
+import harness
+from harness import (SPILE, SLOWNESS, Picture, Process, Spile, Target, check, check_count, check_hits_happened,
+                     check_left_as_before, check_no_loss, count_program, need_root, need_spile, need_tool, target_path)
+
+NOBODY = 65534
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+
+
+def as_nobody():
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def spile(*words, prefix=(), seconds=20):
+    """One spile command that ends by itself: its output and its errors."""
+    with Process([*prefix, SPILE, *map(str, words)]) as process:
+        status = process.finish(seconds * SLOWNESS)
+        check("status", status == 0, f"status {status}\n{process.report()}")
+        return "\n".join(process.out), "\n".join(process.err)
+
+
+def kill(tracer):
+    tracer.send(signal.SIGKILL)
+    tracer.finish()
+
+
+def our_mappings(pid):
+    with open(f"/proc/{harness.task_with_memory(pid)}/maps", encoding="utf-8") as maps:
+        return [line for line in maps if "/memfd:spile-" in line]
+
+
+# --- 53: the leader is a zombie --------------------------------------------------------------------------------------------
+
+
+def leaderless(**options):
+    return Target(target_path("case_53_leader_gone"), wait=True, hold=True, **options)
+
+
+def check_leader_is_gone(target):
+    with open(f"/proc/{target.pid}/stat", encoding="utf-8") as stat:
+        check("leader-gone", stat.read().rsplit(")", 1)[1].split()[0] == "Z", "its leader still runs")
+
+
+def case_53_leader_gone_names():
+    """Names, lists, files and stacks are found through a thread that is alive, by both engines."""
+    path = target_path("case_53_leader_gone")
+    with leaderless() as target:
+        check_leader_is_gone(target)
+        out, _ = spile("-l", "uprobe:*:probe_me", "-p", target.pid)
+        check("listed", out.strip() == f"uprobe:{path}:probe_me", out)
+        out, _ = spile("sites", "-p", target.pid, "-e", "uprobe:libc:usleep { @ = count(); }")
+        check("sites", "libc" in out and "REFUSED" not in out, out)
+        program = "uprobe:case_53*:probe_me { @calls = count(); @who[usym(reg(\"ip\"))] = count(); @from[ustack(2)] = count(); }"
+        with Spile(program, pid=target.pid) as tracer:
+            check("attached", tracer.wait_attached(), tracer.report())
+            target.send_line()
+            target.wait_for_line("done$")
+            tracer.stop()
+            maps = tracer.maps()
+            check("names", "probe_me" in str(maps.get("@who")), f"{maps}\n{tracer.report()}")
+            check("stacks", "work" in str(maps.get("@from")), f"{maps}\n{tracer.report()}")
+        target.finish_well()
+        check_count("exact", int(maps["@calls"]), target.calls(), tracer)
+
+
+def case_53_leader_gone_killed_tracer():
+    """What a killed tracer leaves is found and taken out though the leader's maps are empty."""
+    for tidy in ("detach", "attach"):
+        with leaderless() as target:
+            before = Picture(target.pid)
+            program = count_program([f"{target_path('case_53_leader_gone')}:probe_me"])
+            with Spile(program, pid=target.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                with Spile(program, pid=target.pid) as second:
+                    check("owner-named", not second.wait_attached() and str(tracer.pid) in "\n".join(second.err), second.report())
+                kill(tracer)
+            check("left-behind", our_mappings(target.pid), "nothing is left: the test says nothing")
+            if tidy == "detach":
+                out, _ = spile("detach", "-p", target.pid)
+                check("restored", "1 sites restored" in out, out)
+            else:
+                with Spile(program, pid=target.pid) as next_one:
+                    check("attached", next_one.wait_attached(), next_one.report())
+                    next_one.stop()
+            check_left_as_before(before, Picture(target.pid))
+            target.send_line()
+            target.wait_for_line("done$")
+            target.finish_well()
+
+
+def case_53_leader_gone_killed_at_each_step():
+    """The tracer dies before its N-th operation on the process: the threads work on, what is left is taken out."""
+    program = count_program([f"{target_path('case_53_leader_gone')}:probe_me"]) + " interval:ms:1 { exit(); }"
+    killed = 0
+    with leaderless(loop=4 * SLOWNESS) as target:
+        before = Picture(target.pid)
+        target.send_line()
+        for step in range(1, 140, 3):
+            with Process([SPILE, "-q", "-e", program, "-p", str(target.pid)],
+                         env=dict(os.environ, SPILE_KILL_AT_STEP=str(step))) as tracer:
+                killed += tracer.finish(20 * SLOWNESS) == -signal.SIGKILL
+            spile("detach", "-p", target.pid)
+            check("target-survives", target.alive(), f"step {step}\n{target.report()}")
+            check_left_as_before(before, Picture(target.pid), strict=False)
+            if "done" in target.out:
+                break
+        target.wait_for_line("done$")
+        target.finish_well()
+    check("hits-happened", killed >= 5, f"only {killed} kills")
+    print(f"  {killed} kills")
+
+
+# --- 56: the file behind the code is gone ------------------------------------------------------------------------------------
+
+
+def library_user(mode, **options):
+    return Target(target_path("case_56_text_mappings"), ["--mode", mode], wait=True, hold=True, **options)
+
+
+def work_of(target):
+    return next(line[5:] for line in target.out if line.startswith("work="))
+
+
+def check_traced(target, program, **options):
+    """Attaches, lets it work, detaches: every call is counted, the code is as before. What spile said."""
+    before = Picture(target.pid)
+    with Spile(program, pid=target.pid, **options) as tracer:
+        check("attached", tracer.wait_attached(), tracer.report())
+        target.send_line()
+        target.wait_for_line("done$")
+        tracer.stop()
+        check_left_as_before(before, Picture(target.pid), strict=False)
+        target.finish_well()
+        check_count("exact", int(tracer.maps().get("@calls", 0)), target.calls(), tracer)
+        check_hits_happened(target.calls(), tracer)
+        check_no_loss(tracer)
+        return "\n".join(tracer.err)
+
+
+def case_56_removed_by_any_name():
+    """The path that it had, a pattern, the library's short name: each means the file that the process runs."""
+    for name in ("{work}", "/proc/self/root{work}", "{base}", "spile-case-56-*", "*"):
+        for mode in ("deleted", "replaced"):
+            with library_user(mode) as target:
+                work = work_of(target)
+                check_traced(target, count_program([f"{name.format(work=work, base=os.path.basename(work))}:probe_me"]))
+
+
+def case_56_removed_unprivileged():
+    """Without the right to open the file, names and code come from the process's memory, and -v says so."""
+    need_root()
+    need_tool("setpriv")
+    for mode in ("deleted", "replaced"):
+        with library_user(mode, preexec_fn=as_nobody) as target:
+            said = check_traced(target, count_program([f"{work_of(target)}:probe_me"]), prefix=AS_NOBODY, extra=["-v"])
+            check("told", "its file is gone and out of reach" in said, said)
+
+
+def case_56_removed_killed_tracer():
+    """The journal is borne out by the file or, without the right to open it, by the sealed code region."""
+    need_root()
+    need_tool("setpriv")
+    for user, prefix in ((None, []), (as_nobody, AS_NOBODY)):
+        with library_user("deleted", preexec_fn=user) as target:
+            before = Picture(target.pid)
+            with Spile(count_program([f"{work_of(target)}:probe_me"]), pid=target.pid, prefix=prefix) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                kill(tracer)
+            check("left-behind", our_mappings(target.pid), "nothing is left: the test says nothing")
+            out, _ = spile("detach", "-p", target.pid, prefix=prefix)
+            check("restored", "1 sites restored" in out, out)
+            check_left_as_before(before, Picture(target.pid))
+            target.send_line()
+            target.wait_for_line("done$")
+            target.finish_well()
+
+
+def case_56_removed_program():
+    """The program itself is replaced by its next version, as an upgrade does."""
+    need_root()
+    need_tool("setpriv")
+    for user, prefix in ((None, []), (as_nobody, AS_NOBODY)):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            path = os.path.join(folder, "program")
+            shutil.copy(target_path("case_46_counter"), path)
+            with Target(path, ["--mode", "slow"], wait=True, hold=True, preexec_fn=user) as target:
+                os.rename(shutil.copy(target_path("case_53_leader_gone"), path + ".new"), path)
+                check_traced(target, count_program([f"{path}:probe_me"]), prefix=prefix)
+
+
+def case_56_removed_kernel_engine():
+    """The kernel's uprobes take the file by the mapping's own name."""
+    need_root()
+    with library_user("replaced") as target:
+        program = count_program([f"{work_of(target)}:probe_me"])
+        with Spile(program, pid=target.pid, extra=["--engine", "kernel"]) as tracer:
+            if not tracer.wait_attached():
+                raise harness.Skip("the kernel engine cannot attach here: " + " ".join(tracer.err[-1:]))
+            target.send_line()
+            target.wait_for_line("done$")
+            tracer.stop()
+            target.finish_well()
+            check_count("exact", int(tracer.maps().get("@calls", 0)), target.calls(), tracer)
+
+
+def case_56_new_file_of_the_same_name():
+    """The file that has the path now is another one, and has other functions: it is not taken for the mapped one."""
+    with library_user("replaced") as target:
+        work = work_of(target)
+        shutil.copy(target_path("case_46_counter"), work)
+        out, _ = spile("-l", f"uprobe:{work}:*probe_me*", "-p", target.pid)
+        check("listed", "probe_me_too" not in out and "probe_me" in out, out)
+        check_traced(target, count_program([f"{work}:probe_me"]))
+
+
+CASES = {name: function for name, function in globals().items() if name.startswith("case_") and callable(function)}
+
+
+def run(name):
+    need_spile()
+    CASES[name]()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--list":
+        print("\n".join(CASES))
+    else:
+        harness.main(lambda: run(sys.argv[1]))
