@@ -18,6 +18,7 @@ namespace {
 
 // Spelled as numbers: <linux/ptrace.h> and <sys/ptrace.h> define the same names in incompatible
 // ways.
+constexpr int kSeccompGetFilter = 0x420c;
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr int kGetSyscallUserDispatch = 0x4211;
 
@@ -152,6 +153,20 @@ bool ptrace_user_dispatch(pid_t tid) {
   step("ptrace GET_SYSCALL_USER_DISPATCH");
   return raw_ptrace(kGetSyscallUserDispatch, tid, sizeof config, pointer_to(config)) == 0 &&
          config.mode != 0;
+}
+
+Result<std::vector<std::vector<sock_filter>>> ptrace_seccomp_filters(pid_t tid) {
+  std::vector<std::vector<sock_filter>> filters;
+  for (uintptr_t index = 0;; index++) {
+    step("ptrace SECCOMP_GET_FILTER");
+    const long count = raw_ptrace(kSeccompGetFilter, tid, index, 0);
+    if (count < 0 && errno == ENOENT) return filters;  // behind the last one
+    if (count < 0) return fail_errno(errno, "read the seccomp filters of thread {}", tid);
+    std::vector<sock_filter>& filter = filters.emplace_back(static_cast<size_t>(count));
+    if (raw_ptrace(kSeccompGetFilter, tid, index, reinterpret_cast<uintptr_t>(filter.data())) !=
+        count)
+      return fail_errno(errno, "read the seccomp filters of thread {}", tid);
+  }
 }
 
 Result<std::optional<Stop>> peek_stop(pid_t tid, bool keep_zombie) {

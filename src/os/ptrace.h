@@ -1,6 +1,7 @@
 // ptrace(2) and its stops, typed. Every call must come from the thread that seized the tracee.
 #pragma once
 
+#include <linux/filter.h>
 #include <sys/ptrace.h>
 #include <sys/types.h>
 #include <sys/user.h>
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 
@@ -93,6 +95,11 @@ Result<RseqConfig> ptrace_rseq_config(pid_t tid);
 /// True when the thread redirects its own system calls (PR_SET_SYSCALL_USER_DISPATCH, as Wine
 /// does). Linux 6.4; older kernels cannot tell and answer false.
 bool ptrace_user_dispatch(pid_t tid);
+
+/// The seccomp filters of a stopped thread, classic BPF, newest first. Errors: denied without
+/// CAP_SYS_ADMIN, invalid for a thread in strict mode, unsupported by kernels without
+/// CONFIG_CHECKPOINT_RESTORE.
+Result<std::vector<std::vector<sock_filter>>> ptrace_seccomp_filters(pid_t tid);
 
 /// Looks for a stop without waiting. A stop is left unconsumed (WNOWAIT): should the tracer die in
 /// a signal-delivery stop, the kernel then still delivers the signal (a consumed one would be

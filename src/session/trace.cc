@@ -249,6 +249,7 @@ void Session::announce() {
   if (!request_.quiet) fmt::print(stderr, "Attached {} probe{}\n", count, count == 1 ? "" : "s");
   if (auto told = output_->attached_probes(count); !told) output_gone_ = true;
   show_refusals();
+  tell_warnings();
   if (!request_.verbose) return;
   for (const auto& site : trace_->sites()) {
     if (!site.refused) fmt::print(stderr, "{}", format_site(site));

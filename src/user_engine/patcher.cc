@@ -1,5 +1,6 @@
 #include "user_engine/patcher.h"
 
+#include <linux/seccomp.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "abi/pending.h"
 #include "os/process.h"
 #include "user_engine/detach.h"
+#include "user_engine/hit_calls.h"
 #include "user_engine/target/threads_inside.h"
 #include "x86/format.h"
 
@@ -173,6 +175,40 @@ std::vector<target::RegionSpec> Patcher::region_specs() const {
   return specs;
 }
 
+/// Strict mode takes the time-stamp counter away too: reading it ends the process.
+bool Patcher::may_read_tsc() const {
+  return shm::tsc_is_clock() && prepared_.seccomp_mode != SECCOMP_MODE_STRICT;
+}
+
+/// Under a seccomp filter a hit makes only the calls that it surely lets pass. A value that takes
+/// another one would be wrong; a read that does fails and is counted.
+Result<void> Patcher::check_calls(const StoppedProcess& process) {
+  tid_offset_ = process.tid_offset();
+  if (prepared_.seccomp_mode == 0) return {};
+  allowed_calls_ = filtered_calls(process);
+  const bool tid_is_known = tid_offset_.has_value();
+  for (const NeededCall& needed :
+       calls_needed(*context_.bundle, tid_is_known, may_read_tsc())) {
+    if ((allowed_calls_ & needed.call) != 0) continue;
+    if (needed.call == abi::kCallProcessVmReadv) {
+      warnings_.push_back(
+          fmt::format("process {} runs under a seccomp filter that may forbid {}: {} can read only "
+                      "the stack of "
+                      "the main thread and read-only data; other reads fail and are counted",
+                      target_.pid(), needed.name, needed.who));
+      continue;
+    }
+    return fail(
+        ErrorCode::kDenied,
+        "a hit would need the system call {} for {}, and the process runs under a seccomp "
+        "filter that forbids it, or that cannot be read without CAP_SYS_ADMIN: leave {} out "
+        "of the script{}",
+        needed.name, needed.who, needed.who,
+        os::has_capability(os::kCapSysAdmin) ? "" : ", or run as root");
+  }
+  return {};
+}
+
 Result<void> Patcher::map_regions(StoppedProcess& process) {
   SPILE_TRY(auto memories, target::map_shared(process, region_specs()));
   mapped_ = true;
@@ -206,12 +242,12 @@ abi::RtConsts Patcher::constants(const CodeImage& code) const {
       shm::consts_for(prepared_.layout, prepared_.addresses.data_base.value, code.base.value);
   consts.saved_offset = code.saved_offset;
   consts.saved_count = code.saved_count;
-  if (shm::tsc_is_clock()) consts.flags |= abi::kTscIsClock;
+  if (may_read_tsc()) consts.flags |= abi::kTscIsClock;
   if (tid_offset_) {
     consts.tid_source = abi::TidSource::kFsField;
     consts.tid_fs_offset = static_cast<int32_t>(*tid_offset_);
   }
-  if (prepared_.seccomp_mode != 0) consts.allowed_calls = 0;
+  consts.allowed_calls = allowed_calls_;
   if (auto status = os::read_status(target_.pid());
       status && status->innermost_tid != target_.pid()) {
     consts.tgid_inside = static_cast<uint32_t>(status->innermost_tid);
@@ -233,8 +269,7 @@ Result<void> Patcher::fill_code() {
     SPILE_TRY_VOID(target::allocate_pages(code_[i]));
     std::span<uint8_t> memory = code_[i].local.bytes();
     std::memcpy(memory.data(), code.bytes.data(), code.bytes.size());
-    SPILE_TRY(uint64_t bodies,
-              shm::write_code_prefix(memory, prepared_.layout, constants(code)));
+    SPILE_TRY(uint64_t bodies, shm::write_code_prefix(memory, prepared_.layout, constants(code)));
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
   }
   fill_stones();
@@ -399,10 +434,10 @@ Result<void> Patcher::commit(StoppedProcess& process) {
     SPILE_TRY_VOID(check_unchanged(process, batch, 0));
     SPILE_TRY_VOID(find_blocked_sites(process, batch));
   }
+  SPILE_TRY_VOID(check_calls(process));
   SPILE_TRY_VOID(map_regions(process));
   // Beyond this point the target has mappings of ours, and nothing in it uses them.
   SPILE_TRY_VOID(fill_data());
-  tid_offset_ = process.tid_offset();
   SPILE_TRY_VOID(fill_code());
   if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch());
   begin_journal();
@@ -416,9 +451,9 @@ Result<void> Patcher::commit(StoppedProcess& process) {
 }
 
 Result<void> Patcher::commit_first_of_many(StoppedProcess& process) {
+  SPILE_TRY_VOID(check_calls(process));
   SPILE_TRY_VOID(map_regions(process));
   SPILE_TRY_VOID(fill_data());
-  tid_offset_ = process.tid_offset();
   begin_journal();
   note_stop(process);
   return {};
@@ -517,6 +552,7 @@ std::unique_ptr<Attachment> Patcher::finish() {
   attachment->data = std::move(data_);
   attachment->region = std::move(region_);
   attachment->stopped_ns = stopped_ns_;
+  attachment->warnings = std::move(warnings_);
   return attachment;
 }
 

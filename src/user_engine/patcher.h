@@ -52,6 +52,8 @@ class Patcher {
   static const BuiltSite* site_around(const Batch& batch, const target::StoppedThread& thread);
   Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;
   std::vector<target::RegionSpec> region_specs() const;
+  bool may_read_tsc() const;
+  Result<void> check_calls(const target::StoppedProcess& process);
   Result<void> map_regions(target::StoppedProcess& process);
   Result<void> fill_data();
   Result<void> fill_code();
@@ -79,6 +81,8 @@ class Patcher {
   shm::Region region_;
   std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
   std::optional<int64_t> tid_offset_;
+  uint32_t allowed_calls_ = abi::kCallAll;
+  std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;
   bool mapped_ = false, journaled_ = false;
   std::vector<os::MapEntry> mappings_;

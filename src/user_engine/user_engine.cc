@@ -219,8 +219,10 @@ Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& co
     SPILE_TRY(auto attachment, user_engine::attach(pid, context));
     attachments_.push_back(std::move(attachment));
   }
-  for (const auto& attachment : attachments_)
+  for (const auto& attachment : attachments_) {
     SPILE_TRY_VOID(add_ring(attachment->region, attachment->pid));
+    std::ranges::move(attachment->warnings, std::back_inserter(warnings_));
+  }
   return {};
 }
 

@@ -165,6 +165,17 @@ def case_56_removed_unprivileged():
             check("told", "its file is gone and out of reach" in said, said)
 
 
+def case_56_removed_restartable_sequence():
+    """No section names the restartable sequences of a file that is gone: their descriptors are known by what they hold."""
+    need_root()
+    need_tool("setpriv")
+    for user, prefix in ((None, []), (as_nobody, AS_NOBODY)):
+        with library_user("deleted", preexec_fn=user) as target:
+            program = count_program([f"{work_of(target)}:probe_me", f"{work_of(target)}:in_restartable_sequence"])
+            said = check_traced(target, program, prefix=prefix)
+            check("refused", "in_restartable_sequence" in said and "inside a restartable sequence" in said, said)
+
+
 def case_56_removed_killed_tracer():
     """The journal is borne out by the file or, without the right to open it, by the sealed code region."""
     need_root()

@@ -645,6 +645,56 @@ def case_55_seccomp_unprivileged():
             target.finish_well()
 
 
+def under_filter(mode, program):
+    """Traces the confined program: what spile said, what it counted; None where it refused."""
+    with Target(target_path("case_55_confined"), ["--mode", mode], wait=True, hold=mode != "strict") as target:
+        with Spile(program, pid=target.pid) as spile:
+            attached = spile.wait_attached()
+            target.send_line()
+            if attached and mode != "strict":
+                target.wait_for_line("done$")
+            target.finish_well()  # a call that the filter forbids would have killed it
+            if attached:
+                spile.stop()
+                check_count("exact", int(spile.maps().get("@calls", 0)), target.calls(), spile)
+            return "\n".join(spile.err), spile.maps() if attached else None, target.pid
+
+
+def case_55_seccomp_calls_of_a_hit_are_allowed():
+    """Filters that forbid other calls: a hit may ask for pid, comm and uid, and gets the right values."""
+    need_root()
+    probe = f"uprobe:{target_path('case_55_confined')}:probe_me"
+    for mode in ("errno_filter", "kill_filter", "trap_filter"):
+        said, maps, pid = under_filter(mode, probe + " { @calls = count(); @pid = pid; @tid = tid; @comm[comm] = count(); @uid = uid; }")
+        check("attached", maps is not None, said)
+        check("values", maps["@pid"] == pid and maps["@tid"] == pid and maps["@uid"] == 0 and "case_55_confine" in maps["@comm"],
+              f"pid {pid}: {maps}")
+
+
+def case_55_seccomp_calls_of_a_hit_are_forbidden():
+    """Each of them would kill the program. What cannot be told is refused by name; what needs no call is counted."""
+    need_root()
+    probe = f"uprobe:{target_path('case_55_confined')}:probe_me"
+    for mode in ("hit_calls_filter", "strict"):
+        for wanted, named in (("pid", "getpid"), ("comm", "prctl"), ("uid", "getuid")):
+            said, maps, _ = under_filter(mode, f"{probe} {{ @calls = count(); @[{wanted}] = count(); }}")
+            check("refused", maps is None and named in said and "seccomp" in said, f"{mode}, {wanted}: {said}")
+        said, maps, _ = under_filter(mode, probe + " { @calls = count(); @sum = sum(arg0); }")
+        check("attached", maps is not None and "seccomp" not in said, f"{mode}: {said}")
+        said, maps, _ = under_filter(mode, probe + " { @calls = count(); @[str(arg0)] = count(); }")
+        check("told", maps is not None and "process_vm_readv" in said, f"{mode}: {said}")
+
+
+def case_55_seccomp_strict_has_no_counter_of_time():
+    """Strict mode makes rdtsc a fault: nsecs is refused there, and read where only calls are filtered."""
+    need_root()
+    program = f"uprobe:{target_path('case_55_confined')}:probe_me {{ @calls = count(); @t = max(nsecs); }}"
+    said, maps, _ = under_filter("strict", program)
+    check("refused", maps is None and "nsecs" in said and "seccomp" in said, said)
+    said, maps, _ = under_filter("hit_calls_filter", program)
+    check("values", maps is not None and maps["@t"] > 0, f"{said} {maps}")
+
+
 # --- helpers of this file ---------------------------------------------------------------------------------------------------------
 
 

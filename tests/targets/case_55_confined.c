@@ -1,6 +1,6 @@
 // Case 55: a process that confines itself before the work. Modes: `errno_filter` (seccomp returns EPERM for memfd_create,
-// mmap, mprotect and membarrier), `kill_filter` (kills for memfd_create and membarrier), `trap_filter`, `strict` (seccomp's
-// strict mode), `no_new_privs`, `undumpable`, `mdwe` (no page becomes executable), `mlockall`, `address_space` (RLIMIT_AS),
+// mmap, mprotect and membarrier), `kill_filter` (kills for memfd_create and membarrier), `trap_filter`, `hit_calls_filter`
+// (kills for getpid, gettid, getuid, prctl and process_vm_readv), `strict` (seccomp's strict mode), `no_new_privs`, `undumpable`, `mdwe` (no page becomes executable), `mlockall`, `address_space` (RLIMIT_AS),
 // `no_files` (every descriptor in use, soft limit), `no_files_hard`.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,6 +39,23 @@ static void filter(uint32_t action, bool with_mmap) {
   TARGET_CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole) == 0);
 }
 
+// Kills for the calls that a tracer's code in this process might make: ids, names, time, reading memory with care.
+static void filter_calls_of_hits(void) {
+  const struct sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getpid, 5, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_gettid, 4, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getuid, 3, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 2, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 1, 0),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+  };
+  const struct sock_fprog whole = {sizeof program / sizeof program[0], (struct sock_filter *)program};
+  TARGET_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  TARGET_CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole) == 0);
+}
+
 static void use_all_files(bool hard) {
   struct rlimit limit = {64, 64};
   if (!hard) {
@@ -55,6 +72,7 @@ static void confine(void) {
   if (target_mode_is("errno_filter")) filter(SECCOMP_RET_ERRNO | EPERM, true);
   else if (target_mode_is("kill_filter")) filter(SECCOMP_RET_KILL_PROCESS, false);
   else if (target_mode_is("trap_filter")) filter(SECCOMP_RET_TRAP, true);
+  else if (target_mode_is("hit_calls_filter")) filter_calls_of_hits();
   else if (target_mode_is("no_new_privs")) TARGET_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
   else if (target_mode_is("undumpable")) TARGET_CHECK(prctl(PR_SET_DUMPABLE, 0) == 0);
   else if (target_mode_is("mlockall")) TARGET_CHECK(mlockall(MCL_CURRENT | MCL_FUTURE) == 0 || errno == ENOMEM || errno == EPERM);

@@ -49,10 +49,13 @@ class Image {
 
   Result<Fd> make() {
     uint64_t size = 0;
-    for (const LoadSegment& load : module_.loads)
+    for (const LoadSegment& load : module_.loads) {
+      if (load.offset.value > kMaxImageBytes || load.file_size > kMaxImageBytes)
+        return fail(ErrorCode::kUnsupported, "{}: a segment beyond 2 GiB", module_.path);
       size = std::max(size, load.offset.value + load.file_size);
+    }
     if (size < sizeof(Elf64_Ehdr) || size > kMaxImageBytes)
-      return fail(ErrorCode::kUnsupported, "an image of {} bytes", size);
+      return fail(ErrorCode::kUnsupported, "{}: an image of {} bytes", module_.path, size);
     SPILE_TRY(Fd file, make_file(size));
     SPILE_TRY(Mapping view, os::map_read_write(file, size, false));
     bytes_ = view.bytes();
