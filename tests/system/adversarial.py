@@ -193,11 +193,23 @@ def kept(lines):
     return [line for line in lines if re.match(r"checksum=|EXIT-", line)]
 
 
+CAPABILITIES = {"sys_resource": 24}
+
+
+def has_capability(name):
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return int(re.search(r"CapEff:\s*(\w+)", status.read()).group(1), 16) >> CAPABILITIES[name] & 1 == 1
+
+
 def check_needs(entry):
     for need in entry.get("needs", []):
         kind, _, name = need.partition(":")
         if kind == "root":
             need_root()
+        elif kind == "capability" and not has_capability(name):
+            raise Skip(f"needs CAP_{name.upper()}")
+        elif kind == "no-capability" and has_capability(name):
+            raise Skip(f"says what happens without CAP_{name.upper()}")
         elif kind == "tool" and shutil.which(name) is None:
             raise Skip(f"needs {name}")
         elif kind == "cpu":

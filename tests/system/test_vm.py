@@ -3,8 +3,9 @@
 import os
 import re
 import shlex
+import shutil
 
-from harness import ROOT, SLOWNESS, Skip, check
+from harness import ROOT, SLOWNESS, Skip, check, target_path
 import test_usdt
 from tracing import check_status, keyed, main, run, scalar, temporary_directory
 
@@ -119,5 +120,24 @@ def static_tracepoints_by_perf_events():
     check("raised", "gated=4 semaphore=1" in result.out and "status=0" in result.out, result.report())
 
 
+def a_hard_limit_of_descriptors_is_raised_and_put_back():
+    """Root of the machine has CAP_SYS_RESOURCE, which root of a container often lacks (case 55)."""
+    with temporary_directory() as root:
+        shutil.copy(target_path("case_55_confined"), os.path.join(root, "target"))
+        # Ctrl-C is nothing to a shell's background job: the trace ends by itself.
+        program = spile_line("uprobe:/target:probe_me { @calls = count(); } interval:s:5 { exit(); }", "-p", "$PID")
+        limits = "grep 'open files' /proc/$PID/limits; "
+        script = ("mkfifo /in; sleep 100 > /in & /target --mode no_files_hard --wait --hold < /in > /out 2>&1 & PID=$!; "
+                  f"while ! grep -q ready /out; do sleep 0.1; done; {limits}"
+                  f"{program} > /traced 2>&1 & SPILE=$!; while ! grep -q Attached /traced; do sleep 0.1; kill -0 $SPILE || break; done; "
+                  f"{limits} echo > /in; wait $SPILE; {limits} cat /traced; echo > /in; wait $PID; cat /out")
+        result = in_vm("6.1", script, root=root)
+    limits = re.findall(r"^Max open files\s+(\d+)\s+(\d+)", result.out, re.M)
+    check("limit-unchanged", limits == [("64", "64")] * 3, result.report())
+    check("exit-success", "EXIT-SUCCESS" in result.out, result.report())
+    check("exact-count", scalar(result.out, "@calls") == 100000 and "calls=100000" in result.out, result.report())
+
+
 if __name__ == "__main__":
-    main([kernel_6_1, kernel_6_12, commands_and_refusals, static_tracepoints_by_perf_events], 1100)
+    main([kernel_6_1, kernel_6_12, commands_and_refusals, static_tracepoints_by_perf_events,
+          a_hard_limit_of_descriptors_is_raised_and_put_back], 1100)
