@@ -262,8 +262,9 @@ class Planner {
     PlannedReturns& planned = plan_.returns[static_cast<size_t>(index)];
     planned.plain = found.plain;
     planned.how = found.describe();
-    planned.places =
-        found.rets.size() + found.arrivals.size() + found.jumps.size() + (found.plain ? 0 : 1);
+    planned.known = found.known;
+    planned.places = found.rets.size() + found.arrivals.size() + found.jumps.size() +
+                     found.leaves.size() + (found.plain ? 0 : 1);
     uint32_t number = found.plain ? 0 : ++tracked_;
     if (number > abi::kMaxPendingNumber) {
       patch::Refusal refusal;
@@ -277,6 +278,7 @@ class Planner {
       for (TargetAddr entry : found.arrivals)
         request_event(entry, Action::Kind::kArrive, index, number);
       for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
+      for (TargetAddr jump : found.leaves) request_event(jump, Action::Kind::kLeave, index, number);
     }
     for (TargetAddr ret : found.rets) {
       const ModuleImage* image = images_.image_at(ret);
@@ -291,7 +293,9 @@ class Planner {
   void request_event(TargetAddr at, Action::Kind kind, int index, uint32_t number) {
     const ModuleImage* image = images_.image_at(at);
     SPILE_CHECK(image != nullptr);
-    requests_[image].push_back({at, {kind, -1, index, number, 0}});
+    const auto* known = &plan_.returns[static_cast<size_t>(index)].known;
+    requests_[image].push_back(
+        {at, {kind, -1, index, number, 0, kind == Action::Kind::kLeave ? known : nullptr}});
   }
 
   /// ret, ret imm16
@@ -364,6 +368,7 @@ class Planner {
       case Action::Kind::kNote: return "entry";
       case Action::Kind::kArm: return "tail jump";
       case Action::Kind::kArrive: return "tail jump's target";
+      case Action::Kind::kLeave: return "jump through a pointer";
       default: return "return";
     }
   }

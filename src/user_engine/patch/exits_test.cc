@@ -38,6 +38,11 @@ class Program : public CodeSource {
     slots_[kSlots + offset] = std::move(targets);
     return *this;
   }
+  /// A word that the program may change.
+  Program& variable(uint64_t offset, TargetAddr holds) {
+    variables_[kSlots + offset] = holds;
+    return *this;
+  }
   Program& landing_pad(uint64_t function, uint64_t pad) {
     pads_[at(function).value].push_back(at(pad));
     return *this;
@@ -58,6 +63,14 @@ class Program : public CodeSource {
     return other_map_->is_text(a) ? other_map_.get() : nullptr;
   }
   std::vector<TargetAddr> slot_targets(TargetAddr a) override { return slots_[a.value]; }
+  bool is_loaders_slot(TargetAddr a) override { return !variables_.contains(a.value); }
+  std::vector<TargetAddr> pointer_targets(const PointerPath& path) override {
+    if (!path.base) return {};
+    const auto known = variables_.find(path.base->value);
+    return known == variables_.end() || path.offsets != std::vector<int64_t>{0}
+               ? std::vector<TargetAddr>{}
+               : std::vector{known->second};
+  }
   std::vector<TargetAddr> landing_pads(TargetAddr a) override { return pads_[a.value]; }
 
  private:
@@ -75,6 +88,7 @@ class Program : public CodeSource {
   Code text_, other_;
   std::vector<Function> functions_, other_functions_;
   std::map<uint64_t, std::vector<TargetAddr>> slots_, pads_;
+  std::map<uint64_t, TargetAddr> variables_;
   ModuleCode module_, other_module_;
   std::unique_ptr<CodeMap> map_, other_map_;
 };
