@@ -216,8 +216,8 @@ bool Session::start_user() {
 
 bool Session::start() {
   if (!chosen_.note.empty() && !request_.quiet) say(chosen_.note);
-  Progress progress(fmt::format("attaching {} probe{}", bundle_.probes.size(),
-                                bundle_.probes.size() == 1 ? "" : "s"));
+  const size_t probes = bundle_.named_probes();
+  Progress progress(fmt::format("attaching {} probe{}", probes, probes == 1 ? "" : "s"));
   return chosen_.engine == EngineChoice::kKernel ? start_kernel() : start_user();
 }
 
@@ -240,7 +240,7 @@ size_t Session::attached_count() const {
   if (!refused.empty()) {
     for (int probe : trace_->placed_though_refused()) refused.erase(probe);
   }
-  return bundle_.probes.size() - refused.size();
+  return bundle_.named_probes() - refused.size();
 }
 
 void Session::announce() {

@@ -172,8 +172,14 @@ class Planner {
  private:
   Result<void> collect_requests() {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
+    entries_.assign(bundle_.probes.size(), -1);
+    for (size_t i = 0; i < bundle_.probes.size(); i++) {
+      const int returns = bundle_.probes[i].entry_of;
+      if (returns >= 0) entries_[static_cast<size_t>(returns)] = static_cast<int>(i);
+    }
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
+      if (probe.entry_of >= 0) continue;
       if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
           probe.kind != ProbeKind::kUsdt)
         continue;
@@ -235,6 +241,7 @@ class Planner {
       plan_.returns.push_back({probes, &image, function});
       auto returns = finder.find(function);
       if (returns) returns = check_go(image, std::move(*returns));
+      if (returns && has_entries(probes)) returns = check_entries(image, std::move(*returns));
       if (!returns) {
         refuse_returns(index, returns.error());
         continue;
@@ -258,6 +265,32 @@ class Planner {
     return returns;
   }
 
+  bool has_entries(const std::vector<int>& probes) const {
+    return std::ranges::any_of(probes,
+                               [&](int p) { return entries_[static_cast<size_t>(p)] >= 0; });
+  }
+
+  /// The entry is found again by the stack slot.
+  std::expected<patch::Returns, patch::Refusal> check_entries(const ModuleImage& image,
+                                                              patch::Returns returns) {
+    patch::Refusal refusal;
+    refusal.kind = patch::RefusalKind::kReserved;
+    refusal.address = returns.function;
+    refusal.reason =
+        "argN and duration at the return of a function of a Go program: goroutine stacks move "
+        "while it runs, so the entry cannot be found again";
+    if (image.is_go()) return std::unexpected(std::move(refusal));
+    for (const TargetAddr ret : returns.rets) {
+      const ModuleImage* home = images_.image_at(ret);
+      if (home == nullptr || popped_by(*home, ret) == sizeof(uint64_t)) continue;
+      refusal.address = ret;
+      refusal.reason =
+          "argN and duration at a return that takes arguments off the stack: not built yet";
+      return std::unexpected(std::move(refusal));
+    }
+    return returns;
+  }
+
   void request_returns(const patch::Returns& found, int index) {
     PlannedReturns& planned = plan_.returns[static_cast<size_t>(index)];
     planned.plain = found.plain;
@@ -272,6 +305,12 @@ class Planner {
       refusal.reason =
           fmt::format("{} functions with tail jumps are traced already", abi::kMaxPendingNumber);
       return refuse_returns(index, refusal);
+    }
+    for (int probe : planned.probes) {
+      const int entry = entries_[static_cast<size_t>(probe)];
+      if (entry >= 0)
+        requests_[planned.image].push_back(
+            {found.function, {Action::Kind::kEnter, entry, index, 0, 0}});
     }
     if (number != 0) {
       request_event(found.function, Action::Kind::kNote, index, number);
@@ -365,6 +404,7 @@ class Planner {
 
   static const char* name_of(Action::Kind kind) {
     switch (kind) {
+      case Action::Kind::kEnter:
       case Action::Kind::kNote: return "entry";
       case Action::Kind::kArm: return "tail jump";
       case Action::Kind::kArrive: return "tail jump's target";
@@ -398,6 +438,7 @@ class Planner {
   IfuncFinder ifuncs_;
   ProcessPlan plan_;
   uint32_t tracked_ = 0;
+  std::vector<int> entries_;  ///< by probe: the one that goes with it; -1: none
   std::map<const ModuleImage*, std::vector<Request>> requests_;
   std::map<const ModuleImage*, ReturningFunctions> returning_;
   std::map<int, patch::Refusal> failed_;  ///< by index into plan_.returns

@@ -20,6 +20,7 @@ namespace spile::user_engine {
 struct Action {
   enum class Kind : uint8_t {
     kProbe,   ///< a probe at this instruction runs
+    kEnter,   ///< a probe that goes with a return probe runs, at the function's entry
     kNote,    ///< a tracked function begins: the call is noted
     kArm,     ///< a jump that a noted call may leave a function by
     kArrive,  ///< the entry of a function that noted calls may come to, and others too
@@ -27,7 +28,7 @@ struct Action {
     kReturn,  ///< a return probe runs, at a `ret`
   };
   Kind kind = Kind::kProbe;
-  int probe = -1;             ///< kProbe, kReturn: index into Bundle::probes
+  int probe = -1;             ///< kProbe, kEnter, kReturn: index into Bundle::probes
   int returns = -1;           ///< all but kProbe: index into ProcessPlan::returns
   uint32_t number = 0;        ///< of the tracked function; 0: every ret here is a return of it
   uint32_t popped_bytes = 0;  ///< kReturn: what the ret takes off the stack
