@@ -60,7 +60,8 @@ struct CpuStats {
   uint64_t ring_contended;  ///< reservations given up because others kept claiming
   uint64_t corrupt;         ///< shared memory held what nobody of ours writes
   uint64_t refused_calls;   ///< system calls not made because seccomp forbids them
-  uint64_t reserved[2];
+  uint64_t unseen_returns;  ///< calls that went on where no return is watched (abi/pending.h)
+  uint64_t reserved;
 };
 static_assert(sizeof(CpuStats) == 64);
 

@@ -52,6 +52,15 @@ inline constexpr uint32_t kPendingProbes = 4;
 inline constexpr uint32_t kMaxPendingNumber = 0x3fff;
 inline constexpr uint64_t kPendingWriting = 0x8000;  ///< its return address is being stored
 inline constexpr uint64_t kPendingDoubted = 0x4000;  ///< another thread looks whether it is alive
+/// In the code region, one a tracked function that may leave through a pointer: the code whose
+/// returns are watched. `count` ranges follow, ascending, not overlapping.
+struct KnownCode {
+  uint64_t count;
+  struct Range {
+    uint64_t begin, end;
+  };
+};
+
 /// Slots lie below: the lower half of a 48-bit address space.
 inline constexpr unsigned kPendingSlotBits = 48;
 

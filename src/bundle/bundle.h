@@ -183,6 +183,9 @@ struct Probe {
   /// Its cookie, what helper get_attach_cookie gives: the index of the first probe of the same
   /// name, so that in maps they are one. -1: its own index.
   int cookie = -1;
+  /// Not -1: nobody asked for it. It notes the calls for the uretprobe of this index, shares its
+  /// cookie, and is placed where and only where that is.
+  int entry_of = -1;
 };
 
 /// Which context a program takes: fixes what the checker allows it to read.
@@ -213,6 +216,13 @@ struct Bundle {
   /// Not empty: a construct that only the kernel engine can carry ("kstack").
   std::string needs_kernel;
   bool reads_symbols = false;  ///< something is printed as a symbol of a process: its files matter
+
+  /// Those that the script names.
+  size_t named_probes() const {
+    size_t count = 0;
+    for (const Probe& probe : probes) count += probe.entry_of < 0 ? 1 : 0;
+    return count;
+  }
 
   uint64_t cookie_of(size_t probe) const {
     int cookie = probes.at(probe).cookie;

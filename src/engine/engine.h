@@ -35,6 +35,7 @@ struct MapEntry {
 struct Stats {
   uint64_t hits = 0;                 ///< times a program ran
   uint64_t missed = 0;               ///< hits that ran no program (nesting, no stack, budget)
+  uint64_t unseen_returns = 0;       ///< calls that left a function through a pointer, for elsewhere
   uint64_t ring_lost = 0;            ///< records that found the ring full or their owner dead
   uint64_t map_full = 0;             ///< updates that found no room
   uint64_t read_failed = 0;          ///< reads of memory that was not there

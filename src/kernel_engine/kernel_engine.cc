@@ -127,6 +127,7 @@ int on_record(void* sink_slot, void* data, size_t size) {
 }
 
 void KernelTrace::report(size_t probe, std::string mechanism, uint64_t address) {
+  if (bundle_.probes[probe].entry_of >= 0) return;
   SiteReport site;
   site.probe = static_cast<int>(probe);
   site.location = bundle_.probes[probe].name;
@@ -136,6 +137,7 @@ void KernelTrace::report(size_t probe, std::string mechanism, uint64_t address) 
 }
 
 void KernelTrace::refuse(size_t probe, std::string reason) {
+  if (bundle_.probes[probe].entry_of >= 0) return;
   SiteReport site;
   site.probe = static_cast<int>(probe);
   site.location = bundle_.probes[probe].name;

@@ -86,7 +86,8 @@ std::string dump_bundle(const bundle::Bundle& bundle) {
                         map.max_entries);
   }
   for (size_t i = 0; i < bundle.probes.size(); i++) {
-    text += fmt::format("probe[{}] {}: program {}\n", i, bundle.probes[i].name,
+    text += fmt::format("probe[{}] {}{}: program {}\n", i,
+                        bundle.probes[i].entry_of < 0 ? "" : "entry of ", bundle.probes[i].name,
                         bundle.probes[i].program);
   }
   for (size_t i = 0; i < bundle.programs.size(); i++) {

@@ -184,7 +184,9 @@ int list_script(const TraceRequest& request) {
     fmt::print(stderr, "{}", compiled.error());
     return kFailed;
   }
-  for (const bundle::Probe& probe : compiled->bundle.probes) fmt::print("{}\n", probe.name);
+  for (const bundle::Probe& probe : compiled->bundle.probes) {
+    if (probe.entry_of < 0) fmt::print("{}\n", probe.name);
+  }
   return kOk;
 }
 

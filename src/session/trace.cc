@@ -217,8 +217,8 @@ bool Session::start_user() {
 
 bool Session::start() {
   if (!chosen_.note.empty() && !request_.quiet) say(chosen_.note);
-  Progress progress(fmt::format("attaching {} probe{}", bundle_.probes.size(),
-                                bundle_.probes.size() == 1 ? "" : "s"));
+  const size_t probes = bundle_.named_probes();
+  Progress progress(fmt::format("attaching {} probe{}", probes, probes == 1 ? "" : "s"));
   return chosen_.engine == EngineChoice::kKernel ? start_kernel() : start_user();
 }
 
@@ -241,7 +241,7 @@ size_t Session::attached_count() const {
   if (!refused.empty()) {
     for (int probe : trace_->placed_though_refused()) refused.erase(probe);
   }
-  return bundle_.probes.size() - refused.size();
+  return bundle_.named_probes() - refused.size();
 }
 
 void Session::announce() {
@@ -388,13 +388,18 @@ void Session::report_end() {
     if (auto told = output_->lost_events(lost); !told) output_gone_ = true;
   }
   bool any_loss =
-      lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost > 0;
+      lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
+          stats->unseen_returns >
+      0;
   if (!request_.verbose && !any_loss) return;
   std::string line = "end:";
   if (stats->hits > 0) line += fmt::format(" {} hits,", stats->hits);
   line += fmt::format(" {} records lost, {} updates of full maps, {} failed reads, {} missed hits",
                       lost, stats->map_full, stats->read_failed, stats->missed);
   if (stats->stacks_lost > 0) line += fmt::format(", {} stacks lost", stats->stacks_lost);
+  if (stats->unseen_returns > 0)
+    line += fmt::format(", {} returns not seen, of calls that left through a pointer",
+                        stats->unseen_returns);
   if (stats->hit_ns > 0)
     line += fmt::format(", {} {:.0f} ns a hit",
                         stats->hit_ns_is_estimated ? "an estimated" : "about", stats->hit_ns);

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "abi/data_region.h"
+#include "abi/pending.h"
 #include "user_engine/rt/blob.h"
 
 namespace spile::user_engine {
@@ -60,6 +62,7 @@ class Builder {
     image_.base = request_.base;
     image_.bytes.resize(abi::bodies_offset(request_.maps.size()));
     SPILE_TRY_VOID(compile_bodies());
+    put_known_code();
     for (const PlannedSite* site : request_.sites) SPILE_TRY_VOID(put_detour(*site));
     SPILE_TRY_VOID(put_saved_bytes());
     image_.bytes.resize(round_up(image_.bytes.size(), 4096), 0xcc);
@@ -98,6 +101,32 @@ class Builder {
     image_.bytes.insert(image_.bytes.end(), body->bytes.begin(), body->bytes.end());
     bodies_[program] = std::move(*body);
     return {};
+  }
+
+  /// What jumps through pointers are checked against.
+  void put_known_code() {
+    for (const PlannedSite* site : request_.sites) {
+      for (const std::vector<Action>& actions : site->actions) {
+        for (const Action& action : actions) {
+          if (action.known != nullptr && !known_code_.contains(action.known)) put_known(action);
+        }
+      }
+    }
+  }
+
+  void put_known(const Action& action) {
+    align();
+    known_code_[action.known] = here();
+    put_word(action.known->size());
+    for (const patch::Region& region : *action.known) {
+      put_word(region.start.value);
+      put_word(region.end.value);
+    }
+  }
+
+  void put_word(uint64_t word) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&word);
+    image_.bytes.insert(image_.bytes.end(), bytes, bytes + sizeof word);
   }
 
   /// A row of segments: each probed head's programs, then its instructions up to the next.
@@ -174,6 +203,8 @@ class Builder {
     }
     auto start = site.image->function_start(spec.site);
     spec.at_entry = start != ModuleImage::Start::kNone;
+    const auto insn = site.image->original(spec.site, x86::kMaxInsnBytes);
+    spec.site_insn.assign(insn.begin(), insn.end());
     spec.may_override = start == ModuleImage::Start::kCertain;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
@@ -189,7 +220,9 @@ class Builder {
   void add_actions(const std::vector<Action>& actions, jit::DetourSpec& spec) const {
     for (const Action& action : actions) {
       if (action.probe < 0) {
-        spec.calls.push_back({event_of(action.kind), action.number});
+        const auto known = known_code_.find(action.known);
+        spec.calls.push_back({event_of(action.kind), action.number,
+                              known == known_code_.end() ? TargetAddr() : known->second});
         continue;
       }
       auto probe = static_cast<size_t>(action.probe);
@@ -199,12 +232,14 @@ class Builder {
     }
     std::ranges::stable_sort(spec.programs, {}, &jit::DetourProgram::pending);
     spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending),
-                    helper_code(rt::kArmPending), helper_code(rt::kArrivePending)};
+                    helper_code(rt::kArmPending), helper_code(rt::kArrivePending),
+                    helper_code(rt::kLeavePending)};
   }
 
   static jit::CallEvent::Kind event_of(Action::Kind kind) {
     if (kind == Action::Kind::kArm) return jit::CallEvent::Kind::kArm;
     if (kind == Action::Kind::kArrive) return jit::CallEvent::Kind::kArrive;
+    if (kind == Action::Kind::kLeave) return jit::CallEvent::Kind::kLeave;
     return jit::CallEvent::Kind::kNote;
   }
 
@@ -216,6 +251,7 @@ class Builder {
   const CodeRequest& request_;
   CodeImage image_;
   std::vector<std::optional<jit::Body>> bodies_;
+  std::map<const std::vector<patch::Region>*, TargetAddr> known_code_;
 };
 
 }  // namespace
@@ -267,6 +303,7 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
     bodies +=
         program.code.size() * jit::kMaxBytesPerInsn + jit::kMaxBodyOverheadBytes + kDetourAlignment;
   size += bodies;
+  std::set<const std::vector<patch::Region>*> known;
   for (const PlannedSite* site : sites) {
     size += (site->plan.heads.size() + 1) * kMaxDisplacedBytes + kDetourAlignment;
     if (site->image->is_from_memory()) size += kMaxEditsPerSite * sizeof(abi::SavedBytes);
@@ -274,6 +311,12 @@ uint64_t max_code_bytes(const Bundle& bundle, std::span<const PlannedSite* const
       size += jit::kMaxDetourBytes +
               (jit::kMaxProgramCallBytes + jit::kMaxNoteBytes) * actions.size() +
               inline_limit(sites.size());
+    for (const std::vector<Action>& actions : site->actions) {
+      for (const Action& action : actions) {
+        if (action.known != nullptr && known.insert(action.known).second)
+          size += (action.known->size() + 1) * sizeof(abi::KnownCode::Range) + kDetourAlignment;
+      }
+    }
   }
   return round_up(size, 4096);
 }

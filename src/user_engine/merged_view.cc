@@ -68,6 +68,7 @@ Result<MergedStats> read_merged_stats(const bundle::Bundle& bundle, Regions regi
     merged.stats.hits += counted.hits;
     merged.stats.missed += counted.missed + counted.map_contended;
     merged.stats.ring_lost += counted.ring_contended;
+    merged.stats.unseen_returns += counted.unseen_returns;
     merged.overwritten |= counted.corrupt > 0;
   }
   if (bundle.counters_map >= 0) SPILE_TRY_VOID(add_counters(bundle, regions, merged.stats));

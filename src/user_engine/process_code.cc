@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "elf/bound_slots.h"
 #include "elf/unwind.h"
 
 namespace spile::user_engine {
@@ -101,6 +102,55 @@ std::vector<TargetAddr> ProcessCode::slot_targets(TargetAddr slot) {
   if (image == nullptr) return {};
   const std::string name = unbound_name(*image, slot, target);
   return name.empty() ? std::vector{target} : exported(name);
+}
+
+/// A word in memory that the process cannot write, or one that a relocation for linking names.
+bool ProcessCode::is_loaders_slot(TargetAddr slot) {
+  const target::Module* module = images_.module_at(slot);
+  if (module == nullptr) return false;
+  const target::Segment* segment = module->segment_at(slot);
+  if (segment != nullptr && !segment->write) return true;
+  return loaders_slots(*module).contains(slot.value);
+}
+
+/// Not R_X86_64_64: variables that begin with the address of a function have it too.
+const std::set<uint64_t>& ProcessCode::loaders_slots(const target::Module& module) {
+  const auto [entry, is_new] = loaders_slots_.try_emplace(module.start.value);
+  if (!is_new) return entry->second;
+  auto file = elf::File::open(module.host_path);
+  if (!file) return entry->second;
+  for (const auto& [tag, size_tag] :
+       {std::pair{DT_RELA, DT_RELASZ}, std::pair{DT_JMPREL, DT_PLTRELSZ}}) {
+    const auto table = dynamic_bytes(*file, tag);
+    const uint64_t count =
+        std::min(file->dynamic(size_tag).value_or(0) / sizeof(Elf64_Rela), kMaxRelocations);
+    for (uint64_t i = 0; i < count; i++) {
+      const auto relocation = value_at<Elf64_Rela>(table, i * sizeof(Elf64_Rela));
+      if (!relocation) break;
+      const auto type = ELF64_R_TYPE(relocation->r_info);
+      if (type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT || type == R_X86_64_IRELATIVE)
+        entry->second.insert(module.bias.to_target(LinkAddr(relocation->r_offset)).value);
+    }
+  }
+  if (!file->dynamic(DT_RELA) && !file->dynamic(DT_JMPREL)) {
+    auto bound = elf::read_bound_slots(*file);
+    if (!bound) return entry->second;
+    for (const elf::BoundSlot& b : *bound)
+      entry->second.insert(module.bias.to_target(b.slot).value);
+  }
+  return entry->second;
+}
+
+std::vector<TargetAddr> ProcessCode::pointer_targets(const patch::PointerPath& path) {
+  if (!path.base) return {};
+  TargetAddr value = *path.base;
+  for (const int64_t offset : path.offsets) {
+    const auto word =
+        target_.memory().read_value<uint64_t>(value + static_cast<uint64_t>(offset));
+    if (!word) return {};
+    value = TargetAddr(*word);
+  }
+  return {value};
 }
 
 /// Until the loader has bound it, a word leads back to its stub, which pushes the number of its

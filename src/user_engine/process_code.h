@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,8 +46,11 @@ class ProcessCode : public patch::CodeSource {
   const patch::CodeMap* code_at(TargetAddr at) override;
   std::vector<TargetAddr> slot_targets(TargetAddr slot) override;
   std::vector<TargetAddr> landing_pads(TargetAddr function) override;
+  bool is_loaders_slot(TargetAddr slot) override;
+  std::vector<TargetAddr> pointer_targets(const patch::PointerPath& path) override;
 
  private:
+  const std::set<uint64_t>& loaders_slots(const target::Module& module);
   std::string unbound_name(const ModuleImage& image, TargetAddr slot, TargetAddr stub) const;
   const std::vector<TargetAddr>& exported(const std::string& name);
   void add_exports(const target::Module& module,
@@ -63,6 +67,7 @@ class ProcessCode : public patch::CodeSource {
   /// Export tables of modules that no image is needed of. By start.
   std::map<uint64_t, std::unique_ptr<elf::File>> files_;
   std::map<uint64_t, std::vector<elf::Symbol>> symbols_;
+  std::map<uint64_t, std::set<uint64_t>> loaders_slots_;  ///< by start of the module
 };
 
 }  // namespace spile::user_engine

@@ -181,8 +181,14 @@ class Planner {
   Result<void> collect_requests() {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
     SPILE_TRY(const pid_t reader, target_.live_thread());
+    entries_.assign(bundle_.probes.size(), -1);
+    for (size_t i = 0; i < bundle_.probes.size(); i++) {
+      const int returns = bundle_.probes[i].entry_of;
+      if (returns >= 0) entries_[static_cast<size_t>(returns)] = static_cast<int>(i);
+    }
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
+      if (probe.entry_of >= 0) continue;
       if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
           probe.kind != ProbeKind::kUsdt)
         continue;
@@ -244,6 +250,7 @@ class Planner {
       plan_.returns.push_back({probes, &image, function});
       auto returns = finder.find(function);
       if (returns) returns = check_go(image, std::move(*returns));
+      if (returns && has_entries(probes)) returns = check_entries(image, std::move(*returns));
       if (!returns) {
         refuse_returns(index, returns.error());
         continue;
@@ -267,12 +274,39 @@ class Planner {
     return returns;
   }
 
+  bool has_entries(const std::vector<int>& probes) const {
+    return std::ranges::any_of(probes,
+                               [&](int p) { return entries_[static_cast<size_t>(p)] >= 0; });
+  }
+
+  /// The entry is found again by the stack slot.
+  std::expected<patch::Returns, patch::Refusal> check_entries(const ModuleImage& image,
+                                                              patch::Returns returns) {
+    patch::Refusal refusal;
+    refusal.kind = patch::RefusalKind::kReserved;
+    refusal.address = returns.function;
+    refusal.reason =
+        "argN and duration at the return of a function of a Go program: goroutine stacks move "
+        "while it runs, so the entry cannot be found again";
+    if (image.is_go()) return std::unexpected(std::move(refusal));
+    for (const TargetAddr ret : returns.rets) {
+      const ModuleImage* home = images_.image_at(ret);
+      if (home == nullptr || popped_by(*home, ret) == sizeof(uint64_t)) continue;
+      refusal.address = ret;
+      refusal.reason =
+          "argN and duration at a return that takes arguments off the stack: not built yet";
+      return std::unexpected(std::move(refusal));
+    }
+    return returns;
+  }
+
   void request_returns(const patch::Returns& found, int index) {
     PlannedReturns& planned = plan_.returns[static_cast<size_t>(index)];
     planned.plain = found.plain;
     planned.how = found.describe();
-    planned.places =
-        found.rets.size() + found.arrivals.size() + found.jumps.size() + (found.plain ? 0 : 1);
+    planned.known = found.known;
+    planned.places = found.rets.size() + found.arrivals.size() + found.jumps.size() +
+                     found.leaves.size() + (found.plain ? 0 : 1);
     uint32_t number = found.plain ? 0 : ++tracked_;
     if (number > abi::kMaxPendingNumber) {
       patch::Refusal refusal;
@@ -281,11 +315,18 @@ class Planner {
           fmt::format("{} functions with tail jumps are traced already", abi::kMaxPendingNumber);
       return refuse_returns(index, refusal);
     }
+    for (int probe : planned.probes) {
+      const int entry = entries_[static_cast<size_t>(probe)];
+      if (entry >= 0)
+        requests_[planned.image].push_back(
+            {found.function, {Action::Kind::kEnter, entry, index, 0, 0}});
+    }
     if (number != 0) {
       request_event(found.function, Action::Kind::kNote, index, number);
       for (TargetAddr entry : found.arrivals)
         request_event(entry, Action::Kind::kArrive, index, number);
       for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
+      for (TargetAddr jump : found.leaves) request_event(jump, Action::Kind::kLeave, index, number);
     }
     for (TargetAddr ret : found.rets) {
       const ModuleImage* image = images_.image_at(ret);
@@ -300,7 +341,9 @@ class Planner {
   void request_event(TargetAddr at, Action::Kind kind, int index, uint32_t number) {
     const ModuleImage* image = images_.image_at(at);
     SPILE_CHECK(image != nullptr);
-    requests_[image].push_back({at, {kind, -1, index, number, 0}});
+    const auto* known = &plan_.returns[static_cast<size_t>(index)].known;
+    requests_[image].push_back(
+        {at, {kind, -1, index, number, 0, kind == Action::Kind::kLeave ? known : nullptr}});
   }
 
   /// ret, ret imm16
@@ -370,9 +413,11 @@ class Planner {
 
   static const char* name_of(Action::Kind kind) {
     switch (kind) {
+      case Action::Kind::kEnter:
       case Action::Kind::kNote: return "entry";
       case Action::Kind::kArm: return "tail jump";
       case Action::Kind::kArrive: return "tail jump's target";
+      case Action::Kind::kLeave: return "jump through a pointer";
       default: return "return";
     }
   }
@@ -402,6 +447,7 @@ class Planner {
   IfuncFinder ifuncs_;
   ProcessPlan plan_;
   uint32_t tracked_ = 0;
+  std::vector<int> entries_;  ///< by probe: the one that goes with it; -1: none
   std::map<const ModuleImage*, std::vector<Request>> requests_;
   std::map<const ModuleImage*, ReturningFunctions> returning_;
   std::map<int, patch::Refusal> failed_;  ///< by index into plan_.returns

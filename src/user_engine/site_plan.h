@@ -10,6 +10,7 @@
 #include "bundle/bundle.h"
 #include "engine/engine.h"
 #include "user_engine/module_code.h"
+#include "user_engine/patch/code_map.h"
 #include "user_engine/patch/plan.h"
 #include "user_engine/target/process.h"
 
@@ -19,16 +20,20 @@ namespace spile::user_engine {
 struct Action {
   enum class Kind : uint8_t {
     kProbe,   ///< a probe at this instruction runs
+    kEnter,   ///< a probe that goes with a return probe runs, at the function's entry
     kNote,    ///< a tracked function begins: the call is noted
     kArm,     ///< a jump that a noted call may leave a function by
     kArrive,  ///< the entry of a function that noted calls may come to, and others too
+    kLeave,   ///< an indirect jump that a noted call may leave by, for anywhere
     kReturn,  ///< a return probe runs, at a `ret`
   };
   Kind kind = Kind::kProbe;
-  int probe = -1;             ///< kProbe, kReturn: index into Bundle::probes
+  int probe = -1;             ///< kProbe, kEnter, kReturn: index into Bundle::probes
   int returns = -1;           ///< all but kProbe: index into ProcessPlan::returns
   uint32_t number = 0;        ///< of the tracked function; 0: every ret here is a return of it
   uint32_t popped_bytes = 0;  ///< kReturn: what the ret takes off the stack
+  /// kLeave: of ProcessPlan::returns, which keeps it.
+  const std::vector<patch::Region>* known = nullptr;
 };
 
 /// One window that will be patched, and what is done in it.
@@ -50,7 +55,8 @@ struct PlannedReturns {
   TargetAddr function;
   std::string how;    ///< "3 returns, 1 tail jump to g"
   bool plain = true;  ///< as patch::Returns
-  size_t places = 0;  ///< instructions that are probed for it
+  std::vector<patch::Region> known;  ///< as patch::Returns; empty: it leaves through no pointer
+  size_t places = 0;                 ///< instructions that are probed for it
   bool refused = false;
 };
 

@@ -138,6 +138,12 @@ int Draft::stacks(uint32_t frames) {
                            .max_entries = kStacksKept});
 }
 
+int Draft::entries(const typed::Clause& clause, const Session& session) {
+  const auto [entry, is_new] = entries_.try_emplace(&clause, -1);
+  if (is_new) entry->second = add_map(bundle_, session.spec());
+  return entry->second;
+}
+
 void Draft::note(const Type& type) {
   if (type.kind == Type::Kind::kKernelStack) bundle_.needs_kernel = "kstack";
   if (type.kind == Type::Kind::kUserStack || type.kind == Type::Kind::kUserSymbol)
@@ -160,6 +166,17 @@ int Draft::add_action(bundle::Action action) {
 void Draft::add_program(bundle::Program code, const typed::Clause& clause) {
   for (int probe : clause.probes)
     bundle_.probes[static_cast<size_t>(probe)].program = static_cast<int>(bundle_.programs.size());
+  bundle_.programs.push_back(std::move(code));
+}
+
+void Draft::add_entry_program(bundle::Program code, const typed::Clause& clause) {
+  for (int probe : clause.probes) {
+    bundle::Probe entry = bundle_.probes[static_cast<size_t>(probe)];
+    entry.kind = bundle::ProbeKind::kUprobe;
+    entry.program = static_cast<int>(bundle_.programs.size());
+    entry.entry_of = probe;
+    bundle_.probes.push_back(std::move(entry));
+  }
   bundle_.programs.push_back(std::move(code));
 }
 

@@ -83,6 +83,8 @@ bool Emitter::is_leaf(const Expr& expr) {
     case ExprKind::kVariable: return expr.type.is_scalar();
     // Unaligned fields are refused by the kernel, and read with probe_read.
     case ExprKind::kContext: return expr.offset % expr.type.size == 0;
+    case ExprKind::kEntryArgument:
+    case ExprKind::kDuration: return true;
     case ExprKind::kTruncate: return expr.type.size == 8 && is_leaf(*expr.args[0]);
     default: return false;
   }
@@ -96,6 +98,8 @@ void Emitter::leaf(const Expr& expr, Reg dst) {
       code_.load(expr.type.size, dst, Reg::r6, static_cast<int>(expr.offset));
       if (expr.type.is_int() && expr.type.is_signed) truncate(dst, expr.type);
       return;
+    case ExprKind::kEntryArgument:
+    case ExprKind::kDuration: return code_.load(8, dst, Reg::r10, entry_slot(expr));
     default: return leaf(*expr.args[0], dst);
   }
 }

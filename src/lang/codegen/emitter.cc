@@ -11,6 +11,7 @@ namespace {
 /// save.
 bool uses_context(const typed::Clause& clause) {
   if (clause.context.kind == bundle::ContextKind::kNone) return false;
+  if (session_of(clause)) return true;
   return any_expr(clause.body, [](const typed::Expr& expr) {
     bool is_cookie =
         expr.builtin == typed::Builtin::kProbe || expr.builtin == typed::Builtin::kFunc;
@@ -88,6 +89,7 @@ void Emitter::prologue() {
   slots_.assign(clause_.variables.size(), 0);
   if (uses_context(clause_)) code_.mov(Reg::r6, Reg::r1);
   filter_pids();
+  if (session_) take_entry();
 }
 
 Result<bpf::Program> Emitter::run() {

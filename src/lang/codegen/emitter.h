@@ -49,7 +49,8 @@ enum class Fill : uint8_t {
 
 class Emitter {
  public:
-  Emitter(Draft& draft, const typed::Clause& clause) : draft_(draft), clause_(clause) {}
+  Emitter(Draft& draft, const typed::Clause& clause)
+      : draft_(draft), clause_(clause), session_(session_of(clause)) {}
 
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
@@ -58,6 +59,8 @@ class Emitter {
   ///         unsupported  it has more than kMaxInsns instructions
   ///         internal     a jump is too far
   Result<bpf::Program> run();
+  /// Of a clause with a session: what runs at the entry of its functions. Errors: the same.
+  Result<bpf::Program> run_entry();
 
  private:
   using Expr = typed::Expr;
@@ -93,6 +96,11 @@ class Emitter {
   void bump(bundle::Counter counter);
   void prologue();
   void filter_pids();
+
+  // What the entry of the call has noted: emit_session.cc.
+  int session_key(int32_t popped);
+  void take_entry();
+  int entry_slot(const Expr& expr) const;
 
   // Numbers: emit_value.cc. Result in r0 unless said otherwise.
   void value(const Expr& expr);
@@ -215,6 +223,8 @@ class Emitter {
   std::vector<Loop> loops_;
   Label leave_{};
   int counter_key_ = 0;
+  std::optional<Session> session_;
+  int entry_slots_ = 0;  ///< the arguments, then the duration
 };
 
 }  // namespace spile::lang::codegen

@@ -61,6 +61,19 @@ std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& progra
                        .context_size = clause.context.size_bytes},
                       clause);
   }
+  for (const typed::Clause& clause : program.clauses) {
+    if (diagnostics.has_errors() || !codegen::session_of(clause)) continue;
+    auto code = codegen::Emitter(draft, clause).run_entry();
+    if (!code) {
+      report(clause, code.error(), diagnostics);
+      continue;
+    }
+    draft.add_entry_program({.name = program_name(bundle::ProbeKind::kUprobe, draft.programs()),
+                             .code = std::move(*code),
+                             .context = clause.context.kind,
+                             .context_size = clause.context.size_bytes},
+                            clause);
+  }
   if (diagnostics.has_errors()) return std::unexpected(std::move(diagnostics));
   return draft.take();
 }

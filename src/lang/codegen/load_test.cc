@@ -12,6 +12,9 @@ namespace spile::lang {
 namespace {
 
 const char* const kScripts[] = {
+    "uretprobe:libc:fopen /arg1 != 0/ { @[arg0, arg5, func] = hist(duration); printf(\"%s %d\\n\", "
+    "str(arg0), duration / 1000); }",
+    "uprobe:libc:fopen, uretprobe:libc:fopen { @[arg0] = count(); }",
     // Probes and contexts.
     "BEGIN { exit(); }",
     "BEGIN { }",

@@ -826,6 +826,119 @@ TEST(Symbol, IsAnAddressAndOfTheUserItsProcess) {
   EXPECT_EQ(word(machine.contents(1).begin()->second), 0x3333u);
 }
 
+// ---- the entry of the call
+// -------------------------------------------------------------------------------------------------
+
+/// A uretprobe with its entry program, on a stack.
+class Returning {
+ public:
+  explicit Returning(const std::string& body) : machine(must_compile("uretprobe:libc:fopen " + body)) {
+    EXPECT_EQ(machine.bundle().programs.size(), 2u);
+    EXPECT_EQ(machine.bundle().named_probes() + 1, machine.bundle().probes.size());
+  }
+  void enter(uint64_t slot, uint64_t a0, uint64_t a1 = 0) {
+    Registers regs = arguments(a0, a1);
+    regs.at(bpf::x86_64_regs::kSp) = slot;
+    run_ok(machine, 1, &regs);
+  }
+  void leave(uint64_t slot, uint64_t result) {
+    Registers regs;
+    regs.at(bpf::x86_64_regs::kSp) = slot + 8;
+    regs.at(bpf::x86_64_regs::kAx) = result;
+    run_ok(machine, 0, &regs);
+  }
+  size_t under_way() const { return machine.contents(static_cast<int>(script_maps())).size(); }
+  size_t script_maps() const {
+    return static_cast<size_t>(std::ranges::count_if(
+        machine.bundle().maps, [](const auto& map) { return !map.name.empty(); }));
+  }
+  uint64_t value(std::initializer_list<uint64_t> key) {
+    const auto all = machine.contents(0);
+    const auto it = all.find(Machine::key(key));
+    return it == all.end() ? ~uint64_t{0} : word(it->second);
+  }
+  Machine machine;
+};
+
+TEST(Session, ArgumentsAreThoseOfTheEntry) {
+  Returning call("{ @[arg1, arg0] = retval; }");
+  call.enter(0x7000, 11, 22);
+  call.leave(0x7000, 33);
+  EXPECT_EQ(call.value({22, 11}), 33u);
+  EXPECT_EQ(call.under_way(), 0u) << "taken out";
+}
+
+TEST(Session, DurationIsTheTimeBetween) {
+  Returning call("{ @[1] = duration; }");
+  call.enter(0x7000, 1);
+  call.machine.now_ns += 1234;
+  call.leave(0x7000, 0);
+  EXPECT_EQ(call.value({1}), 1234u);
+}
+
+TEST(Session, CallsThatNestAreToldApart) {
+  Returning call("{ @[arg0] = retval; }");
+  for (uint64_t depth = 0; depth < 5; ++depth) call.enter(0x7000 - 32 * depth, depth);
+  EXPECT_EQ(call.under_way(), 5u);
+  for (uint64_t depth = 5; depth-- > 0;) call.leave(0x7000 - 32 * depth, 100 + depth);
+  for (uint64_t depth = 0; depth < 5; ++depth) EXPECT_EQ(call.value({depth}), 100 + depth);
+}
+
+TEST(Session, FunctionsAndProcessesAtOneSlotAreToldApart) {
+  Returning call("{ @[arg0] = retval; }");
+  call.enter(0x7000, 1);
+  call.machine.cookie = 1;
+  call.enter(0x7000, 2);
+  call.machine.pid++;
+  call.enter(0x7000, 3);
+  call.leave(0x7000, 13);
+  call.machine.pid--;
+  call.leave(0x7000, 12);
+  call.machine.cookie = 0;
+  call.leave(0x7000, 11);
+  for (uint64_t i = 1; i <= 3; ++i) EXPECT_EQ(call.value({i}), 10 + i);
+}
+
+TEST(Session, AThreadThatMovedTakesTheSameCall) {
+  Returning call("{ @[arg0] = retval; }");
+  call.enter(0x7000, 1);
+  call.machine.tid++;
+  call.leave(0x7000, 2);
+  EXPECT_EQ(call.value({1}), 2u) << "a coroutine";
+}
+
+TEST(Session, ALeftOverEntryGoesWithTheNextCallThere) {
+  Returning call("{ @[arg0] = retval; }");
+  call.enter(0x7000, 1);  // left by an exception
+  call.enter(0x7000, 2);
+  call.leave(0x7000, 3);
+  EXPECT_EQ(call.value({2}), 3u);
+  EXPECT_EQ(call.value({1}), ~uint64_t{0});
+  EXPECT_EQ(call.under_way(), 0u);
+}
+
+TEST(Session, AReturnWithoutAnEntryIsNotTold) {
+  Returning call("{ @[arg0] = retval; }");
+  call.leave(0x7000, 3);
+  EXPECT_TRUE(call.machine.contents(0).empty()) << "the call is older than the probe";
+}
+
+TEST(Session, AnEntryWithoutRoomIsCounted) {
+  Returning call("{ @[arg0] = retval; }");
+  call.machine.maps_are_full = true;
+  call.enter(0x7000, 1);
+  EXPECT_EQ(call.machine.lost(bundle::Counter::kMapFull), 1u);
+  call.leave(0x7000, 3);
+  EXPECT_TRUE(call.machine.contents(0).empty());
+}
+
+TEST(Session, OnlyWhoAsksPays) {
+  const bundle::Bundle bundle =
+      must_compile("uprobe:libc:fopen { @a[arg0] = 1; } uretprobe:libc:fopen { @b[retval] = 1; }");
+  EXPECT_EQ(bundle.programs.size(), 2u);
+  EXPECT_EQ(bundle.probes.size(), 2u);
+}
+
 TEST(Override, PassesItsValueOn) {
   CompileOptions options;
   options.allow_unsafe = true;

@@ -145,14 +145,19 @@ TEST(Sema, ReportsOneFaultOfASharedClauseOnce) {
 // ---------------------------------------------------------------------------------------------------------
 
 TEST(Sema, KnowsWhatEachProbeHas) {
-  expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe, kprobe and usdt");
+  expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe, uretprobe, kprobe and usdt");
   expect_refused("tracepoint:sched:sched_switch { print(arg0); }", "use its fields: args.name");
   expect_refused("kprobe:vfs_read { print(retval); }",
                  "retval is only there in kretprobe and uretprobe");
   expect_refused("uprobe:libc:fopen { print(retval); }",
                  "retval is only there in kretprobe and uretprobe");
-  expect_refused("uretprobe:libc:fopen { print(arg0); }",
-                 "arg0 is only there in uprobe, kprobe and usdt");
+  expect_refused("uretprobe:libc:fopen { print(arg6); }",
+                 "only the first six arguments are in registers");
+  expect_refused("uprobe:libc:fopen { print(duration); }", "duration is only there in uretprobe");
+  expect_refused("kretprobe:vfs_read { print(duration); }",
+                 "duration of a kernel function is not built yet");
+  expect_refused("kretprobe:vfs_read { print(arg0); }",
+                 "arg0 at the return of a kernel function is not built yet");
   expect_refused("uprobe:libc:fopen, uretprobe:libc:fopen { print(retval); }",
                  "retval is only there in kretprobe and uretprobe");
   expect_refused("kprobe:vfs_read { print(arg6); }",

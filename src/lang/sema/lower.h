@@ -74,6 +74,7 @@ class Lowering {
   ExprPtr lower_argument_register(uint32_t index, Span span);
   ExprPtr lower_usdt_argument(uint32_t index, Span span);
   ExprPtr lower_retval(Span span);
+  ExprPtr lower_duration(Span span);
   ExprPtr lower_variable(const ast::Variable& expr);
   ExprPtr lower_map_read(const ast::Map& expr);
   ExprPtr lower_field(const ast::Field& expr);

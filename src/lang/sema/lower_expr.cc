@@ -113,6 +113,7 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     return unknown(span);
   }
   if (name == "retval") return lower_retval(span);
+  if (name == "duration") return lower_duration(span);
   if (name.starts_with("arg") && name.size() > 3 &&
       std::ranges::all_of(name.substr(3), [](char c) { return c >= '0' && c <= '9'; })) {
     return lower_argument_register(
@@ -157,13 +158,18 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
   if (kind == ProbeKind::kTracepoint) {
     diagnostics_.error(span, "arg{} is not there in a tracepoint", index)
         .with_hint("use its fields: args.name");
-  } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe) {
-    diagnostics_.error(span, "arg{} is only there in uprobe, kprobe and usdt", index);
+  } else if (kind == ProbeKind::kKretprobe) {
+    refuse(span, fmt::format("arg{} at the return of a kernel function", index));
+  } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe &&
+             kind != ProbeKind::kUretprobe) {
+    diagnostics_.error(span, "arg{} is only there in uprobe, uretprobe, kprobe and usdt", index);
   } else if (index >= kOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
   } else {
-    ExprPtr expr = make(ExprKind::kContext, Type::uint64(), span);
+    bool is_return = kind == ProbeKind::kUretprobe;
+    ExprPtr expr =
+        make(is_return ? ExprKind::kEntryArgument : ExprKind::kContext, Type::uint64(), span);
     expr->offset = static_cast<uint32_t>(kOffsets[index]);
     return expr;
   }
@@ -179,6 +185,17 @@ Lowering::ExprPtr Lowering::lower_retval(Span span) {
   ExprPtr expr = make(ExprKind::kContext, Type::int64(), span);
   expr->offset = bpf::x86_64_regs::kAx;
   return expr;
+}
+
+Lowering::ExprPtr Lowering::lower_duration(Span span) {
+  ProbeKind kind = instance_.context.probe;
+  if (kind == ProbeKind::kUretprobe) return make(ExprKind::kDuration, Type::uint64(), span);
+  if (kind == ProbeKind::kKretprobe) {
+    refuse(span, "duration of a kernel function");
+  } else {
+    diagnostics_.error(span, "duration is only there in uretprobe");
+  }
+  return unknown(span);
 }
 
 Lowering::ExprPtr Lowering::lower_variable(const ast::Variable& expr) {

@@ -27,6 +27,8 @@ enum class ExprKind : uint8_t {
   kVariable,        ///< variable
   kMapRead,         ///< map; args: the parts of the key. 0 or "" where there is no such key
   kContext,         ///< offset: a number of type.size bytes in the context
+  kEntryArgument,   ///< offset: of the register in the context that the entry of this call had
+  kDuration,        ///< nanoseconds since the entry of this call
   kContextString,   ///< offset: a char array of type.size bytes in the context
   kContextDataLoc,  ///< offset: of the u32 that says where the string is; is_relative: __rel_loc
   kBuiltin,         ///< builtin

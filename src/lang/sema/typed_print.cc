@@ -38,6 +38,8 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kVariable: return "variable";
     case ExprKind::kMapRead: return "map-read";
     case ExprKind::kContext: return "context";
+    case ExprKind::kEntryArgument: return "entry-argument";
+    case ExprKind::kDuration: return "duration";
     case ExprKind::kContextString: return "context-string";
     case ExprKind::kContextDataLoc: return "context-data-loc";
     case ExprKind::kBuiltin: return "builtin";
@@ -188,6 +190,7 @@ class Printer {
       case ExprKind::kPrintMap:
         return fmt::format(" {} top {} div {}", program_.maps[expr.map].name, expr.top, expr.div);
       case ExprKind::kContext:
+      case ExprKind::kEntryArgument:
       case ExprKind::kContextString:
       case ExprKind::kContextDataLoc: return fmt::format(" at {}", expr.offset);
       case ExprKind::kBuiltin: return fmt::format(" {}", typed::to_string(expr.builtin));

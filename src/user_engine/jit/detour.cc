@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "user_engine/jit/emitter.h"
+#include "x86/decode.h"
 
 namespace spile::jit {
 
@@ -83,8 +84,13 @@ class DetourEmitter {
       needs_.clobbers |= kCallClobbers;
       needs_.clobbers_flags = true;
       for (const HelperCode* entry : {&spec_.pending->note, &spec_.pending->take,
-                                      &spec_.pending->arm, &spec_.pending->arrive})
+                                      &spec_.pending->arm, &spec_.pending->arrive,
+                                      &spec_.pending->leave})
         needs_.stack_bytes = std::max(needs_.stack_bytes, entry->stack_bytes);
+    }
+    if (has_leave()) {
+      jump_ = spile::x86::decode(spec_.site_insn);
+      needs_.reads |= slots_of_target();
     }
     if (spec_.hits) {
       needs_.clobbers |= slot_of(x86::rax) | slot_of(x86::r11);
@@ -110,6 +116,36 @@ class DetourEmitter {
     return !spec_.calls.empty() ||
            std::any_of(spec_.programs.begin(), spec_.programs.end(),
                        [](const DetourProgram& p) { return p.pending != 0; });
+  }
+
+  bool has_leave() const {
+    return std::ranges::find(spec_.calls, CallEvent::Kind::kLeave, &CallEvent::kind) !=
+           spec_.calls.end();
+  }
+
+  // ---- where an indirect jump goes
+  // -----------------------------------------------------------------------------------------
+
+  bool is_register_jump() const {
+    return jump_->modrm_offset != 0 && (jump_->modrm >> 6) == 3;
+  }
+  uint8_t jump_register() const {
+    return static_cast<uint8_t>((jump_->modrm & 7u) | (jump_->rex & 1u) << 3);
+  }
+  /// Segments have bases of their own, and 32-bit addresses wrap: no compiler makes such jumps.
+  bool has_plain_target() const {
+    if (!jump_ || jump_->kind != spile::x86::Kind::kJmpIndirect || jump_->address32) return false;
+    return std::none_of(spec_.site_insn.begin(), spec_.site_insn.begin() + jump_->opcode_offset,
+                        [](uint8_t byte) { return byte == 0x64 || byte == 0x65; });
+  }
+  static SlotMask slot_of_number(uint8_t reg) {
+    if (reg == spile::x86::kNoReg || reg == spile::x86::kRsp) return 0;
+    return slot_of(x86::gpq(reg));
+  }
+  SlotMask slots_of_target() const {
+    if (!has_plain_target()) return 0;
+    if (is_register_jump()) return slot_of_number(jump_register());
+    return slot_of_number(jump_->base) | slot_of_number(jump_->index);
   }
 
   void lay_out() {
@@ -166,7 +202,10 @@ class DetourEmitter {
       emit_.op(Inst::kIdPop, whole_flags());
       switch_alignment_check();
     }
-    for (const CallEvent& event : spec_.calls) call_pending(entry_of(event.kind), event.number);
+    for (const CallEvent& event : spec_.calls) {
+      if (event.kind == CallEvent::Kind::kLeave) load_target(event);
+      call_pending(entry_of(event.kind), event.number);
+    }
     count_unconditional_hit();
     for (size_t i = 0; i < spec_.programs.size();) i = run_programs_from(i);
     if (needs_.calls) switch_alignment_check();
@@ -275,9 +314,38 @@ class DetourEmitter {
     switch (kind) {
       case CallEvent::Kind::kArm: return spec_.pending->arm;
       case CallEvent::Kind::kArrive: return spec_.pending->arrive;
+      case CallEvent::Kind::kLeave: return spec_.pending->leave;
       case CallEvent::Kind::kNote: break;
     }
     return spec_.pending->note;
+  }
+
+  void load_register(const Gp& to, uint8_t reg) {
+    if (reg == spile::x86::kRsp)
+      emit_.op(Inst::kIdLea, to, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+    else
+      emit_.op(Inst::kIdMov, to, slot(frame_offset(x86::gpq(reg))));
+  }
+
+  /// rdx = where the jump goes, or (r8 = 1) where that is written; rcx = what is known. A form that
+  /// is not understood goes to 0, which no code is at.
+  void load_target(const CallEvent& event) {
+    emit_.load_constant(x86::rcx, event.known.value);
+    emit_.op(Inst::kIdMov, x86::r8d, Imm(has_plain_target() && !is_register_jump() ? 1 : 0));
+    if (!has_plain_target()) return emit_.op(Inst::kIdXor, x86::edx, x86::edx);
+    if (is_register_jump()) return load_register(x86::rdx, jump_register());
+    if (jump_->rip_relative)
+      return emit_.load_constant(x86::rdx, jump_->rip_target(spec_.site).value);
+    if (jump_->base == spile::x86::kNoReg)
+      emit_.op(Inst::kIdXor, x86::edx, x86::edx);
+    else
+      load_register(x86::rdx, jump_->base);
+    if (jump_->index != spile::x86::kNoReg) {
+      load_register(x86::rax, jump_->index);
+      emit_.op(Inst::kIdImul, x86::rax, x86::rax, Imm(jump_->scale));
+      emit_.op(Inst::kIdAdd, x86::rdx, x86::rax);
+    }
+    emit_.op(Inst::kIdLea, x86::rdx, x86::ptr(x86::rdx, static_cast<int32_t>(jump_->disp)));
   }
 
   void call_pending(const HelperCode& entry, uint32_t number) {
@@ -380,6 +448,7 @@ class DetourEmitter {
   const DetourSpec& spec_;
   Emitter emit_;
   Needs needs_;
+  std::optional<spile::x86::Insn> jump_;  ///< the site's, where a call may leave by it
   bool inline_ = false;
   bool saves_flags_ = false;
   int32_t frame_at_ = 0, flags_at_ = 0;  ///< from rsp while programs run

@@ -42,9 +42,10 @@ struct DetourProgram {
   uint32_t pending = 0;
 };
 
-/// The blob's entries that keep notes of calls (rt/pending.h): (stack pointer, number).
+/// The blob's entries that keep notes of calls (rt/pending.h): (stack pointer, number); leave has
+/// the jump's target and abi::KnownCode beside.
 struct PendingCalls {
-  HelperCode note, take, arm, arrive;
+  HelperCode note, take, arm, arrive, leave;
 };
 
 /// What a site says about the calls that it is part of, before its programs run.
@@ -53,9 +54,11 @@ struct CallEvent {
     kNote,    ///< a call begins
     kArm,     ///< it jumps to another function
     kArrive,  ///< at the entry of a function that may be jumped to, or called
+    kLeave,   ///< it may jump to anywhere: the site is an indirect jump
   };
   Kind kind = Kind::kNote;
   uint32_t number = 0;
+  TargetAddr known;  ///< kLeave: abi::KnownCode in the target
 };
 
 /// Counts every hit: lock inc of storage + (cpu & cpu_mask) * cpu_stride.
@@ -70,6 +73,7 @@ struct DetourSpec {
   TargetAddr site;  ///< the probed instruction: what programs see as ip
   std::vector<DetourProgram> programs;
   std::vector<CallEvent> calls;         ///< in this order
+  std::vector<uint8_t> site_insn;       ///< needed by CallEvent::kLeave: the jump's bytes
   std::optional<PendingCalls> pending;  ///< needed by calls and by DetourProgram::pending
   bool at_entry = false;                ///< the site is a function's first instruction
   bool may_override = false;  ///< it is so for certain: the return address is at the target's rsp
@@ -89,7 +93,7 @@ struct DetourSpec {
 
 /// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program,
 /// kMaxNoteBytes an event of a call, and what is inlined.
-inline constexpr size_t kMaxDetourBytes = 640, kMaxProgramCallBytes = 144, kMaxNoteBytes = 24;
+inline constexpr size_t kMaxDetourBytes = 640, kMaxProgramCallBytes = 144, kMaxNoteBytes = 96;
 
 struct Detour {
   std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at

@@ -7,6 +7,7 @@
 #include <barrier>
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <thread>
 
 #include "user_engine/jit/print.h"
@@ -271,6 +272,16 @@ uint64_t take_call(uint64_t slot, uint64_t number) {
   return take_answers >> number & 1;
 }
 
+struct LeavingCall {
+  uint64_t number, target, known, is_address;
+  bool operator==(const LeavingCall&) const = default;
+};
+std::vector<LeavingCall> left;
+void leave_call(
+    uint64_t /*slot*/, uint64_t number, uint64_t target, uint64_t known, uint64_t is_address) {
+  left.push_back({number, target, known, is_address});
+}
+
 /// Calls a function of this test as if it were blob code: SSE state, DF and AC stay as they are.
 ///   mov $function,%r11; push %rbp; mov %rsp,%rbp; sub $528,%rsp; and $-16,%rsp; fxsave (%rsp)
 ///   pushfq; pushfq; andl $~AC,(%rsp); popfq; cld; sub $8,%rsp; call *%r11; add $8,%rsp; popfq
@@ -294,7 +305,8 @@ struct PendingSite {
     asked.clear();
     auto note = far_call(world, reinterpret_cast<const void*>(&note_call));
     auto take = far_call(world, reinterpret_cast<const void*>(&take_call));
-    pending = {note, take, take, note};
+    pending = {note, take, take, note,
+               far_call(world, reinterpret_cast<const void*>(&leave_call))};
   }
   DetourSpec spec(std::vector<DetourProgram> programs) {
     DetourSpec spec = site.spec(std::move(programs));
@@ -316,6 +328,41 @@ TEST(Detour, NotesTheCallsThatBeginHereAndKeepsTheState) {
   EXPECT_EQ(noted[0].number, 3u);
   EXPECT_EQ(noted[1], (PendingCall{noted[0].slot, 70}));
   EXPECT_EQ(noted[0].slot % 8, 0u) << "where the return address is";
+}
+
+/// Only the operand of the jump is looked at: the site itself is an instruction like any other.
+TEST(Detour, ACallThatLeavesTellsWhereTheJumpGoes) {
+  struct Jump {
+    std::vector<uint8_t> bytes;
+    std::function<uint64_t(const CpuState&, uint64_t site)> target;
+    uint64_t is_address;
+  };
+  const Jump kJumps[] = {
+      {{0xff, 0xe0}, [](const CpuState& s, uint64_t) { return s.gpr[kRax]; }, 0},
+      {{0x41, 0xff, 0xe3}, [](const CpuState& s, uint64_t) { return s.gpr[kR11]; }, 0},
+      {{0xff, 0x60, 0x18}, [](const CpuState& s, uint64_t) { return s.gpr[kRax] + 0x18; }, 1},
+      {{0x41, 0xff, 0xa4, 0xc1, 0x00, 0xff, 0xff, 0xff},  // jmp *-0x100(%r9,%rax,8)
+       [](const CpuState& s, uint64_t) { return s.gpr[kR9] + 8 * s.gpr[kRax] - 0x100; }, 1},
+      {{0xff, 0x24, 0xcd, 0x00, 0x10, 0x00, 0x00},  // jmp *0x1000(,%rcx,8)
+       [](const CpuState& s, uint64_t) { return 8 * s.gpr[kRcx] + 0x1000; }, 1},
+      {{0xff, 0x25, 0x10, 0x00, 0x00, 0x00},
+       [](const CpuState&, uint64_t site) { return site + 0x16; }, 1},
+      {{0x64, 0xff, 0x20}, [](const CpuState&, uint64_t) { return uint64_t{0}; }, 0},
+  };
+  for (const Jump& jump : kJumps) {
+    PendingSite p;
+    left.clear();
+    DetourSpec spec = p.spec({});
+    spec.calls = {{CallEvent::Kind::kLeave, 9, TargetAddr(0x123456789a)}};
+    spec.site_insn = jump.bytes;
+    p.site.patch(spec);
+    expect_state_kept(p.site);
+    ASSERT_EQ(left.size(), 256u);
+    const CpuState state = distinct_state(0, 0);
+    EXPECT_EQ(left[0], (LeavingCall{9, jump.target(state, p.site.address().value), 0x123456789a,
+                                    jump.is_address}))
+        << ::testing::PrintToString(jump.bytes) << " " << left[0].target;
+  }
 }
 
 TEST(Detour, RunsAProgramOnlyIfItsCallWasNoted) {

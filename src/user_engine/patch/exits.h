@@ -14,10 +14,15 @@
 // whether the slot that it is about to pop is noted. This needs no knowledge of which jumps leave
 // the function and which go to a part of it that the linker has put elsewhere: too many `ret`s cost
 // time, never correctness. What must not happen is that one is overlooked, so a function is refused
-// when a jump cannot be followed.
+// when a direct jump cannot be followed.
 //
 //   sweep of a region -> RegionExits: its rets, jumps out, jumps through memory, what is unknown
 //   regions that a function can get to -> Returns
+//
+// A jump through a pointer (a hook, a virtual function) is followed to where the pointer leads now,
+// if that can be seen, and is itself watched: a call that it takes anywhere else is counted there
+// as one whose return is not seen. So what is followed may be a guess; what is told is exact or
+// counted.
 //
 // Not followed, by design: exits without a return (exceptions, longjmp, the end of a thread), and
 // calls under way when the probe comes.
@@ -34,6 +39,7 @@
 #include "user_engine/patch/branches_into.h"
 #include "user_engine/patch/code_map.h"
 #include "user_engine/patch/plan.h"
+#include "user_engine/patch/pointer_path.h"
 
 namespace spile::patch {
 
@@ -51,11 +57,18 @@ struct SlotJump {
   TargetAddr slot;  ///< 8 bytes
 };
 
+/// A jump through a pointer that the program may change, which may leave the function.
+struct PointerJump {
+  TargetAddr at;
+  std::optional<PointerPath> path;
+};
+
 /// How control leaves one region for good, without calls.
 struct RegionExits {
   std::vector<TargetAddr> rets;
   std::vector<JumpOut> jumps;
   std::vector<SlotJump> slots;
+  std::vector<PointerJump> pointers;
   /// Where another function's region has to be looked at whatever this one's jumps do: its parts.
   std::vector<TargetAddr> parts;
   bool loops_to_start = false;  ///< jumps to its own first instruction
@@ -67,7 +80,6 @@ struct RegionExits {
 
 /// Errors in RegionExits::refusal:
 ///   kUndecodable  the region does not decode, so a `ret` may hide in it
-///   kUnknownJump  an indirect jump that may leave the function: through a pointer, a vtable
 ///   kInstruction  the stack pointer is loaded from elsewhere (a context switch), a `ret` that pops
 ///                 what was pushed or put there, a far return
 RegionExits region_exits(const CodeMap& map, const Region& region);
@@ -81,6 +93,11 @@ class CodeSource {
   /// Where a jump through this word may lead: what it holds, or, where the loader has not bound it
   /// yet, every function that it may be bound to. Empty: not known.
   virtual std::vector<TargetAddr> slot_targets(TargetAddr slot) = 0;
+  /// Whether only the loader writes the word, so that slot_targets is all that it can ever hold.
+  virtual bool is_loaders_slot(TargetAddr slot) = 0;
+  /// Where a jump through such a pointer may well lead, in any order: what the words hold now. A
+  /// guess.
+  virtual std::vector<TargetAddr> pointer_targets(const PointerPath& path) = 0;
   /// Where exceptions continue in the function that begins here, its parts included.
   virtual std::vector<TargetAddr> landing_pads(TargetAddr function) = 0;
 };
@@ -98,6 +115,10 @@ struct Returns {
   /// otherwise. By address.
   std::vector<TargetAddr> arrivals;
   std::vector<TargetAddr> jumps;  ///< every jump that leads to one of `arrivals`; by address
+  /// Tracked only. Jumps through pointers: a noted call that one of them takes out of `known` is
+  /// counted as unseen. By address; none of them is in `jumps`.
+  std::vector<TargetAddr> leaves;
+  std::vector<Region> known;  ///< if there are leaves: code whose rets are in `rets`; by address
   /// What it jumps to: names of functions, for people.
   std::vector<std::string> tail_targets;
 
@@ -117,16 +138,21 @@ class ReturnFinder {
   /// Errors: RegionExits' of any region that the function can get to, with the way there;
   ///         kNoFunction   no function is known at the address, or the way leads where no code is
   ///         kTooShort     it never returns
+///         kUnknownJump  it only leaves through pointers that lead nowhere known
   std::expected<Returns, Refusal> find(TargetAddr function);
 
  private:
   class Walk;
   const RegionExits& exits_of(const CodeMap& map, const Region& region);
+  /// How many regions the code at `target` can get to by direct jumps; nullopt: it would be
+  /// refused.
+  std::optional<size_t> regions_behind(TargetAddr target);
 
   CodeSource& source_;
   const CodeMap& map_;
   std::map<uint64_t, RegionExits> exits_;  ///< by start of region
-  std::vector<BranchInto> entrances_;      ///< into the middle of the functions, by target
+  std::map<uint64_t, std::optional<size_t>> behind_;  ///< regions_behind, by target
+  std::vector<BranchInto> entrances_;                 ///< into the middle of the functions, by target
 };
 
 }  // namespace spile::patch

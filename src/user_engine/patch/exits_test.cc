@@ -38,6 +38,11 @@ class Program : public CodeSource {
     slots_[kSlots + offset] = std::move(targets);
     return *this;
   }
+  /// A word that the program may change.
+  Program& variable(uint64_t offset, TargetAddr holds) {
+    variables_[kSlots + offset] = holds;
+    return *this;
+  }
   Program& landing_pad(uint64_t function, uint64_t pad) {
     pads_[at(function).value].push_back(at(pad));
     return *this;
@@ -58,6 +63,14 @@ class Program : public CodeSource {
     return other_map_->is_text(a) ? other_map_.get() : nullptr;
   }
   std::vector<TargetAddr> slot_targets(TargetAddr a) override { return slots_[a.value]; }
+  bool is_loaders_slot(TargetAddr a) override { return !variables_.contains(a.value); }
+  std::vector<TargetAddr> pointer_targets(const PointerPath& path) override {
+    if (!path.base) return {};
+    const auto known = variables_.find(path.base->value);
+    return known == variables_.end() || path.offsets != std::vector<int64_t>{0}
+               ? std::vector<TargetAddr>{}
+               : std::vector{known->second};
+  }
   std::vector<TargetAddr> landing_pads(TargetAddr a) override { return pads_[a.value]; }
 
  private:
@@ -75,6 +88,7 @@ class Program : public CodeSource {
   Code text_, other_;
   std::vector<Function> functions_, other_functions_;
   std::map<uint64_t, std::vector<TargetAddr>> slots_, pads_;
+  std::map<uint64_t, TargetAddr> variables_;
   ModuleCode module_, other_module_;
   std::unique_ptr<CodeMap> map_, other_map_;
 };
@@ -287,6 +301,73 @@ TEST(Exits, EntriesThatAreReachedOtherwiseTooAreNotWatched) {
   EXPECT_TRUE(returns->jumps.empty());
 }
 
+// ---- pointers
+// -------------------------------------------------------------------------------------------------
+
+/// test %edi,%edi; je 1f; mov variable(%rip),%rax; jmp *%rax; 1: ret      (its field at 7)
+const Code kHook = {0x85, 0xff, 0x74, 0x09, 0x48, 0x8b, 0x05, 0, 0, 0, 0, 0xff, 0xe0, 0xc3};
+
+TEST(Exits, AHookIsFollowedToWhatItHoldsAndWatched) {
+  Program p;
+  p.function(0x10, kHook, "f").rel32(0x17, Program::slot_at(8)).variable(8, Program::at(0x100));
+  p.function(0x100, kLeaf, "g");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_FALSE(returns->plain);
+  EXPECT_EQ(returns->rets, at({0x1d, 0x102}));
+  EXPECT_EQ(returns->leaves, at({0x1b}));
+  EXPECT_EQ(returns->arrivals, at({0x100}));
+  EXPECT_TRUE(returns->jumps.empty()) << "leaving announces";
+  ASSERT_EQ(returns->known.size(), 2u);
+  EXPECT_TRUE(returns->known[0].contains(Program::at(0x10)));
+  EXPECT_TRUE(returns->known[1].contains(Program::at(0x100)));
+  EXPECT_EQ(returns->describe(), "1 return, 1 tail jump to g, 1 jump through a pointer");
+}
+
+TEST(Exits, AHookThatHoldsWhatCannotBeFollowedIsOnlyWatched) {
+  Program p;
+  p.function(0x10, kHook, "f").rel32(0x17, Program::slot_at(8)).variable(8, Program::at(0x100));
+  p.function(0x100, {0x50, 0xc3}, "jumps_by_ret");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_EQ(returns->rets, at({0x1d}));
+  EXPECT_EQ(returns->leaves, at({0x1b}));
+  ASSERT_EQ(returns->known.size(), 1u) << "what it holds is not among them";
+}
+
+TEST(Exits, AWordThatTheProgramMayChangeIsAPointerToo) {
+  // f: test %edi,%edi; je 1f; jmp *variable(%rip); 1: ret
+  Program p;
+  p.function(0x10, {0x85, 0xff, 0x74, 0x06, 0xff, 0x25, 0, 0, 0, 0, 0xc3}, "f");
+  p.rel32(0x16, Program::slot_at(8)).variable(8, Program::at(0x100)).function(0x100, kLeaf, "g");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_EQ(returns->rets, at({0x1a, 0x102}));
+  EXPECT_EQ(returns->leaves, at({0x14}));
+}
+
+TEST(Exits, AFunctionThatIsOnlyAHookIsWatchedWhereItJumps) {
+  // f: jmp hook    hook: jmp *variable(%rip)
+  Program p;
+  p.function(0x10, kTailJump, "f").rel32(0x13, Program::at(0x300));
+  p.function(0x300, {0xff, 0x25, 0, 0, 0, 0}, "hook").rel32(0x302, Program::slot_at(8));
+  p.variable(8, Program::other(0x40)).other_function(0x40, kLeaf, "elsewhere");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_EQ(returns->rets, std::vector{Program::other(0x42)});
+  EXPECT_EQ(returns->leaves, at({0x300}));
+}
+
+TEST(Exits, AJumpAtTheEntrysDepthInsideAFunctionIsWatched) {
+  // add %rdi,%rcx; jmp *%rcx; nop; ret
+  Program p;
+  p.function(0x10, {0x48, 0x01, 0xf9, 0xff, 0xe1, 0x90, 0xc3}, "f");
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_EQ(returns->leaves, at({0x13}));
+  EXPECT_TRUE(returns->known.at(0).contains(Program::at(0x16))) << "it may stay inside";
+}
+
 // ---- refusals
 // -------------------------------------------------------------------------------------------------
 
@@ -297,18 +378,18 @@ void expect_refused(Program& p, RefusalKind kind, const char* reason) {
   EXPECT_NE(returns.error().reason.find(reason), std::string::npos) << returns.error().reason;
 }
 
-TEST(Exits, RefusesATailJumpThroughAPointer) {
+TEST(Exits, RefusesAFunctionThatOnlyLeavesThroughAPointer) {
   // mov (%rdi),%rax; jmp *0x18(%rax)
   Program p;
   p.function(0x10, {0x48, 0x8b, 0x07, 0xff, 0x60, 0x18}, "f");
-  expect_refused(p, RefusalKind::kUnknownJump, "leave through the pointer");
+  expect_refused(p, RefusalKind::kUnknownJump, "only leaves through a pointer");
 }
 
 TEST(Exits, RefusesTheSameInAFunctionThatATailJumpLeadsTo) {
   Program p;
   p.function(0x10, kTailJump, "f").rel32(0x13, Program::at(0x100));
   p.function(0x100, {0xff, 0xe0}, "g");
-  expect_refused(p, RefusalKind::kUnknownJump, "g may leave through the pointer");
+  expect_refused(p, RefusalKind::kUnknownJump, "f only leaves through a pointer");
 }
 
 TEST(Exits, AnIndirectJumpWithAFrameStaysInTheFunction) {
@@ -323,7 +404,7 @@ TEST(Exits, AnIndirectJumpBehindTheEpilogueLeavesTheFunction) {
   // push %rbp; mov %rsp,%rbp; leave; jmp *%rax
   Program p;
   p.function(0x10, {0x55, 0x48, 0x89, 0xe5, 0xc9, 0xff, 0xe0}, "f");
-  expect_refused(p, RefusalKind::kUnknownJump, "leave through the pointer");
+  expect_refused(p, RefusalKind::kUnknownJump, "only leaves through a pointer");
 }
 
 TEST(Exits, RefusesAReturnThatPopsWhatWasPushed) {

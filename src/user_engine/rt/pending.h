@@ -152,6 +152,45 @@ inline void arm_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t num
   store_relaxed(&cell->return_address, load_relaxed(&cell->return_address) | abi::kPendingArmed);
 }
 
+/// Whether the returns of the code at `target` are watched.
+inline bool is_known_code(const abi::KnownCode* known, uint64_t target) {
+  const auto* ranges = reinterpret_cast<const abi::KnownCode::Range*>(known + 1);
+  uint64_t low = 0, high = known->count;
+  while (low < high) {
+    const uint64_t middle = low + (high - low) / 2;
+    if (target < ranges[middle].begin) {
+      high = middle;
+    } else if (target >= ranges[middle].end) {
+      low = middle + 1;
+    } else {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// At a jump through a pointer: the call, if it was noted, goes on at `target`, or where the word
+/// at that address says. Where its return would not be seen it is counted, and its note dropped.
+inline void leave_pending(const abi::RtConsts& consts,
+                          uint64_t slot,
+                          uint64_t number,
+                          uint64_t target,
+                          const abi::KnownCode* known,
+                          bool is_address) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  if (cell == nullptr) return;
+  uint64_t leads_to = target;
+  const bool is_read =
+      !is_address ||
+      probe_read(consts, reinterpret_cast<uint8_t*>(&leads_to), sizeof leads_to, target) == 0;
+  if (is_read && is_known_code(known, leads_to)) {
+    store_relaxed(&cell->return_address, load_relaxed(&cell->return_address) | abi::kPendingArmed);
+    return;
+  }
+  store_release(&cell->key, uint64_t{0});
+  count_one(&stats_here(consts)->unseen_returns);
+}
+
 /// At the entry of such another function: a note that no jump has armed is that of a call which is
 /// gone, since its slot is used anew.
 inline void arrive_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {

@@ -37,6 +37,17 @@ class Pending : public testing::Test {
   bool take(const uint64_t* slot, uint64_t number = 1) const {
     return entry(rt::kTakePending, slot, number) != 0;
   }
+  /// Number 1 knows the code at 0x1000 to 0x1fff and at 0x5000 to 0x5fff.
+  void leave(const uint64_t* slot, uint64_t target, bool is_address = false) const {
+    static const struct {
+      abi::KnownCode head;
+      abi::KnownCode::Range ranges[2];
+    } kKnown = {{2}, {{0x1000, 0x2000}, {0x5000, 0x6000}}};
+    reinterpret_cast<TestCode::Function>(code_.begin() + *rt::helper_offset(rt::kLeavePending))(
+        reinterpret_cast<uint64_t>(slot), 1, target, reinterpret_cast<uint64_t>(&kKnown),
+        static_cast<uint64_t>(is_address));
+  }
+  uint64_t unseen() const { return r_.region().stats_untrusted().unseen_returns; }
   uint64_t missed() const { return r_.region().stats_untrusted().missed; }
 
   TestRegion r_{{map_spec(bundle::MapKind::kArray, 4, 8, 4)}};
@@ -113,6 +124,52 @@ TEST_F(Pending, ArmingIsNoNote) {
   note(&stack[0]);
   entry(rt::kArmPending, &stack[0], 1);
   EXPECT_TRUE(take(&stack[0])) << "its own ret, without an arrival";
+}
+
+TEST_F(Pending, ACallThatLeavesForKnownCodeIsKept) {
+  const auto stack = stack_of(1);
+  for (const uint64_t target : {0x1000, 0x1fff, 0x5000}) {
+    note(&stack[0]);
+    leave(&stack[0], target);
+    entry(rt::kArrivePending, &stack[0], 1);
+    EXPECT_TRUE(take(&stack[0])) << "it was announced";
+  }
+  EXPECT_EQ(unseen(), 0u);
+}
+
+TEST_F(Pending, ACallThatLeavesForElsewhereIsCountedAndDropped) {
+  const auto stack = stack_of(1);
+  uint64_t counted = 0;
+  for (const uint64_t target : {0x0, 0xfff, 0x2000, 0x4fff, 0x6000}) {
+    note(&stack[0]);
+    leave(&stack[0], target);
+    EXPECT_FALSE(take(&stack[0])) << target;
+    EXPECT_EQ(unseen(), ++counted);
+  }
+  EXPECT_EQ(missed(), 0u);
+}
+
+TEST_F(Pending, WhereACallLeavesForMayBeInMemory) {
+  const auto stack = stack_of(1);
+  const uint64_t known = 0x1000, unknown = 0x2000;
+  note(&stack[0]);
+  leave(&stack[0], reinterpret_cast<uint64_t>(&known), true);
+  EXPECT_TRUE(take(&stack[0]));
+  note(&stack[0]);
+  leave(&stack[0], reinterpret_cast<uint64_t>(&unknown), true);
+  EXPECT_FALSE(take(&stack[0]));
+  note(&stack[0]);
+  leave(&stack[0], 8, true);
+  EXPECT_FALSE(take(&stack[0])) << "the program will fault there, not we";
+  EXPECT_EQ(unseen(), 2u);
+}
+
+TEST_F(Pending, WhatWasNotNotedDoesNotLeave) {
+  const auto stack = stack_of(2);
+  note(&stack[0]);
+  leave(&stack[1], 0);
+  EXPECT_EQ(unseen(), 0u);
+  EXPECT_TRUE(take(&stack[0]));
 }
 
 TEST_F(Pending, AHundredThousandCallsAreUnderWayAtOnce) {

@@ -316,6 +316,7 @@ abi::CpuStats Region::stats_untrusted() const {
   for (uint32_t cpu = 0; cpu < layout_.cpu_slots; ++cpu) {
     sum.hits += rt::load_relaxed(&stats[cpu].hits);
     sum.missed += rt::load_relaxed(&stats[cpu].missed);
+    sum.unseen_returns += rt::load_relaxed(&stats[cpu].unseen_returns);
     sum.map_contended += rt::load_relaxed(&stats[cpu].map_contended);
     sum.ring_contended += rt::load_relaxed(&stats[cpu].ring_contended);
     sum.corrupt += rt::load_relaxed(&stats[cpu].corrupt);
