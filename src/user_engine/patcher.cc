@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <thread>
 
 #include "abi/data_region.h"
@@ -236,9 +237,21 @@ Result<void> Patcher::fill_code() {
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
   }
   fill_stones();
-  // Our writable views go: from here on nobody can change this code.
-  code_.clear();
+  keep_views();
   return {};
+}
+
+/// Our writable views stay for switching probes, the only ones there are and will be: the files are
+/// sealed. That of the stones goes.
+void Patcher::keep_views() {
+  switches_ = Switches(context_.bundle->probes.size());
+  for (size_t i = 0; i < prepared_.code.size(); i++)
+    switches_.add(prepared_.code[i], std::move(code_[i].local));
+  code_.clear();
+  if (!context_.paused) return;
+  std::vector<int> all(context_.bundle->probes.size());
+  std::iota(all.begin(), all.end(), 0);
+  switches_.set(all, false);
 }
 
 void Patcher::fill_stones() {
@@ -471,6 +484,7 @@ void Patcher::forget_regions(bool undone) {
   region_ = {};
   data_.reset();
   code_.clear();
+  switches_ = Switches();
 }
 
 std::vector<PatchedSite> Patcher::patched_sites() const {
@@ -514,6 +528,7 @@ std::unique_ptr<Attachment> Patcher::finish() {
   attachment->mappings = std::move(mappings_);
   attachment->data = std::move(data_);
   attachment->region = std::move(region_);
+  attachment->switches = std::move(switches_);
   attachment->stopped_ns = stopped_ns_;
   return attachment;
 }

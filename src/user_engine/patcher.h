@@ -56,6 +56,7 @@ class Patcher {
   Result<void> fill_data();
   Result<void> fill_code();
   void fill_stones();
+  void keep_views();
   abi::RtConsts constants(TargetAddr code_base) const;
   void begin_journal();
   void write_journal_ahead();
@@ -78,6 +79,7 @@ class Patcher {
   Mapping data_;
   shm::Region region_;
   std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
+  Switches switches_;                       ///< keeps our view of the code
   std::optional<int64_t> tid_offset_;
   uint64_t stopped_ns_ = 0;
   bool mapped_ = false, journaled_ = false;
