@@ -210,6 +210,7 @@ abi::RtConsts Patcher::constants(TargetAddr code_base) const {
     consts.tid_source = abi::TidSource::kFsField;
     consts.tid_fs_offset = static_cast<int32_t>(*tid_offset_);
   }
+  if (stack_offset_) consts.stack_fs_offset = static_cast<int32_t>(*stack_offset_);
   if (prepared_.seccomp_mode != 0) consts.allowed_calls = 0;
   if (auto status = os::read_status(target_.pid());
       status && status->innermost_tid != target_.pid()) {
@@ -414,6 +415,7 @@ Result<void> Patcher::commit(StoppedProcess& process) {
   // Beyond this point the target has mappings of ours, and nothing in it uses them.
   SPILE_TRY_VOID(fill_data());
   tid_offset_ = process.tid_offset();
+  stack_offset_ = process.stack_offset();
   SPILE_TRY_VOID(fill_code());
   if (context_.before_patch) SPILE_TRY_VOID(context_.before_patch());
   begin_journal();
@@ -430,6 +432,7 @@ Result<void> Patcher::commit_first_of_many(StoppedProcess& process) {
   SPILE_TRY_VOID(map_regions(process));
   SPILE_TRY_VOID(fill_data());
   tid_offset_ = process.tid_offset();
+  stack_offset_ = process.stack_offset();
   begin_journal();
   note_stop(process);
   return {};

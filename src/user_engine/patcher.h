@@ -80,7 +80,7 @@ class Patcher {
   shm::Region region_;
   std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
   Switches switches_;                       ///< keeps our view of the code
-  std::optional<int64_t> tid_offset_;
+  std::optional<int64_t> tid_offset_, stack_offset_;
   uint64_t stopped_ns_ = 0;
   bool mapped_ = false, journaled_ = false;
   std::vector<os::MapEntry> mappings_;
