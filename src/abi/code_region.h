@@ -96,7 +96,9 @@ struct RtConsts {
   /// The target's process id as it sees it and as the tracer sees it: different when the target
   /// lives in a pid namespace of its own. Both 0: no translation.
   uint32_t tgid_inside, tgid_outside;
-  uint32_t reserved;
+  /// Where libc keeps, in each thread's control block, begin and size of the stack that it made for
+  /// the thread: two words at fs:stack_fs_offset. 0: not known.
+  int32_t stack_fs_offset;
   /// Address of 8 zero bytes in private memory that a fork wipes (MADV_WIPEONFORK): caches the
   /// process id. 0: there is none, getpid is called each time.
   uint64_t wipe_on_fork;

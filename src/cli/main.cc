@@ -75,6 +75,8 @@ void add_trace_options(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"line", "full", "none"}));
   app.add_flag("--unsafe", options.trace.allow_unsafe,
                "allow functions that change what the traced program does: override()");
+  app.add_flag("--paused", options.trace.paused,
+               "put the probes in place switched off; SIGUSR2 switches them on and off");
   app.add_flag("-q,--quiet", options.trace.quiet, "say nothing but what the script prints");
   app.add_flag("-v,--verbose", options.trace.verbose,
                "say where each probe sits and how, and figures at the end");
@@ -107,6 +109,14 @@ int take_script(Options& options) {
     }
     script.name = path;
     script.text.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  if (script.text.starts_with("\x7f"
+                              "ELF")) {
+    fmt::print(stderr,
+               "spile: {} is a program (an ELF file), not a script; to trace it: spile -e "
+               "'PROGRAM' -c {}\n",
+               script.name, script.name);
+    return session::kFailed;
   }
   script.positional.assign(options.words.begin() + 1, options.words.end());
   return session::kOk;

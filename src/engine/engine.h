@@ -24,6 +24,9 @@ struct Scope {
       command;  ///< user engine: start this, probes in place before its constructors run
   /// User engine: told of each process before its probes are in place. May be empty.
   std::function<void(pid_t)> on_process;
+  bool paused = false;  ///< the probes are in place but switched off; BEGIN runs
+  /// Asked between tries of an attach that has to wait: true gives up. May be empty.
+  std::function<bool()> interrupted;
 };
 
 struct MapEntry {
@@ -56,6 +59,12 @@ struct SiteReport {
   std::vector<uint8_t> before, after;  ///< code bytes
 };
 
+/// "libc.so.6:fopen at 0x7f...", without the address where none is known.
+inline std::string place_of(const SiteReport& site) {
+  if (site.address == 0) return site.location;
+  return fmt::format("{} at {:#x}", site.location, site.address);
+}
+
 /// A record from the ring: header and fields. Bytes may come from a hostile target: check before
 /// use.
 using RecordSink = std::function<void(std::span<const uint8_t> record)>;
@@ -83,6 +92,16 @@ class Trace {
   virtual Result<void> run_end() = 0;
   /// Takes the probes out. Maps and records that are already there can still be read.
   virtual Result<void> detach() = 0;
+
+  /// Switches probes (indices into Bundle::probes) off or on while they stay in place. A program
+  /// that runs at that moment runs to its end. BEGIN and END take no notice.
+  /// Errors:  unsupported  this engine cannot; nothing has changed
+  virtual Result<void> switch_probes([[maybe_unused]] std::span<const int> probes,
+                                     [[maybe_unused]] bool on) {
+    return fail(ErrorCode::kUnsupported,
+                "this engine cannot pause probes; the user engine can: give -p PID or -c COMMAND, "
+                "and --engine user");
+  }
 
   virtual Result<Stats> stats() = 0;
   /// The process that attach() started for Scope::command; 0: none. It is our child: whoever holds

@@ -35,6 +35,7 @@ struct TraceRequest {
   bool allow_unsafe = false;  ///< --unsafe: functions that change what the target does
   bool quiet = false;         ///< no "Attached N probes"
   bool verbose = false;       ///< sites, figures at the end
+  bool paused = false;        ///< --paused: probes are in place, and off until SIGUSR2
   bool line_buffered = true;  ///< -B line (default), full, none
 };
 

@@ -33,11 +33,9 @@ std::string format_site(const engine::SiteReport& site) {
   std::string text;
   std::string who = site.pid != 0 ? fmt::format("{} ", site.pid) : "";
   if (site.refused) {
-    text =
-        fmt::format("{}{} at {:#x}: REFUSED: {}\n", who, site.location, site.address, site.reason);
-    return text;
+    return fmt::format("{}{}: REFUSED: {}\n", who, engine::place_of(site), site.reason);
   }
-  text = fmt::format("{}{} at {:#x}: [{}]{}{}\n", who, site.location, site.address, site.mechanism,
+  text = fmt::format("{}{}: [{}]{}{}\n", who, engine::place_of(site), site.mechanism,
                      site.reason.empty() ? "" : " ", site.reason);
   if (!site.after.empty() && !site.before.empty()) {
     text += indented(x86::format_diff(site.before, site.after, TargetAddr(site.address)), "    ");

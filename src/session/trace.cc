@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <numeric>
 #include <optional>
 #include <set>
 
@@ -39,12 +40,19 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr size_t kMaxRefusalsShown = 10;
 
 volatile sig_atomic_t g_interrupted = 0;
+volatile sig_atomic_t g_switches = 0, g_prints = 0;  ///< how often they were asked for
 
-void on_signal(int) {
-  g_interrupted = 1;
+void on_signal(int signal) {
+  if (signal == SIGUSR1)
+    g_prints = g_prints + 1;
+  else if (signal == SIGUSR2)
+    g_switches = g_switches + 1;
+  else
+    g_interrupted = 1;
 }
 
 /// Ctrl-C at any moment: attaching and detaching run to their end, then the maps are printed.
+/// SIGUSR1 prints the maps, as bpftrace has it; SIGUSR2 switches the probes off and on.
 void catch_signals() {
   struct sigaction action = {};
   action.sa_handler = on_signal;
@@ -55,6 +63,7 @@ void catch_signals() {
     if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
       sigaction(signal, &action, nullptr);
   }
+  for (int signal : {SIGUSR1, SIGUSR2}) sigaction(signal, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
 }
@@ -94,6 +103,8 @@ class Session {
   void tell_stop();
   void show_refusals();
   void loop();
+  void answer_signals();
+  void switch_all();
   void remember_processes();
   std::chrono::milliseconds poll_time() const;
   void take_records(std::chrono::milliseconds timeout);
@@ -123,6 +134,8 @@ class Session {
   std::optional<int> child_status_;  ///< as waitpid gives it
   std::optional<int> exit_code_;     ///< of exit(n)
   bool output_gone_ = false;
+  bool paused_ = false;
+  sig_atomic_t switches_seen_ = 0, prints_seen_ = 0;
   bool targets_gone_ = false;  ///< ended, or another program (exec)
   uint64_t corrupt_records_ = 0;
   int status_ = kOk;
@@ -178,6 +191,12 @@ Result<std::vector<std::string>> Session::command_words() const {
 }
 
 bool Session::start_kernel() {
+  if (request_.paused) {
+    return failed({ErrorCode::kUnsupported,
+                   "--paused: the kernel engine cannot pause probes; the user engine can: give -p "
+                   "PID or -c COMMAND, and --engine user"}),
+           false;
+  }
   engine_ = kernel_engine::make_engine({.measure = request_.verbose});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
   if (gated_) scope.pids.push_back(gated_->pid());
@@ -199,6 +218,8 @@ bool Session::start_kernel() {
 bool Session::start_user() {
   engine_ = user_engine::make_engine({.measure = request_.verbose});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
+  scope.paused = request_.paused;
+  scope.interrupted = [] { return g_interrupted != 0; };
   if (bundle_.reads_symbols) scope.on_process = [this](pid_t pid) { symbolizer_.remember(pid); };
   if (!request_.target.command.empty()) {
     auto words = command_words();
@@ -226,7 +247,7 @@ void Session::show_refusals() {
   size_t refused = 0;
   for (const auto& site : trace_->refusals()) {
     if (request_.verbose || refused < kMaxRefusalsShown) {
-      say(fmt::format("not probed: {} at {:#x}: {}", site.location, site.address, site.reason));
+      say(fmt::format("not probed: {}: {}", engine::place_of(site), site.reason));
     }
     refused++;
   }
@@ -250,6 +271,7 @@ void Session::announce() {
   if (auto told = output_->attached_probes(count); !told) output_gone_ = true;
   show_refusals();
   tell_warnings();
+  if (paused_ && !request_.quiet) say("paused: the probes are off (SIGUSR2 switches them on)");
   if (!request_.verbose) return;
   for (const auto& site : trace_->sites()) {
     if (!site.refused) fmt::print(stderr, "{}", format_site(site));
@@ -335,12 +357,37 @@ std::chrono::milliseconds Session::poll_time() const {
   return is_early ? kEarlyPollTime : kPollTime;
 }
 
+/// Of signals that come in a row the kernel may make one.
+void Session::answer_signals() {
+  for (; switches_seen_ != g_switches; switches_seen_ = switches_seen_ + 1) switch_all();
+  if (prints_seen_ == g_prints) return;
+  prints_seen_ = g_prints;
+  if (auto printed = records_->print_maps(*trace_); !printed) {
+    if (printed.error().code == ErrorCode::kTargetGone)
+      output_gone_ = true;
+    else
+      say(printed.error().message);
+  }
+}
+
+void Session::switch_all() {
+  std::vector<int> all(bundle_.probes.size());
+  std::iota(all.begin(), all.end(), 0);
+  auto switched = trace_->switch_probes(all, paused_);
+  if (!switched) return say(switched.error().message);
+  paused_ = !paused_;
+  if (!request_.quiet)
+    say(paused_ ? "paused: the probes are off (SIGUSR2 switches them on)"
+                : "resumed: the probes are on");
+}
+
 void Session::loop() {
   started_ = SteadyClock::now();
   bool ends_by_itself = only_special_probes(bundle_) && child_ == 0;
   if (ends_by_itself) return take_records(std::chrono::milliseconds(0));
   while (g_interrupted == 0 && !exit_code_ && !output_gone_ && status_ == kOk) {
     // Asked before the rings are read: what the target wrote last is then read once more below.
+    answer_signals();
     bool gone = is_over();
     remember_processes();
     take_records(gone ? std::chrono::milliseconds(0) : poll_time());
@@ -420,6 +467,7 @@ int Session::run() {
   if (chosen_.engine == EngineChoice::kUser && one_process)
     symbolizer_.take_unknown_for(child_ > 0 ? child_ : request_.target.pids.front());
   records_.emplace(bundle_, *output_, &symbolizer_);
+  paused_ = request_.paused;
   announce();
   loop();
   int script_status = exit_code_.value_or(0);

@@ -2,6 +2,8 @@
 
 #include <cxxabi.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <memory>
 
@@ -36,15 +38,62 @@ std::string_view without_parameters(std::string_view name) {
   return name;
 }
 
-/// Behind the last blank at the outermost level: "void ns::f<int>" is ns::f<int>.
+bool is_word(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
+}
+
+constexpr std::string_view kOperator = "operator";
+
+bool is_operator_at(std::string_view name, size_t at) {
+  const size_t end = at + kOperator.size();
+  return name.substr(at).starts_with(kOperator) && (at == 0 || !is_word(name[at - 1])) &&
+         (end == name.size() || !is_word(name[end]));
+}
+
+/// `operator` and its symbol, where that has brackets which open and close nothing: how many bytes
+/// of it are at `at`; 0: none.
+size_t bytes_of_operator(std::string_view name, size_t at) {
+  if (!is_operator_at(name, at)) return 0;
+  for (std::string_view symbol :
+       {"<=>", "<<=", ">>=", "->*", "<<", ">>", "<=", ">=", "->", "<", ">"}) {
+    if (name.substr(at + kOperator.size()).starts_with(symbol))
+      return kOperator.size() + symbol.size();
+  }
+  return 0;
+}
+
+/// Behind the last blank at the outermost level: "void ns::f<int>" is ns::f<int>. Blanks behind
+/// `operator` are the function's own.
 std::string_view without_return_type(std::string_view name) {
   int depth = 0;
-  for (size_t i = name.size(); i-- > 0;) {
-    if (closes(name[i])) depth++;
-    if (opens(name[i])) depth--;
-    if (name[i] == ' ' && depth == 0) return name.substr(i + 1);
+  size_t start = 0;
+  for (size_t i = 0; i < name.size() && !(depth == 0 && is_operator_at(name, i)); i++) {
+    i += bytes_of_operator(name, i);
+    if (i >= name.size()) break;
+    if (opens(name[i])) depth++;
+    if (closes(name[i])) depth--;
+    if (name[i] == ' ' && depth == 0) start = i + 1;
   }
-  return name;
+  return name.substr(start);
+}
+
+/// "ns::f" of "ns::f<int>", "C::get" of "C<std::string>::get".
+std::string without_template_arguments(std::string_view name) {
+  std::string kept;
+  int depth = 0;
+  for (size_t i = 0; i < name.size();) {
+    const size_t own = bytes_of_operator(name, i);
+    const size_t end = i + std::max<size_t>(own, 1);
+    if (own == 0 && name[i] == '<') {
+      if (depth++ == 0 && kept.ends_with(' ')) kept.pop_back();  // "operator< <int>"
+    } else if (own == 0 && name[i] == '>') {
+      depth--;
+    } else if (depth == 0) {
+      kept += name.substr(i, end - i);
+    }
+    i = end;
+  }
+  return kept;
 }
 
 }  // namespace
@@ -61,7 +110,10 @@ std::optional<std::string> demangle(const std::string& symbol) {
 bool cpp_name_matches(std::string_view pattern, std::string_view demangled) {
   if (glob_matches(pattern, demangled)) return true;
   const auto name = without_parameters(demangled);
-  return glob_matches(pattern, name) || glob_matches(pattern, without_return_type(name));
+  const auto function = without_return_type(name);
+  if (glob_matches(pattern, name) || glob_matches(pattern, function)) return true;
+  return function.find('<') != std::string_view::npos &&
+         glob_matches(pattern, without_template_arguments(function));
 }
 
 }  // namespace spile::symbols

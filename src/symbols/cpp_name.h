@@ -11,7 +11,8 @@ namespace spile::symbols {
 std::optional<std::string> demangle(const std::string& symbol);
 
 /// Whether `pattern` names the function: with its parameters, without them, or without the return
-/// type that templates have in front. Only `*` is a wildcard.
+/// type that templates have in front, or without any template arguments: "ns::f" names all that was
+/// made of a template. Only `*` is a wildcard.
 bool cpp_name_matches(std::string_view pattern, std::string_view demangled);
 
 }  // namespace spile::symbols

@@ -34,5 +34,23 @@ TEST(CppName, LeavesOutTheReturnTypeOfTemplates) {
   EXPECT_TRUE(cpp_name_matches("ns::g<a, b>", "std::vector<a, b> ns::g<a, b>(a)"));
 }
 
+TEST(CppName, OfATemplateNamesAllThatWasMadeOfIt) {
+  EXPECT_TRUE(cpp_name_matches("ns::tf", "int ns::tf<int>(int)"));
+  EXPECT_TRUE(cpp_name_matches("ns::tf", "void ns::tf<std::vector<int, A<int> > >(int)"));
+  EXPECT_TRUE(cpp_name_matches("C::get", "C<int, 3>::get() const"));
+  EXPECT_TRUE(cpp_name_matches("std::vector::push_back", "std::vector<A, B<A> >::push_back(A&&)"));
+  EXPECT_FALSE(cpp_name_matches("ns::tf", "int ns::tfx<int>(int)"));
+  EXPECT_FALSE(cpp_name_matches("ns::tf", "int ns::tf<int>::operator()(int)"));
+  EXPECT_FALSE(cpp_name_matches("ns::tf<long>", "int ns::tf<int>(int)"));
+}
+
+TEST(CppName, KnowsOperatorsFromTemplateArguments) {
+  EXPECT_TRUE(cpp_name_matches("C::operator<", "bool C<int>::operator<(C<int> const&)"));
+  EXPECT_TRUE(cpp_name_matches("C::operator<<", "C<int>::operator<<(int)"));
+  EXPECT_TRUE(cpp_name_matches("C::operator->", "C<int>::operator->() const"));
+  EXPECT_TRUE(cpp_name_matches("ns::operator<", "bool ns::operator< <int>(C<int>, C<int>)"));
+  EXPECT_FALSE(cpp_name_matches("C::operator", "bool C<int>::operator<(C<int> const&)"));
+}
+
 }  // namespace
 }  // namespace spile::symbols

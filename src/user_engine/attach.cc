@@ -126,7 +126,7 @@ Error Sites::all_refused() const {
   auto all = all_refusals();
   constexpr size_t kShown = 10;
   for (const SiteReport& r : std::span(all).first(std::min(all.size(), kShown)))
-    text += fmt::format("\n  {} at {:#x}: {}", r.location, r.address, r.reason);
+    text += fmt::format("\n  {}: {}", engine::place_of(r), r.reason);
   if (all.size() > kShown) text += fmt::format("\n  and {} more", all.size() - kShown);
   return {ErrorCode::kUnsafe, text};
 }

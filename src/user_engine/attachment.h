@@ -15,6 +15,7 @@
 #include "user_engine/shm/clock.h"
 #include "user_engine/shm/region.h"
 #include "user_engine/site_plan.h"
+#include "user_engine/switches.h"
 #include "user_engine/target/inject.h"
 #include "user_engine/target/process.h"
 
@@ -49,6 +50,7 @@ struct Attachment {
       mappings;  ///< the same as the kernel lists them, memory files only: children have them too
   Mapping data;  ///< our view of the data region
   shm::Region region;  ///< over `data`
+  Switches switches;
   std::vector<engine::SiteReport> refused;
   std::vector<std::string> warnings;
   uint64_t stopped_ns = 0;
@@ -64,6 +66,9 @@ struct AttachContext {
   std::vector<bpf::Analysis> analyses;  ///< one a program: every program has passed the checker
   shm::Clock* clock = nullptr;
   bool count_hits = false;
+  bool paused = false;  ///< all probes are switched off when the first jump is written
+  /// Asked between tries: true gives up. May be empty.
+  std::function<bool()> interrupted;
   /// Runs on the new maps before the process is stopped, once an attempt: BEGIN.
   std::function<Result<void>(shm::Region&)> begin;
   /// Told of each process before its probes are in place: it can be looked at, and may be gone a

@@ -132,21 +132,24 @@ class Builder {
   /// A row of segments: each probed head's programs, then its instructions up to the next.
   Result<void> put_detour(const PlannedSite& site) {
     align();
-    const size_t start = image_.bytes.size();
+    const size_t start = image_.bytes.size(), gates = image_.gates.size();
     BuiltSite built;
     built.site = &site;
     built.detour = here();
     const auto starts = site.plan.segment_starts();
     for (size_t i = 0; i < starts.size(); i++) {
       auto& segment = built.segments.emplace_back(patch::Segment{here(), {}});
-      auto detour = jit::emit_detour(segment_spec(site, i, starts[i], segment));
+      std::vector<uint32_t> probes;
+      auto detour = jit::emit_detour(segment_spec(site, i, starts[i], segment, probes));
       if (!detour && detour.error().code == ErrorCode::kUnsafe) {
         image_.refused.emplace_back(&site, detour.error().message);
         image_.bytes.resize(start);
+        image_.gates.resize(gates);
         return {};
       }
       if (!detour) return forward(detour, "make the detour of {}", site.plan.site);
       built.stack_bytes = std::max(built.stack_bytes, detour->stack_bytes);
+      add_gates(detour->gates, probes);
       image_.bytes.insert(image_.bytes.end(), detour->bytes.begin(), detour->bytes.end());
     }
     SPILE_TRY(built.edits, edits_of(site, built.detour));
@@ -175,6 +178,17 @@ class Builder {
     return {};
   }
 
+  /// `probes`: of the segment's programs, in their order.
+  void add_gates(const std::vector<jit::Gate>& gates, const std::vector<uint32_t>& probes) {
+    auto base = static_cast<uint32_t>(image_.bytes.size());
+    for (const jit::Gate& gate : gates) {
+      image_.gates.push_back({base + gate.offset, static_cast<uint32_t>(image_.gate_probes.size()),
+                              gate.programs, gate.open, gate.closed});
+      auto of_gate = std::span(probes).subspan(gate.first_program, gate.programs);
+      image_.gate_probes.insert(image_.gate_probes.end(), of_gate.begin(), of_gate.end());
+    }
+  }
+
   Result<std::vector<patch::Edit>> edits_of(const PlannedSite& site, TargetAddr detour) const {
     if (request_.placements != nullptr) {
       auto placed = request_.placements->find(&site);
@@ -189,13 +203,14 @@ class Builder {
   jit::DetourSpec segment_spec(const PlannedSite& site,
                                size_t index,
                                uint8_t offset,
-                               patch::Segment& segment) const {
+                               patch::Segment& segment,
+                               std::vector<uint32_t>& probes) const {
     jit::DetourSpec spec;
     spec.at = segment.entry;
     spec.site = site.plan.site + offset;
     auto head = std::ranges::find(site.plan.probed, offset, &patch::ProbedHead::offset);
     if (head != site.plan.probed.end()) {
-      add_actions(site.actions[static_cast<size_t>(head - site.plan.probed.begin())], spec);
+      add_actions(site.actions[static_cast<size_t>(head - site.plan.probed.begin())], spec, probes);
       spec.flags_live = head->flags_live;
       if (request_.count_hits && !spec.programs.empty())
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
@@ -217,20 +232,24 @@ class Builder {
   }
 
   /// Programs that share a note stand together, behind those that always run.
-  void add_actions(const std::vector<Action>& actions, jit::DetourSpec& spec) const {
+  void add_actions(std::vector<Action> actions,
+                   jit::DetourSpec& spec,
+                   std::vector<uint32_t>& probes) const {
     for (const Action& action : actions) {
-      if (action.probe < 0) {
-        const auto known = known_code_.find(action.known);
-        spec.calls.push_back({event_of(action.kind), action.number,
-                              known == known_code_.end() ? TargetAddr() : known->second});
-        continue;
-      }
+      if (action.probe >= 0) continue;
+      const auto known = known_code_.find(action.known);
+      spec.calls.push_back({event_of(action.kind), action.number,
+                            known == known_code_.end() ? TargetAddr() : known->second});
+    }
+    std::ranges::stable_sort(actions, {}, &Action::number);
+    for (const Action& action : actions) {
+      if (action.probe < 0) continue;
       auto probe = static_cast<size_t>(action.probe);
       spec.programs.push_back({&*bodies_[program_of(action.probe)],
                                request_.bundle->cookie_of(probe), action.popped_bytes,
                                action.number});
+      probes.push_back(static_cast<uint32_t>(probe));
     }
-    std::ranges::stable_sort(spec.programs, {}, &jit::DetourProgram::pending);
     spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending),
                     helper_code(rt::kArmPending), helper_code(rt::kArrivePending),
                     helper_code(rt::kLeavePending)};

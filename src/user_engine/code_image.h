@@ -51,6 +51,13 @@ struct BuiltSite {
   uint32_t stack_bytes = 0;
 };
 
+/// A word of the region that switches programs (jit::Gate).
+struct CodeGate {
+  uint32_t offset = 0;                   ///< in CodeImage::bytes
+  uint32_t first_probe = 0, probes = 0;  ///< in CodeImage::gate_probes
+  uint64_t open = 0, closed = 0;
+};
+
 struct CodeImage {
   TargetAddr base;
   std::vector<uint8_t> bytes;  ///< whole pages from `base` on; zero up to abi::bodies_offset
@@ -59,6 +66,8 @@ struct CodeImage {
   uint32_t saved_offset = 0, saved_count = 0;
   std::vector<std::pair<const PlannedSite*, std::string>>
       refused;  ///< a hit would need more stack than there is
+  std::vector<CodeGate> gates;
+  std::vector<uint32_t> gate_probes;  ///< indices into Bundle::probes
 };
 
 /// An upper bound of the size, known before the address.

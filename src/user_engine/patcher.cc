@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <thread>
 
 #include "abi/data_region.h"
@@ -184,11 +185,11 @@ bool Patcher::may_read_tsc() const {
 /// another one would be wrong; a read that does fails and is counted.
 Result<void> Patcher::check_calls(const StoppedProcess& process) {
   tid_offset_ = process.tid_offset();
+  stack_offset_ = process.stack_offset();
   if (prepared_.seccomp_mode == 0) return {};
   allowed_calls_ = filtered_calls(process);
   const bool tid_is_known = tid_offset_.has_value();
-  for (const NeededCall& needed :
-       calls_needed(*context_.bundle, tid_is_known, may_read_tsc())) {
+  for (const NeededCall& needed : calls_needed(*context_.bundle, tid_is_known, may_read_tsc())) {
     if ((allowed_calls_ & needed.call) != 0) continue;
     if (needed.call == abi::kCallProcessVmReadv) {
       warnings_.push_back(
@@ -247,6 +248,7 @@ abi::RtConsts Patcher::constants(const CodeImage& code) const {
     consts.tid_source = abi::TidSource::kFsField;
     consts.tid_fs_offset = static_cast<int32_t>(*tid_offset_);
   }
+  if (stack_offset_) consts.stack_fs_offset = static_cast<int32_t>(*stack_offset_);
   consts.allowed_calls = allowed_calls_;
   if (auto status = os::read_status(target_.pid());
       status && status->innermost_tid != target_.pid()) {
@@ -273,9 +275,21 @@ Result<void> Patcher::fill_code() {
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
   }
   fill_stones();
-  // Our writable views go: from here on nobody can change this code.
-  code_.clear();
+  keep_views();
   return {};
+}
+
+/// Our writable views stay for switching probes, the only ones there are and will be: the files are
+/// sealed. That of the stones goes.
+void Patcher::keep_views() {
+  switches_ = Switches(context_.bundle->probes.size());
+  for (size_t i = 0; i < prepared_.code.size(); i++)
+    switches_.add(prepared_.code[i], std::move(code_[i].local));
+  code_.clear();
+  if (!context_.paused) return;
+  std::vector<int> all(context_.bundle->probes.size());
+  std::iota(all.begin(), all.end(), 0);
+  switches_.set(all, false);
 }
 
 void Patcher::fill_stones() {
@@ -508,6 +522,7 @@ void Patcher::forget_regions(bool undone) {
   region_ = {};
   data_.reset();
   code_.clear();
+  switches_ = Switches();
 }
 
 std::vector<PatchedSite> Patcher::patched_sites() const {
@@ -551,6 +566,7 @@ std::unique_ptr<Attachment> Patcher::finish() {
   attachment->mappings = std::move(mappings_);
   attachment->data = std::move(data_);
   attachment->region = std::move(region_);
+  attachment->switches = std::move(switches_);
   attachment->stopped_ns = stopped_ns_;
   attachment->warnings = std::move(warnings_);
   return attachment;

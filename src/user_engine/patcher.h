@@ -59,6 +59,7 @@ class Patcher {
   Result<void> fill_code();
   void fill_stones();
   abi::RtConsts constants(const CodeImage& code) const;
+  void keep_views();
   void begin_journal();
   void write_journal_ahead();
   Result<void> move_threads(target::StoppedProcess& process, const Batch& batch);
@@ -80,7 +81,8 @@ class Patcher {
   Mapping data_;
   shm::Region region_;
   std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
-  std::optional<int64_t> tid_offset_;
+  Switches switches_;                       ///< keeps our view of the code
+  std::optional<int64_t> tid_offset_, stack_offset_;
   uint32_t allowed_calls_ = abi::kCallAll;
   std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;

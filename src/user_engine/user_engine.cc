@@ -64,6 +64,7 @@ struct Interval {
   size_t probe;
   SteadyClock::duration period;
   SteadyClock::time_point next;
+  bool on = true;
 };
 
 class UserTrace final : public engine::Trace {
@@ -82,6 +83,7 @@ class UserTrace final : public engine::Trace {
   Result<void> zero_map(int map) override;
   Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override;
   Result<void> run_end() override { return run_all(ProbeKind::kEnd, primary()); }
+  Result<void> switch_probes(std::span<const int> probes, bool on) override;
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
   std::vector<engine::SiteReport> sites() override;
@@ -99,7 +101,7 @@ class UserTrace final : public engine::Trace {
   Result<void> run_all(ProbeKind kind, const shm::Region& region);
   Result<void> run_program(size_t probe, const shm::Region& region);
   Result<void> run_due_intervals();
-  void start_intervals();
+  void start_intervals(bool paused);
   const shm::Region& primary() const {
     return attachments_.empty() ? local_region_ : attachments_.front()->region;
   }
@@ -226,11 +228,11 @@ Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& co
   return {};
 }
 
-void UserTrace::start_intervals() {
+void UserTrace::start_intervals(bool paused) {
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
     if (bundle_.probes[i].kind != ProbeKind::kInterval) continue;
     auto period = std::chrono::nanoseconds(std::max<uint64_t>(bundle_.probes[i].interval_ns, 1000));
-    intervals_.push_back({i, period, SteadyClock::now() + period});
+    intervals_.push_back({i, period, SteadyClock::now() + period, !paused});
   }
 }
 
@@ -245,6 +247,8 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   context.clock = &clock_;
   context.count_hits = options_.measure;
   context.on_process = scope.on_process;
+  context.paused = scope.paused;
+  context.interrupted = scope.interrupted;
   if (has_uprobes(bundle_)) {
     if (scope.pids.empty() && scope.command.empty()) {
       return fail(ErrorCode::kInvalid,
@@ -260,7 +264,7 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
     SPILE_TRY_VOID(run_all(ProbeKind::kBegin, local_region_));
     if (!scope.command.empty()) SPILE_TRY_VOID(spawn_untraced(scope.command));
   }
-  start_intervals();
+  start_intervals(scope.paused);
   return {};
 }
 
@@ -282,7 +286,7 @@ void UserTrace::refresh_clock() {
 Result<void> UserTrace::run_due_intervals() {
   for (Interval& interval : intervals_) {
     auto now = SteadyClock::now();
-    if (detached_ || now < interval.next) continue;
+    if (detached_ || !interval.on || now < interval.next) continue;
     SPILE_TRY_VOID(run_program(interval.probe, primary()));
     // A tracer that was held up does not fire in a burst afterwards.
     interval.next = std::max(interval.next + interval.period, now);
@@ -305,13 +309,26 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     auto now = SteadyClock::now();
     if (count > 0 || now >= deadline || detached_) return count;
     auto wait = std::min<SteadyClock::duration>(kPollEvery, deadline - now);
-    for (const Interval& interval : intervals_) wait = std::min(wait, interval.next - now);
+    for (const Interval& interval : intervals_) {
+      if (interval.on) wait = std::min(wait, interval.next - now);
+    }
     if (wait > SteadyClock::duration::zero()) {
       auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(wait).count();
       timespec t = {ns / 1'000'000'000, ns % 1'000'000'000};
       if (nanosleep(&t, nullptr) < 0) return size_t{0};  // a signal: the caller wants to know
     }
   }
+}
+
+Result<void> UserTrace::switch_probes(std::span<const int> probes, bool on) {
+  for (const auto& attachment : attachments_) attachment->switches.set(probes, on);
+  for (Interval& interval : intervals_) {
+    const bool is_meant =
+        std::ranges::find(probes, static_cast<int>(interval.probe)) != probes.end();
+    if (!is_meant || std::exchange(interval.on, on) == on) continue;
+    if (on) interval.next = SteadyClock::now() + interval.period;
+  }
+  return {};
 }
 
 bool UserTrace::targets_gone() {

@@ -1,6 +1,7 @@
 #include "user_engine/jit/detour.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "user_engine/jit/emitter.h"
@@ -29,6 +30,22 @@ constexpr SlotMask kCallClobbers =
     slot_bit(offsetof(abi::HitFrame, di)) | slot_bit(offsetof(abi::HitFrame, r8)) |
     slot_bit(offsetof(abi::HitFrame, r9)) | slot_bit(offsetof(abi::HitFrame, r10)) |
     slot_bit(offsetof(abi::HitFrame, r11));
+
+/// A gate is one word.
+constexpr size_t kWordBytes = 8;
+/// Recommended nops of 1 to 8 bytes. Source: Intel SDM vol. 2B, NOP.
+constexpr std::array<std::array<uint8_t, kWordBytes>, kWordBytes> kNops = {
+    {{0x90},
+     {0x66, 0x90},
+     {0x0f, 0x1f, 0x00},
+     {0x0f, 0x1f, 0x40, 0x00},
+     {0x0f, 0x1f, 0x44, 0x00, 0x00},
+     {0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00},
+     {0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00},
+     {0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00}}};
+constexpr size_t kJumpBytes = 5;
+/// cs before a jmp: no meaning, one byte more.
+constexpr uint8_t kPrefix = 0x2e, kJump = 0xe9;
 
 const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp,
                        x86::rsi, x86::rdi, x86::r8,  x86::r9,  x86::r10,
@@ -83,9 +100,9 @@ class DetourEmitter {
     if (calls_pending()) {
       needs_.clobbers |= kCallClobbers;
       needs_.clobbers_flags = true;
-      for (const HelperCode* entry : {&spec_.pending->note, &spec_.pending->take,
-                                      &spec_.pending->arm, &spec_.pending->arrive,
-                                      &spec_.pending->leave})
+      for (const HelperCode* entry :
+           {&spec_.pending->note, &spec_.pending->take, &spec_.pending->arm, &spec_.pending->arrive,
+            &spec_.pending->leave})
         needs_.stack_bytes = std::max(needs_.stack_bytes, entry->stack_bytes);
     }
     if (has_leave()) {
@@ -126,9 +143,7 @@ class DetourEmitter {
   // ---- where an indirect jump goes
   // -----------------------------------------------------------------------------------------
 
-  bool is_register_jump() const {
-    return jump_->modrm_offset != 0 && (jump_->modrm >> 6) == 3;
-  }
+  bool is_register_jump() const { return jump_->modrm_offset != 0 && (jump_->modrm >> 6) == 3; }
   uint8_t jump_register() const {
     return static_cast<uint8_t>((jump_->modrm & 7u) | (jump_->rex & 1u) << 3);
   }
@@ -194,7 +209,11 @@ class DetourEmitter {
   }
 
   void hit() {
+    const bool is_gated = !spec_.programs.empty() && !calls_pending();
+    if (is_gated) pad_to_gate(kWordBytes);
+    const size_t entry = emit_.offset();
     emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
+    if (is_gated) gates_.push_back({entry, emit_.offset(), kToDisplaced, 0, spec_.programs.size()});
     save();
     fill_context();
     if (needs_.calls) {
@@ -206,12 +225,67 @@ class DetourEmitter {
       if (event.kind == CallEvent::Kind::kLeave) load_target(event);
       call_pending(entry_of(event.kind), event.number);
     }
-    count_unconditional_hit();
-    for (size_t i = 0; i < spec_.programs.size();) i = run_programs_from(i);
+    if (spec_.hits && spec_.programs.empty() && spec_.calls.empty()) count_hit(*spec_.hits);
+    for (size_t i = 0; i < spec_.programs.size();) i = run_programs_from(i, is_gated);
     if (needs_.calls) switch_alignment_check();
     if (needs_.overrides) return_instead();
     restore();
     leave();
+  }
+
+  // ---- gates
+
+  static constexpr size_t kToDisplaced = SIZE_MAX;
+  /// What becomes a Gate when the bytes are there.
+  struct PlannedGate {
+    size_t begin, end;  ///< the instruction that is there while open
+    size_t to;          ///< where the jump goes
+    size_t first_program, programs;
+  };
+
+  /// So that `bytes` from here on lie in one aligned word of the target.
+  void pad_to_gate(size_t bytes) {
+    const size_t in_word = (spec_.at + emit_.offset()).value % kWordBytes;
+    if (in_word + bytes <= kWordBytes) return;
+    const size_t padding = kWordBytes - in_word;
+    const auto& nop = kNops[padding - 1];
+    emit_.embed({nop.begin(), nop.begin() + static_cast<std::ptrdiff_t>(padding)});
+  }
+
+  size_t begin_gate() {
+    pad_to_gate(kJumpBytes);
+    const size_t begin = emit_.offset();
+    const auto& nop = kNops[kJumpBytes - 1];
+    emit_.embed({nop.begin(), nop.begin() + kJumpBytes});
+    return begin;
+  }
+  void end_gate(size_t begin, size_t first_program, size_t programs) {
+    gates_.push_back({begin, begin + kJumpBytes, emit_.offset(), first_program, programs});
+  }
+
+  /// `bytes`: of the detour, without displaced code.
+  Result<std::vector<Gate>> finished_gates(const std::vector<uint8_t>& bytes) const {
+    std::vector<Gate> gates;
+    for (const PlannedGate& planned : gates_) {
+      const size_t in_word = (spec_.at + planned.begin).value % kWordBytes;
+      const size_t word = planned.begin - in_word, length = planned.end - planned.begin;
+      if (in_word + length > kWordBytes || length < kJumpBytes || word + kWordBytes > bytes.size())
+        return fail(ErrorCode::kInternal, "the detour of {} has a gate across words", spec_.site);
+      const size_t to = planned.to == kToDisplaced ? bytes.size() : planned.to;
+      const auto distance = static_cast<int32_t>(to - planned.end);
+      Gate gate{static_cast<uint32_t>(word), 0, 0, static_cast<uint32_t>(planned.first_program),
+                static_cast<uint32_t>(planned.programs)};
+      std::array<uint8_t, kWordBytes> code;
+      std::memcpy(code.data(), bytes.data() + word, kWordBytes);
+      std::memcpy(&gate.open, code.data(), kWordBytes);
+      uint8_t* jump = code.data() + in_word;
+      std::memset(jump, kPrefix, length - kJumpBytes);
+      jump[length - kJumpBytes] = kJump;
+      std::memcpy(jump + length - sizeof distance, &distance, sizeof distance);
+      std::memcpy(&gate.closed, code.data(), kWordBytes);
+      gates.push_back(gate);
+    }
+    return gates;
   }
 
   /// Where the program runs with the alignment check on, it is off for our helpers, which read
@@ -283,31 +357,34 @@ class DetourEmitter {
     emit_.locked(Inst::kIdInc, x86::qword_ptr(x86::rax, x86::r11));
   }
 
-  /// A hit is counted once however many programs it runs, and if all are conditional where the
-  /// first of them runs.
-  void count_unconditional_hit() {
-    bool always = std::any_of(spec_.programs.begin(), spec_.programs.end(),
-                              [](const DetourProgram& p) { return p.pending == 0; });
-    if (spec_.hits && (always || (spec_.programs.empty() && spec_.calls.empty())))
-      count_hit(*spec_.hits);
+  /// Runs the programs from `i` on that share its note, or that need none; returns the next.
+  size_t run_programs_from(size_t i, bool is_gated) {
+    const uint32_t number = spec_.programs[i].pending;
+    size_t end = i;
+    while (end < spec_.programs.size() && spec_.programs[end].pending == number) end++;
+    Label past = emit_.new_label();
+    if (number != 0) {
+      call_pending(spec_.pending->take, number);
+      emit_.op(Inst::kIdTest, x86::eax, x86::eax);
+      emit_.jump_if(x86::CondCode::kE, past);
+    }
+    const bool needs_gate = !is_gated && (spec_.hits || end - i == 1);
+    const size_t begin = needs_gate ? begin_gate() : 0;
+    run_group(i, end);
+    if (needs_gate) end_gate(begin, i, end - i);
+    emit_.bind(past);
+    return end;
   }
 
-  /// Runs program `i` and those that share its note; returns the next.
-  size_t run_programs_from(size_t i) {
-    const uint32_t number = spec_.programs[i].pending;
-    if (number == 0) {
-      run_program(spec_.programs[i]);
-      return i + 1;
-    }
-    Label past = emit_.new_label();
-    call_pending(spec_.pending->take, number);
-    emit_.op(Inst::kIdTest, x86::eax, x86::eax);
-    emit_.jump_if(x86::CondCode::kE, past);
+  /// A hit is counted once however many programs it runs. One alone has its gate around the group.
+  void run_group(size_t first, size_t end) {
     if (spec_.hits) count_hit(*spec_.hits);
-    for (; i < spec_.programs.size() && spec_.programs[i].pending == number; i++)
+    for (size_t i = first; i < end; i++) {
+      const bool needs_gate = end - first > 1 && !is_empty(*spec_.programs[i].body);
+      const size_t begin = needs_gate ? begin_gate() : 0;
       run_program(spec_.programs[i]);
-    emit_.bind(past);
-    return i;
+      if (needs_gate) end_gate(begin, i, 1);
+    }
   }
 
   const HelperCode& entry_of(CallEvent::Kind kind) const {
@@ -421,6 +498,7 @@ class DetourEmitter {
                   spec_.site);
     }
     SPILE_TRY_VOID(relocate_inlined(detour.bytes));
+    SPILE_TRY(detour.gates, finished_gates(detour.bytes));
     detour.displaced_offset = static_cast<uint32_t>(detour.bytes.size());
     detour.stack_bytes = total_ == 0 ? 0 : stack_bytes();
     detour.inlined = inline_ && inlined_at_ != 0;
@@ -454,6 +532,7 @@ class DetourEmitter {
   int32_t frame_at_ = 0, flags_at_ = 0;  ///< from rsp while programs run
   uint32_t total_ = 0;  ///< what rsp is lowered by; 0: the detour is only the displaced code
   size_t inlined_at_ = 0;
+  std::vector<PlannedGate> gates_;
 };
 
 }  // namespace

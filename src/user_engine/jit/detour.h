@@ -13,6 +13,15 @@
 //         lea 128+frame(%rsp),%rsp; ret     to the caller: nothing of the function has run
 //   displaced:  the site's own instructions and the jump back, made by the caller
 //
+// Programs can be switched off while threads run: by gates, each an instruction in one aligned word
+// that one store turns into a jump of the same length and back.
+//
+//   at:   lea   -(128+frame)(%rsp),%rsp     48 8d a4 24 dd dd dd dd
+//   off:  cs cs cs jmp displaced            2e 2e 2e e9 dd dd dd dd
+//
+// Where notes of calls are kept and taken whether programs run or not, and where a site has several
+// programs, the gate is a nop of five bytes before a program, or a jump over it.
+//
 // Where no program needs anything, the detour is only the displaced part. Nothing here depends on
 // the stack's alignment, on thread-local storage or on writable memory; it can be entered
 // recursively by signal handlers.
@@ -91,9 +100,18 @@ struct DetourSpec {
   std::function<Result<std::vector<uint8_t>>(TargetAddr)> displaced;
 };
 
+/// Programs that are skipped while this is closed. One naturally aligned store of 8 bytes: another
+/// core fetches the word as it was or as it is, and in both an instruction begins where one began.
+/// Source: AMD64 APM vol. 2, 7.6.1 (cross-modifying code). What runs behind the gate runs on.
+struct Gate {
+  uint32_t offset = 0;            ///< of the word in Detour::bytes; a multiple of 8 in the target
+  uint64_t open = 0, closed = 0;  ///< the word; bytes as in memory
+  uint32_t first_program = 0, programs = 0;  ///< in DetourSpec::programs: closed when all are off
+};
+
 /// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program,
 /// kMaxNoteBytes an event of a call, and what is inlined.
-inline constexpr size_t kMaxDetourBytes = 640, kMaxProgramCallBytes = 144, kMaxNoteBytes = 96;
+inline constexpr size_t kMaxDetourBytes = 656, kMaxProgramCallBytes = 164, kMaxNoteBytes = 96;
 
 struct Detour {
   std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at
@@ -101,6 +119,7 @@ struct Detour {
       0;                     ///< where the displaced instructions begin: threads may be moved there
   uint32_t stack_bytes = 0;  ///< upper bound below the target's rsp, red zone included
   bool inlined = false;      ///< the body was copied in
+  std::vector<Gate> gates;
 };
 
 /// Errors:  unsafe   a hit would need more stack than allowed; the message has both numbers. Or a

@@ -12,6 +12,7 @@
 
 #include "user_engine/jit/print.h"
 #include "user_engine/jit/test_programs.h"
+#include "x86/decode.h"
 
 namespace spile::jit {
 namespace {
@@ -820,6 +821,132 @@ TEST(DetourOverride, IsRefusedWhereTheFunctionMayHaveBegun) {
   EXPECT_NE(detour.error().message.find("override()"), std::string::npos);
 }
 
+// ---- gates
+// --------------------------------------------------------------------------------------------------
+
+void store_word(const DetourSpec& spec, const Gate& gate, uint64_t word) {
+  __atomic_store_n(reinterpret_cast<uint64_t*>((spec.at + gate.offset).value), word,
+                   __ATOMIC_RELEASE);
+}
+
+/// Where instructions begin in the detour's code before its displaced instructions.
+std::vector<size_t> instruction_starts(std::span<const uint8_t> code) {
+  std::vector<size_t> starts;
+  for (size_t at = 0; at < code.size();) {
+    starts.push_back(at);
+    auto insn = x86::decode(code.subspan(at));
+    if (!insn) break;
+    at += insn->length;
+  }
+  return starts;
+}
+
+TEST(DetourGate, SkipsEverythingAndKeepsEveryRegisterAndFlag) {
+  for (uint32_t inline_limit : {0u, 4096u}) {
+    World world;
+    int map = world.add_per_cpu_array(1, 16), hits = world.add_per_cpu_array(1);
+    Body body = world.compile(busy_program(map), as_engine(world.env()));
+    Site site(world, kLeaRet, 0);
+    DetourSpec spec = site.spec({{&body, 0}});
+    spec.inline_limit_bytes = inline_limit;
+    spec.hits = HitCounter{TargetAddr(reinterpret_cast<uint64_t>(world.map(hits).value(0))),
+                           world.map(hits).cpu_stride, kTestCpus - 1};
+    Detour detour = site.patch(spec);
+    ASSERT_EQ(detour.gates.size(), 1u);
+    store_word(spec, detour.gates[0], detour.gates[0].closed);
+    expect_state_kept(site);
+    EXPECT_EQ(world.map(map).sum(0), 0u);
+    EXPECT_EQ(world.map(hits).sum(0), 0u);
+    store_word(spec, detour.gates[0], detour.gates[0].open);
+    expect_state_kept(site);
+    EXPECT_EQ(world.map(map).sum(0), 256u);
+    EXPECT_EQ(world.map(hits).sum(0), 256u);
+  }
+}
+
+TEST(DetourGate, OfEachProgramSkipsThatProgram) {
+  for (bool counts_hits : {false, true}) {
+    World world;
+    int map = world.add_per_cpu_array(3), hits = world.add_per_cpu_array(1);
+    std::vector<Body> bodies;
+    std::vector<DetourProgram> programs;
+    for (uint32_t i = 0; i < 3; ++i)
+      bodies.push_back(world.compile(count_program(map, i), as_engine(world.env())));
+    for (const Body& body : bodies) programs.push_back({&body, 0});
+    Site site(world, kLeaRet, 0);
+    DetourSpec spec = site.spec(programs);
+    if (counts_hits)
+      spec.hits = HitCounter{TargetAddr(reinterpret_cast<uint64_t>(world.map(hits).value(0))),
+                             world.map(hits).cpu_stride, kTestCpus - 1};
+    Detour detour = site.patch(spec);
+    ASSERT_EQ(detour.gates.size(), 4u) << "one for all, one each";
+    for (const Gate& gate : detour.gates) {
+      if (gate.programs == 1 && gate.first_program == 1) store_word(spec, gate, gate.closed);
+    }
+    expect_state_kept(site);
+    EXPECT_EQ(world.map(map).sum(0), 256u);
+    EXPECT_EQ(world.map(map).sum(1), 0u);
+    EXPECT_EQ(world.map(map).sum(2), 256u);
+    EXPECT_EQ(world.map(hits).sum(0), counts_hits ? 256u : 0u);
+  }
+}
+
+/// Else a call that began while its probe was off would be told later, or one that began before
+/// never be forgotten.
+TEST(DetourGate, LeavesNotesOfCallsToBeMadeAndTaken) {
+  PendingSite p;
+  int map = p.world.add_per_cpu_array(2);
+  Body always = p.world.compile(count_program(map, 0), as_engine(p.world.env()));
+  Body noted_only = p.world.compile(count_program(map, 1), as_engine(p.world.env()));
+  DetourSpec spec = p.spec({{&always, 0, 0, 0}, {&noted_only, 0, 8, 1}});
+  spec.calls = {{CallEvent::Kind::kNote, 3}};
+  Detour detour = p.site.patch(spec);
+  ASSERT_EQ(detour.gates.size(), 2u);
+  for (const Gate& gate : detour.gates) store_word(spec, gate, gate.closed);
+  take_answers = 1 << 1;
+  expect_state_kept(p.site);
+  EXPECT_EQ(noted.size(), 256u);
+  EXPECT_EQ(asked.size(), 256u);
+  EXPECT_EQ(p.world.map(map).sum(0) + p.world.map(map).sum(1), 0u);
+  for (const Gate& gate : detour.gates) store_word(spec, gate, gate.open);
+  run_with_state(p.site.code().value, distinct_state(1, 0));
+  EXPECT_EQ(p.world.map(map).sum(0), 1u);
+  EXPECT_EQ(p.world.map(map).sum(1), 1u);
+}
+
+/// Wherever the detour lies: a word is stored by one aligned store, and no thread stands where an
+/// instruction no longer begins.
+TEST(DetourGate, IsOneAlignedWordAndMovesNoInstruction) {
+  PendingSite p;
+  int map = p.world.add_per_cpu_array(4);
+  Body body = p.world.compile(count_program(map), as_engine(p.world.env()));
+  size_t gates = 0;
+  for (uint64_t shift = 0; shift < 16; ++shift) {
+    for (uint32_t number : {0u, 1u}) {
+      for (uint64_t cookie : {uint64_t{0}, uint64_t{1} << 40}) {
+        DetourSpec spec = p.spec({{&body, 0, 0, 0}, {&body, cookie, 0, 0}, {&body, 0, 8, number}});
+        spec.at = spec.at + shift;
+        auto detour = emit_detour(spec);
+        ASSERT_TRUE(detour) << detour.error().message;
+        std::vector<uint8_t> code(detour->bytes.begin(),
+                                  detour->bytes.begin() + detour->displaced_offset);
+        const auto starts = instruction_starts(code);
+        for (const Gate& gate : detour->gates) {
+          EXPECT_EQ((spec.at + gate.offset).value % 8, 0u);
+          ASSERT_LE(gate.offset + 8, code.size());
+          EXPECT_EQ(std::memcmp(&code[gate.offset], &gate.open, 8), 0);
+          auto closed = code;
+          std::memcpy(&closed[gate.offset], &gate.closed, 8);
+          EXPECT_NE(closed, code);
+          EXPECT_EQ(instruction_starts(closed), starts) << "shift " << shift;
+          ++gates;
+        }
+      }
+    }
+  }
+  EXPECT_GT(gates, 64u);
+}
+
 // ---- figures: printed, not asserted
 // ----------------------------------------------------------------------------
 
@@ -860,6 +987,24 @@ void measure(const char* name,
   std::printf("  %-58s +%.2f ns\n", name, ns_per_call(site.code()) - bare);
 }
 
+void measure_off(double bare) {
+  World world;
+  int map = world.add_per_cpu_array(64);
+  Body body = world.compile(count_program(map), as_engine(world.env()));
+  Site site(world, kLeaRet, 0);
+  DetourSpec spec = site.spec({{&body, 0}});
+  Detour detour = site.patch(spec);
+  auto start = std::chrono::steady_clock::now();
+  constexpr int kTimes = 100'000;
+  for (int i = 0; i < kTimes; i++) {
+    const Gate& gate = detour.gates[0];
+    store_word(spec, gate, i % 2 != 0 ? gate.closed : gate.open);
+  }
+  std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
+  std::printf("  %-58s %.2f ns\n", "a gate's store", took.count() / kTimes);
+  std::printf("  %-58s +%.2f ns\n", "switched off", ns_per_call(site.code()) - bare);
+}
+
 TEST(DetourFigures, NanosecondsAddedToACall) {
   World world;
   Site bare_site(world, kLeaRet, 0);
@@ -881,6 +1026,7 @@ TEST(DetourFigures, NanosecondsAddedToACall) {
   measure("per-CPU counter, lookup helper called", bare, count, false, 0);
   measure("per-CPU array, key from a register, inlined", bare, hist, true, 256);
   measure("argument stored to a per-CPU array, inlined", bare, argument, true, 256);
+  measure_off(bare);
 }
 
 }  // namespace

@@ -39,6 +39,12 @@ inline uint32_t read_fs_u32(int32_t offset) {
   return value;
 }
 
+inline uint64_t read_fs_u64(int32_t offset) {
+  uint64_t value;
+  asm volatile("movq %%fs:(%1), %0" : "=r"(value) : "r"(int64_t{offset}) : "memory");
+  return value;
+}
+
 inline uint64_t stack_pointer() {
   uint64_t sp;
   asm volatile("mov %%rsp, %0" : "=r"(sp));

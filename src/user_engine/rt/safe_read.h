@@ -30,6 +30,23 @@ inline uint64_t min_u64(uint64_t a, uint64_t b) {
   return a < b ? a : b;
 }
 
+/// Where the part of the running thread's stack ends that may be loaded plainly, from `sp` on; 0
+/// where that is not known.
+///
+/// libc puts a thread's control block at the end of the block of memory that is its stack, and
+/// unmaps the block when the thread is gone. So while a thread runs on it, all between sp and the
+/// control block is there. Not so on signal stacks, coroutines and in processes made with CLONE_VM:
+/// there sp lies outside of what the control block says. The initial thread's begin is 0.
+/// Source: glibc nptl/allocatestack.c; musl src/thread/pthread_create.c.
+inline uint64_t thread_stack_end(const abi::RtConsts& consts, uint64_t sp) {
+  if (consts.stack_fs_offset == 0) return 0;
+  const uint64_t begin = read_fs_u64(consts.stack_fs_offset);
+  const uint64_t size = read_fs_u64(consts.stack_fs_offset + 8);
+  const uint64_t control_block = read_fs_u64(0);  // psABI for TLS: the fs base itself
+  if (begin == 0 || sp - begin >= size || control_block - begin >= size) return 0;
+  return control_block > sp ? control_block : 0;
+}
+
 /// Bytes from `address` on that may be loaded plainly: to the end of the safe range that holds it;
 /// 0 where none does.
 inline uint64_t plain_bytes(const abi::RtConsts& consts, uint64_t address) {
@@ -41,6 +58,8 @@ inline uint64_t plain_bytes(const abi::RtConsts& consts, uint64_t address) {
     if (address < page_end) return page_end - address;
     const bool on_main_stack = sp >= consts.main_stack_begin && sp < consts.main_stack_end;
     if (on_main_stack && address < consts.main_stack_end) return consts.main_stack_end - address;
+    const uint64_t end = on_main_stack ? 0 : thread_stack_end(consts, sp);
+    if (address < end) return end - address;
   }
   uint32_t low = 0, high = min_u64(consts.safe_range_count, abi::kMaxSafeRanges);
   while (low < high) {

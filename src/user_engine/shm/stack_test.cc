@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 
 #include "abi/hit_frame.h"
@@ -214,6 +215,124 @@ TEST_F(Stacks, WithoutTheKernelsCopyEndAtMemoryThatIsNotSurelyThere) {
   auto id = confined.call(Helper::kGetStackid, &frame, confined.map(), bpf::kUserStack);
   EXPECT_EQ(frames_of(static_cast<int64_t>(id)), std::vector<uint64_t>{kCode});
   EXPECT_GE(r_.region().stats_untrusted().refused_calls, 1u);
+}
+
+/// fs offset of where libc keeps begin and size of this thread's stack; 0: not found.
+int32_t stack_words_offset() {
+  pthread_attr_t attributes;
+  void* address = nullptr;
+  size_t size = 0, guard = 0;
+  if (pthread_getattr_np(pthread_self(), &attributes) != 0) return 0;
+  pthread_attr_getstack(&attributes, &address, &size);
+  pthread_attr_getguardsize(&attributes, &guard);
+  pthread_attr_destroy(&attributes);
+  const uint64_t begin = reinterpret_cast<uint64_t>(address) - guard;
+  for (int32_t at = 16; at < 2296; at += 8) {
+    if (rt::read_fs_u64(at) == begin && rt::read_fs_u64(at + 8) == size + guard) return at;
+  }
+  return 0;
+}
+
+class ThreadStacks : public Stacks {
+ public:
+  /// In a thread: its libc's offset found, system calls forbidden, so that only what is loaded
+  /// plainly can be read. `shift` is added to the offset.
+  template <typename Work>
+  void in_thread(Work work, int32_t shift = 0) {
+    std::thread([&] {
+      const int32_t offset = stack_words_offset();
+      ASSERT_NE(offset, 0) << "not where it was looked for";
+      const TestCode confined(r_, [&](abi::RtConsts& consts) {
+        consts.allowed_calls = 0;
+        consts.main_stack_begin = consts.main_stack_end = 0;
+        consts.stack_fs_offset = offset + shift;
+      });
+      work(confined);
+    }).join();
+  }
+  /// A chain of `count` frames, 1 KiB apart, in `memory`.
+  static uint64_t chain_in(uint8_t* memory, uint64_t count) {
+    auto at = (reinterpret_cast<uint64_t>(memory) + 15) & ~uint64_t{15};
+    for (uint64_t i = 0; i < count; ++i) {
+      const uint64_t frame[2] = {i + 1 < count ? at + (i + 1) * 1024 : 0, kCode + i + 1};
+      memcpy(reinterpret_cast<void*>(at + i * 1024), frame, sizeof frame);
+    }
+    return at;
+  }
+  size_t walked(const TestCode& code, uint64_t bp) {
+    abi::HitFrame frame = hit(bp);
+    auto id = code.call(Helper::kGetStackid, &frame, code.map(), bpf::kUserStack);
+    return frames_of(static_cast<int64_t>(id)).size();
+  }
+};
+
+TEST_F(ThreadStacks, AreLoadedPlainlyUpToTheControlBlock) {
+  in_thread([&](const TestCode& code) {
+    uint8_t frames[33 * 1024];
+    EXPECT_EQ(walked(code, chain_in(frames, 32)), 33u);
+  });
+  EXPECT_EQ(r_.region().stats_untrusted().refused_calls, 0u);
+}
+
+TEST_F(ThreadStacks, AreNotWhereLibcDoesNotSay) {
+  in_thread(
+      [&](const TestCode& code) {
+        uint8_t frames[33 * 1024];
+        EXPECT_LT(walked(code, chain_in(frames, 32)), 8u);
+      },
+      8);
+}
+
+/// Below the stack pointer, behind the control block, of another thread.
+TEST_F(ThreadStacks, DoNotMakeOtherMemorySafe) {
+  in_thread([&](const TestCode& code) {
+    stack_.chain(3, 48);
+    EXPECT_EQ(walked(code, stack_.at(0)), 1u);
+    uint64_t control_block = rt::read_fs_u64(0);
+    EXPECT_EQ(walked(code, (control_block + (1 << 20)) & ~uint64_t{15}), 1u);
+    std::atomic<uint64_t> others = 0;
+    std::atomic<bool> done = false;
+    std::thread other([&] {
+      uint8_t frames[33 * 1024];
+      others = chain_in(frames, 32);
+      while (!done) std::this_thread::yield();
+    });
+    while (others == 0) std::this_thread::yield();
+    EXPECT_EQ(walked(code, others), 1u);
+    done = true;
+    other.join();
+  });
+}
+
+/// On a signal stack or a coroutine what the control block says is of no use: the memory above the
+/// stack pointer may be anything. Here it ends.
+TEST_F(ThreadStacks, AreNotTakenForOtherStacks) {
+  static ThreadStacks* self;
+  static const TestCode* code;
+  static size_t frames;
+  self = this;
+  constexpr size_t kAltBytes = 1 << 16;
+  in_thread([&](const TestCode& confined) {
+    code = &confined;
+    void* memory =
+        mmap(nullptr, kAltBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    stack_t alternate{.ss_sp = memory, .ss_flags = 0, .ss_size = kAltBytes}, off{};
+    off.ss_flags = SS_DISABLE;
+    sigaltstack(&alternate, nullptr);
+    struct sigaction action = {}, before = {};
+    action.sa_flags = SA_ONSTACK;
+    action.sa_handler = [](int) {
+      uint8_t chain[17 * 1024];
+      frames = self->walked(*code, chain_in(chain, 16));
+    };
+    sigaction(SIGUSR1, &action, &before);
+    raise(SIGUSR1);
+    sigaction(SIGUSR1, &before, nullptr);
+    sigaltstack(&off, nullptr);
+    munmap(memory, kAltBytes);
+  });
+  EXPECT_GE(frames, 1u);
+  EXPECT_LT(frames, 8u) << "its own page alone";
 }
 
 /// Many threads meet the same stacks for the first time.

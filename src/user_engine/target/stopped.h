@@ -138,6 +138,13 @@ class StoppedProcess {
   /// some microseconds a thread.
   std::optional<int64_t> tid_offset() const;
 
+  /// Offset from the fs base of two words in which libc keeps where the stack of each thread begins
+  /// and its size, or nullopt where that is not certain. Found where the initial thread has 0 and
+  /// its first stack pointer there (glibc), and where the words of other threads hold both their
+  /// stack pointer and their control block; checked in every thread, and that all between the two
+  /// is mapped. A program that has cut holes there is left alone.
+  std::optional<int64_t> stack_offset() const;
+
   /// How long the target has been stopped.
   std::chrono::nanoseconds stopped_for() const { return os::Clock::now() - since_; }
 

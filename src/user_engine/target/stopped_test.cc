@@ -239,6 +239,38 @@ TEST(TidOffset, IsFoundInMuslAndGo) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
+TEST(StackOffset, IsThatOfTheLibcWithAndWithoutThreads) {
+  std::optional<int64_t> with, without;
+  Program threads = Program::start({build_program("sleepers.c", "cc -O1 -pthread")});
+  ASSERT_TRUE(threads.ready());
+  ASSERT_TRUE(look(threads.pid(), [&](StoppedProcess& p) { with = p.stack_offset(); }));
+  EXPECT_EQ(threads.finish(), "exit-success");
+  Program alone = Program::start({odd(), "threads", "0"});
+  ASSERT_TRUE(alone.ready());
+  ASSERT_TRUE(look(alone.pid(), [&](StoppedProcess& p) { without = p.stack_offset(); }));
+  EXPECT_EQ(alone.finish(), "exit-success");
+  ASSERT_TRUE(with);
+  EXPECT_EQ(with, without);
+  const std::string musl = build_program("sleepers.c", "musl-gcc -O1 -pthread");
+  if (musl.empty()) GTEST_SKIP() << "no musl";
+  Program other = Program::start({musl});
+  ASSERT_TRUE(other.ready());
+  ASSERT_TRUE(look(other.pid(), [&](StoppedProcess& p) { with = p.stack_offset(); }));
+  EXPECT_TRUE(with);
+}
+
+TEST(StackOffset, IsNotUsedInAProgramThatCutsHolesIntoItsStacks) {
+  Program program = Program::start({build_program("holes.c", "cc -O0 -pthread")});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [](StoppedProcess& process) {
+    EXPECT_EQ(process.threads().size(), 2u);
+    EXPECT_TRUE(process.tid_offset());
+    EXPECT_EQ(process.stack_offset(), std::nullopt);
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
 TEST(Eintr, IsCuredOnlyWhereACallMayStartAgain) {
   EXPECT_TRUE(restartable_after_eintr(232, false));   // epoll_wait
   EXPECT_TRUE(restartable_after_eintr(45, true));     // recvfrom
