@@ -1,4 +1,5 @@
-// The edge of the library: results become error numbers, exceptions stay inside, the words are kept for the caller.
+// The edge of the library: results become error numbers, exceptions stay inside, the words are kept
+// for the caller.
 #pragma once
 
 #include <new>

@@ -98,7 +98,8 @@ void add_switches(const spile_site* begin, const spile_site* end) {
     if (known.begin == begin) return;  // each source file of a module says so
   }
   r.modules.push_back({begin, end});
-  for (const std::string& name : r.on) (void)throw_all(switches_named(r.modules.back(), name), true);
+  for (const std::string& name : r.on)
+    (void)throw_all(switches_named(r.modules.back(), name), true);
 }
 
 void remove_switches(const spile_site* begin) {

@@ -1,7 +1,8 @@
 // Callbacks of tracepoints: a list that readers walk without a lock, replaced as a whole.
 //
 //   attach   new list published, then the switches thrown (a pass before that finds the list, too)
-//   detach   switches thrown back with the last one, new list published, readers waited for, old list freed
+//   detach   switches thrown back with the last one, new list published, readers waited for, old
+//   list freed
 #include <algorithm>
 #include <cerrno>
 #include <memory>
@@ -38,9 +39,8 @@ List list_of(const spile_tracepoint& tracepoint) {
 }
 
 List::const_iterator find(const List& list, Function function, const void* data) {
-  return std::ranges::find_if(list, [&](const spile_callback& c) {
-    return c.function == function && c.data == data;
-  });
+  return std::ranges::find_if(
+      list, [&](const spile_callback& c) { return c.function == function && c.data == data; });
 }
 
 /// The highest first; one that comes behind those of its own priority.
@@ -100,8 +100,7 @@ int detach(spile_tracepoint& tracepoint, Function function, const void* data) {
   std::unique_lock lock(r.mutex);
   List list = list_of(tracepoint);
   const auto found = find(list, function, data);
-  if (found == list.end())
-    return refuse(-ENOENT, "this function is not attached with this data");
+  if (found == list.end()) return refuse(-ENOENT, "this function is not attached with this data");
   list.erase(found);
   if (list.empty()) {
     const auto thrown = throw_switches(name_of(tracepoint), false);
@@ -131,7 +130,9 @@ extern "C" int spile_tracepoint_attach(spile_tracepoint* tracepoint,
   });
 }
 
-extern "C" int spile_tracepoint_detach(spile_tracepoint* tracepoint, void (*function)(), void* data) {
+extern "C" int spile_tracepoint_detach(spile_tracepoint* tracepoint,
+                                       void (*function)(),
+                                       void* data) {
   return guarded([&] {
     if (tracepoint == nullptr) return refuse(-EINVAL, "no tracepoint");
     return detach(*tracepoint, function, data);

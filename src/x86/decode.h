@@ -75,7 +75,7 @@ struct Shape {
 
   bool is_direct_branch() const {
     return kind == Kind::kCall || kind == Kind::kJmp || kind == Kind::kJcc || kind == Kind::kLoop ||
-           kind == Kind::kXbegin;
+           kind == Kind::kXbegin || kind == Kind::kSwitch;
   }
   /// The next instruction is never reached from this one (a call comes back, so it is not one of
   /// these).
