@@ -70,6 +70,20 @@ Kind kind_of(const ZydisDecodedInstruction& in) {
   return Kind::kPlain;
 }
 
+/// The switch of a tracepoint (include/spile/detail/site.h). Off, it is one nop of eight bytes; on, its
+/// third byte is 00, so that a nop of three bytes and a jump are run:
+///   0f 1f 84 e9 rel32   nopl rel32(%rcx,%rbp,8)        0f 1f 00   nopl (%rax);   e9 rel32   jmp
+/// Whoever looks at code has to see the way that it may take at any time.
+void note_switch(const ZydisDecodedInstruction& in, Shape& out) {
+  const bool is_switch = out.kind == Kind::kNop && in.length == 8 && out.modrm == 0x84 &&
+                         out.sib == 0xe9 && out.disp_bytes == 4;
+  if (!is_switch) return;
+  out.kind = Kind::kSwitch;
+  out.imm = out.disp;
+  out.imm_offset = out.disp_offset;
+  out.imm_bytes = out.disp_bytes;
+}
+
 uint8_t map_of(const ZydisDecodedInstruction& in) {
   if (in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) return 255;
   switch (in.opcode_map) {
@@ -115,6 +129,7 @@ void fill_shape(const ZydisDecodedInstruction& in, Shape& out) {
     out.imm_bytes = in.raw.imm[0].size / 8;
     out.imm = in.raw.imm[0].value.s;
   }
+  note_switch(in, out);
 }
 
 /// Allowed only at an I/O privilege level that programs practically never have; Zydis counts them
@@ -156,7 +171,8 @@ void add_register(const ZydisDecodedOperand& op, Insn& out) {
 void add_memory(const ZydisDecodedOperand& op, Insn& out) {
   out.reads |= gpr_mask(op.mem.base) | gpr_mask(op.mem.index);
   const bool by_modrm = op.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
-  const bool accessed = op.mem.type != ZYDIS_MEMOP_TYPE_AGEN && out.kind != Kind::kNop;
+  const bool accessed = op.mem.type != ZYDIS_MEMOP_TYPE_AGEN && out.kind != Kind::kNop &&
+                        out.kind != Kind::kSwitch;
   if (!by_modrm) {
     out.implicit_memory |= accessed;
     return;
@@ -205,6 +221,7 @@ std::string_view to_string(Kind kind) {
     case Kind::kJmp: return "jump";
     case Kind::kJmpIndirect: return "indirect jump";
     case Kind::kJcc: return "conditional jump";
+    case Kind::kSwitch: return "switch of a tracepoint";
     case Kind::kLoop: return "loop";
     case Kind::kXbegin: return "xbegin";
     case Kind::kRet: return "return";

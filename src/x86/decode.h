@@ -24,6 +24,7 @@ enum class Kind : uint8_t {
   kJmp,           ///< jmp rel8, rel32
   kJmpIndirect,   ///< jmp reg, jmp [mem]
   kJcc,           ///< jcc rel8, rel32
+  kSwitch,        ///< 0f 1f 84 e9 rel32: a nop that its program turns into a jump (see decode.cc)
   kLoop,          ///< loop, loope, loopne, jrcxz, jecxz: have only a rel8 form
   kXbegin,        ///< xbegin rel32: falls through, aborts to its target
   kRet,           ///< ret, ret imm16
@@ -74,7 +75,7 @@ struct Shape {
 
   bool is_direct_branch() const {
     return kind == Kind::kCall || kind == Kind::kJmp || kind == Kind::kJcc || kind == Kind::kLoop ||
-           kind == Kind::kXbegin;
+           kind == Kind::kXbegin || kind == Kind::kSwitch;
   }
   /// The next instruction is never reached from this one (a call comes back, so it is not one of
   /// these).

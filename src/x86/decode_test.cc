@@ -54,6 +54,9 @@ INSTANTIATE_TEST_SUITE_P(
         KindCase{"jmp *x(%rip)", {0xff, 0x25, 0, 0, 0, 0}, Kind::kJmpIndirect},
         KindCase{"je rel8", {0x74, 0x00}, Kind::kJcc},
         KindCase{"jg rel32", {0x0f, 0x8f, 0, 0, 0, 0}, Kind::kJcc},
+        KindCase{
+            "switch of a tracepoint, off", {0x0f, 0x1f, 0x84, 0xe9, 1, 0, 0, 0}, Kind::kSwitch},
+        KindCase{"nopl 1(%rax,%rax)", {0x0f, 0x1f, 0x84, 0x00, 1, 0, 0, 0}, Kind::kNop},
         KindCase{"loop", {0xe2, 0x00}, Kind::kLoop},
         KindCase{"jecxz", {0x67, 0xe3, 0x00}, Kind::kLoop},
         KindCase{"jrcxz", {0xe3, 0x00}, Kind::kLoop},
@@ -101,6 +104,15 @@ TEST(Decode, FindsRipRelativeOperandsAndTheirDisplacement) {
   EXPECT_FALSE(lea.has_memory);
   // the same ModRM bits mean r13 + disp8 with mod 1
   EXPECT_FALSE(decoded({0x41, 0x8b, 0x45, 0x00}).rip_relative);
+}
+
+TEST(Decode, KnowsWhereASwitchLeadsWhenItIsOn) {
+  const Insn off = decoded({0x0f, 0x1f, 0x84, 0xe9, 0x10, 0, 0, 0});
+  EXPECT_EQ(off.branch_target(TargetAddr(0x1000)), TargetAddr(0x1018));
+  EXPECT_TRUE(off.is_direct_branch());
+  EXPECT_FALSE(off.has_memory);
+  const Insn on = decoded({0xe9, 0x10, 0, 0, 0});  // behind 0f 1f 00
+  EXPECT_EQ(on.branch_target(TargetAddr(0x1003)), TargetAddr(0x1018));
 }
 
 TEST(Decode, FindsBranchTargetsForwardAndBackward) {

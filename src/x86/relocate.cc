@@ -222,6 +222,8 @@ Result<void> check_relocatable(const Insn& insn) {
   switch (insn.kind) {
     case Kind::kBreakpoint: return fail(ErrorCode::kUnsafe, "a breakpoint of somebody else");
     case Kind::kTrap: return fail(ErrorCode::kUnsafe, "a trap, whose handlers look at its address");
+    case Kind::kSwitch:
+      return fail(ErrorCode::kUnsafe, "the switch of a tracepoint, which its program rewrites");
     case Kind::kFar: return fail(ErrorCode::kUnsafe, "a far or privileged transfer");
     case Kind::kShadowStack: return fail(ErrorCode::kUnsafe, "an access to the shadow stack");
     case Kind::kCallIndirect: SPILE_TRY_VOID(check_indirect_call(insn)); break;

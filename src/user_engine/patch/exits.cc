@@ -69,6 +69,7 @@ class RegionScan {
     switch (s.kind) {
       case Kind::kRet: return ret(i, at);
       case Kind::kJmp:
+      case Kind::kSwitch:
       case Kind::kJcc:
       case Kind::kLoop:
       case Kind::kXbegin: return leave(at, s.branch_target(at));

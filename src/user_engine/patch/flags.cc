@@ -50,6 +50,7 @@ class FlagWalk {
       case Kind::kFar:
       case Kind::kBreakpoint: return true;
       case Kind::kJmp: paths_.push_back({insn->branch_target(path.at), pending}); return false;
+      case Kind::kSwitch:
       case Kind::kJcc:
       case Kind::kLoop:
       case Kind::kXbegin: paths_.push_back({insn->branch_target(path.at), pending}); break;

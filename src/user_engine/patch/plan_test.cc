@@ -230,6 +230,7 @@ TEST(PlanRule, RefusesBranchesOfEveryKindFromOtherFunctions) {
                    {{0x0f, 0x84, 0, 0, 0, 0, 0xc3}, 2, 6},
                    {{0x3e, 0x0f, 0x8f, 0, 0, 0, 0, 0xc3}, 3, 7},
                    {{0xf2, 0xe9, 0, 0, 0, 0}, 2, 6},
+                   {{0x0f, 0x1f, 0x84, 0xe9, 0, 0, 0, 0, 0xc3}, 4, 8},
                    {{0xc7, 0xf8, 0, 0, 0, 0, 0xc3}, 2, 6}};
   for (const auto& b : kBranches) {
     Module m = Module().function(kSite, kPlain).function(0x2000, b.code, "g");
@@ -661,6 +662,15 @@ TEST(Plan, RefusesInstructionsThatCannotMove) {
   EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
   EXPECT_EQ(plan.error().address, Module::at(kSite + 1));
   EXPECT_EQ(plan.error().instruction, "ud2");
+}
+
+TEST(Plan, RefusesToMoveTheSwitchOfATracepoint) {
+  Module m = Module().function(kSite, {0x55, 0x0f, 0x1f, 0x84, 0xe9, 0, 0, 0, 0, 0x5d, 0xc3});
+  m.rel32(kSite + 5, kSite + 9, kSite + 9);
+  const auto plan = m.plan(kSite);
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
+  EXPECT_EQ(plan.error().address, Module::at(kSite + 1));
 }
 
 TEST(Plan, RefusesTheEndOfTheText) {

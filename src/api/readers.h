@@ -1,0 +1,39 @@
+// Who is running handlers right now: so that what is taken out is freed only when nobody can still
+// use it.
+//
+// The problem: a handler list is read at every hit and changed once in a while. A lock or a shared
+// counter at each hit would cost more than the hit. So a thread that begins to read writes the
+// current epoch into a word of its own, and clears it at the end: two plain stores. Whoever has
+// changed a list makes every running thread pass a memory barrier (membarrier(2)), begins a new
+// epoch, and waits until no word holds an older one.
+//
+//   reader   word = epoch; list = load            writer   list = new; membarrier; ++epoch
+//            run handlers of list                          wait: every word is 0 or >= epoch
+//            word = 0                                      free the old list
+//
+// Either the reader's store is seen by the writer, or the reader loads the new list: the barrier
+// orders both at once.
+//
+// The words are wiped in a forked child (MADV_WIPEONFORK): its other threads do not exist. A thread
+// beyond the table's size counts itself in one shared counter instead.
+#pragma once
+
+#include <cstdint>
+
+#include "base/error.h"
+
+namespace spile::api {
+
+/// Whether the calling thread is between spile_enter() and spile_leave().
+bool is_inside_handler();
+
+/// Waits until every reader that was there has gone. A handler that never returns lets this wait
+/// for ever. Errors:  busy         called by a reader, which would wait for itself
+///          unsupported  the kernel has no membarrier(2), or a filter forbids it
+Result<void> wait_for_readers();
+
+/// Makes every running thread of the process fetch its code anew before it returns to it. Best
+/// effort: without it a thread may run old bytes for some more instructions.
+void synchronize_code();
+
+}  // namespace spile::api
