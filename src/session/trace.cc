@@ -216,7 +216,8 @@ bool Session::start_kernel() {
 }
 
 bool Session::start_user() {
-  engine_ = user_engine::make_engine({.measure = request_.verbose});
+  engine_ =
+      user_engine::make_engine({.measure = request_.verbose, .traps = trap_use(request_.target)});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
   scope.paused = request_.paused;
   scope.interrupted = [] { return g_interrupted != 0; };
@@ -434,10 +435,9 @@ void Session::report_end() {
   if (lost > 0 && !output_gone_) {
     if (auto told = output_->lost_events(lost); !told) output_gone_ = true;
   }
-  bool any_loss =
-      lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
-          stats->unseen_returns >
-      0;
+  bool any_loss = lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
+                      stats->unseen_returns >
+                  0;
   if (!request_.verbose && !any_loss) return;
   std::string line = "end:";
   if (stats->hits > 0) line += fmt::format(" {} hits,", stats->hits);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "abi/code_region.h"
+#include "abi/data_region.h"
 #include "abi/pending.h"
 #include "base/fd.h"
 #include "os/process.h"
@@ -20,6 +21,7 @@
 #include "user_engine/target/inject.h"
 #include "user_engine/target/stopped.h"
 #include "user_engine/target/threads_inside.h"
+#include "user_engine/traps.h"
 #include "user_engine/undo.h"
 #include "x86/decode.h"
 
@@ -82,8 +84,8 @@ Result<Adopted> read_journal(const Target& target, const AddressRange& data) {
   return adopted;
 }
 
-/// What the code of a process was before us: by the files behind it, each opened once, or by what the
-/// sealed code regions keep of modules without a file.
+/// What the code of a process was before us: by the files behind it, each opened once, or by what
+/// the sealed code regions keep of modules without a file.
 class Originals {
  public:
   Originals(const Target& target, const Found& found) {
@@ -125,10 +127,10 @@ class Originals {
   }
 
   void read_saved(const Target& target, const os::MapEntry& code) {
-    auto consts =
-        target.memory().read_value<abi::RtConsts>(code.start + abi::kConstsOffset);
+    auto consts = target.memory().read_value<abi::RtConsts>(code.start + abi::kConstsOffset);
     const bool is_ours = consts && consts->magic == abi::kConstsMagic &&
-                         consts->version == abi::kAbiVersion && consts->code_base == code.start.value;
+                         consts->version == abi::kAbiVersion &&
+                         consts->code_base == code.start.value;
     if (!is_ours || consts->saved_offset > code.size() ||
         consts->saved_count > (code.size() - consts->saved_offset) / sizeof(abi::SavedBytes))
       return;
@@ -142,7 +144,7 @@ class Originals {
 
   std::vector<target::Module> modules_;
   std::map<TargetAddr, std::vector<uint8_t>> saved_;  ///< by address
-  std::map<TargetAddr, Fd> files_;  ///< by the module's start
+  std::map<TargetAddr, Fd> files_;                    ///< by the module's start
 };
 
 bool leads_to_ours(const Target& target, const Found& found, TargetAddr at) {
@@ -196,6 +198,20 @@ void add_private_memory(const Found& found, TargetAddr data, std::vector<Address
   unmap.push_back({page->start, page->end});
 }
 
+/// The trap page says where int3s of ours may be and what was there, and it cannot be forged.
+void add_traps(const Target& target, const Found& found, Job& job) {
+  for (const ListedTrap& trap : listed_traps(target, found.maps)) {
+    job.traps.insert(trap.site);
+    auto now = target.memory().read_value<uint8_t>(trap.site);
+    if (now && *now == patch::kTrapByte)
+      job.patches.push_back({trap.site, {trap.original}, {*now}, 0, true});
+  }
+}
+
+bool is_trap(const abi::SiteEntry& entry) {
+  return entry.length == 1 && entry.patched[0] == patch::kTrapByte;
+}
+
 Job job_of(const Target& target, const Found& found, DetachReport& report) {
   Job job;
   job.adopted = true;
@@ -213,7 +229,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
     job.tracer_start_time = adopted->journal.tracer_start_time;
     if (job.semaphores.empty()) job.semaphores = believed_semaphores(target, adopted->journal);
     for (const abi::SiteEntry& entry : adopted->sites) {
-      if (entry.state == abi::SiteState::kEmpty) continue;
+      if (entry.state == abi::SiteState::kEmpty || is_trap(entry)) continue;
       auto patch = believe(target, found, originals, entry);
       if (patch)
         job.patches.push_back(std::move(*patch));
@@ -223,6 +239,8 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
             target.pid(), entry.address));
     }
   }
+  add_traps(target, found, job);
+  if (!found.data.empty()) job.scratch = found.data.front().start + abi::kScratchOffset;
   job.sort();
   return job;
 }
@@ -353,7 +371,8 @@ Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid) {
       report.after.resize(entry.length);
       if (!target.memory().read(TargetAddr(entry.address), report.after)) report.after.clear();
       bool is_there = std::equal(report.after.begin(), report.after.end(), entry.patched);
-      report.mechanism = is_there ? "jump" : "not in place";
+      const char* mechanism = is_trap(entry) ? "int3 with slot" : "jump";
+      report.mechanism = is_there ? mechanism : "not in place";
       for (const os::MapEntry& m : found.maps) {
         if (m.contains(TargetAddr(entry.address)))
           report.location = fmt::format("{}+{:#x}", m.path, entry.file_offset);

@@ -18,6 +18,7 @@
 #include "user_engine/switches.h"
 #include "user_engine/target/inject.h"
 #include "user_engine/target/process.h"
+#include "user_engine/traps.h"
 
 namespace spile::user_engine {
 
@@ -43,6 +44,7 @@ struct Attachment {
   std::unique_ptr<target::Target> target;
   std::shared_ptr<ProcessPlan> plan;
   AddressPlan addresses;
+  TrapWatch trap_watch;  ///< used where `addresses` has a trap page
   std::vector<PatchedSite> sites;
   std::vector<Semaphore> semaphores;  ///< counters of static tracepoints that we raised
   std::vector<RegionRange> ranges;
@@ -63,6 +65,7 @@ std::vector<engine::SiteReport> site_reports(const Attachment& attachment,
 /// What attaching needs beside the process.
 struct AttachContext {
   const bundle::Bundle* bundle = nullptr;
+  PlanOptions plan = {};
   std::vector<bpf::Analysis> analyses;  ///< one a program: every program has passed the checker
   shm::Clock* clock = nullptr;
   bool count_hits = false;

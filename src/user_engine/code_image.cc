@@ -194,6 +194,8 @@ class Builder {
       auto placed = request_.placements->find(&site);
       if (placed != request_.placements->end()) return placed->second.edits;
     }
+    if (site.plan.mechanism == patch::Mechanism::kTrap)
+      return std::vector{patch::Edit{site.plan.site, {site.plan.before[0]}, {patch::kTrapByte}}};
     SPILE_TRY(auto jump, patch::patch_bytes(site.plan, detour));
     return std::vector{patch::Edit{site.plan.site,
                                    {site.plan.before.begin(), site.plan.before.end()},
@@ -212,7 +214,7 @@ class Builder {
     if (head != site.plan.probed.end()) {
       add_actions(site.actions[static_cast<size_t>(head - site.plan.probed.begin())], spec, probes);
       spec.flags_live = head->flags_live;
-      if (request_.count_hits && !spec.programs.empty())
+      if (request_.count_hits && !spec.programs.empty() && !site.has_sentry(*request_.bundle, true))
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
                                     sizeof(abi::CpuStats), request_.cpu_mask};
     }

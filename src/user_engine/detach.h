@@ -32,6 +32,11 @@ struct DetachReport {
 /// Takes our probes out. A process that has ended, or called exec, has none: that is a success.
 Result<DetachReport> detach(Attachment& attachment);
 
+/// Puts back the bytes under int3s, in a stop, also in forked children; jumps and all mappings
+/// stay, threads in a detour too. Returns how many. Errors: busy, ask again; those of stopping and
+/// writing.
+Result<size_t> take_traps_out(const Attachment& attachment);
+
 /// Takes out an attach that failed halfway, in the same stop: no thread has run since the mappings
 /// were made.
 Result<void> undo_in_stop(target::StoppedProcess& process,

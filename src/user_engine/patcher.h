@@ -39,6 +39,8 @@ class Patcher {
 
   /// Sites that a thread stands in the way of.
   const std::set<const PlannedSite*>& blocked() const { return blocked_; }
+  /// Why SIGTRAP cannot be had, after a failure for that.
+  const std::optional<std::string>& no_traps() const { return no_traps_; }
   /// After success. The patcher is empty then.
   std::unique_ptr<Attachment> finish();
 
@@ -58,6 +60,8 @@ class Patcher {
   Result<void> fill_data();
   Result<void> fill_code();
   void fill_stones();
+  void fill_trap_page();
+  Result<void> take_sigtrap(target::StoppedProcess& process);
   abi::RtConsts constants(const CodeImage& code) const;
   void keep_views();
   void begin_journal();
@@ -78,15 +82,17 @@ class Patcher {
   const AttachContext& context_;
   Prepared prepared_;
   std::set<const PlannedSite*> blocked_;
+  std::optional<std::string> no_traps_;
   Mapping data_;
   shm::Region region_;
-  std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
-  Switches switches_;                       ///< keeps our view of the code
+  /// One a neighbourhood, then the trap page, then that of the stones.
+  std::vector<target::RemoteMemory> code_;
+  Switches switches_;  ///< keeps our view of the code
   std::optional<int64_t> tid_offset_, stack_offset_;
   uint32_t allowed_calls_ = abi::kCallAll;
   std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;
-  bool mapped_ = false, journaled_ = false;
+  bool mapped_ = false, journaled_ = false, has_sigtrap_ = false;
   std::vector<os::MapEntry> mappings_;
 };
 

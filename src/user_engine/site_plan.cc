@@ -13,7 +13,9 @@
 #include "elf/file.h"
 #include "user_engine/ifunc.h"
 #include "user_engine/process_code.h"
+#include "user_engine/sentries.h"
 #include "user_engine/site_report.h"
+#include "user_engine/trap_sites.h"
 #include "x86/format.h"
 
 namespace spile::user_engine {
@@ -32,8 +34,8 @@ Error ifunc_refused(std::string_view file, std::string_view symbol) {
 
 namespace {
 
-/// The modules of a process that are a given file: more than one after dlmopen. A mapping's own name
-/// (map_file_path) means that module, also where the file cannot be opened by it.
+/// The modules of a process that are a given file: more than one after dlmopen. A mapping's own
+/// name (map_file_path) means that module, also where the file cannot be opened by it.
 std::vector<const target::Module*> find_modules(const std::vector<target::Module>& modules,
                                                 pid_t reader,
                                                 const std::string& path) {
@@ -160,9 +162,13 @@ Result<void> check_memory(LiveCode& code, const ModuleImage& image, const patch:
 
 class Planner {
  public:
-  Planner(const target::Target& target, const Bundle& bundle, ProcessImages images)
+  Planner(const target::Target& target,
+          const Bundle& bundle,
+          ProcessImages images,
+          PlanOptions options)
       : target_(target),
         bundle_(bundle),
+        traps_(target, options),
         images_(std::move(images)),
         code_(target_, images_),
         ifuncs_(target, images_.modules()) {}
@@ -170,7 +176,13 @@ class Planner {
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
     for (auto& [image, functions] : returning_) plan_returns(*image, functions);
-    for (auto& [image, requests] : requests_) plan_module(*image, requests);
+    // What decides whether there may be an int3 at all comes first.
+    for (auto& [image, requests] : requests_) {
+      if (is_c_library(image->module().path)) plan_module(*image, requests);
+    }
+    for (auto& [image, requests] : requests_) {
+      if (!is_c_library(image->module().path)) plan_module(*image, requests);
+    }
     for (const auto& [returns, refusal] : failed_) refuse_returns(returns, refusal);
     std::erase_if(plan_.sites, [](const PlannedSite& site) { return !site.has_actions(); });
     plan_.images = images_.take();
@@ -192,6 +204,10 @@ class Planner {
       if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
           probe.kind != ProbeKind::kUsdt)
         continue;
+      if (user_engine::is_sentry(probe)) {
+        SPILE_TRY_VOID(collect_sentry(static_cast<int>(i)));
+        continue;
+      }
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = find_modules(images_.modules(), reader, probe.path);
       if (entry->second.empty()) {
@@ -203,6 +219,22 @@ class Planner {
       for (const target::Module* module : entry->second)
         SPILE_TRY_VOID(collect_in(*module, static_cast<int>(i)));
     }
+    return {};
+  }
+
+  /// In every library that has the function: the older C libraries have some of them twice.
+  Result<void> collect_sentry(int probe) {
+    const std::string& symbol = bundle_.probes[static_cast<size_t>(probe)].symbol;
+    bool found = false;
+    for (const target::Module& module : images_.modules()) {
+      if (!is_c_library(module.path)) continue;
+      SPILE_TRY(ModuleImage * image, images_.image_of(module));
+      for (const symbols::Function* f : image->symbols().find(symbol)) {
+        requests_[image].push_back({module.bias.to_target(f->addr), {Action::Kind::kProbe, probe}});
+        found = true;
+      }
+    }
+    if (!found) plan_.unwatched = fmt::format("the C library's {} was not found", symbol);
     return {};
   }
 
@@ -362,7 +394,8 @@ class Planner {
   void plan_module(const ModuleImage& image, const std::vector<Request>& requests) {
     std::vector<TargetAddr> addresses;
     for (const Request& r : requests) addresses.push_back(r.address);
-    auto plans = patch::plan_windows(image.code(), addresses);
+    auto plans =
+        traps_.only_traps() ? no_jumps(addresses) : patch::plan_windows(image.code(), addresses);
     std::vector<bool> only_returns(plans.sites.size(), true);
     for (size_t i = 0; i < requests.size(); i++) {
       if (plans.outcomes[i] && requests[i].action.kind != Action::Kind::kReturn)
@@ -382,11 +415,15 @@ class Planner {
       sites[i] = &plan_.sites.emplace_back(
           PlannedSite{std::move(plans.sites[i]), &image, std::vector<std::vector<Action>>(heads)});
     }
+    std::vector<Unplaced> unplaced;
     for (size_t i = 0; i < requests.size(); i++) {
       const auto& outcome = plans.outcomes[i];
-      const patch::Refusal* refusal = outcome ? refused[outcome->site] : &outcome.error();
-      if (refusal != nullptr) {
-        refuse(image, requests[i], *refusal);
+      if (!outcome) {
+        unplaced.push_back({&requests[i], outcome.error()});
+        continue;
+      }
+      if (refused[outcome->site] != nullptr) {
+        refuse(image, requests[i], *refused[outcome->site]);
         continue;
       }
       PlannedSite& site = *sites[outcome->site];
@@ -395,9 +432,58 @@ class Planner {
       site.actions[static_cast<size_t>(head - site.plan.probed.begin())].push_back(
           requests[i].action);
     }
+    plan_traps(live, image, unplaced, sites);
+  }
+
+  static patch::Plans no_jumps(std::span<const TargetAddr> addresses) {
+    patch::Plans plans;
+    for (const TargetAddr address : addresses) {
+      patch::Refusal refusal;
+      refusal.address = address;
+      refusal.reason = "no jump was tried";
+      plans.outcomes.emplace_back(std::unexpected(std::move(refusal)));
+    }
+    return plans;
+  }
+
+  struct Unplaced {
+    const Request* request;
+    patch::Refusal refusal;
+  };
+
+  /// What no jump fits: refused, unless an int3 is allowed there.
+  void plan_traps(LiveCode& live,
+                  const ModuleImage& image,
+                  const std::vector<Unplaced>& unplaced,
+                  const std::vector<PlannedSite*>& sites) {
+    std::vector<TrapPlanner::Refused> places;
+    for (const Unplaced& u : unplaced) places.push_back({u.request->address, u.refusal});
+    std::vector<target::AddressRange> taken;
+    for (const PlannedSite* site : sites) {
+      if (site != nullptr) taken.push_back(bytes_taken(site->plan));
+    }
+    auto traps = traps_.instead(image, places, taken, plan_.unwatched);
+    std::map<TargetAddr, PlannedSite*> by_address;
+    for (size_t i = 0; i < traps.size(); i++) {
+      auto refusal = traps[i] ? refuse_site(live, image, *traps[i], false)
+                              : std::optional(std::move(traps[i].error()));
+      if (refusal) {
+        refuse(image, *unplaced[i].request, *refusal);
+        continue;
+      }
+      PlannedSite*& site = by_address[traps[i]->site];
+      if (site == nullptr)
+        site = &plan_.sites.emplace_back(PlannedSite{std::move(*traps[i]), &image, {{}}});
+      site->actions.front().push_back(unplaced[i].request->action);
+    }
   }
 
   void refuse(const ModuleImage& image, const Request& request, const patch::Refusal& refusal) {
+    if (is_sentry(request)) {
+      plan_.unwatched = fmt::format("{} of the C library cannot be watched ({})",
+                                    image.name_of(request.address), refusal.reason);
+      return;
+    }
     if (request.action.returns < 0) {
       plan_.refused.push_back(
           refusal_report(image, request.address, request.action.probe, target_.pid(), refusal));
@@ -409,6 +495,11 @@ class Planner {
     of_place.reason = fmt::format("its {} at {} cannot be patched: {}", what,
                                   image.name_of(request.address), refusal.reason);
     failed_.emplace(request.action.returns, std::move(of_place));
+  }
+
+  bool is_sentry(const Request& request) const {
+    return request.action.probe >= 0 &&
+           user_engine::is_sentry(bundle_.probes[static_cast<size_t>(request.action.probe)]);
   }
 
   static const char* name_of(Action::Kind kind) {
@@ -442,6 +533,7 @@ class Planner {
 
   const target::Target& target_;
   const Bundle& bundle_;
+  TrapPlanner traps_;
   ProcessImages images_;
   ProcessCode code_;
   IfuncFinder ifuncs_;
@@ -455,9 +547,15 @@ class Planner {
 
 }  // namespace
 
-Result<ProcessPlan> plan_process(const target::Target& target, const Bundle& bundle) {
+Result<ProcessPlan> plan_process(const target::Target& target,
+                                 const Bundle& bundle,
+                                 PlanOptions options) {
   SPILE_TRY(auto images, ProcessImages::open(target));
-  return Planner(target, bundle, std::move(images)).plan();
+  return Planner(target, bundle, std::move(images), options).plan();
+}
+
+target::AddressRange bytes_taken(const patch::SitePlan& plan) {
+  return {plan.site, std::max(plan.window_end(), plan.site + plan.written)};
 }
 
 bool PlannedSite::has_actions() const {
@@ -472,6 +570,19 @@ std::vector<int> returns_at(const PlannedSite& site) {
     }
   }
   return {all.begin(), all.end()};
+}
+
+bool PlannedSite::has_sentry(const Bundle& bundle, bool only) const {
+  bool found = false;
+  for (const auto& list : actions) {
+    for (const Action& action : list) {
+      const bool is_one =
+          action.probe >= 0 && is_sentry(bundle.probes[static_cast<size_t>(action.probe)]);
+      if (only && !is_one) return false;
+      found |= is_one;
+    }
+  }
+  return found;
 }
 
 bool PlannedSite::notes_calls() const {

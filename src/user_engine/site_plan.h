@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bundle/bundle.h"
@@ -13,6 +14,7 @@
 #include "user_engine/patch/code_map.h"
 #include "user_engine/patch/plan.h"
 #include "user_engine/target/process.h"
+#include "user_engine/trap_use.h"
 
 namespace spile::user_engine {
 
@@ -46,6 +48,8 @@ struct PlannedSite {
   bool has_actions() const;
   /// Has a tracked function's entry.
   bool notes_calls() const;
+  /// Has a hidden probe (sentries.h); `only`: and no other.
+  bool has_sentry(const bundle::Bundle& bundle, bool only) const;
 };
 
 /// The return probes of one function: all of its places are patched, or none.
@@ -53,8 +57,8 @@ struct PlannedReturns {
   std::vector<int> probes;  ///< indices into Bundle::probes
   const ModuleImage* image = nullptr;
   TargetAddr function;
-  std::string how;    ///< "3 returns, 1 tail jump to g"
-  bool plain = true;  ///< as patch::Returns
+  std::string how;                   ///< "3 returns, 1 tail jump to g"
+  bool plain = true;                 ///< as patch::Returns
   std::vector<patch::Region> known;  ///< as patch::Returns; empty: it leaves through no pointer
   size_t places = 0;                 ///< instructions that are probed for it
   bool refused = false;
@@ -65,6 +69,8 @@ struct ProcessPlan {
   std::deque<PlannedSite> sites;                     ///< in no order; they stay where they are
   std::deque<PlannedReturns> returns;
   std::vector<engine::SiteReport> refused;
+  /// Why nobody would wait who takes SIGTRAP away (sentries.h): then there may be no int3.
+  std::optional<std::string> unwatched;
 
   /// Takes the return probes of a function out of every site. Sites may be left without actions.
   /// The reports for people, one a probe: none the second time.
@@ -73,10 +79,23 @@ struct ProcessPlan {
                                                  const patch::Refusal& refusal);
 };
 
+/// How plan_process() is to plan.
+struct PlanOptions {
+  TrapUse traps = TrapUse::kNever;
+
+  bool allow_trap() const { return traps != TrapUse::kNever; }
+  bool only_traps() const { return traps == TrapUse::kEverywhere; }
+};
+
+/// The bytes that a site has for itself.
+target::AddressRange bytes_taken(const patch::SitePlan& plan);
+
 /// Errors:  not found   a probe's file is not mapped in the process, or it has no such function
 ///          those of reading the process and its files
 /// A place that cannot be patched safely is no error: it is in `refused`.
-Result<ProcessPlan> plan_process(const target::Target& target, const bundle::Bundle& bundle);
+Result<ProcessPlan> plan_process(const target::Target& target,
+                                 const bundle::Bundle& bundle,
+                                 PlanOptions options = {});
 
 /// The return probes that have a place in a site: indices into ProcessPlan::returns.
 std::vector<int> returns_at(const PlannedSite& site);

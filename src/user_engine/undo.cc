@@ -14,6 +14,7 @@
 #include "user_engine/address_plan.h"
 #include "user_engine/target/inject.h"
 #include "user_engine/target/threads_inside.h"
+#include "user_engine/traps.h"
 #include "x86/decode.h"
 #include "x86/format.h"
 
@@ -212,6 +213,10 @@ std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
     inside.insert(thread.tid);
     executing_ |= !thread.group_stopped;  // else it lacks no CPU but a SIGCONT
   }
+  for (const size_t thread : threads_trapping(process, job_.traps)) {
+    inside.insert(process.threads()[thread].tid);
+    executing_ |= !process.threads()[thread].group_stopped;
+  }
   auto interrupted = target::live_contexts(process, job_.code);
   for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
   for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
@@ -270,7 +275,9 @@ Result<void> Undo::restore(size_t limit) {
   return {};
 }
 
+/// No thread needs any of it: SIGTRAP's handler, which lies in one of the ranges, goes first.
 Result<void> Undo::unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges) {
+  if (!ranges.empty()) SPILE_TRY_VOID(give_back_sigtrap(process, job_.code, job_.scratch));
   for (const AddressRange& range : ranges) {
     auto gone = target::unmap(process, std::span(&range, 1));
     if (!gone) return forward(gone, "unmap {}-{}", range.start, range.end);
@@ -375,9 +382,11 @@ bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEnt
   return has_code;
 }
 
-/// Other processes that share one of these memory files: children forked while the target was
-/// traced, so none that is older than the tracer.
-std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known) {
+}  // namespace
+
+std::vector<pid_t> forked_children(const std::vector<os::MapEntry>& mappings,
+                                   uint64_t tracer_start_time,
+                                   const std::set<pid_t>& known) {
   std::vector<pid_t> found;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
@@ -386,16 +395,14 @@ std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known)
     auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (bad != std::errc() || end != name.data() + name.size() || known.contains(pid)) continue;
     auto stat = os::read_stat(pid, pid);
-    if (!stat || stat->kernel_thread() || stat->start_time < job.tracer_start_time) continue;
+    if (!stat || stat->kernel_thread() || stat->start_time < tracer_start_time) continue;
     auto thread = os::thread_with_memory(pid);
     if (!thread) continue;
     auto maps = os::read_maps(*thread);
-    if (maps && has_all(*maps, job.mappings)) found.push_back(pid);
+    if (maps && has_all(*maps, mappings)) found.push_back(pid);
   }
   return found;
 }
-
-}  // namespace
 
 Result<void> undo_in_stop(StoppedProcess& process, const Job& job) {
   DetachReport report;
@@ -410,7 +417,7 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
     report.processes++;
   }
   for (int pass = 0; pass < 20 && !job.mappings.empty(); pass++) {
-    auto children = forked_children(job, known);
+    auto children = forked_children(job.mappings, job.tracer_start_time, known);
     if (children.empty()) break;
     for (pid_t pid : children) {
       known.insert(pid);

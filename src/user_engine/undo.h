@@ -33,8 +33,11 @@ struct Job {
   std::vector<target::AddressRange> code;   ///< where a thread may be
   std::vector<target::AddressRange> unmap;  ///< in this order: the journal's own region last
   std::optional<TargetAddr> journal;        ///< its address in the target
-  uint64_t tracer_start_time = 0;           ///< clock ticks since boot; 0: not known
-  bool adopted = false;                     ///< left by another tracer
+  /// Where an int3 of ours is or was: a thread may have run into it and not be in `code` yet.
+  std::set<TargetAddr> traps;
+  std::optional<TargetAddr> scratch;  ///< a page of ours that may be written to
+  uint64_t tracer_start_time = 0;     ///< clock ticks since boot; 0: not known
+  bool adopted = false;               ///< left by another tracer
   /// Our memory files in the process: a forked child has exactly these.
   std::vector<os::MapEntry> mappings;
 
@@ -50,6 +53,12 @@ inline constexpr int kStops = 60;
 std::optional<TargetAddr> jump_target(const target::Target& target, TargetAddr at);
 
 bool in_any(const std::vector<target::AddressRange>& ranges, TargetAddr a);
+
+/// Other processes that have all of these mappings: children forked while the target was traced, so
+/// none that is older than the tracer.
+std::vector<pid_t> forked_children(const std::vector<os::MapEntry>& mappings,
+                                   uint64_t tracer_start_time,
+                                   const std::set<pid_t>& known);
 
 /// Undoes the job in a stopped process in which no thread has run since it was patched.
 Result<void> undo_in_stop(target::StoppedProcess& process, const Job& job);

@@ -17,6 +17,7 @@
 #include "user_engine/estimate.h"
 #include "user_engine/loader.h"
 #include "user_engine/merged_view.h"
+#include "user_engine/sentries.h"
 #include "user_engine/shm/helpers.h"
 #include "user_engine/shm/maps.h"
 #include "user_engine/shm/ring_reader.h"
@@ -35,6 +36,9 @@ namespace {
 constexpr uint64_t kTracerInsnBudget = 10'000'000;
 /// How often the rings are looked at. Nothing in the target wakes us: a hit makes no system call.
 constexpr auto kPollEvery = std::chrono::milliseconds(5);
+constexpr auto kPollTrapsEvery = std::chrono::milliseconds(1);
+/// How often it is asked whether traps are still served.
+constexpr auto kWatchEvery = std::chrono::milliseconds(50);
 
 Result<void> refuse_kernel_probes(const Bundle& bundle) {
   for (const Probe& probe : bundle.probes) {
@@ -107,11 +111,14 @@ class UserTrace final : public engine::Trace {
   }
   std::vector<const shm::Region*> regions() const;
   void refresh_clock();
+  void watch_traps();
+  SteadyClock::duration poll_every() const;
 
-  Bundle bundle_;
+  Bundle bundle_;  ///< with hidden probes behind the others
+  int sentry_map_ = -1;
   Options options_;
   shm::Clock clock_ = shm::Clock::start();
-  SteadyClock::time_point next_refresh_{};
+  SteadyClock::time_point next_refresh_{}, next_watch_{};
   std::vector<std::unique_ptr<Attachment>> attachments_;
   Mapping local_memory_;
   shm::Region local_region_;
@@ -241,11 +248,16 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   if (!bundle_.needs_kernel.empty())
     return fail(ErrorCode::kUnsupported, "{}: only the kernel can tell; use --engine kernel",
                 bundle_.needs_kernel);
+  const Bundle script = bundle_;
+  if (options_.traps != TrapUse::kNever && has_uprobes(bundle_)) {
+    SPILE_TRY(sentry_map_, add_sentries(bundle_));
+  }
   AttachContext context;
   context.bundle = &bundle_;
   SPILE_TRY(context.analyses, check_programs(bundle_));
   context.clock = &clock_;
   context.count_hits = options_.measure;
+  context.plan.traps = options_.traps;
   context.on_process = scope.on_process;
   context.paused = scope.paused;
   context.interrupted = scope.interrupted;
@@ -257,7 +269,7 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
     }
     SPILE_TRY_VOID(attach_all(scope, context));
     // Not for the target's sake: no figure is better than no trace.
-    if (options_.measure) hit_ns_ = estimate_hit_ns(bundle_, context.analyses).value_or(0);
+    if (options_.measure) hit_ns_ = estimate_hit_ns(script, context.analyses).value_or(0);
   } else {
     SPILE_TRY_VOID(make_local_region());
     SPILE_TRY_VOID(add_ring(local_region_, 0));
@@ -283,6 +295,36 @@ void UserTrace::refresh_clock() {
   }
 }
 
+/// A thread may be waiting.
+SteadyClock::duration UserTrace::poll_every() const {
+  const bool has_traps = std::ranges::any_of(
+      attachments_, [](const auto& a) { return a->addresses.trap_page.has_value(); });
+  return has_traps ? kPollTrapsEvery : kPollEvery;
+}
+
+/// What serves an int3 can be taken away by the program. Reads /proc, some 20 us a thread.
+void UserTrace::watch_traps() {
+  if (detached_ || sentry_map_ < 0) return;
+  const bool is_due = SteadyClock::now() >= next_watch_;
+  if (is_due) next_watch_ = SteadyClock::now() + kWatchEvery;
+  for (const auto& attachment : attachments_) {
+    if (!attachment->addresses.trap_page || !attachment->target->alive()) continue;
+    const bool waits = has_wish(attachment->region, sentry_map_);
+    std::optional<std::string> why;
+    if (is_due) why = attachment->trap_watch.look(*attachment->target);
+    if (waits) why = "the program changes what is done with SIGTRAP, or blocks it";
+    if (!why) continue;
+    auto out = take_traps_out(*attachment);
+    if (!out && out.error().code == ErrorCode::kBusy) continue;  // asked again at the next look
+    attachment->addresses.trap_page.reset();
+    SPILE_CHECK(answer_wish(attachment->region, sentry_map_).has_value());
+    warnings_.push_back(fmt::format(
+        "process {}: {}, so an int3 could kill it: {}", attachment->pid, *why,
+        out ? fmt::format("probes that need one ({}) have been taken out", *out)
+            : fmt::format("probes that need one cannot be taken out: {}", out.error().message)));
+  }
+}
+
 Result<void> UserTrace::run_due_intervals() {
   for (Interval& interval : intervals_) {
     auto now = SteadyClock::now();
@@ -299,6 +341,7 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
   auto deadline = SteadyClock::now() + timeout;
   while (true) {
     refresh_clock();
+    watch_traps();
     SPILE_TRY_VOID(run_due_intervals());
     size_t count = detached_ ? reader_.finish(visit) : reader_.poll(visit);
     if (reader_.stats().corrupt_rings > 0 && !std::exchange(gave_up_ring_, true)) {
@@ -308,7 +351,7 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     }
     auto now = SteadyClock::now();
     if (count > 0 || now >= deadline || detached_) return count;
-    auto wait = std::min<SteadyClock::duration>(kPollEvery, deadline - now);
+    auto wait = std::min<SteadyClock::duration>(poll_every(), deadline - now);
     for (const Interval& interval : intervals_) {
       if (interval.on) wait = std::min(wait, interval.next - now);
     }
