@@ -392,10 +392,7 @@ class Planner {
   }
 
   void plan_module(const ModuleImage& image, const std::vector<Request>& requests) {
-    std::vector<TargetAddr> addresses;
-    for (const Request& r : requests) addresses.push_back(r.address);
-    auto plans =
-        traps_.only_traps() ? no_jumps(addresses) : patch::plan_windows(image.code(), addresses);
+    auto plans = plan_jumps(image, requests);
     std::vector<bool> only_returns(plans.sites.size(), true);
     for (size_t i = 0; i < requests.size(); i++) {
       if (plans.outcomes[i] && requests[i].action.kind != Action::Kind::kReturn)
@@ -435,13 +432,20 @@ class Planner {
     plan_traps(live, image, unplaced, sites);
   }
 
-  static patch::Plans no_jumps(std::span<const TargetAddr> addresses) {
-    patch::Plans plans;
-    for (const TargetAddr address : addresses) {
-      patch::Refusal refusal;
-      refusal.address = address;
-      refusal.reason = "no jump was tried";
-      plans.outcomes.emplace_back(std::unexpected(std::move(refusal)));
+  patch::Plans plan_jumps(const ModuleImage& image, const std::vector<Request>& requests) const {
+    std::vector<TargetAddr> addresses;
+    for (const Request& r : requests) {
+      if (!traps_.only_traps() || is_sentry(r)) addresses.push_back(r.address);
+    }
+    auto plans = patch::plan_windows(image.code(), addresses);
+    if (!traps_.only_traps()) return plans;
+    patch::Refusal untried;
+    untried.reason = "no jump was tried";
+    for (size_t i = 0; i < requests.size(); i++) {
+      untried.address = requests[i].address;
+      if (!is_sentry(requests[i]))
+        plans.outcomes.insert(plans.outcomes.begin() + static_cast<ptrdiff_t>(i),
+                              std::unexpected(untried));
     }
     return plans;
   }
