@@ -30,6 +30,10 @@ def traced(*words, **options):
     return result
 
 
+def engines():
+    return ("user", "kernel") if os.getuid() == 0 else ("user",)
+
+
 FOPEN = r"""
 #include <stdio.h>
 #include <stdlib.h>
@@ -377,6 +381,66 @@ def the_table_of_calls_goes_when_spile_is_killed_and_its_leftovers_are_taken_out
         check("alive", target.alive(), target.report())
 
 
+PING_PONG = r"""
+#include <stdio.h>
+__attribute__((noinline)) long pong(long n);
+__attribute__((noinline)) long ping(long n) { if (n <= 0) return 7; __asm__ volatile(""); return pong(n - 1); }   // jmp pong
+__attribute__((noinline)) long pong(long n) { if (n <= 0) return 8; __asm__ volatile(""); return ping(n - 1); }   // jmp ping
+int main(void) {
+  long sum = 0;
+  for (long i = 0; i < 20; i++) sum += ping(i) + 100 * pong(i);
+  printf("sum=%ld\n", sum);
+  return 0;
+}
+"""
+
+
+@case
+def a_call_that_jumps_back_to_its_entry_returns_as_often_as_it_was_entered():
+    with temporary_directory() as directory:
+        program = compile_program(directory, "pingpong", PING_PONG, ("-O2", "-fno-inline"))
+        script = " ".join(f"{kind}:{program}:{name} {{ @{kind}_{name} = count(); }}" for name in ("ping", "pong")
+                          for kind in ("uprobe", "uretprobe"))
+        for engine in engines():
+            result = traced("--engine", engine, "-e", script, "-c", program)
+            check_status(result, 0)
+            entries = sum(i // 2 + 1 for i in range(20)) + sum((i + 1) // 2 for i in range(20))
+            for name in ("ping", "pong"):
+                counts = (scalar(result.out, f"@uprobe_{name}"), scalar(result.out, f"@uretprobe_{name}"))
+                check("exact-count", counts == (entries, entries), f"{engine} {name} {counts} {entries}\n{result.report()}")
+
+
+OVERRIDDEN = r"""
+#include <stdio.h>
+__attribute__((noinline)) long last(long n) { __asm__ volatile(""); return n + 1; }
+__attribute__((noinline)) long plain(long n) { __asm__ volatile(""); return n * 2; }
+__attribute__((noinline)) long tracked(long n) { __asm__ volatile(""); return last(n * 3); }
+int main(void) {
+  long a = 0, b = 0;
+  for (long i = 0; i < 40; i++) { a += plain(i); b += tracked(i); last(i); }
+  printf("plain=%ld tracked=%ld\n", a, b);
+  return 0;
+}
+"""
+
+
+@case
+def a_call_that_is_overridden_has_not_run_and_its_return_is_not_told():
+    with temporary_directory() as directory:
+        program = compile_program(directory, "overridden", OVERRIDDEN)
+        script = (" ".join(f"uprobe:{program}:{name} /arg0 % 4 == 1/ {{ override(1000); }} "
+                           f"uretprobe:{program}:{name} {{ @{name}[retval] = count(); @{name}_n = count(); "
+                           f"@{name}_args = sum(arg0); }}" for name in ("plain", "tracked")))
+        result = traced("--engine", "user", "--unsafe", "-e", script, "-c", program)
+        check_status(result, 0)
+        kept = [i for i in range(40) if i % 4 != 1]
+        check_prints(result, f"plain={10000 + sum(2 * i for i in kept)} tracked={10000 + sum(3 * i + 1 for i in kept)}")
+        check("plain", keyed(result.out, "@plain") == {str(2 * i): 1 for i in kept}, result.report())
+        check("tracked", keyed(result.out, "@tracked") == {str(3 * i + 1): 1 for i in kept}, result.report())
+        for name in ("plain", "tracked"):
+            check("arguments", scalar(result.out, f"@{name}_args") == sum(kept), result.report())
+
+
 SESSIONS = r"""
 #include <pthread.h>
 #include <setjmp.h>
@@ -436,10 +500,6 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
-
-
-def engines():
-    return ("user", "kernel") if os.getuid() == 0 else ("user",)
 
 
 @case

@@ -306,8 +306,8 @@ struct PendingSite {
     asked.clear();
     auto note = far_call(world, reinterpret_cast<const void*>(&note_call));
     auto take = far_call(world, reinterpret_cast<const void*>(&take_call));
-    pending = {note, take, take, note,
-               far_call(world, reinterpret_cast<const void*>(&leave_call))};
+    auto leave = far_call(world, reinterpret_cast<const void*>(&leave_call));
+    pending = {note, take, take, note, leave, note};
   }
   DetourSpec spec(std::vector<DetourProgram> programs) {
     DetourSpec spec = site.spec(std::move(programs));
@@ -398,6 +398,25 @@ TEST(Detour, ProgramsOfOneCallShareItsNoteAndOthersDoNot) {
   EXPECT_EQ(p.world.map(map).sum(2), 0u);
   ASSERT_EQ(asked.size(), 2u);
   EXPECT_EQ(asked[0].slot, asked[1].slot);
+}
+
+uint64_t notes_left = 0;
+uint64_t take_one(uint64_t, uint64_t) {
+  return notes_left == 0 ? 0 : notes_left--;
+}
+
+TEST(Detour, ACallThatCameBackToItsEntryReturnsAsOften) {
+  for (const bool repeats : {false, true}) {
+    PendingSite p;
+    int map = p.world.add_per_cpu_array(4);
+    Body one = p.world.compile(count_program(map, 1), as_engine(p.world.env()));
+    p.pending.take = far_call(p.world, reinterpret_cast<const void*>(&take_one));
+    p.site.patch(p.spec({{&one, 0, 8, 1, repeats}, {&one, 0, 8, 1, repeats}}));
+    notes_left = 3;
+    run_with_state(p.site.code().value, distinct_state(1, 0));
+    EXPECT_EQ(p.world.map(map).sum(1), repeats ? 6u : 2u);
+    EXPECT_EQ(notes_left, repeats ? 0u : 2u);
+  }
 }
 
 TEST(Detour, CountsAHitOnlyWhereAProgramRan) {

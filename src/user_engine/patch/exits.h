@@ -115,6 +115,8 @@ struct Returns {
   /// otherwise. By address.
   std::vector<TargetAddr> arrivals;
   std::vector<TargetAddr> jumps;  ///< every jump that leads to one of `arrivals`; by address
+  /// Tracked only. A call may come back to the entry by one of `jumps`: one return each time.
+  bool reenters = false;
   /// Tracked only. Jumps through pointers: a noted call that one of them takes out of `known` is
   /// counted as unseen. By address; none of them is in `jumps`.
   std::vector<TargetAddr> leaves;

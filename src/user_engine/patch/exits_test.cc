@@ -301,6 +301,27 @@ TEST(Exits, EntriesThatAreReachedOtherwiseTooAreNotWatched) {
   EXPECT_TRUE(returns->jumps.empty());
 }
 
+TEST(Exits, ACallThatAJumpLeadsBackIsAnnouncedAtTheEntry) {
+  // f: test; je g; ret     g: jmp f
+  Program p;
+  p.function(0x10, {0x85, 0xff, 0x0f, 0x84, 0, 0, 0, 0, 0xc3}, "f").rel32(0x14, Program::at(0x100));
+  p.function(0x100, kTailJump, "g").rel32(0x103, Program::at(0x10));
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_TRUE(returns->reenters);
+  EXPECT_EQ(returns->arrivals, at({0x100}));
+  EXPECT_EQ(returns->jumps, at({0x12, 0x102}));
+}
+
+TEST(Exits, AnEntryThatIsReachedOtherwiseTooIsNotReentered) {
+  // f: dec %edi; jne f; jmp g     g: jmp f
+  Program p;
+  p.function(0x10, {0xff, 0xcf, 0x75, 0xfc, 0xe9, 0, 0, 0, 0}, "f").rel32(0x15, Program::at(0x100));
+  p.function(0x100, {0x85, 0xff, 0x0f, 0x84, 0, 0, 0, 0, 0xc3}, "g").rel32(0x104, Program::at(0x10));
+  ASSERT_TRUE(p.find(0x10)) << p.find(0x10).error().reason;
+  EXPECT_FALSE(p.find(0x10)->reenters);
+}
+
 // ---- pointers
 // -------------------------------------------------------------------------------------------------
 

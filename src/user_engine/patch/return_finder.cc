@@ -260,7 +260,7 @@ class ReturnFinder::Walk {
     Arrival& arrival = arrivals_[region.start.value];
     if (way == Way::kJump && at_start) {
       arrival.jumps.push_back(from);
-    } else if (way == Way::kOther) {
+    } else if (way == Way::kOther && from.value != 0) {
       arrival.is_certain = false;
     }
     const FunctionSpan* f = map.function_at(region.start);
@@ -275,9 +275,11 @@ class ReturnFinder::Walk {
     for (auto& [start, arrival] : arrivals_) {
       const auto exits = finder_.exits_.find(start);
       const bool loops = exits != finder_.exits_.end() && exits->second.loops_to_start;
-      if (!arrival.is_certain || arrival.jumps.empty() || loops || start == out_.function.value)
-        continue;
-      out_.arrivals.push_back(TargetAddr(start));
+      if (!arrival.is_certain || arrival.jumps.empty() || loops) continue;
+      if (start == out_.function.value)
+        out_.reenters = true;
+      else
+        out_.arrivals.push_back(TargetAddr(start));
       out_.jumps.insert(out_.jumps.end(), arrival.jumps.begin(), arrival.jumps.end());
     }
     make_set(out_.jumps);
