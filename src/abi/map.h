@@ -41,7 +41,15 @@
 namespace spile::abi {
 
 /// Same order as bundle::MapKind.
-enum class RtMapKind : uint32_t { kHash, kArray, kPerCpuHash, kPerCpuArray, kRing, kStacks, kCalls };
+enum class RtMapKind : uint32_t {
+  kHash,
+  kArray,
+  kPerCpuHash,
+  kPerCpuArray,
+  kRing,
+  kStacks,
+  kCalls
+};
 
 /// What a program's map pointer points to. Addresses are those of the address space the descriptor
 /// is used in: the target's in the code region, the tracer's in the tracer's private copy.

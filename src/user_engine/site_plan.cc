@@ -318,8 +318,7 @@ class Planner {
     for (int probe : planned.probes) {
       const int entry = entries_[static_cast<size_t>(probe)];
       if (entry >= 0)
-        requests_[planned.image].push_back(
-            {found.function, {Action::Kind::kEnter, entry, index}});
+        requests_[planned.image].push_back({found.function, {Action::Kind::kEnter, entry, index}});
     }
     if (number != 0) {
       const auto note = found.reenters ? Action::Kind::kNoteAgain : Action::Kind::kNote;
@@ -333,10 +332,9 @@ class Planner {
       const ModuleImage* image = images_.image_at(ret);
       SPILE_CHECK(image != nullptr);
       for (int probe : planned.probes) {
-        requests_[image].push_back(
-            {ret,
-             {Action::Kind::kReturn, probe, index, number, found.reenters,
-              popped_by(*image, ret)}});
+        requests_[image].push_back({ret,
+                                    {Action::Kind::kReturn, probe, index, number, found.reenters,
+                                     popped_by(*image, ret)}});
       }
     }
   }

@@ -19,14 +19,14 @@ namespace spile::user_engine {
 /// What is done at a probed head.
 struct Action {
   enum class Kind : uint8_t {
-    kProbe,   ///< a probe at this instruction runs
-    kEnter,   ///< a probe that goes with a return probe runs, at the function's entry
-    kNote,    ///< a tracked function begins: the call is noted
+    kProbe,      ///< a probe at this instruction runs
+    kEnter,      ///< a probe that goes with a return probe runs, at the function's entry
+    kNote,       ///< a tracked function begins: the call is noted
     kNoteAgain,  ///< the same, and a jump may lead a call back there
-    kArm,     ///< a jump that a noted call may leave a function by
-    kArrive,  ///< the entry of a function that noted calls may come to, and others too
-    kLeave,   ///< an indirect jump that a noted call may leave by, for anywhere
-    kReturn,  ///< a return probe runs, at a `ret`
+    kArm,        ///< a jump that a noted call may leave a function by
+    kArrive,     ///< the entry of a function that noted calls may come to, and others too
+    kLeave,      ///< an indirect jump that a noted call may leave by, for anywhere
+    kReturn,     ///< a return probe runs, at a `ret`
   };
   Kind kind = Kind::kProbe;
   int probe = -1;             ///< kProbe, kEnter, kReturn: index into Bundle::probes
@@ -55,8 +55,8 @@ struct PlannedReturns {
   std::vector<int> probes;  ///< indices into Bundle::probes
   const ModuleImage* image = nullptr;
   TargetAddr function;
-  std::string how;    ///< "3 returns, 1 tail jump to g"
-  bool plain = true;  ///< as patch::Returns
+  std::string how;                   ///< "3 returns, 1 tail jump to g"
+  bool plain = true;                 ///< as patch::Returns
   std::vector<patch::Region> known;  ///< as patch::Returns; empty: it leaves through no pointer
   size_t places = 0;                 ///< instructions that are probed for it
   bool refused = false;

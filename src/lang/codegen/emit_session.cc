@@ -124,8 +124,7 @@ void Emitter::take_entry() {
 
 int Emitter::entry_slot(const Expr& expr) const {
   const auto& arguments = session_->arguments;
-  const auto it =
-      expr.kind == ExprKind::kDuration ? arguments.end() : arguments.find(expr.offset);
+  const auto it = expr.kind == ExprKind::kDuration ? arguments.end() : arguments.find(expr.offset);
   return entry_slots_ + 8 * static_cast<int>(std::distance(arguments.begin(), it));
 }
 

@@ -68,7 +68,8 @@ class KernelBundle {
     attr.key_size = spec.key_size;
     attr.value_size = spec.value_size;
     attr.max_entries = spec.max_entries;
-    bool is_hash = spec.kind == bundle::MapKind::kHash || spec.kind == bundle::MapKind::kPerCpuHash ||
+    bool is_hash = spec.kind == bundle::MapKind::kHash ||
+                   spec.kind == bundle::MapKind::kPerCpuHash ||
                    spec.kind == bundle::MapKind::kCalls;
     if (is_hash) attr.map_flags = BPF_F_NO_PREALLOC;  // quick to make
     Fd fd(static_cast<int>(sys_bpf(BPF_MAP_CREATE, attr)));

@@ -100,9 +100,9 @@ class DetourEmitter {
     if (calls_pending()) {
       needs_.clobbers |= kCallClobbers;
       needs_.clobbers_flags = true;
-      for (const HelperCode* entry : {&spec_.pending->note, &spec_.pending->take,
-                                      &spec_.pending->arm, &spec_.pending->arrive,
-                                      &spec_.pending->leave, &spec_.pending->note_again})
+      for (const HelperCode* entry :
+           {&spec_.pending->note, &spec_.pending->take, &spec_.pending->arm, &spec_.pending->arrive,
+            &spec_.pending->leave, &spec_.pending->note_again})
         needs_.stack_bytes = std::max(needs_.stack_bytes, entry->stack_bytes);
     }
     if (has_leave()) {

@@ -61,11 +61,11 @@ struct PendingCalls {
 /// What a site says about the calls that it is part of, before its programs run.
 struct CallEvent {
   enum class Kind : uint8_t {
-    kNote,    ///< a call begins
-    kArm,     ///< it jumps to another function
-    kArrive,  ///< at the entry of a function that may be jumped to, or called
+    kNote,       ///< a call begins
+    kArm,        ///< it jumps to another function
+    kArrive,     ///< at the entry of a function that may be jumped to, or called
     kNoteAgain,  ///< a call begins, or comes back to its beginning by a jump
-    kLeave,   ///< it may jump to anywhere: the site is an indirect jump
+    kLeave,      ///< it may jump to anywhere: the site is an indirect jump
   };
   Kind kind = Kind::kNote;
   uint32_t number = 0;

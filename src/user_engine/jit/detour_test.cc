@@ -343,11 +343,14 @@ TEST(Detour, ACallThatLeavesTellsWhereTheJumpGoes) {
       {{0x41, 0xff, 0xe3}, [](const CpuState& s, uint64_t) { return s.gpr[kR11]; }, 0},
       {{0xff, 0x60, 0x18}, [](const CpuState& s, uint64_t) { return s.gpr[kRax] + 0x18; }, 1},
       {{0x41, 0xff, 0xa4, 0xc1, 0x00, 0xff, 0xff, 0xff},  // jmp *-0x100(%r9,%rax,8)
-       [](const CpuState& s, uint64_t) { return s.gpr[kR9] + 8 * s.gpr[kRax] - 0x100; }, 1},
+       [](const CpuState& s, uint64_t) { return s.gpr[kR9] + 8 * s.gpr[kRax] - 0x100; },
+       1},
       {{0xff, 0x24, 0xcd, 0x00, 0x10, 0x00, 0x00},  // jmp *0x1000(,%rcx,8)
-       [](const CpuState& s, uint64_t) { return 8 * s.gpr[kRcx] + 0x1000; }, 1},
+       [](const CpuState& s, uint64_t) { return 8 * s.gpr[kRcx] + 0x1000; },
+       1},
       {{0xff, 0x25, 0x10, 0x00, 0x00, 0x00},
-       [](const CpuState&, uint64_t site) { return site + 0x16; }, 1},
+       [](const CpuState&, uint64_t site) { return site + 0x16; },
+       1},
       {{0x64, 0xff, 0x20}, [](const CpuState&, uint64_t) { return uint64_t{0}; }, 0},
   };
   for (const Jump& jump : kJumps) {

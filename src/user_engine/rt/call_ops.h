@@ -6,9 +6,9 @@
 //   slot 0, call 0 --claim--> slot, call 0 --> slot, call, value --delete--> 0, 0
 //
 // An entry takes the first cell that is its own or free. What a call has left behind that ended
-// otherwise (an exception, longjmp) may stay behind a free cell; a return finds the newer one first,
-// and takes only what its own entry has written: where that found no room there was no free cell, so
-// that it would have found the old one.
+// otherwise (an exception, longjmp) may stay behind a free cell; a return finds the newer one
+// first, and takes only what its own entry has written: where that found no room there was no free
+// cell, so that it would have found the old one.
 #pragma once
 
 #include <stdint.h>

@@ -151,8 +151,8 @@ inline void note_again_pending(const abi::RtConsts& consts, uint64_t slot, uint6
   store_relaxed(&cell->return_address, (held & ~abi::kPendingArmed) + abi::kPendingAgain);
 }
 
-/// At a `ret`: whether it returns from a call that was noted. The note is gone afterwards, unless it
-/// stands for more entries than one.
+/// At a `ret`: whether it returns from a call that was noted. The note is gone afterwards, unless
+/// it stands for more entries than one.
 inline bool take_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
   abi::PendingCell* cell = find_pending(consts, slot, number);
   if (cell == nullptr) return false;
@@ -202,9 +202,8 @@ inline void leave_pending(const abi::RtConsts& consts,
   abi::PendingCell* cell = find_pending(consts, slot, number);
   if (cell == nullptr) return;
   uint64_t leads_to = target;
-  const bool is_read =
-      !is_address ||
-      probe_read(consts, reinterpret_cast<uint8_t*>(&leads_to), sizeof leads_to, target) == 0;
+  const bool is_read = !is_address || probe_read(consts, reinterpret_cast<uint8_t*>(&leads_to),
+                                                 sizeof leads_to, target) == 0;
   if (is_read && is_known_code(known, leads_to)) {
     store_relaxed(&cell->return_address, load_relaxed(&cell->return_address) | abi::kPendingArmed);
     return;

@@ -116,8 +116,9 @@ TEST_F(Calls, GarbageInTheCellsIsOnlyGarbage) {
 }
 
 TEST(CallsMap, MustHaveCellsOfThatShape) {
-  for (const auto& spec : {map_spec(MapKind::kCalls, 8, 16, 64), map_spec(MapKind::kCalls, 16, 12, 64),
-                           map_spec(MapKind::kCalls, 16, 16, 60)}) {
+  for (const auto& spec :
+       {map_spec(MapKind::kCalls, 8, 16, 64), map_spec(MapKind::kCalls, 16, 12, 64),
+        map_spec(MapKind::kCalls, 16, 16, 60)}) {
     bundle::Bundle bundle;
     bundle.maps = {spec};
     EXPECT_FALSE(plan_region(bundle, {}));

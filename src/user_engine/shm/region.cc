@@ -81,8 +81,8 @@ Result<void> check_spec(const bundle::MapSpec& spec, size_t index) {
                 spec.value_size);
   }
   const bool calls = spec.kind == bundle::MapKind::kCalls;
-  if (calls && (spec.key_size != 16 || spec.value_size % 8 != 0 ||
-                !std::has_single_bit(spec.max_entries))) {
+  if (calls &&
+      (spec.key_size != 16 || spec.value_size % 8 != 0 || !std::has_single_bit(spec.max_entries))) {
     return fail(ErrorCode::kInvalid, "map of calls {}: {} cells of {} and {} bytes", index,
                 spec.max_entries, spec.key_size, spec.value_size);
   }
