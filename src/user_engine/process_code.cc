@@ -154,9 +154,9 @@ std::vector<TargetAddr> ProcessCode::pointer_targets(const patch::PointerPath& p
   return {value};
 }
 
-/// A table may begin with up to two words that are no functions: a version, a size.
+/// A table may begin with words that are no functions: a version, a size, a name.
 std::vector<TargetAddr> ProcessCode::table_targets(TargetAddr at, int64_t offset) {
-  constexpr int64_t kHeaderWords = 2, kWordBytes = 8;
+  constexpr int64_t kHeaderWords = 6, kWordBytes = 8;
   const ModuleImage* image = images_.image_at(at);
   if (image == nullptr || offset < 0 || offset % kWordBytes != 0) return {};
   std::vector<TargetAddr> found;

@@ -131,7 +131,7 @@ struct Returns {
   std::string describe() const;
 };
 
-/// Guessed methods that are followed from one jump, where nothing else is known to be watched.
+/// Guessed methods that are followed for one function, where nothing else is known to be watched.
 inline constexpr size_t kMaxTableTargets = 64;
 
 /// How far a chain of tail jumps is followed.

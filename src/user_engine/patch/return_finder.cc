@@ -182,7 +182,8 @@ class ReturnFinder::Walk {
     if (jump.path->base || follow_ != Follow::kTables)
       return finder_.source_.pointer_targets(*jump.path);
     auto all = finder_.source_.table_targets(jump.at, jump.path->offsets.back());
-    if (all.size() > kMaxTableTargets) all.resize(kMaxTableTargets);
+    if (all.size() > guesses_left_) all.resize(guesses_left_);
+    guesses_left_ -= all.size();
     return all;
   }
 
@@ -349,6 +350,7 @@ class ReturnFinder::Walk {
   ReturnFinder& finder_;
   const CodeMap& home_;
   Follow follow_;
+  size_t guesses_left_ = kMaxTableTargets;
   Region region_;
   std::map<uint64_t, Region> regions_;  ///< that were got to, by start
   std::set<uint64_t> own_parts_;
