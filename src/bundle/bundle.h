@@ -62,6 +62,9 @@ enum class MapKind : uint8_t {
   kPerCpuArray,  ///< 6, u32 key
   kRing,         ///< 27; max_entries is the size in bytes, a power of two of at least a page
   kStacks,       ///< 7; u32 key, value_size is 8 bytes a frame
+  /// 1; calls under way. Key: u64 stack slot, not 0; u64 which call there, not 0. max_entries is a
+  /// power of two
+  kCalls,
 };
 
 /// What the script keeps in it: how per-CPU values are merged and how it is printed.

@@ -350,11 +350,11 @@ class Planner {
     for (int probe : planned.probes) {
       const int entry = entries_[static_cast<size_t>(probe)];
       if (entry >= 0)
-        requests_[planned.image].push_back(
-            {found.function, {Action::Kind::kEnter, entry, index, 0, 0}});
+        requests_[planned.image].push_back({found.function, {Action::Kind::kEnter, entry, index}});
     }
     if (number != 0) {
-      request_event(found.function, Action::Kind::kNote, index, number);
+      const auto note = found.reenters ? Action::Kind::kNoteAgain : Action::Kind::kNote;
+      request_event(found.function, note, index, number);
       for (TargetAddr entry : found.arrivals)
         request_event(entry, Action::Kind::kArrive, index, number);
       for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
@@ -364,8 +364,9 @@ class Planner {
       const ModuleImage* image = images_.image_at(ret);
       SPILE_CHECK(image != nullptr);
       for (int probe : planned.probes) {
-        requests_[image].push_back(
-            {ret, {Action::Kind::kReturn, probe, index, number, popped_by(*image, ret)}});
+        requests_[image].push_back({ret,
+                                    {Action::Kind::kReturn, probe, index, number, found.reenters,
+                                     popped_by(*image, ret)}});
       }
     }
   }
@@ -375,7 +376,7 @@ class Planner {
     SPILE_CHECK(image != nullptr);
     const auto* known = &plan_.returns[static_cast<size_t>(index)].known;
     requests_[image].push_back(
-        {at, {kind, -1, index, number, 0, kind == Action::Kind::kLeave ? known : nullptr}});
+        {at, {kind, -1, index, number, false, 0, kind == Action::Kind::kLeave ? known : nullptr}});
   }
 
   /// ret, ret imm16
@@ -509,6 +510,7 @@ class Planner {
   static const char* name_of(Action::Kind kind) {
     switch (kind) {
       case Action::Kind::kEnter:
+      case Action::Kind::kNoteAgain:
       case Action::Kind::kNote: return "entry";
       case Action::Kind::kArm: return "tail jump";
       case Action::Kind::kArrive: return "tail jump's target";
@@ -591,7 +593,7 @@ bool PlannedSite::has_sentry(const Bundle& bundle, bool only) const {
 
 bool PlannedSite::notes_calls() const {
   return std::ranges::any_of(actions, [](const auto& list) {
-    return std::ranges::find(list, Action::Kind::kNote, &Action::kind) != list.end();
+    return std::ranges::any_of(list, [](const Action& action) { return action.number != 0; });
   });
 }
 

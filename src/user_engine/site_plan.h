@@ -21,18 +21,20 @@ namespace spile::user_engine {
 /// What is done at a probed head.
 struct Action {
   enum class Kind : uint8_t {
-    kProbe,   ///< a probe at this instruction runs
-    kEnter,   ///< a probe that goes with a return probe runs, at the function's entry
-    kNote,    ///< a tracked function begins: the call is noted
-    kArm,     ///< a jump that a noted call may leave a function by
-    kArrive,  ///< the entry of a function that noted calls may come to, and others too
-    kLeave,   ///< an indirect jump that a noted call may leave by, for anywhere
-    kReturn,  ///< a return probe runs, at a `ret`
+    kProbe,      ///< a probe at this instruction runs
+    kEnter,      ///< a probe that goes with a return probe runs, at the function's entry
+    kNote,       ///< a tracked function begins: the call is noted
+    kNoteAgain,  ///< the same, and a jump may lead a call back there
+    kArm,        ///< a jump that a noted call may leave a function by
+    kArrive,     ///< the entry of a function that noted calls may come to, and others too
+    kLeave,      ///< an indirect jump that a noted call may leave by, for anywhere
+    kReturn,     ///< a return probe runs, at a `ret`
   };
   Kind kind = Kind::kProbe;
   int probe = -1;             ///< kProbe, kEnter, kReturn: index into Bundle::probes
   int returns = -1;           ///< all but kProbe: index into ProcessPlan::returns
   uint32_t number = 0;        ///< of the tracked function; 0: every ret here is a return of it
+  bool repeats = false;       ///< kReturn: the program runs for each time the call was noted
   uint32_t popped_bytes = 0;  ///< kReturn: what the ret takes off the stack
   /// kLeave: of ProcessPlan::returns, which keeps it.
   const std::vector<patch::Region>* known = nullptr;
@@ -46,7 +48,7 @@ struct PlannedSite {
   std::vector<std::vector<Action>> actions;
 
   bool has_actions() const;
-  /// Has a tracked function's entry.
+  /// Does anything with the notes of a tracked function: the pending table must be there.
   bool notes_calls() const;
   /// Has a hidden probe (sentries.h); `only`: and no other.
   bool has_sentry(const bundle::Bundle& bundle, bool only) const;

@@ -47,7 +47,8 @@ class Case:
         return [probe if ":" in probe else f"{path}:{probe}" for probe in self.entry["probes"]]
 
     def program(self, work_path=None):
-        return count_program(self.probes(work_path), "uretprobe" if self.entry.get("returns") else "uprobe")
+        kind = {True: "uretprobe", "session": "session"}.get(self.entry.get("returns"), "uprobe")
+        return count_program(self.probes(work_path), kind)
 
     def refusal_passes(self, spile):
         """Called when spile ended without attaching: passes only where the catalogue allows it."""

@@ -105,6 +105,9 @@ def hit_costs(path):
         ("return counter", "uretprobe:%(path)s:%(function)s { @ = count(); }"),
         ("latency histogram, start by thread", "uprobe:%(path)s:%(function)s { @s[tid] = nsecs; } "
          "uretprobe:%(path)s:%(function)s { @ = hist(nsecs - @s[tid]); }"),
+        ("latency histogram, `duration`", "uretprobe:%(path)s:%(function)s { @ = hist(duration); }"),
+        ("latency by argument, `@[arg1 & 63] = hist(duration)`",
+         "uretprobe:%(path)s:%(function)s { @[arg1 & 63] = hist(duration); }"),
         ("stack `@[ustack(3)] = count()`", "uprobe:%(path)s:%(function)s { @[ustack(3)] = count(); }"),
     ]
     print("\n## Cost of a hit\n")

@@ -98,6 +98,7 @@ class Emitter {
   void filter_pids();
 
   // What the entry of the call has noted: emit_session.cc.
+  int32_t number_of(int probe) const;
   int session_key(int32_t popped);
   void take_entry();
   int entry_slot(const Expr& expr) const;
