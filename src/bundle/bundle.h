@@ -95,8 +95,12 @@ constexpr uint64_t number_of_rank(MapRole role, bool is_signed, uint64_t rank) {
   return is_signed ? number ^ (uint64_t{1} << 63) : number;
 }
 
-/// Indices into the kCounters map: what was lost, by reason.
-enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kCount };
+/// Indices into the kCounters map: what was lost, by reason. kExit is none: there an exit() leaves
+/// its status that found the ring full.
+enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kExit, kCount };
+
+/// What kExit holds: the status in the low half, and this beside it.
+inline constexpr uint64_t kExitAsked = uint64_t{1} << 32;
 
 struct MapSpec {
   std::string name;  ///< "@", "@x"; "" for internal maps

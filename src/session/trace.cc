@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <numeric>
 #include <optional>
@@ -108,6 +109,7 @@ class Session {
   void remember_processes();
   std::chrono::milliseconds poll_time() const;
   void take_records(std::chrono::milliseconds timeout);
+  void look_for_lost_exit();
   bool child_has_ended();
   bool is_over();
   void tell_new_programs() const;
@@ -306,6 +308,27 @@ void Session::take_records(std::chrono::milliseconds timeout) {
   if (!count) failed(count.error());
 }
 
+/// An exit() that found the ring full has left its status among the counters.
+void Session::look_for_lost_exit() {
+  const bool may_exit = bundle_.counters_map >= 0 &&
+                        std::ranges::any_of(bundle_.actions, [](const bundle::Action& action) {
+                          return action.kind == bundle::ActionKind::kExit;
+                        });
+  if (!may_exit || exit_code_) return;
+  auto counters = trace_->read_map(bundle_.counters_map);
+  if (!counters) return;
+  for (const engine::MapEntry& entry : *counters) {
+    uint32_t index = 0;
+    if (entry.key.size() == sizeof index) memcpy(&index, entry.key.data(), sizeof index);
+    if (index != static_cast<uint32_t>(bundle::Counter::kExit)) continue;
+    for (const auto& value : entry.values) {
+      uint64_t word = 0;
+      memcpy(&word, value.data(), std::min(value.size(), sizeof word));
+      if ((word & bundle::kExitAsked) != 0) exit_code_ = static_cast<int>(word);
+    }
+  }
+}
+
 bool Session::child_has_ended() {
   if (child_ <= 0 || child_status_) return child_status_.has_value();
   int status = 0;
@@ -392,6 +415,8 @@ void Session::loop() {
     bool gone = is_over();
     remember_processes();
     take_records(gone ? std::chrono::milliseconds(0) : poll_time());
+    look_for_lost_exit();
+    tell_warnings();
     if (gone) break;
   }
 }

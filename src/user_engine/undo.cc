@@ -73,6 +73,7 @@ class Undo {
 
  private:
   Result<bool> once(bool last);
+  void wait(std::chrono::nanoseconds time) const;
   Result<std::vector<AddressRange>> ranges_to_unmap();
   Result<void> restore(size_t limit);
   Result<void> lower();
@@ -343,6 +344,15 @@ Result<bool> Undo::once(bool last) {
   return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
 }
 
+/// The process runs meanwhile, some of its probes still in place.
+void Undo::wait(std::chrono::nanoseconds time) const {
+  constexpr std::chrono::nanoseconds kStep = std::chrono::milliseconds(5);
+  for (; time > std::chrono::nanoseconds::zero(); time -= kStep) {
+    if (job_.while_waiting) job_.while_waiting();
+    std::this_thread::sleep_for(std::min(time, kStep));
+  }
+}
+
 Result<void> Undo::run() {
   for (int i = 1; i <= kStops;) {
     auto began = std::chrono::steady_clock::now();
@@ -356,7 +366,7 @@ Result<void> Undo::run() {
     auto held = std::chrono::steady_clock::now() - began;
     if (!done && held > kSlowStop && i >= kSlowStops)
       return forward(done, "detach from process {}", target_.pid());
-    std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(
+    wait(std::max<std::chrono::nanoseconds>(
         std::chrono::milliseconds(std::min(i + waits_for_cpu_, 40)), done ? held * 0 : held * 10));
     // A stop that only restored some sites was no vain attempt; and a thread that was preempted in
     // our code leaves it as soon as it gets a CPU, on a busy machine after seconds.

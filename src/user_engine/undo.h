@@ -2,6 +2,7 @@
 // for our own attachments (detach.cc) and for what others left (adopt.cc).
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <set>
 #include <vector>
@@ -40,6 +41,9 @@ struct Job {
   bool adopted = false;               ///< left by another tracer
   /// Our memory files in the process: a forked child has exactly these.
   std::vector<os::MapEntry> mappings;
+
+  /// Runs now and then where a stop has to be tried again. May be empty.
+  std::function<void()> while_waiting;
 
   /// Into the order of undoing: by level, highest first, then by address.
   void sort();
