@@ -460,7 +460,7 @@ void Session::finish() {
 /// Nothing is in place any more, and the process is about to end, which gives back at once what
 /// piece by piece takes as long as a quarter of a detach. Reachable, for who looks for leaks.
 void Session::leave_memory() {
-  static engine::Trace* left = nullptr;
+  [[maybe_unused]] static engine::Trace* volatile left = nullptr;
   left = trace_.release();
 }
 
