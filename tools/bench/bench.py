@@ -54,10 +54,10 @@ class Target:
 class Spile:
     """A spile attached to a process; the script's maps once it is stopped."""
 
-    def __init__(self, pid, script, engine):
+    def __init__(self, pid, script, engine, extra=(), env=None):
         self.process = subprocess.Popen(
-            [SPILE, "-q", "-f", "json", "--engine", engine, "-p", str(pid), "-o", str(WORK / "out.json"), "-e", script],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            [SPILE, "-q", *extra, "-f", "json", "--engine", engine, "-p", str(pid), "-o", str(WORK / "out.json"), "-e", script],
+            env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         # A file, not a pipe: nobody has to read while the target runs.
         while '"attached_probes"' not in self.read():
             if self.process.poll() is not None:
@@ -149,6 +149,26 @@ def hit_costs(path):
                 cells.append("n/a")
         row(*cells, verdict)
         target.close()
+
+
+def trap_costs(path):
+    """An int3 with a slot against an int3 of the program itself, whose handler does nothing."""
+    print("\n## Cost of a hit with --allow-trap\n")
+    own, probed = Target(path), Target(path)
+    bare, _, _ = probed.run("hot")
+    spile = Spile(probed.pid, f"uprobe:{path}:hot {{ @ = count(); }}", "user", ["--allow-trap"], {"SPILE_ONLY_TRAPS": "1"})
+    ours, theirs, calls = [], [], 0
+    for _ in range(3 if QUICK else 7):  # in turn: the machine's speed changes
+        theirs.append(own.run("int3")[0] - bare)
+        median, _, some = probed.run("hot")
+        ours.append(median - bare)
+        calls += some
+    maps = spile.stop()
+    own.close(), probed.close()
+    theirs, ours = statistics.median(theirs), statistics.median(ours)
+    row("the program's int3, its own handler", "int3 with slot, counter", "ratio", "count")
+    row(*["---"] * 4)
+    row(f"+{theirs:.0f} ns", f"+{ours:.0f} ns", f"{ours / theirs:.2f}", "exact" if maps.get("@") == calls else f"{maps.get('@')} of {calls}")
 
 
 def attach_costs():
@@ -281,6 +301,7 @@ def main():
         hot = build("hot", ROOT / "tools/bench/hot.c")
         hit_costs(hot)
         switching(hot)
+        trap_costs(hot)
         attach_costs()
         start_up()
         sizes()

@@ -974,6 +974,50 @@ TEST(ShortSite, IsRefusedForAnInstructionThatCannotMove) {
   EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
 }
 
+Outcome trap_at(const Module& m, uint64_t offset) {
+  const TargetAddr site[] = {Module::at(offset)};
+  return plan_traps(m.code(), site).front();
+}
+
+TEST(Trap, ChangesOneByteWhereTheInstructionIsEnteredInside) {
+  // mov %rdi,%rax; jne into the middle of it: no jump fits.
+  const Code code = {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfa, 0xc3};
+  const Module m = Module().function(kSite, code);
+  ASSERT_FALSE(m.plan(kSite, {}));
+  const auto plan = trap_at(m, kSite);
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_EQ(plan->mechanism, Mechanism::kTrap);
+  EXPECT_EQ(plan->written, 1);
+  EXPECT_EQ(plan->window, (Code{0x48, 0x89, 0xf8}));
+  EXPECT_EQ(plan->probed.size(), 1u);
+}
+
+TEST(Trap, IsRefusedWhereItsByteIsReadOrNotItsOwn) {
+  EXPECT_TRUE(trap_at(Module().function(kSite, kPlain), kSite));
+  EXPECT_FALSE(trap_at(Module().function(kSite, kPlain).reserve(kSite, 1, "reserved"), kSite));
+  EXPECT_FALSE(trap_at(Module().function(kSite, {0xcc, 0xc3}), kSite)) << "somebody else's";
+  EXPECT_FALSE(trap_at(Module().function(kSite, kPlain), kSite + 0x800)) << "no function";
+}
+
+TEST(Trap, IsRefusedForAnInstructionThatCannotMove) {
+  const auto plan = trap_at(Module().function(kSite, {0xcb, 0xc3}), kSite);
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
+}
+
+TEST(Trap, IsRefusedInsideAnInstruction) {
+  EXPECT_FALSE(trap_at(Module().function(kSite, {0x48, 0x89, 0xf8, 0xc3}), kSite + 1));
+}
+
+TEST(Trap, LeavesThreadsBehindTheByteWhereTheyAre) {
+  const auto plan = trap_at(Module().function(kSite, kPlain), kSite);
+  ASSERT_TRUE(plan);
+  const auto copy = displaced_code(*plan, Module::at(0x8000));
+  ASSERT_TRUE(copy);
+  const TargetAddr behind = Module::at(kSite) + plan->window.size();
+  EXPECT_EQ(*rip_after_attach(*plan, segments(*copy), behind, false), behind);
+}
+
 TEST(ShortSite, CanBeAskedForWhereAJumpWouldFit) {
   const Module m = Module().function(kSite, kPlain);
   const ModuleCode code = m.code();

@@ -179,7 +179,7 @@ Window::MaybeRefusal Window::take_trap() {
   for (const auto check : {&Window::check_changed_bytes, &Window::check_reserved}) {
     if (auto r = (this->*check)()) return r;
   }
-  plan_.reason = "an int3 over the first byte: a signal a hit, some 0.5 to 2 us";
+  plan_.reason = "an int3 over the first byte: a signal a hit, microseconds";
   return std::nullopt;
 }
 
