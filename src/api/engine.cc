@@ -87,24 +87,41 @@ bool is_own_code(TargetAddr at) {
   return at >= start && at < end;
 }
 
-/// A place whose displaced instructions, or bytes, have `at` in their middle.
-const Place* place_around(TargetAddr at) {
-  for (const auto& [address, place] : engine().places) {
-    const bool is_there = !place->registered.empty() || !place->armed.empty();
-    if (!is_there || place->mechanism == Mechanism::kTrap) continue;
-    const auto size = std::max<uint64_t>(place->plan.window.size(), place->plan.written);
-    if (at.value > address && at.value < address + size) return place.get();
+/// What a patch changes or covers: the window of a jump, the one byte of a breakpoint.
+struct Range {
+  uint64_t start, end;
+  bool overlaps(const Range& other) const { return start < other.end && other.start < end; }
+};
+Range range_of(const patch::SitePlan& plan, Mechanism mechanism) {
+  const uint64_t size = std::max<uint64_t>(plan.window.size(), plan.written);
+  return {plan.site.value, plan.site.value + (mechanism == Mechanism::kTrap ? 1 : size)};
+}
+
+/// Another place that is there and whose bytes this one would need.
+const Place* place_in_the_way(const patch::SitePlan& plan, Mechanism mechanism, uint64_t address) {
+  const Range wanted = range_of(plan, mechanism);
+  constexpr uint64_t kMaxWindowBytes = 64;
+  const auto& places = engine().places;
+  auto it = places.lower_bound(wanted.start - kMaxWindowBytes);
+  for (; it != places.end() && it->first < wanted.end + kMaxWindowBytes; ++it) {
+    const Place& other = *it->second;
+    const bool is_there = !other.registered.empty() || !other.armed.empty();
+    if (is_there && other.address != address &&
+        wanted.overlaps(range_of(other.plan, other.mechanism)))
+      return &other;
   }
   return nullptr;
 }
 
-const Place* place_inside(const patch::SitePlan& plan) {
-  const auto size = std::max<uint64_t>(plan.window.size(), plan.written);
-  const auto next = engine().places.upper_bound(plan.site.value);
-  for (auto it = next; it != engine().places.end() && it->first < plan.site.value + size; ++it) {
-    if (!it->second->registered.empty()) return it->second.get();
-  }
-  return nullptr;
+/// The probed instruction: a window may begin with others, where that is how a jump fits.
+size_t head_of(const patch::SitePlan& plan) {
+  return plan.probed.empty() ? 0 : plan.probed.front().offset;
+}
+uint64_t address_of(const patch::SitePlan& plan) {
+  return plan.site.value + head_of(plan);
+}
+x86::Shape instruction_of(const patch::SitePlan& plan) {
+  return x86::decode_shape(std::span(plan.window).subspan(head_of(plan))).value_or(x86::Shape{});
 }
 
 /// Memory must hold what the file holds: else somebody else has patched it.
@@ -195,24 +212,22 @@ class Planner {
   }
 
   static std::optional<Refused> cannot_follow(const patch::SitePlan& plan) {
-    const auto insn = x86::decode_shape(plan.window);
-    if (insn && can_be_followed(insn->kind)) return std::nullopt;
+    if (can_be_followed(instruction_of(plan).kind)) return std::nullopt;
+    const auto bytes = std::span<const uint8_t>(plan.window).subspan(head_of(plan));
     return Refused{-EOPNOTSUPP, fmt::format("behind {} at {} there is no place for a post handler: "
                                             "the program goes on elsewhere",
-                                            x86::format_insn(plan.window, plan.site), plan.site)};
+                                            x86::format_insn(bytes, TargetAddr(address_of(plan))),
+                                            TargetAddr(address_of(plan)))};
   }
 
   static std::optional<Refused> conflict(const patch::SitePlan& plan, Mechanism mechanism) {
-    if (const Place* around = place_around(plan.site))
-      return Refused{-EBUSY, fmt::format("the jump of the probe at {} covers {}; register this one "
-                                         "before it",
-                                         around->name, plan.site)};
-    if (mechanism == Mechanism::kTrap) return std::nullopt;
-    if (const Place* inside = place_inside(plan))
-      return Refused{-EOPNOTSUPP, fmt::format("a jump at {} would cover the probe at {}: it would "
-                                              "take a breakpoint, which SPILE_ALLOW_TRAP allows",
-                                              plan.site, inside->name)};
-    return std::nullopt;
+    const Place* other = place_in_the_way(plan, mechanism, address_of(plan));
+    if (other == nullptr) return std::nullopt;
+    return Refused{-EBUSY,
+                   fmt::format("the probe at {} needs the same bytes; where one of two is a "
+                               "breakpoint (SPILE_ALLOW_TRAP) and registered first, there is room "
+                               "for both",
+                               other->name)};
   }
 
   /// What is taken where the better way is refused or in conflict.
@@ -231,7 +246,7 @@ class Planner {
     const patch::Outcome plan = choose(image, want, planned);
     if (!plan) return std::unexpected(refused(plan.error()));
     // Two names of one function in a request.
-    if (const auto it = engine().places.find(plan->site.value); it != engine().places.end())
+    if (const auto it = engine().places.find(address_of(*plan)); it != engine().places.end())
       return check_known(*it->second, want);
     const Mechanism mechanism = mechanism_of(plan->mechanism);
     if (mechanism == Mechanism::kTrap && !want.allow_trap) return needs_trap(*plan);
@@ -245,12 +260,12 @@ class Planner {
                           "patched it",
                           plan->site);
     auto place = std::make_unique<Place>();
-    place->address = plan->site.value;
+    place->address = address_of(*plan);
     place->plan = *plan;
     place->mechanism = mechanism;
     place->module_start = image.module().start;
     place->module_end = image.module().end;
-    place->name = self_.describe(plan->site);
+    place->name = self_.describe(TargetAddr(place->address));
     place->at_entry = image.function_start(want.address) != user_engine::ModuleImage::Start::kNone;
     return (engine().places[place->address] = std::move(place)).get();
   }
@@ -293,6 +308,15 @@ Result<void> append_relocated(
   return {};
 }
 
+/// What follows the probed instruction, and the way back.
+Result<void> append_others(Code& code, const Place& place, size_t from, TargetAddr at) {
+  if (from < place.plan.window.size())
+    return append_relocated(code, place, from, place.plan.window.size(), at, true);
+  SPILE_TRY(const auto back, x86::encode_jmp(at + code.size(), place.plan.window_end()));
+  code.insert(code.end(), back.begin(), back.end());
+  return {};
+}
+
 Result<Detour> make_detour(Place& place, bool behind) {
   SPILE_TRY(const size_t displaced_bytes, patch::displaced_size_bytes(place.plan));
   const size_t room = displaced_bytes + 2 * x86::kCallOverRedZoneBytes + 64;
@@ -301,24 +325,20 @@ Result<Detour> make_detour(Place& place, bool behind) {
   Detour detour;
   detour.entry = piece.at.value;
   detour.slots = piece.slots;
-  const size_t first = x86::decode_shape(place.plan.window)->length;
-  const size_t size = place.plan.window.size();
+  // window:   [0, head) what comes before   [head, behind_head) the probed instruction   the others
+  const size_t head = head_of(place.plan), size = place.plan.window.size();
+  const size_t behind_head = head + instruction_of(place.plan).length;
   Code code;
+  if (head > 0) SPILE_TRY_VOID(append_relocated(code, place, 0, head, piece.at, false));
   SPILE_TRY_VOID(append_call(code, piece.at, piece.slots[0]));
   detour.displaced = (piece.at + code.size()).value;
-  detour.next = (place.plan.site + first).value;
+  detour.next = (place.plan.site + behind_head).value;
   if (!behind) {
-    SPILE_TRY_VOID(append_relocated(code, place, 0, size, piece.at, true));
+    SPILE_TRY_VOID(append_relocated(code, place, head, size, piece.at, true));
   } else {
-    SPILE_TRY_VOID(append_relocated(code, place, 0, first, piece.at, false));
+    SPILE_TRY_VOID(append_relocated(code, place, head, behind_head, piece.at, false));
     SPILE_TRY_VOID(append_call(code, piece.at, piece.slots[1]));
-    if (first < size) {
-      SPILE_TRY_VOID(append_relocated(code, place, first, size, piece.at, true));
-    } else {
-      const TargetAddr from = piece.at + code.size();
-      SPILE_TRY(const auto back, x86::encode_jmp(from, place.plan.site + first));
-      code.insert(code.end(), back.begin(), back.end());
-    }
+    SPILE_TRY_VOID(append_others(code, place, behind_head, piece.at));
   }
   if (code.size() > piece.view.size())
     return fail(ErrorCode::kInternal, "a detour larger than its room");

@@ -12,7 +12,7 @@ KEPT double probed_doubles(double a, double b) { return a * 1.5 + b * 0.25 - 3.0
 
 KEPT long probed_recursive(long depth) {
   if (depth <= 0) return 0;
-  const long below = probed_recursive(depth - 1);
+  volatile long below = probed_recursive(depth - 1);
   return below + depth;
 }
 
