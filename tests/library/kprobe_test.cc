@@ -268,24 +268,106 @@ TEST(Kprobe, ABacktraceInAHandlerShowsTheProbedFunctionAndItsCaller) {
   EXPECT_EQ(outer, inner + 1);
 }
 
-TEST(Kprobe, ABreakpointIsTakenOnlyWhereItIsAllowed) {
-  // setl, 3 bytes, and what follows is a return with padding: no jump fits without its neighbours
-  Probe plain("probed_loop"), trap("probed_flags", 18);
+/// Not as a constant: code that names the inside of an instruction's window is a reason not to patch it.
+const volatile unsigned char* tight_at() {
+  static char* volatile function = reinterpret_cast<char*>(&probed_tight);
+  return reinterpret_cast<unsigned char*>(function + 15);
+}
+
+/// One place where no jump fits: what follows the first instruction is jumped to, and so is that itself.
+struct Tight : Probe {
+  Tight() : Probe(nullptr) {
+    addr = const_cast<unsigned char*>(tight_at());
+    options = SPILE_ALLOW_TRAP;
+  }
+};
+
+TEST(Breakpoint, IsTakenOnlyWhereItIsAllowed) {
+  Tight trap;
   trap.options = 0;
-  const int without = trap.add();
-  if (without == 0) GTEST_SKIP() << "a jump fits there";
-  EXPECT_EQ(without, -EOPNOTSUPP);
+  ASSERT_EQ(trap.add(), -EOPNOTSUPP);
+  EXPECT_NE(std::string(spile_error_text()).find("SPILE_ALLOW_TRAP"), std::string::npos) << spile_error_text();
+  EXPECT_EQ(*tight_at(), 0x31);
   trap.options = SPILE_ALLOW_TRAP;
-  trap.follow();
-  trap.post_handler = nullptr;
   ASSERT_EQ(trap.add(), 0) << spile_error_text();
-  EXPECT_EQ(*static_cast<unsigned char*>(trap.addr), 0xcc);
+  EXPECT_EQ(*tight_at(), 0xcc);
   EXPECT_FALSE(trap.flags & SPILE_FLAG_OPTIMIZED);
-  EXPECT_EQ(probed_flags(1, 2), 1);
-  EXPECT_EQ(probed_flags(2, 1), 0);
+  EXPECT_EQ(probed_tight(5), 5);
+  EXPECT_EQ(probed_tight(7), 7);
   EXPECT_EQ(trap.hits, 2);
+  EXPECT_EQ(trap.ip, reinterpret_cast<long>(tight_at()) + 1);
   ASSERT_EQ(trap.remove(), 0);
-  EXPECT_EQ(probed_flags(1, 2), 1);
+  EXPECT_EQ(*tight_at(), 0x31);
+  EXPECT_EQ(probed_tight(5), 5);
+  EXPECT_EQ(trap.hits, 2);
+}
+
+TEST(Breakpoint, MayHaveAPostHandlerAndARedirection) {
+  Tight trap;
+  trap.follow();
+  ASSERT_EQ(trap.add(), 0) << spile_error_text();
+  EXPECT_EQ(probed_tight(9), 9);
+  EXPECT_EQ(trap.behind, 1);
+  EXPECT_EQ(trap.ip_behind, reinterpret_cast<long>(tight_at()) + 2);
+  ASSERT_EQ(trap.remove(), 0);
+  Tight elsewhere;
+  elsewhere.pre_handler = [](spile_kprobe*, spile_regs* regs) {
+    spile_return_from_function(regs, 31);
+    return 1;
+  };
+  ASSERT_EQ(elsewhere.add(), 0) << spile_error_text();
+  EXPECT_EQ(probed_tight(9), 31);
+}
+
+TEST(Breakpoint, ComesAndGoesUnderRunningThreads) {
+  std::atomic<bool> stop{false};
+  std::atomic<long> wrong{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      while (!stop) wrong += probed_tight(3) != 3;
+    });
+  }
+  long hits = 0;
+  for (int i = 0; i < 200; ++i) {
+    Tight trap;
+    ASSERT_EQ(trap.add(), 0) << spile_error_text();
+    std::this_thread::yield();
+    ASSERT_EQ(trap.remove(), 0);
+    const long at_end = trap.hits;
+    std::this_thread::yield();
+    EXPECT_EQ(trap.hits, at_end);
+    hits += at_end;
+  }
+  stop = true;
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(hits, 0);
+}
+
+TEST(Breakpoint, IsRefusedWhereAThreadBlocksSigtrap) {
+  sigset_t set, before;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTRAP);
+  ::pthread_sigmask(SIG_BLOCK, &set, &before);
+  Tight trap;
+  EXPECT_EQ(trap.add(), -EOPNOTSUPP);
+  EXPECT_NE(std::string(spile_error_text()).find("SIGTRAP blocked"), std::string::npos) << spile_error_text();
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  EXPECT_EQ(trap.add(), 0) << spile_error_text();
+}
+
+TEST(Breakpoint, IsRefusedWhereTheProgramHasTakenSigtrapBack) {
+  {
+    Tight trap;
+    ASSERT_EQ(trap.add(), 0) << spile_error_text();
+  }
+  struct sigaction own = {}, before = {};
+  own.sa_handler = [](int) {};
+  ::sigaction(SIGTRAP, &own, &before);
+  Tight trap;
+  EXPECT_EQ(trap.add(), -EBUSY);
+  ::sigaction(SIGTRAP, &before, nullptr);
 }
 
 std::atomic<long> g_signals{0};

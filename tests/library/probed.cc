@@ -75,6 +75,23 @@ probed_flags_at:
 .size probed_flags, . - probed_flags
 
 .balign 16
+.globl probed_tight
+.type probed_tight, @function
+probed_tight:
+  movabs $0x1122334455667788, %rcx
+  test %rdi, %rdi
+  jle 3f
+probed_tight_at:
+  xor %ecx, %ecx
+1: inc %rcx
+  dec %rdi
+  jnz 1b
+  jo probed_tight_at
+3: mov %rcx, %rax
+  ret
+.size probed_tight, . - probed_tight
+
+.balign 16
 .globl probed_red_zone
 .type probed_red_zone, @function
 probed_red_zone:

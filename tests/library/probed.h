@@ -14,5 +14,6 @@ long probed_outer(long n);
 void probed_nops(void);                       // entry nops
 extern const unsigned char probed_flags_at[];  // an instruction in the middle that keeps flags for the next
 long probed_flags(long a, long b);            // 1 if a < b
+long probed_tight(long n);                    // counts n; behind its head every byte is jumped to
 long probed_red_zone(long a);                 // keeps a below its stack pointer
 }
