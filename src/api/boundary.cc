@@ -1,5 +1,7 @@
 #include "api/boundary.h"
 
+#include <pthread.h>
+
 #include <cerrno>
 #include <cstring>
 
@@ -35,6 +37,10 @@ int refuse(int number, const char* text) {
 
 int refuse(const Error& error) {
   return refuse(error_number(error.code), error.message.c_str());
+}
+
+void keep_over_fork(void (*lock)(), void (*unlock)()) {
+  ::pthread_atfork(lock, unlock, unlock);
 }
 
 }  // namespace spile::api

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 
+#include "api/boundary.h"
 #include "api/self.h"
 #include "x86/format.h"
 
@@ -27,12 +28,17 @@ using x86::Code;
 
 struct Engine {
   std::mutex lock;
-  std::map<uint64_t, std::unique_ptr<Place>> places;  ///< by address; never removed
+  std::map<uint64_t, std::unique_ptr<Place>> places;  ///< by address
+  unsigned long long generation = 0;                  ///< of Self, at the last prepare()
   OldLists old_lists;
 };
 
 Engine& engine() {
-  static auto* const kEngine = new Engine;
+  static auto* const kEngine = [] {
+    auto* made = new Engine;
+    keep_over_fork([] { engine().lock.lock(); }, [] { engine().lock.unlock(); });
+    return made;
+  }();
   return *kEngine;
 }
 
@@ -283,6 +289,19 @@ class Planner {
   std::vector<std::expected<Place*, Refused>> outcomes_;
 };
 
+/// Another library may be where a place was. Detours and sites stay in memory, since threads and
+/// late breakpoints may need them.
+void forget_places(unsigned long long generation) {
+  Engine& e = engine();
+  if (e.generation == generation) return;
+  e.generation = generation;
+  for (auto it = e.places.begin(); it != e.places.end();) {
+    const bool is_used = !it->second->registered.empty() || !it->second->armed.empty();
+    if (!is_used) (void)it->second.release();
+    it = is_used ? std::next(it) : e.places.erase(it);
+  }
+}
+
 // ---- detours ----
 
 /// Displaced instructions of window[from, to) for `at`.
@@ -477,6 +496,7 @@ EngineSession::~EngineSession() {
 Result<std::vector<std::expected<Place*, Refused>>> prepare(std::span<const Want> wants) {
   SPILE_TRY_VOID(check_machine());
   SPILE_TRY(Self * self, Self::now());
+  forget_places(self->generation());
   return Planner(*self, wants).run();
 }
 

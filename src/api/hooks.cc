@@ -77,7 +77,8 @@ Call* Calls::find(uint64_t slot, uint64_t function) {
   for (size_t i = 0; i < ways_; ++i) {
     Call* call = at(bucket, i);
     if (call->slot.load(std::memory_order_acquire) == slot) {
-      if (call->function == function && call->thread == reader_word()) return call;
+      // Not the thread: a coroutine may return on another one.
+      if (call->function == function) return call;
     }
   }
   return nullptr;

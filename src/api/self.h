@@ -20,6 +20,8 @@ class Self {
  public:
   /// Errors: those of target::Target::open; denied, a program that may not look at itself.
   static Result<Self*> now();
+  /// Changes when libraries have come or gone.
+  unsigned long long generation() const { return loads_; }
   /// Closes the descriptors. Programs close what they do not know, and the numbers become somebody
   /// else's.
   static void let_go();

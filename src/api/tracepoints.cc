@@ -27,7 +27,11 @@ struct Replaced {
   std::vector<std::unique_ptr<const spile_callback[]>> lists;
 };
 Replaced& replaced() {
-  static auto* const kReplaced = new Replaced;
+  static auto* const kReplaced = [] {
+    auto* made = new Replaced;
+    keep_over_fork([] { replaced().mutex.lock(); }, [] { replaced().mutex.unlock(); });
+    return made;
+  }();
   return *kReplaced;
 }
 

@@ -329,7 +329,7 @@ TEST(Breakpoint, ComesAndGoesUnderRunningThreads) {
     });
   }
   long hits = 0;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 60; ++i) {
     Tight trap;
     ASSERT_EQ(trap.add(), 0) << spile_error_text();
     std::this_thread::yield();
