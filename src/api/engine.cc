@@ -167,7 +167,7 @@ class Planner {
     std::vector<TargetAddr> sites;
     std::vector<size_t> fresh;
     for (size_t i : indices) {
-      if (Place* known = known_place(wants_[i])) {
+      if (Place* known = usable_place(wants_[i])) {
         outcomes_[i] = check_known(*known, wants_[i]);
       } else {
         sites.push_back(wants_[i].address);
@@ -180,7 +180,19 @@ class Planner {
       outcomes_[fresh[n]] = make_place(image, wants_[fresh[n]], plans[n]);
   }
 
-  /// One that was made before, and suits.
+  /// One that was made before. Where another place has taken its bytes meanwhile, it is planned
+  /// anew.
+  static Place* usable_place(const Want& want) {
+    Place* known = known_place(want);
+    const bool is_idle = known != nullptr && known->registered.empty() && known->armed.empty();
+    if (!is_idle || !conflict(known->plan, known->mechanism)) return known;
+    const auto it = engine().places.find(known->address);
+    (void)it->second.release();  // a thread may still be in its detour
+    engine().places.erase(it);
+    return nullptr;
+  }
+
+  /// One that was made before.
   static Place* known_place(const Want& want) {
     auto it = engine().places.find(want.address.value);
     if (it == engine().places.end()) {

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -268,6 +270,57 @@ TEST(Kprobe, ABacktraceInAHandlerShowsTheProbedFunctionAndItsCaller) {
   EXPECT_EQ(outer, inner + 1);
 }
 
+TEST(Kprobe, WaitsForNobodyWhoStaysInTheBytesToBeChanged) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  std::atomic<pid_t> tid{0};
+  char byte = 0;
+  long got = 0;
+  std::thread reader([&] {
+    tid = ::gettid();
+    got = probed_read(ends[0], &byte, 1);
+  });
+  // Blocked in the system call: the kernel will go back to its first byte to start it again.
+  for (std::string state; state.find("S (sleeping)") == std::string::npos;) {
+    if (tid == 0) continue;
+    std::ifstream status("/proc/self/task/" + std::to_string(tid) + "/status");
+    state.assign(std::istreambuf_iterator<char>(status), {});
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  Probe p("probed_read");
+  EXPECT_EQ(p.add(), -EBUSY);
+  EXPECT_NE(std::string(spile_error_text()).find("stays inside"), std::string::npos) << spile_error_text();
+  ASSERT_EQ(::write(ends[1], "x", 1), 1);
+  reader.join();
+  EXPECT_EQ(got, 1);
+  ASSERT_EQ(p.add(), 0) << spile_error_text();
+  ASSERT_EQ(::write(ends[1], "y", 1), 1);
+  EXPECT_EQ(probed_read(ends[0], &byte, 1), 1);
+  EXPECT_EQ(byte, 'y');
+  EXPECT_EQ(p.hits, 1);
+  ::close(ends[0]);
+  ::close(ends[1]);
+}
+
+TEST(Kprobe, TwoJumpsNeverShareBytes) {
+  Probe entry("probed_flags"), second("probed_flags", 2);
+  ASSERT_EQ(entry.add(), 0) << spile_error_text();
+  EXPECT_EQ(second.add(), -EBUSY);
+  EXPECT_EQ(probed_flags(1, 2), 1);
+  ASSERT_EQ(entry.remove(), 0);
+  ASSERT_EQ(second.add(), 0) << spile_error_text();
+  EXPECT_EQ(entry.add(), -EINVAL);  // addr is set by now, and symbol_name is, too
+  entry.addr = nullptr;
+  EXPECT_EQ(entry.add(), -EBUSY);
+  entry.options = SPILE_ALLOW_TRAP;
+  ASSERT_EQ(entry.add(), 0) << spile_error_text();
+  entry.hits = 0;
+  EXPECT_EQ(probed_flags(1, 2), 1);
+  EXPECT_EQ(probed_flags(2, 1), 0);
+  EXPECT_EQ(entry.hits, 2);
+  EXPECT_EQ(second.hits, 2);
+}
+
 /// Not as a constant: code that names the inside of an instruction's window is a reason not to patch it.
 const volatile unsigned char* tight_at() {
   static char* volatile function = reinterpret_cast<char*>(&probed_tight);
@@ -447,6 +500,35 @@ TEST(Kprobe, AForkedChildHasItsOwn) {
   EXPECT_EQ(p.hits, 0);
   EXPECT_EQ(probed_sum(10, 20), 137);
   EXPECT_EQ(p.hits, 1);
+}
+
+/// Detours lie in memory that parent and child share: what one makes must not be where the other's are.
+TEST(Kprobe, ParentAndChildRegisterAfterAForkWithoutHarmToEachOther) {
+  Probe before("probed_sum");  // there is code memory
+  ASSERT_EQ(before.add(), 0) << spile_error_text();
+  int go[2], done[2];
+  ASSERT_EQ(::pipe(go), 0);
+  ASSERT_EQ(::pipe(done), 0);
+  const pid_t child = ::fork();
+  char byte = 0;
+  if (child == 0) {
+    ::alarm(20);
+    Probe own("probed_only_by_a_child");
+    bool good = own.add() == 0 && probed_only_by_a_child(2) == 118;
+    good = ::write(done[1], "c", 1) == 1 && ::read(go[0], &byte, 1) == 1 && good;
+    good = good && probed_only_by_a_child(3) == 127 && own.hits == 2 && own.first_argument == 3;
+    ::_exit(good ? 0 : 1);
+  }
+  ASSERT_EQ(::read(done[0], &byte, 1), 1);
+  Probe own("probed_only_by_a_parent");
+  ASSERT_EQ(own.add(), 0) << spile_error_text();
+  EXPECT_EQ(probed_only_by_a_parent(1), 8640);
+  ASSERT_EQ(::write(go[1], "p", 1), 1);
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(own.hits, 1);
+  for (const int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 TEST(Kprobe, LeavesNoChildForWaitAndNoDescriptor) {

@@ -48,6 +48,9 @@ KEPT long probed_outer(long n) {
   return v + 1;
 }
 
+KEPT long probed_only_by_a_child(long n) { return n * 9 + 100; }
+KEPT long probed_only_by_a_parent(long n) { return (n ^ 1234) * 7 - 5; }
+
 __asm__(R"(
 .text
 .balign 16
@@ -90,6 +93,16 @@ probed_tight_at:
 3: mov %rcx, %rax
   ret
 .size probed_tight, . - probed_tight
+
+.balign 16
+.globl probed_read
+.type probed_read, @function
+probed_read:
+  xor %eax, %eax
+  nop
+  syscall
+  ret
+.size probed_read, . - probed_read
 
 .balign 16
 .globl probed_red_zone

@@ -15,5 +15,8 @@ void probed_nops(void);                       // entry nops
 extern const unsigned char probed_flags_at[];  // an instruction in the middle that keeps flags for the next
 long probed_flags(long a, long b);            // 1 if a < b
 long probed_tight(long n);                    // counts n; behind its head every byte is jumped to
+long probed_read(int fd, void* to, unsigned long bytes);  // read(2): the system call is in the window of its entry
+long probed_only_by_a_child(long n);
+long probed_only_by_a_parent(long n);
 long probed_red_zone(long a);                 // keeps a below its stack pointer
 }
