@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -181,30 +182,45 @@ int set_enabled(spile_kprobe* p, bool enabled) {
 
 // ---- functions and their returns ----
 
-/// Where the handlers of one function go.
-struct FunctionWants {
-  std::vector<Want> wants;  ///< the entry, then the returns
-};
+/// Where the handlers of one function go: its entry, then its returns.
+using FunctionWants = std::expected<std::vector<Want>, Refused>;
 
-/// Errors: -EINVAL, no entry of a function; -EOPNOTSUPP, how it returns is not known.
-int wants_of(TargetAddr function, bool allow_trap, bool with_returns, FunctionWants& to) {
-  auto self = Self::now();
-  if (!self) return refuse(self.error());
-  const auto* image = (*self)->image_at(function);
-  if (image == nullptr || image->function_start(function) == user_engine::ModuleImage::Start::kNone)
-    return refuse(-EINVAL, "no function that is called begins there");
-  to.wants.push_back({function, allow_trap, false});
-  if (!with_returns) return 0;
-  const auto returns = (*self)->returns_of(function);
-  if (!returns) return refuse(-EOPNOTSUPP, returns.error().reason.c_str());
-  if (!returns->plain)
-    return refuse(-EOPNOTSUPP,
-                  fmt::format("{} leaves by jumps into other functions ({}): its returns "
-                              "are not probed yet",
-                              (*self)->describe(function), returns->describe())
-                      .c_str());
-  for (const TargetAddr ret : returns->rets) to.wants.push_back({ret, allow_trap, false});
-  return 0;
+FunctionWants add_returns(Self& self, const patch::Returns& returns, std::vector<Want> wants) {
+  if (!returns.plain)
+    return std::unexpected(Refused{
+        -EOPNOTSUPP,
+        fmt::format("{} leaves by jumps into other functions ({}): its returns are not probed yet",
+                    self.describe(returns.function), returns.describe())});
+  for (const TargetAddr ret : returns.rets) wants.push_back({ret, wants.front().allow_trap, false});
+  return wants;
+}
+
+/// Errors, each: -EINVAL, no function that is called begins there; -EOPNOTSUPP, how it returns is
+/// not known.
+Result<std::vector<FunctionWants>> wants_of(std::span<const TargetAddr> functions,
+                                            bool allow_trap,
+                                            bool with_returns) {
+  SPILE_TRY(Self * self, Self::now());
+  std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> returns;
+  if (with_returns) returns = self->returns_of(functions);
+  std::vector<FunctionWants> all;
+  for (const TargetAddr at : functions) {
+    const auto* image = self->image_at(at);
+    if (image == nullptr || image->function_start(at) == user_engine::ModuleImage::Start::kNone) {
+      all.push_back(std::unexpected(
+          Refused{-EINVAL, fmt::format("no function that is called begins at {}", at)}));
+      continue;
+    }
+    std::vector<Want> entry = {{at, allow_trap, false}};
+    if (!with_returns) {
+      all.push_back(std::move(entry));
+    } else if (const auto& found = returns.at(at)) {
+      all.push_back(add_returns(*self, *found, std::move(entry)));
+    } else {
+      all.push_back(std::unexpected(Refused{-EOPNOTSUPP, found.error().reason}));
+    }
+  }
+  return all;
 }
 
 struct Kretprobe {
@@ -224,10 +240,11 @@ std::vector<Change> additions(ReturnProbe& probe, const std::vector<Place*>& pla
 int make_kretprobe(spile_kretprobe& rp, Kretprobe& made) {
   TargetAddr function;
   if (const int error = resolve(rp.kp, function)) return error;
-  FunctionWants wants;
   const bool allow_trap = (rp.kp.options & SPILE_ALLOW_TRAP) != 0;
-  if (const int error = wants_of(function, allow_trap, true, wants)) return error;
-  auto prepared = prepare(wants.wants);
+  const auto wants = wants_of(std::span(&function, 1), allow_trap, true);
+  if (!wants) return refuse(wants.error());
+  if (!wants->front()) return refuse(wants->front().error());
+  auto prepared = prepare(*wants->front());
   if (!prepared) return refuse(prepared.error());
   for (const auto& place : *prepared) {
     if (!place) return refuse(place.error());
@@ -313,16 +330,17 @@ int prepare_functions(spile_fprobe& fp,
     size_t first, count;
   };
   std::vector<Part> parts;
-  for (const TargetAddr address : addresses) {
-    FunctionWants function;
-    const int error = wants_of(address, allow_trap, fp.exit_handler != nullptr, function);
-    if (error != 0 && !skip) return error;
-    if (error != 0) {
+  const auto all = wants_of(addresses, allow_trap, fp.exit_handler != nullptr);
+  if (!all) return refuse(all.error());
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    const FunctionWants& function = (*all)[i];
+    if (!function && !skip) return refuse(function.error());
+    if (!function) {
       ++fp.refused;
       continue;
     }
-    parts.push_back({address, wants.size(), function.wants.size()});
-    wants.insert(wants.end(), function.wants.begin(), function.wants.end());
+    parts.push_back({addresses[i], wants.size(), function->size()});
+    wants.insert(wants.end(), function->begin(), function->end());
   }
   auto prepared = prepare(wants);
   if (!prepared) return refuse(prepared.error());

@@ -132,13 +132,21 @@ std::string Self::describe(TargetAddr at) {
   return fmt::format("{}+{:#x} {}", resolved->function->name, resolved->offset, module);
 }
 
-std::expected<patch::Returns, patch::Refusal> Self::returns_of(TargetAddr at) {
-  const patch::CodeMap* map = code_->code_at(at);
-  if (map == nullptr)
-    return std::unexpected(
-        patch::Refusal{patch::RefusalKind::kNoFunction, at, {}, "no code is there"});
-  patch::ReturnFinder finder(*code_, *map, std::span(&at, 1));
-  return finder.find(at);
+std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> Self::returns_of(
+    std::span<const TargetAddr> starts) {
+  std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> all;
+  std::map<const patch::CodeMap*, std::vector<TargetAddr>> by_module;
+  for (const TargetAddr at : starts) by_module[code_->code_at(at)].push_back(at);
+  for (const auto& [map, functions] : by_module) {
+    if (map == nullptr) {
+      const patch::Refusal no_code{patch::RefusalKind::kNoFunction, {}, {}, "no code is there"};
+      for (const TargetAddr at : functions) all.emplace(at, std::unexpected(no_code));
+      continue;
+    }
+    patch::ReturnFinder finder(*code_, *map, functions);
+    for (const TargetAddr at : functions) all.emplace(at, finder.find(at));
+  }
+  return all;
 }
 
 }  // namespace spile::api

@@ -5,6 +5,7 @@
 // child. Reading a module costs what attaching to it does: milliseconds for a large one, once.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,8 +37,10 @@ class Self {
   const user_engine::ModuleImage* image_at(TargetAddr at) { return images_.image_at(at); }
   /// "f+0x10 library.so", or "".
   std::string describe(TargetAddr at);
-  /// Where the function that begins at `at` returns.
-  std::expected<patch::Returns, patch::Refusal> returns_of(TargetAddr at);
+  /// Where the functions that begin at `starts` return; the text of each module is searched once
+  /// for all.
+  std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> returns_of(
+      std::span<const TargetAddr> starts);
 
  private:
   Self() = default;

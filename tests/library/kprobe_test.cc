@@ -1,6 +1,9 @@
 #include <execinfo.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <spile/probes.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -529,6 +532,43 @@ TEST(Kprobe, ParentAndChildRegisterAfterAForkWithoutHarmToEachOther) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
   EXPECT_EQ(own.hits, 1);
   for (const int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
+TEST(Kprobe, IsRefusedUnderSeccomp) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(20);
+    sock_filter allow[] = {{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+    sock_fprog program = {1, allow};
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    bool good = ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+    Probe p("probed_sum");
+    good = good && p.add() == -EPERM && std::string(spile_error_text()).find("seccomp") != std::string::npos;
+    ::_exit(good && probed_sum(10, 20) == 137 ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+/// Without privileges, as most programs run.
+TEST(Kprobe, WorksForAnOrdinaryUser) {
+  if (::getuid() != 0) GTEST_SKIP() << "the other tests show it";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(20);
+    bool good = ::setresgid(65534, 65534, 65534) == 0 && ::setresuid(65534, 65534, 65534) == 0;
+    Probe dumpable("probed_sum");
+    good = good && dumpable.add() != 0;  // changing the user has made it undumpable
+    ::prctl(PR_SET_DUMPABLE, 1);
+    Probe p("probed_sum");
+    good = good && p.add() == 0 && probed_sum(10, 20) == 137 && p.hits == 1 && p.remove() == 0;
+    if (!good) std::fprintf(stderr, "%s\n", spile_error_text());
+    ::_exit(good ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 TEST(Kprobe, LeavesNoChildForWaitAndNoDescriptor) {
