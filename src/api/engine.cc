@@ -16,6 +16,7 @@
 #include "x86/format.h"
 
 uint64_t spile_xsave_mask = 0;
+uint32_t spile_has_xsavec = 0;
 
 extern "C" const uint8_t __start_spile_hit_text[], __stop_spile_hit_text[];
 
@@ -57,6 +58,8 @@ Result<void> check_machine() {
     return fail(ErrorCode::kUnsupported, "the program runs with a shadow stack (CET)");
   unsigned low = 0, high = 0;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kStateLeaf = 0xd, kXsavecBit = 2;
+  if (__get_cpuid_count(kStateLeaf, 1, &a, &b, &c, &d) != 0) spile_has_xsavec = a & kXsavecBit;
   constexpr uint64_t kX87SseAvxAvx512 = 0xe7;
   spile_xsave_mask = low & kX87SseAvxAvx512;
   return {};

@@ -49,4 +49,5 @@ int spile_dispatch(spile_regs* regs, spile::api::Site* site);
 int spile_dispatch_behind(spile_regs* regs, spile::api::Site* site);
 /// What xsave writes: x87, SSE, AVX, masks and AVX-512; set before the first probe.
 extern uint64_t spile_xsave_mask;
+extern uint32_t spile_has_xsavec;
 }

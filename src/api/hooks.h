@@ -26,7 +26,7 @@ struct Call {
 
 class Calls {
  public:
-  /// Buckets of `ways` calls each, found by the slot. Errors: null memory, if there is none.
+  /// `buckets` (a power of two) of `ways` calls each, found by the slot. False: no memory.
   bool make(size_t buckets, size_t ways, size_t data_bytes);
   ~Calls();
   Calls() = default;
@@ -42,7 +42,9 @@ class Calls {
  private:
   Call* at(size_t bucket, size_t way) const;
   Call* reap(size_t bucket, uint64_t slot);
-  size_t bucket_of(uint64_t slot) const { return (slot >> 3) * 0x9e3779b97f4a7c15ull % buckets_; }
+  size_t bucket_of(uint64_t slot) const {
+    return (slot >> 3) * 0x9e3779b97f4a7c15ull >> 32 & (buckets_ - 1);
+  }
 
   uint8_t* memory_ = nullptr;
   size_t buckets_ = 1, ways_ = 0, stride_ = 0;

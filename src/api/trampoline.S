@@ -76,13 +76,22 @@
 .macro run_handlers_full function
         sub     $XSAVE_BYTES, %rsp
         and     $-64, %rsp
-        xor     %eax, %eax              /* the header must be zero for xrstor */
-        lea     512(%rsp), %rdi
-        mov     $8, %ecx
-        rep stosq
+        xor     %edx, %edx              /* the header must be zero for xrstor */
+        mov     %rdx, 512(%rsp)
+        mov     %rdx, 520(%rsp)
+        mov     %rdx, 528(%rsp)
+        mov     %rdx, 536(%rsp)
+        mov     %rdx, 544(%rsp)
+        mov     %rdx, 552(%rsp)
+        mov     %rdx, 560(%rsp)
+        mov     %rdx, 568(%rsp)
         mov     spile_xsave_mask(%rip), %eax
-        xor     %edx, %edx
-        xsave64 (%rsp)
+        cmpl    $0, spile_has_xsavec(%rip)
+        je      5f
+        xsavec64 (%rsp)                 /* leaves out what nobody has used */
+        jmp     6f
+5:      xsave64 (%rsp)
+6:
         mov     %rsp, %r12
         mov     %rbx, %rdi
         mov     SITE(%rbx), %rsi
@@ -137,7 +146,7 @@
 
 .globl spile_hit_full, spile_hit_general, spile_hit_behind_full, spile_hit_behind_general
 .hidden spile_hit_full, spile_hit_general, spile_hit_behind_full, spile_hit_behind_general
-.hidden spile_dispatch, spile_dispatch_behind, spile_xsave_mask, spile_reader_word
+.hidden spile_dispatch, spile_dispatch_behind, spile_xsave_mask, spile_has_xsavec, spile_reader_word
 
 .type spile_hit_full, @function
 spile_hit_full:
