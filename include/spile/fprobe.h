@@ -2,7 +2,7 @@
 #ifndef SPILE_FPROBE_H
 #define SPILE_FPROBE_H
 
-#include "kprobes.h"
+#include <spile/kprobes.h>
 
 #define fprobe spile_fprobe
 #define FPROBE_FL_DISABLED SPILE_FLAG_DISABLED

@@ -13,7 +13,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "probes.h"
+#include <spile/probes.h>
 
 namespace spile {
 

@@ -9,8 +9,8 @@
 #ifndef SPILE_KPROBES_H
 #define SPILE_KPROBES_H
 
-#include "module.h"
-#include "probes.h"
+#include <spile/module.h>
+#include <spile/probes.h>
 
 #define kprobe spile_kprobe
 #define kretprobe spile_kretprobe

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "detail/base.h"
+#include <spile/detail/base.h>
 
 #ifdef __cplusplus
 extern "C" {

@@ -9,7 +9,7 @@
 #ifndef SPILE_PROBES_H
 #define SPILE_PROBES_H
 
-#include "detail/base.h"
+#include <spile/detail/base.h>
 
 #ifdef __cplusplus
 extern "C" {

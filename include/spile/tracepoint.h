@@ -13,7 +13,7 @@
 #ifndef SPILE_TRACEPOINT_H
 #define SPILE_TRACEPOINT_H
 
-#include "detail/tracepoint_core.h"
+#include <spile/detail/tracepoint_core.h>
 
 #ifdef __cplusplus
 #error "C++ has tracepoint.hpp"

@@ -1,11 +1,10 @@
 #include "api/boundary.h"
 
 #include <pthread.h>
+#include <spile/detail/base.h>
 
 #include <cerrno>
 #include <cstring>
-
-#include "spile/detail/base.h"
 
 namespace spile::api {
 namespace {

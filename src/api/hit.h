@@ -4,10 +4,10 @@
 // Everything a hit reads is published whole and freed only behind wait_for_readers().
 #pragma once
 
+#include <spile/probes.h>
+
 #include <atomic>
 #include <cstdint>
-
-#include "spile/probes.h"
 
 namespace spile::api {
 

@@ -1,5 +1,6 @@
 // pr_info with the kernel's %pS: one line to stderr, written at once.
 #include <dlfcn.h>
+#include <spile/module.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,8 +8,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-
-#include "spile/module.h"
 
 namespace {
 

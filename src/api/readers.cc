@@ -2,6 +2,7 @@
 
 #include <linux/membarrier.h>
 #include <pthread.h>
+#include <spile/detail/base.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -11,7 +12,6 @@
 #include <cerrno>
 
 #include "api/hit.h"
-#include "spile/detail/base.h"
 
 extern "C" {
 /// The calling thread's word; null before its first hit. trampoline.S looks at it.
