@@ -276,6 +276,20 @@ def start_up():
             row(name, f"{statistics.median(times):.1f}", f"{memory:.1f}")
 
 
+def library():
+    """Costs inside the own program: printed by tests/library/figures.cc."""
+    print("\n## The library, added to the bare call\n")
+    program = pathlib.Path(SPILE).parent / "tests/library/spile_library_figures"
+    if not program.exists():
+        print(f"not measured: {program} is not built (ninja spile_library_figures)")
+        return
+    row("what", "cost")
+    row("---", "---")
+    for line in subprocess.run([str(program)], capture_output=True, text=True).stdout.splitlines():
+        found = re.match(r"(.*\S)\s{2,}(\S+ \S+)$", line)
+        row(*(found.groups() if found else (line, "")))
+
+
 def sizes():
     print("\n## Sizes\n")
     binary = os.path.getsize(SPILE)
@@ -304,6 +318,7 @@ def main():
         trap_costs(hot)
         attach_costs()
         start_up()
+        library()
         sizes()
     finally:
         shutil.rmtree(WORK, ignore_errors=True)
