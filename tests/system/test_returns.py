@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 
 from harness import (Failure, Process, Skip, Spile, Target, check, check_exit_success, need_tool, target_path)
 from tracing import (check_prints, check_says, check_status, compile_program, keyed, main, run, scalar, spile,
@@ -634,6 +635,42 @@ def arguments_at_the_return_are_those_of_the_call_on_both_engines():
             for ms in (10, 20, 30):
                 low, high = maps["shortest"][str(ms)], maps["waits"][str(ms)]
                 check("duration", ms * 1_000_000 <= low <= high, f"{ms}: {low} {high}\n{result.report()}")
+
+
+PAUSED = r"""
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+__attribute__((noinline)) long slow(long n) { usleep(n % 7 * 1000 + 500); return n * 3; }
+int main(void) {
+  puts("ready");
+  fflush(stdout);
+  for (long i = 1; i <= 700; i++) slow(i);
+  puts("EXIT-SUCCESS");
+  return 0;
+}
+"""
+
+
+@case
+def a_return_after_a_pause_finds_the_entry_of_its_own_call():
+    """The probes are switched off and on while calls are under way, always at the same place of the stack."""
+    with temporary_directory() as directory:
+        program = compile_program(directory, "paused", PAUSED)
+        with Process([program]) as target:
+            target.wait_for_line("ready$")
+            script = f'uretprobe:{program}:slow {{ printf("%d %d %d\\n", arg0, retval, duration / 1000); }}'
+            with Spile(script, pid=target.pid, extra=["--engine", "user"]) as tracer:
+                check("attached", tracer.wait_attached(30), tracer.report())
+                for i in range(200):
+                    tracer.send(signal.SIGUSR2)
+                    time.sleep(0.004 + i % 5 * 0.002)
+                check_exit_success(target.finish(60), target)
+                tracer.finish(30)
+                told = [tuple(map(int, line.split())) for line in "".join(tracer.of_type("printf")).splitlines()]
+        check("some", 20 < len(told) < 700, f"{len(told)} told\n{tracer.report()}")
+        for argument, result, microseconds in told:
+            check("own-entry", result == 3 * argument and microseconds < 1_000_000, f"{argument} {result} {microseconds}")
 
 
 def coverage():
