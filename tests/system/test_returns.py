@@ -323,19 +323,21 @@ __attribute__((noinline)) long plus(long n) { __asm__ volatile(""); return n + 1
 __attribute__((noinline)) long minus(long n) { __asm__ volatile(""); return n - 1; }
 function volatile chosen = plus;                                    // mov chosen(%rip),%rax; jmp *%rax
 struct { long count; function act; } volatile table = {0, plus};
+function simple = plus;                                             // jmp *simple(%rip)
 struct object { const function *methods; } object;
 static const function methods[] = {plus, minus};
 __attribute__((noinline)) long hook(long n) { if (n < 0) return -7; return chosen(n * 2); }
 __attribute__((noinline)) long member(long n) { if (n < 0) return -7; return table.act(n * 2); }
+__attribute__((noinline)) long word(long n) { if (n < 0) return -7; return simple(n); }
 __attribute__((noinline)) long method(struct object *o, long n) { if (n < 0) return -7; return o->methods[n % 2](n); }
 __attribute__((noinline)) long leads_there(long n) { __asm__ volatile(""); return hook(n + 1); }
 int main(void) {
   long sum = 0;
   object.methods = methods;
-  for (int i = 0; i < 50; i++) sum += hook(i) + member(i) + leads_there(i);
-  chosen = table.act = minus;
-  for (int i = 0; i < 30; i++) sum += hook(i) + member(i) + leads_there(i);
-  for (int i = 0; i < 20; i++) sum += hook(-1) + member(-1) + leads_there(-2);
+  for (int i = 0; i < 50; i++) sum += hook(i) + member(i) + leads_there(i) + word(i);
+  chosen = simple = table.act = minus;
+  for (int i = 0; i < 30; i++) sum += hook(i) + member(i) + leads_there(i) + word(i);
+  for (int i = 0; i < 20; i++) sum += hook(-1) + member(-1) + leads_there(-2) + word(-1);
   for (int i = 0; i < 10; i++) sum += method(&object, i - 5);
   printf("sum=%ld\n", sum);
   return 0;
@@ -348,10 +350,10 @@ def a_hook_is_followed_where_it_leads_and_counted_where_it_does_not():
     with temporary_directory() as directory:
         program = compile_program(directory, "hooks", HOOKS)
         bare = run([program]).out
-        for functions, told, unseen, in_kernel in ((["hook"], [140], 60, [200]), (["member"], [70], 30, [100]),
+        for functions, told, unseen, in_kernel in ((["hook"], [140], 60, [200]), (["member"], [70], 30, [100]), (["word"], [70], 30, [100]),
                                                    (["leads_there"], [70], 30, [100]), (["method"], [5], 5, [10]),
-                                                   (["hook", "leads_there", "member", "plus"], [140, 70, 70, 153], 120,
-                                                    [200, 100, 100, 153])):
+                                                   (["hook", "leads_there", "member", "plus"], [140, 70, 70, 203], 120,
+                                                    [200, 100, 100, 203])):
             probes = " ".join(f"uretprobe:{program}:{name} {{ @{name} = count(); }}" for name in functions)
             result = traced("--engine", "user", "-e", probes, "-c", program)
             check_status(result, 0)
