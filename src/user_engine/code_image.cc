@@ -253,8 +253,8 @@ class Builder {
                                action.number, action.repeats});
       probes.push_back(static_cast<uint32_t>(probe));
     }
-    spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending),
-                    helper_code(rt::kArmPending), helper_code(rt::kArrivePending),
+    spec.pending = {helper_code(rt::kNotePending),  helper_code(rt::kTakePending),
+                    helper_code(rt::kArmPending),   helper_code(rt::kArrivePending),
                     helper_code(rt::kLeavePending), helper_code(rt::kNoteAgainPending)};
   }
 

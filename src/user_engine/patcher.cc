@@ -289,6 +289,11 @@ Result<void> Patcher::fill_code() {
 /// sealed. That of the stones goes.
 void Patcher::keep_views() {
   switches_ = Switches(context_.bundle->probes.size());
+  // Entries are noted for returns all the time: else a return after a pause would find the entry of
+  // an earlier call at the same place of the stack.
+  for (size_t i = 0; i < context_.bundle->probes.size(); i++) {
+    if (context_.bundle->probes[i].entry_of >= 0) switches_.keep_on(i);
+  }
   for (size_t i = 0; i < prepared_.code.size(); i++)
     switches_.add(prepared_.code[i], std::move(code_[i].local));
   code_.clear();
