@@ -108,6 +108,9 @@ struct RtConsts {
   uint64_t pending_table;  ///< address of PendingBucket[kPendingBuckets]; 0: nothing is noted
   uint32_t saved_offset;  ///< of SavedBytes, from the start of this region
   uint32_t saved_count;
+  /// The pool of private stacks (private_stack.h): its first byte, the control block of its first
+  /// stack, where that of one more would be. All 0: there is none.
+  uint64_t private_pool, private_first, private_end;
   uint32_t safe_range_count;
   uint32_t reserved2;
   SafeRange safe_ranges[kMaxSafeRanges];  ///< ascending, not overlapping

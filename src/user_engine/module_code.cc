@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "abi/hit_frame.h"
 #include "elf/file.h"
 #include "elf/unwind.h"
 
@@ -28,6 +29,7 @@ Result<ModuleImage> ModuleImage::load(const target::Target& target, const target
   SPILE_TRY(auto symbols, symbols::ModuleSymbols::load(module.host_path, options));
   image.symbols_ = std::make_unique<symbols::ModuleSymbols>(std::move(symbols));
   image.is_go_ = image.symbols_->file().is_go();
+  image.code_.is_go = image.is_go_;
   // Go turns a fault at a known address into a panic: a displaced instruction faults at an address
   // that it does not know.
   image.code_.handles_faults_by_address =
@@ -182,6 +184,21 @@ ModuleImage::Start ModuleImage::function_start(TargetAddr at) const {
                   resolved->function->type == elf::SymbolType::kFunction &&
                   resolved->function->name.find(".cold") == std::string_view::npos;
   return is_start ? Start::kLikely : Start::kNone;
+}
+
+/// Functions of C in a Go program run on stacks of the system; what the linker of Go itself has put
+/// in has no unwind table, though.
+patch::GoStack ModuleImage::hit_stack(TargetAddr at) const {
+  const patch::GoStack ordinary{abi::kMaxHitStackBytes, false};
+  if (!is_go_) return ordinary;
+  auto unwind = symbols_->unwind();
+  if (unwind && (*unwind)->find(module_.bias.to_link(at)) != nullptr) return ordinary;
+  if (!go_stacks_) {
+    const bool linked_c = !symbols_->find("x_cgo_init").empty();
+    const bool c_is_known = unwind && !(*unwind)->functions().empty();
+    go_stacks_ = std::make_unique<patch::GoStacks>(code_, linked_c && !c_is_known);
+  }
+  return go_stacks_->at(at);
 }
 
 std::string ModuleImage::name_of(TargetAddr at) const {

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "symbols/module_symbols.h"
+#include "user_engine/patch/go_stack.h"
 #include "user_engine/patch/plan.h"
 #include "user_engine/target/process.h"
 
@@ -44,6 +45,8 @@ class ModuleImage {
   /// stack pointer. Parts of functions that others jump to (.cold) and the program's entry are
   /// none.
   Start function_start(TargetAddr at) const;
+  /// The stack that a hit right before the instruction at `at` may use.
+  patch::GoStack hit_stack(TargetAddr at) const;
   /// "fopen" or "fopen+12", "" where no symbol covers it.
   std::string name_of(TargetAddr at) const;
 
@@ -60,6 +63,7 @@ class ModuleImage {
   std::unique_ptr<symbols::ModuleSymbols> symbols_;
   patch::ModuleCode code_;
   bool is_go_ = false;
+  mutable std::unique_ptr<patch::GoStacks> go_stacks_;  ///< made when first asked for
 };
 
 }  // namespace spile::user_engine
