@@ -82,10 +82,20 @@ Result<void> ModuleImage::collect_code_pointers() {
   SPILE_TRY(const elf::UnwindTable* unwind, symbols_->unwind());
   SPILE_TRY(auto pads, unwind->all_landing_pads());
   for (LinkAddr p : pads) code_.code_pointers.push_back(module_.bias.to_target(p));
+  if (is_go_) add_goroutine_returns();
   std::ranges::sort(code_.code_pointers);
   auto tail = std::ranges::unique(code_.code_pointers);
   code_.code_pointers.erase(tail.begin(), tail.end());
   return {};
+}
+
+/// Where a goroutine's first function returns to: one byte into runtime.goexit, an address that the
+/// runtime computes (newproc1, runtime/proc.go).
+void ModuleImage::add_goroutine_returns() {
+  for (const char* name : {"runtime.goexit", "runtime.goexit.abi0"}) {
+    for (const symbols::Function* f : symbols_->find(name))
+      code_.code_pointers.push_back(module_.bias.to_target(f->addr) + 1);
+  }
 }
 
 namespace {

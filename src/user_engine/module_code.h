@@ -54,6 +54,7 @@ class ModuleImage {
   Result<void> read_segments();
   Result<void> collect_functions();
   Result<void> collect_code_pointers();
+  void add_goroutine_returns();
   void reserve_rseq_sections(const target::Target& target);
   void reserve_rseq_by_contents(const target::Target& target);
   void reserve_rseq(uint64_t start, uint64_t length, uint64_t abort);

@@ -148,13 +148,13 @@ TEST(DetourPrivateStack, WritesNothingBelowTheStackPointer) {
 }
 
 TEST(DetourPrivateStack, ProgramsSeeTheTargetsState) {
-  TightSite tight;
   std::vector<int16_t> offsets;
   for (int16_t offset = 0; offset < regs::kSize; offset += 8) offsets.push_back(offset);
-  int map = tight.world.add_array(32);
-  Body body =
-      tight.world.compile(store_context_program(map, offsets), as_engine(tight.world.env()));
   for (bool flags_live : {true, false}) {
+    TightSite tight;
+    int map = tight.world.add_array(32);
+    Body body =
+        tight.world.compile(store_context_program(map, offsets), as_engine(tight.world.env()));
     DetourSpec spec = tight.spec({{&body, 0}});
     spec.flags_live = flags_live;
     tight.site.patch(spec);
