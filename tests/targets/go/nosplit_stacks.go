@@ -2,7 +2,6 @@
 // below a small stack lies another goroutine's: each goroutine looks again and again whether what it keeps at the top of its own
 // is as it was. Meanwhile the collector runs, goroutines are preempted everywhere, and nil pointers are dereferenced by functions'
 // first instructions. The arguments and verdict are those of the other targets; calls of probe_me_leaf and probe_me_nil are counted.
-
 package main
 
 import (
@@ -29,6 +28,17 @@ func probe_me_nil(p *node) int { return p.value }
 //go:nosplit
 func probe_me_leaf(n uint64) uint64 { return n*3 + 1 }
 
+// Checks for room, but is called where hardly any is left: its first instructions run there, then the stack grows.
+//
+//go:noinline
+func checks_itself(n uint64) uint64 {
+	var room [32]uint64
+	for i := range room {
+		room[i] = n * uint64(i)
+	}
+	return room[n%32] - n*(n%32)
+}
+
 // Uses most of what a chain of functions without checks may use, then calls one more.
 //
 //go:noinline
@@ -38,7 +48,8 @@ func fills_the_rest(n uint64) uint64 {
 	for i := range room {
 		room[i] = n + uint64(i)
 	}
-	got := probe_me_leaf(n)
+	got := probe_me_leaf(n) + checks_itself(n)
+	atomic.AddInt64(&calls, 1)
 	for i := range room {
 		if room[i] != n+uint64(i) {
 			return 0
@@ -52,20 +63,29 @@ func fail(format string, args ...interface{}) {
 	os.Exit(1)
 }
 
-// At each depth the stack pointer is somewhere else above the guard.
+// Its frame is large, so that the stack pointer may be anywhere above the guard, down to the lowest place that is allowed.
 //
 //go:noinline
 func deeper(n uint64, depth int) uint64 {
 	if got := fills_the_rest(n); got != n*3+1 {
 		fail("fills_the_rest gave %d for %d", got, n)
 	}
-	atomic.AddInt64(&calls, 1)
 	if depth == 0 {
 		return n
 	}
-	var pad [3]uint64
-	pad[n%3] = n
-	return deeper(n+1, depth-1) + pad[n%3] - n
+	var pad [96]uint64
+	pad[n%96] = n
+	return deeper(n+1, depth-1) + pad[n%96] - n
+}
+
+// A little further down, `steps` times, so that all places above the guard are come to.
+//
+//go:noinline
+func lower(n uint64, depth, steps int) uint64 {
+	if steps == 0 {
+		return deeper(n, depth)
+	}
+	return lower(n, depth, steps-1) + uint64(steps) - uint64(steps)
 }
 
 //go:noinline
@@ -92,7 +112,7 @@ func goroutine(id, rounds int, done *sync.WaitGroup, start *sync.WaitGroup) {
 	start.Wait()
 	for i := 0; i < rounds; i++ {
 		depth := (i*7 + id) % 24
-		if got := deeper(uint64(i), depth); got != uint64(i+depth) {
+		if got := lower(uint64(i), depth, id%29); got != uint64(i+depth) {
 			fail("deeper gave %d, must be %d", got, i+depth)
 		}
 		if i%8 == 0 {
@@ -115,7 +135,7 @@ func goroutine(id, rounds int, done *sync.WaitGroup, start *sync.WaitGroup) {
 func main() {
 	wait := flag.Bool("wait", false, "")
 	hold := flag.Bool("hold", false, "")
-	rounds := flag.Int("rounds", 30, "")
+	rounds := flag.Int("rounds", 12, "")
 	loop := flag.Float64("loop", 0, "")
 	flag.Parse()
 	input := bufio.NewReader(os.Stdin)
@@ -124,7 +144,7 @@ func main() {
 		input.ReadString('\n')
 	}
 	deadline := time.Now().Add(time.Duration(*loop * 1e9))
-	for batch := 0; batch < 6 || time.Now().Before(deadline); batch++ {
+	for batch := 0; batch < 60 || time.Now().Before(deadline); batch++ {
 		var done, start sync.WaitGroup
 		start.Add(1)
 		for id := 0; id < 100; id++ {
