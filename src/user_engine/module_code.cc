@@ -1,6 +1,9 @@
 #include "user_engine/module_code.h"
 
+#include <elf.h>
+
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "abi/hit_frame.h"
@@ -43,15 +46,31 @@ Result<ModuleImage> ModuleImage::load(const target::Target& target, const target
   return image;
 }
 
+/// Go's linker puts the file's headers and its notes in front of the code, in one segment: text, part
+/// of which looks like jumps.
+void ModuleImage::leave_out_headers(patch::Bytes& text) const {
+  std::optional<TargetAddr> first;
+  for (const elf::Section& section : symbols_->file().sections()) {
+    const TargetAddr start = module_.bias.to_target(section.addr);
+    const bool is_code = (section.flags & SHF_EXECINSTR) != 0 && text.contains(start);
+    if (is_code && (!first || start < *first)) first = start;
+  }
+  if (!first) return;
+  text.bytes = text.bytes.subspan(static_cast<size_t>(*first - text.start));
+  text.start = *first;
+}
+
 Result<void> ModuleImage::read_segments() {
   const elf::File& file = symbols_->file();
   for (const elf::Segment& segment : file.segments()) {
     if (segment.writable || segment.file_size == 0) continue;
     SPILE_TRY(auto bytes, file.bytes(segment));
     Bytes part{module_.bias.to_target(segment.addr), bytes};
-    if (segment.executable) code_.text.push_back(part);
     // Jump tables lie in read-only data or, with some linkers, between the functions.
     code_.read_only.push_back(part);
+    if (!segment.executable) continue;
+    if (is_go_) leave_out_headers(part);
+    code_.text.push_back(part);
   }
   if (code_.text.empty())
     return fail(ErrorCode::kCorrupt, "{}: no executable segment", module_.path);
@@ -196,6 +215,17 @@ ModuleImage::Start ModuleImage::function_start(TargetAddr at) const {
   return is_start ? Start::kLikely : Start::kNone;
 }
 
+namespace {
+
+/// What cgo, the race detector and BoringCrypto bring along.
+bool comes_from_c(const symbols::Function& function) {
+  constexpr std::array<std::string_view, 4> kBeginnings = {"x_cgo_", "_Z", "__", "_goboringcrypto"};
+  return std::ranges::any_of(kBeginnings,
+                             [&](std::string_view b) { return function.name.starts_with(b); });
+}
+
+}  // namespace
+
 /// Functions of C in a Go program run on stacks of the system; what the linker of Go itself has put
 /// in has no unwind table, though.
 patch::GoStack ModuleImage::hit_stack(TargetAddr at) const {
@@ -204,9 +234,9 @@ patch::GoStack ModuleImage::hit_stack(TargetAddr at) const {
   auto unwind = symbols_->unwind();
   if (unwind && (*unwind)->find(module_.bias.to_link(at)) != nullptr) return ordinary;
   if (!go_stacks_) {
-    const bool linked_c = !symbols_->find("x_cgo_init").empty();
     const bool c_is_known = unwind && !(*unwind)->functions().empty();
-    go_stacks_ = std::make_unique<patch::GoStacks>(code_, linked_c && !c_is_known);
+    const bool has_c = std::ranges::any_of(symbols_->functions(), comes_from_c);
+    go_stacks_ = std::make_unique<patch::GoStacks>(code_, has_c && !c_is_known);
   }
   return go_stacks_->at(at);
 }

@@ -51,6 +51,7 @@ class ModuleImage {
   std::string name_of(TargetAddr at) const;
 
  private:
+  void leave_out_headers(patch::Bytes& text) const;
   Result<void> read_segments();
   Result<void> collect_functions();
   Result<void> collect_code_pointers();

@@ -61,10 +61,9 @@ def nearly_every_function_takes_a_probe():
     check_status(result, 0)
     check("exit-success", "EXIT-SUCCESS" in result.out, result.report()[-2000:])
     left = refused(result.err)
-    # The list is cut after some; what is not probed is counted, too.
     check("no-refusal", left <= NEVER, f"also refused: {left - NEVER}")
     check("hits-happened", scalar(result.out, "@") > 100000, result.out[-300:])
-    names = len(set(spile("-l", f"uprobe:{path}:*").out.split()))
+    names = len(set(spile("-l", f"uprobe:{path}:*").out.splitlines()))
     check("no-refusal", attached(result.err) >= names - 2, f"{attached(result.err)} of {names}")
 
 
@@ -75,10 +74,10 @@ BIG = """{ @n = count(); @h = hist(reg("ax")); @s[str(reg("bx"), 16)] = count();
 @case
 def everything_is_probed_while_the_collector_runs_all_the_time():
     path = target_path(PROGRAM)
-    for env in ({"GOGC": "1"}, {"GOGC": "1", "GODEBUG": "asyncpreemptoff=0,gcstoptheworld=1"}, {"GOMAXPROCS": "8"}):
-        bare = run([path, "--rounds", "2"], env=env)
+    for env in ({"GOGC": "1", "GODEBUG": "asyncpreemptoff=0"}, {"GOGC": "1", "GOMAXPROCS": "8"}):
+        bare = run([path, "--rounds", "1"], env=env)
         script = (f"uprobe:{path}:* " + BIG.replace("PATH", path))
-        result = spile("-e", script, "-c", f"{path} --rounds 2", env=env, seconds=100)
+        result = spile("-e", script, "-c", f"{path} --rounds 1", env=env, seconds=100)
         check_status(result, 0)
         check("same-output", bare.out.strip() in result.out, f"{env}\n{result.report()[-3000:]}")
         hits = scalar(result.out, "@n")
