@@ -139,9 +139,8 @@ Result<void> Patcher::find_blocked_sites(const StoppedProcess& process, const Ba
     }
   }
   if (!heads.empty()) {
-    auto interrupted =
-        target::live_contexts(
-            process, [&](TargetAddr a) { return heads.contains(a); }, private_stacks());
+    auto interrupted = target::live_contexts(
+        process, [&](TargetAddr a) { return heads.contains(a); }, private_stacks());
     for (const target::LiveContext& context : interrupted.found)
       blocked_.insert(heads.at(context.rip));
     if (!interrupted.incomplete.empty()) {
@@ -600,8 +599,7 @@ std::vector<RegionRange> Patcher::ranges() const {
         {abi::RegionKind::kPending,
          {*addresses.pending_base, *addresses.pending_base + abi::kPendingTableBytes}});
   }
-  if (addresses.stacks_base)
-    ranges.push_back({abi::RegionKind::kStackPool, private_stacks()});
+  if (addresses.stacks_base) ranges.push_back({abi::RegionKind::kStackPool, private_stacks()});
   ranges.push_back(
       {abi::RegionKind::kPerThread, {addresses.private_base, addresses.private_base + kPageBytes}});
   ranges.push_back({abi::RegionKind::kData,

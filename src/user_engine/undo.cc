@@ -182,9 +182,8 @@ Result<bool> Undo::clear_hops(StoppedProcess& process) {
     registers.rip = to->value;
     SPILE_TRY_VOID(process.set_registers(i, registers));
   }
-  auto interrupted =
-      target::live_contexts(
-          process, [&](TargetAddr a) { return is_between_jumps(a); }, job_.stacks);
+  auto interrupted = target::live_contexts(
+      process, [&](TargetAddr a) { return is_between_jumps(a); }, job_.stacks);
   return interrupted.found.empty() && interrupted.incomplete.empty();
 }
 
@@ -245,9 +244,9 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
       const bool is_table =
           range.size() == abi::kPendingTableBytes && m.start == range.end + kPageBytes;
       const TargetAddr above = range.end + kPageBytes;
-      const bool is_stacks =
-          range.size() == abi::kPrivatePoolBytes &&
-          (m.start == above + kPageBytes || m.start == above + kPageBytes + abi::kPendingTableBytes);
+      const bool is_stacks = range.size() == abi::kPrivatePoolBytes &&
+                             (m.start == above + kPageBytes ||
+                              m.start == above + kPageBytes + abi::kPendingTableBytes);
       return has_inode(job_.mappings, m.inode) &&
              (m.contains(range.start) || is_page || is_table || is_stacks);
     });

@@ -409,8 +409,7 @@ class DetourEmitter {
     emit_.op(Inst::kIdCmp, slot(offsetof(abi::HitFrame, overridden)), Imm(0));
     emit_.jump_if(x86::CondCode::kEqual, goes_on);
     restore_registers();
-    if (!private_)
-      emit_.op(Inst::kIdMov, x86::rax, slot(offsetof(abi::HitFrame, override_value)));
+    if (!private_) emit_.op(Inst::kIdMov, x86::rax, slot(offsetof(abi::HitFrame, override_value)));
     leave(offsetof(abi::HitFrame, override_value));
     emit_.op(Inst::kIdRet);
     emit_.bind(goes_on);
@@ -646,8 +645,9 @@ class DetourEmitter {
   std::optional<spile::x86::Insn> jump_;  ///< the site's, where a call may leave by it
   bool inline_ = false;
   bool saves_flags_ = false;
-  bool private_ = false;  ///< the hit runs on a private stack; total_ reaches up to its control block
-  Label past_hit_;        ///< the displaced code
+  bool private_ =
+      false;        ///< the hit runs on a private stack; total_ reaches up to its control block
+  Label past_hit_;  ///< the displaced code
   int32_t frame_at_ = 0, flags_at_ = 0;  ///< from rsp while programs run
   uint32_t total_ = 0;  ///< what rsp is lowered by; 0: the detour is only the displaced code
   size_t inlined_at_ = 0;

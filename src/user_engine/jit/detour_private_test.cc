@@ -1,5 +1,5 @@
-// Hits on a private stack: nothing of the target's stack is written, nothing is lost but where it is
-// counted, and no stack stays taken for ever.
+// Hits on a private stack: nothing of the target's stack is written, nothing is lost but where it
+// is counted, and no stack stays taken for ever.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/time.h>
@@ -224,6 +224,39 @@ TEST(DetourPrivateStack, AnOverrideReturnsToTheCaller) {
   EXPECT_EQ(tight.pool.taken(), 0u);
 }
 
+TEST(DetourPrivateStack, SwitchedOffDoesNothing) {
+  TightSite tight;
+  Body body = tight.busy();
+  DetourSpec spec = tight.spec({{&body, 0}});
+  Detour detour = tight.site.patch(spec);
+  ASSERT_EQ(detour.gates.size(), 1u);
+  auto* word = reinterpret_cast<uint64_t*>((spec.at + detour.gates[0].offset).value);
+  *word = detour.gates[0].closed;
+  expect_state_kept(tight.site);
+  EXPECT_EQ(tight.hits(), 0u);
+  *word = detour.gates[0].open;
+  expect_state_kept_but_vector_15(tight.site);
+  EXPECT_EQ(tight.hits(), 256u);
+}
+
+TEST(DetourPrivateStack, IsNeverLongerThanItsBound) {
+  TightSite tight;
+  std::vector<int16_t> offsets;
+  for (int16_t offset = 0; offset < regs::kSize; offset += 8) offsets.push_back(offset);
+  int map = tight.world.add_array(32);
+  Body all = tight.world.compile(store_context_program(map, offsets), as_engine(tight.world.env()));
+  Body busy = tight.busy();
+  Body overriding = tight.world.compile(override_program(), as_engine(tight.world.env()));
+  DetourSpec spec = tight.spec({{&all, 0}, {&busy, 1}, {&overriding, 2}, {&all, UINT64_MAX}});
+  spec.at_entry = spec.may_override = true;
+  spec.cpu = CpuNumber::kLsl;
+  spec.hits = HitCounter{TargetAddr(uint64_t{1} << 46), 24, 0xfff};
+  auto detour = emit_detour(spec);
+  ASSERT_TRUE(detour) << detour.error().message;
+  RecordProperty("bytes", static_cast<int>(detour->displaced_offset));
+  EXPECT_LE(detour->displaced_offset, kMaxDetourBytes + 4 * kMaxProgramCallBytes);
+}
+
 // ---- none is free
 
 TEST(DetourPrivateStack, AHitWithoutAStackIsSkippedAndCounted) {
@@ -352,7 +385,10 @@ TEST(DetourPrivateStack, TooFewStacksLoseHitsAndCountThem) {
         all_ready.arrive_and_wait();
         for (uint64_t i = 0; i < kCalls; ++i) {
           uint64_t rax = i;
-          asm volatile("call *%1" : "+a"(rax) : "r"(tight.site.code().value) : "xmm15", "memory", "cc");
+          asm volatile("call *%1"
+                       : "+a"(rax)
+                       : "r"(tight.site.code().value)
+                       : "xmm15", "memory", "cc");
           wrong += rax != i + kLeaAdds;
         }
       });

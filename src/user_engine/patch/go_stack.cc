@@ -98,8 +98,8 @@ GoStack GoStacks::in(const FunctionSpan& function, TargetAddr at) const {
   if (may_have_values_at_entry(function)) return stack;
   const auto shape = x86::decode_shape(map_.text_from(at));
   const bool returns = shape && shape->kind == Kind::kRet && is_go_function(function.name);
-  stack.may_switch = at == function.start || returns ||
-                     !writes_vector_15(map_, sweep(map_, map_.region_at(at)));
+  stack.may_switch =
+      at == function.start || returns || !writes_vector_15(map_, sweep(map_, map_.region_at(at)));
   return stack;
 }
 

@@ -145,8 +145,8 @@ TEST(GoStack, NoFunctionNothingSure) {
 TEST(GoNames, HaveTheirPackage) {
   EXPECT_TRUE(is_go_function("runtime.memmove.abi0"));
   EXPECT_TRUE(is_go_function("time.(*Time).addSec"));
-  for (const std::string_view other : {"memeqbody", "x_cgo_init", "parse.cold", "copy.part.0",
-                                       "f.constprop.1", ""}) {
+  for (const std::string_view other :
+       {"memeqbody", "x_cgo_init", "parse.cold", "copy.part.0", "f.constprop.1", ""}) {
     EXPECT_FALSE(is_go_function(other)) << other;
   }
 }

@@ -187,8 +187,7 @@ class Walk {
 
   /// From a private stack to the target's: 0 where the hit has not left that yet, or is back.
   void follow_home(uint64_t private_sp) {
-    const TargetAddr owner =
-        control_of(private_sp) + offsetof(abi::PrivateStackControl, owner_sp);
+    const TargetAddr owner = control_of(private_sp) + offsetof(abi::PrivateStackControl, owner_sp);
     const uint64_t home = process_.memory().read_value<uint64_t>(owner).value_or(0);
     if (home != 0 && std::ranges::find(stacks_, home) == stacks_.end()) stacks_.push_back(home);
   }
@@ -274,10 +273,11 @@ LiveContexts live_contexts(const StoppedProcess& process,
   Frames frames(process.memory());
   for (size_t i = 0; i < process.threads().size(); ++i) {
     std::set<TargetAddr> known;  // a frame may be met again from another stack pointer
-    const bool whole = maps && Walk(process, i, *maps, private_stacks, frames).run([&](const Frame& frame) {
-      if (!known.insert(frame.rip_at).second || !points_there(TargetAddr(frame.rip))) return;
-      result.found.push_back({i, TargetAddr(frame.rip), frame.rip_at});
-    });
+    const bool whole =
+        maps && Walk(process, i, *maps, private_stacks, frames).run([&](const Frame& frame) {
+          if (!known.insert(frame.rip_at).second || !points_there(TargetAddr(frame.rip))) return;
+          result.found.push_back({i, TargetAddr(frame.rip), frame.rip_at});
+        });
     if (!whole) result.incomplete.push_back(i);
   }
   return result;

@@ -342,8 +342,8 @@ TEST(LiveContexts, EndWithTheHandlerAlthoughItsFrameIsStillThere) {
   EXPECT_EQ(live_in("beside"), std::pair(size_t{0}, size_t{0}));
 }
 
-/// As AreSeenOnACoroutineOfALargeMapping, but the thread has just gone to a private stack: further up
-/// the same large mapping, where nothing is.
+/// As AreSeenOnACoroutineOfALargeMapping, but the thread has just gone to a private stack: further
+/// up the same large mapping, where nothing is.
 TEST(LiveContexts, AreSeenFromAPrivateStackToo) {
   Program program = Program::start({build_program("frames.c", "cc -O1"), "other"});
   ASSERT_TRUE(program.ready());
@@ -352,7 +352,8 @@ TEST(LiveContexts, AreSeenFromAPrivateStackToo) {
     const os::Registers before = process.threads()[0].registers;
     const TargetAddr start((before.rsp & ~uint64_t{0xfff}) + (16 << 20));
     const AddressRange pool{start, start + abi::kPrivatePoolBytes};
-    const uint64_t owner_at = abi::private_control_offset(0) + offsetof(abi::PrivateStackControl, owner_sp);
+    const uint64_t owner_at =
+        abi::private_control_offset(0) + offsetof(abi::PrivateStackControl, owner_sp);
     ASSERT_TRUE(process.memory().write(start + owner_at,
                                        {reinterpret_cast<const uint8_t*>(&before.rsp), 8}));
     os::Registers inside = before;
