@@ -82,8 +82,10 @@ def everything_is_probed_while_the_collector_runs_all_the_time():
         check("same-output", bare.out.strip() in result.out, f"{env}\n{result.report()[-3000:]}")
         hits = scalar(result.out, "@n")
         check("hits-happened", hits > 100000, f"{hits}")
-        check("exact-count", histogram_total(result.out, "@h") == hits == histogram_total(result.out, "@d"),
-              f"{hits} hits, {histogram_total(result.out, '@h')} in the histogram")
+        # At its end the program's other threads are killed, also in the middle of a hit: at most one each.
+        for name in ("@h", "@d"):
+            total = histogram_total(result.out, name)
+            check("exact-count", hits - 16 <= total <= hits, f"{hits} hits, {total} in {name}")
         check("hits-happened", result.out.count("at main.dereference") > 100, result.report()[-1000:])
 
 

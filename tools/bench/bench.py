@@ -280,7 +280,8 @@ def go_costs():
     env = {**os.environ, "GO111MODULE": "off", "CGO_ENABLED": "0", "GOCACHE": str(WORK / "go-cache")}
     subprocess.run(["go", "build", "-o", str(path), str(ROOT / "tools/bench/hot.go")], check=True, env=env)
     print("\n## Cost of a hit in Go\n")
-    print("A counter at the entry of a function: the hit runs on a private stack.\n")
+    print("A counter at the entry of a function: the hit runs on a private stack. A function that checks its stack is entered again "
+          "where the check fails, as it does on purpose when a goroutine is to be preempted.\n")
     row("function", "bare call, ns", "user engine", "count")
     row(*["---"] * 4)
     for function in ("nosplit", "checked"):

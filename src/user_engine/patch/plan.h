@@ -169,7 +169,7 @@ struct SitePlan {
   std::vector<ProbedHead> probed;
   bool falls_through = true;  ///< control continues at site + window.size()
   bool may_fault =
-      false;  ///< a displaced instruction accesses memory other than stack and constants
+      false;           ///< a displaced instruction accesses memory other than stack and constants
   std::string reason;  ///< why this mechanism: "jump over 2 instructions"
 
   TargetAddr window_end() const { return site + window.size(); }
