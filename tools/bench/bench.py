@@ -307,6 +307,27 @@ def sizes():
         row("blob in the target", blob[0].stat().st_size)
 
 
+def go_costs():
+    if shutil.which("go") is None:
+        return
+    path = WORK / "hotgo"
+    env = {**os.environ, "GO111MODULE": "off", "CGO_ENABLED": "0", "GOCACHE": str(WORK / "go-cache")}
+    subprocess.run(["go", "build", "-o", str(path), str(ROOT / "tools/bench/hot.go")], check=True, env=env)
+    print("\n## Cost of a hit in Go\n")
+    print("A counter at the entry of a function: the hit runs on a private stack. A function that checks its stack is entered again "
+          "where the check fails, as it does on purpose when a goroutine is to be preempted.\n")
+    row("function", "bare call, ns", "user engine", "count")
+    row(*["---"] * 4)
+    for function in ("nosplit", "checked"):
+        target = Target(path)
+        bare, _, _ = target.run(function)
+        spile = Spile(target.pid, f"uprobe:{path}:main.{function} {{ @ = count(); }}", "user")
+        median, _, calls = target.run(function)
+        counted = spile.stop().get("@")
+        row(function, f"{bare:.1f}", f"+{median - bare:.1f}", "exact" if counted == calls else f"{counted} of {calls}")
+        target.close()
+
+
 def main():
     print("# spile, measured", time.strftime("%Y-%m-%d"))
     print("\nmachine:", os.uname().release, "|", next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?"),
@@ -316,6 +337,7 @@ def main():
         hit_costs(hot)
         switching(hot)
         trap_costs(hot)
+        go_costs()
         attach_costs()
         start_up()
         library()
