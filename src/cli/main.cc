@@ -65,6 +65,13 @@ void add_target_options(CLI::App& app, Options& options) {
                "without risk: it kills a program that blocks SIGTRAP in a thread, or sets a "
                "handler for it, while it is traced. Refused where that is so from the start");
   app.add_option(
+         "--attach", options.trace.target.attach,
+         "how the kernel engine attaches kprobes and uprobes: auto (default), session, multi, "
+         "link, ioctl or tracefs")
+      ->type_name("PATH")
+      ->check(CLI::IsMember({"auto", "session", "multi", "link", "ioctl", "tracefs",
+                             "kprobe.session", "kprobe.multi", "uprobe.multi"}));
+  app.add_option(
       "words", options.words,
       "a script file (- for standard input), then its positional parameters $1, $2, ...");
 }

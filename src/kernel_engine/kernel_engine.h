@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "engine/engine.h"
+#include "kernel_engine/attach_path.h"
 
 namespace spile::kernel_engine {
 
@@ -11,8 +12,8 @@ struct Options {
   /// Let the kernel count and time program runs, for Stats::hits and hit_ns. Costs some
   /// 30 ns a hit.
   bool measure = false;
-  /// One perf event for every uprobe even where uprobe.multi works.
-  bool force_perf_uprobes = false;
+  /// This way for kprobes and uprobes, or an error that says why it cannot be had.
+  AttachPath attach_path = AttachPath::kAuto;
 };
 
 /// Errors of attach: denied (CAP_BPF and CAP_PERFMON are needed), unsupported (this kernel cannot,

@@ -1,0 +1,218 @@
+// Probes of kernel functions: sessions, links over many, else one by one.
+//
+// A pattern means functions that ftrace can trace, as everywhere: those that it cannot are left out
+// with the reason, and so is one that the kernel refuses. A single function must take its probe.
+#include <algorithm>
+#include <optional>
+
+#include "kernel_engine/attacher.h"
+#include "symbols/kallsyms.h"
+
+namespace spile::kernel_engine {
+
+using bundle::Probe;
+using bundle::ProbeKind;
+
+namespace {
+
+std::vector<std::string> names_of(const bundle::Bundle& bundle, const std::vector<size_t>& probes) {
+  std::vector<std::string> names;
+  for (size_t index : probes) names.push_back(bundle.probes[index].symbol);
+  return names;
+}
+
+bool calls_cookie(const bundle::Bundle& bundle, int program) {
+  return program >= 0 && calls(bundle.programs.at(static_cast<size_t>(program)).code,
+                               bpf::Helper::kGetAttachCookie);
+}
+
+uint64_t address_of(const Probe& probe) {
+  if (probe.address) return *probe.address;
+  auto kernel = symbols::Kallsyms::load();
+  if (!kernel) return 0;
+  auto found = kernel->find(probe.symbol, probe.module);
+  return found.empty() || found.front()->addr == 0 ? 0 : found.front()->addr + probe.offset;
+}
+
+}  // namespace
+
+/// Where all of a group can go by one link, as far as can be told before.
+bool Attacher::fprobe_serves(const KprobeGroup& group) {
+  const auto& program = bundle_.programs.at(static_cast<size_t>(group.program));
+  return std::ranges::all_of(group.probes,
+                             [&](size_t i) { return is_plain_function(bundle_.probes[i]); }) &&
+         !calls(program.code, bpf::Helper::kOverrideReturn) &&
+         reads_only_arguments(bundle_, program);
+}
+
+/// Of several functions those that ftrace can trace; all of them where nobody says which.
+std::vector<size_t> Attacher::leave_out_untraceable(const KprobeGroup& group) {
+  if (group.probes.size() == 1) return group.probes;
+  auto traceable = traceable_functions();
+  if (!traceable) return group.probes;
+  std::vector<size_t> kept;
+  for (size_t index : group.probes) {
+    if (bundle_.probes[index].address || traceable->contains(bundle_.probes[index].symbol)) {
+      kept.push_back(index);
+    } else {
+      refuse(index, "ftrace cannot trace it (it is not in available_filter_functions)");
+    }
+  }
+  return kept;
+}
+
+/// One program at both ends of the same functions. False: the kernel or the programs do not allow
+/// it.
+Result<bool> Attacher::attach_session(const KprobeGroup& entry, const KprobeGroup& at_return) {
+  const bool is_single = entry.probes.size() == 1;
+  const bool knows_probe =
+      calls_cookie(bundle_, entry.program) || calls_cookie(bundle_, at_return.program);
+  if (!features_.kprobe_session() || !fprobe_serves(entry) || !fprobe_serves(at_return))
+    return false;
+  if (knows_probe && !is_single) return false;  // a session has one cookie for both ends
+  KprobeGroup kept = entry;
+  kept.probes = leave_out_untraceable(entry);
+  if (kept.probes.empty()) return false;
+  Programs::Pair pair{entry.program, at_return.program, {}, {}};
+  if (knows_probe) pair.entry_probe = entry.probes.front(), pair.return_probe = at_return.probes[0];
+  SPILE_TRY(int fd, programs_.session(pair));
+  const auto names = names_of(bundle_, kept.probes);
+  auto link = link_kprobes(fd, kTraceKprobeSession, names, std::vector<uint64_t>(names.size()),
+                           Moment::kEntry);
+  if (!link && link.error().code == ErrorCode::kNotFound) return false;
+  if (!link) return forward(link);
+  links_.push_back({.definition = {}, .event = Fd(), .link = std::move(*link)});
+  for (size_t index : kept.probes) report(index, "kprobe (kprobe.session)");
+  for (size_t index : at_return.probes) {
+    const std::string& symbol = bundle_.probes[index].symbol;
+    if (std::ranges::find(names, symbol) != names.end())
+      report(index, "kretprobe (kprobe.session)");
+    else
+      refuse(index, "ftrace cannot trace it (it is not in available_filter_functions)");
+  }
+  return true;
+}
+
+Result<bool> Attacher::attach_kprobe_multi(const KprobeGroup& group) {
+  if (!features_.kprobe_multi() || !fprobe_serves(group)) return false;
+  const size_t reports = sites_.size();
+  const auto probes = leave_out_untraceable(group);
+  if (probes.empty())
+    return fail(ErrorCode::kUnsupported, "ftrace can trace none of these {} functions",
+                group.probes.size());
+  std::vector<uint64_t> cookies;
+  for (size_t index : probes) cookies.push_back(bundle_.cookie_of(index));
+  SPILE_TRY(int fd, programs_.shared(group.program, LoadType::kKprobeMulti));
+  auto link = link_kprobes(fd, kTraceKprobeMulti, names_of(bundle_, probes), cookies, group.moment);
+  if (!link && link.error().code == ErrorCode::kNotFound) {
+    sites_.resize(reports);  // they get another chance one by one
+    return false;
+  }
+  if (!link) return forward(link);
+  links_.push_back({.definition = {}, .event = Fd(), .link = std::move(*link)});
+  for (size_t index : probes)
+    report(index, fmt::format("{} (kprobe.multi)",
+                              group.moment == Moment::kReturn ? "kretprobe" : "kprobe"));
+  return true;
+}
+
+Result<void> Attacher::attach_single_kprobe(size_t index, Moment moment, AttachPath path) {
+  const Probe& probe = bundle_.probes[index];
+  const std::string name = kernel_name(probe);
+  SPILE_TRY(int fd, path == AttachPath::kLink ? programs_.shared(probe.program, LoadType::kKprobe)
+                                              : programs_.of_probe(index, LoadType::kKprobe));
+  const char* type = moment == Moment::kReturn ? "kretprobe" : "kprobe";
+  if (path == AttachPath::kTracefs) {
+    std::string place = probe.address ? fmt::format("{:#x}", *probe.address)
+                                      : fmt::format("{}+{}", name, probe.offset);
+    SPILE_TRY(auto definition, TracefsEvent::define_kprobe(place, moment));
+    SPILE_TRY(Fd event, open_tracepoint(definition.group(), definition.name()));
+    SPILE_TRY(Link link, hang_on(std::move(event), fd, AttachPath::kIoctl, 0));
+    link.definition.emplace(std::move(definition));
+    links_.push_back(std::move(link));
+    report(index, fmt::format("{} (tracefs event)", type));
+    return {};
+  }
+  SPILE_TRY(Fd event, open_kprobe(name, probe.address.value_or(probe.offset), moment));
+  SPILE_TRY_VOID(keep(hang_on(std::move(event), fd, path, bundle_.cookie_of(index))));
+  report(index, fmt::format("{} (perf event, {})", type, name_of(path)), probe.address.value_or(0));
+  return {};
+}
+
+/// Why the kernel does not take a kprobe: it answers a handful of reasons with one number.
+Error Attacher::explain_kprobe(Error error, const Probe& probe) const {
+  error = std::move(error).context("attach " + probe.name);
+  if (error.code != ErrorCode::kInvalid && error.code != ErrorCode::kUnsupported) return error;
+  auto blacklist = kprobe_blacklist();
+  const uint64_t address = address_of(probe);
+  const BlacklistEntry* entry =
+      blacklist ? find_blacklisted(*blacklist, probe.address ? "" : probe.symbol, address)
+                : nullptr;
+  if (entry != nullptr) {
+    return {ErrorCode::kUnsafe,
+            fmt::format("{}: {} is in the kernel's blacklist (kprobes/blacklist, {:#x}-{:#x}): the "
+                        "kernel runs this code itself to serve a probe",
+                        probe.name, entry->function, entry->begin, entry->end)};
+  }
+  if (error.code == ErrorCode::kInvalid)
+    error.message +=
+        " (the kernel allows no probe there: not the first byte of an instruction, not in kernel "
+        "code, or in a section that cannot be probed)";
+  return error;
+}
+
+/// One of several that the kernel refuses is left out by name.
+Result<void> Attacher::attach_each_kprobe(const KprobeGroup& group) {
+  AttachPath path = single_path();
+  if (is_forced(AttachPath::kTracefs) || !features_.kprobe_events()) path = AttachPath::kTracefs;
+  const auto probes = leave_out_untraceable(group);
+  std::optional<Error> refused;
+  size_t attached = 0;
+  for (size_t index : probes) {
+    auto one = attach_single_kprobe(index, group.moment, path);
+    if (one) {
+      attached++;
+      continue;
+    }
+    Error error = explain_kprobe(std::move(one.error()), bundle_.probes[index]);
+    if (error.code == ErrorCode::kDenied || error.code == ErrorCode::kInternal)
+      return std::unexpected(std::move(error));
+    if (group.probes.size() > 1) refuse(index, error.message);
+    if (!refused) refused = std::move(error);
+  }
+  if (attached == 0 && refused) return std::unexpected(std::move(*refused));
+  return {};
+}
+
+Result<void> Attacher::attach_kprobes() {
+  const auto groups = group_kprobes(bundle_);
+  std::vector<bool> done(groups.size());
+  const bool try_session = is_forced(AttachPath::kAuto) || is_forced(AttachPath::kSession);
+  const bool try_multi = is_forced(AttachPath::kAuto) || is_forced(AttachPath::kMulti);
+  for (size_t i = 0; i < groups.size(); i++) {
+    const KprobeGroup& group = groups[i];
+    if (done[i]) continue;
+    if (try_session && group.partner && group.moment == Moment::kEntry) {
+      SPILE_TRY(bool attached, attach_session(group, groups[*group.partner]));
+      if (attached) done[i] = done[*group.partner] = true;
+    }
+    if (done[i]) continue;
+    if (is_forced(AttachPath::kSession))
+      return fail(ErrorCode::kUnsupported,
+                  "--attach session: this kernel has no kprobe.session, or the script is not a "
+                  "kprobe and a kretprobe of the same functions");
+    if (try_multi) {
+      SPILE_TRY(bool attached, attach_kprobe_multi(group));
+      done[i] = attached;
+    }
+    if (done[i]) continue;
+    if (is_forced(AttachPath::kMulti))
+      return fail(ErrorCode::kUnsupported,
+                  "--attach multi: this kernel has no kprobe.multi links, or they cannot serve {}",
+                  bundle_.probes[group.probes.front()].name);
+    SPILE_TRY_VOID(attach_each_kprobe(group));
+  }
+  return {};
+}
+
+}  // namespace spile::kernel_engine
