@@ -2,6 +2,9 @@
 //
 // A pattern means functions that ftrace can trace, as everywhere: those that it cannot are left out
 // with the reason, and so is one that the kernel refuses. A single function must take its probe.
+#include <fmt/ranges.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -21,17 +24,27 @@ std::vector<std::string> names_of(const bundle::Bundle& bundle, const std::vecto
   return names;
 }
 
+bool has_kprobe_events() {
+  auto root = tracefs();
+  return root && access((*root + "/kprobe_events").c_str(), F_OK) == 0;
+}
+
 bool calls_cookie(const bundle::Bundle& bundle, int program) {
   return program >= 0 && calls(bundle.programs.at(static_cast<size_t>(program)).code,
                                bpf::Helper::kGetAttachCookie);
 }
 
-uint64_t address_of(const Probe& probe) {
-  if (probe.address) return *probe.address;
+/// " (did you mean vfs_read?)"
+std::string near_names(const std::string& symbol) {
   auto kernel = symbols::Kallsyms::load();
-  if (!kernel) return 0;
-  auto found = kernel->find(probe.symbol, probe.module);
-  return found.empty() || found.front()->addr == 0 ? 0 : found.front()->addr + probe.offset;
+  if (!kernel) return "";
+  const auto names = kernel->nearest(symbol);
+  return names.empty() ? "" : fmt::format("; did you mean {}?", fmt::join(names, " or "));
+}
+
+/// The kernel has no such way to attach, or not to this: another one is tried.
+bool is_out_of_reach(const Error& error) {
+  return error.code == ErrorCode::kNotFound || error.code == ErrorCode::kUnsupported;
 }
 
 }  // namespace
@@ -67,19 +80,20 @@ Result<bool> Attacher::attach_session(const KprobeGroup& entry, const KprobeGrou
   const bool is_single = entry.probes.size() == 1;
   const bool knows_probe =
       calls_cookie(bundle_, entry.program) || calls_cookie(bundle_, at_return.program);
-  if (!features_.kprobe_session() || !fprobe_serves(entry) || !fprobe_serves(at_return))
-    return false;
+  if (!fprobe_serves(entry) || !fprobe_serves(at_return)) return false;
   if (knows_probe && !is_single) return false;  // a session has one cookie for both ends
   KprobeGroup kept = entry;
   kept.probes = leave_out_untraceable(entry);
   if (kept.probes.empty()) return false;
   Programs::Pair pair{entry.program, at_return.program, {}, {}};
   if (knows_probe) pair.entry_probe = entry.probes.front(), pair.return_probe = at_return.probes[0];
-  SPILE_TRY(int fd, programs_.session(pair));
+  auto program = programs_.session(pair);
+  if (!program && is_out_of_reach(program.error())) return false;
+  if (!program) return forward(program);
   const auto names = names_of(bundle_, kept.probes);
-  auto link = link_kprobes(fd, kTraceKprobeSession, names, std::vector<uint64_t>(names.size()),
-                           Moment::kEntry);
-  if (!link && link.error().code == ErrorCode::kNotFound) return false;
+  auto link = link_kprobes(*program, kTraceKprobeSession, names,
+                           std::vector<uint64_t>(names.size()), Moment::kEntry);
+  if (!link && is_out_of_reach(link.error())) return false;
   if (!link) return forward(link);
   links_.push_back({.definition = {}, .event = Fd(), .link = std::move(*link)});
   for (size_t index : kept.probes) report(index, "kprobe (kprobe.session)");
@@ -94,7 +108,7 @@ Result<bool> Attacher::attach_session(const KprobeGroup& entry, const KprobeGrou
 }
 
 Result<bool> Attacher::attach_kprobe_multi(const KprobeGroup& group) {
-  if (!features_.kprobe_multi() || !fprobe_serves(group)) return false;
+  if (!fprobe_serves(group)) return false;
   const size_t reports = sites_.size();
   const auto probes = leave_out_untraceable(group);
   if (probes.empty())
@@ -104,7 +118,7 @@ Result<bool> Attacher::attach_kprobe_multi(const KprobeGroup& group) {
   for (size_t index : probes) cookies.push_back(bundle_.cookie_of(index));
   SPILE_TRY(int fd, programs_.shared(group.program, LoadType::kKprobeMulti));
   auto link = link_kprobes(fd, kTraceKprobeMulti, names_of(bundle_, probes), cookies, group.moment);
-  if (!link && link.error().code == ErrorCode::kNotFound) {
+  if (!link && is_out_of_reach(link.error())) {
     sites_.resize(reports);  // they get another chance one by one
     return false;
   }
@@ -142,11 +156,12 @@ Result<void> Attacher::attach_single_kprobe(size_t index, Moment moment, AttachP
 /// Why the kernel does not take a kprobe: it answers a handful of reasons with one number.
 Error Attacher::explain_kprobe(Error error, const Probe& probe) const {
   error = std::move(error).context("attach " + probe.name);
+  if (error.code == ErrorCode::kNotFound) error.message += near_names(probe.symbol);
   if (error.code != ErrorCode::kInvalid && error.code != ErrorCode::kUnsupported) return error;
   auto blacklist = kprobe_blacklist();
-  const uint64_t address = address_of(probe);
   const BlacklistEntry* entry =
-      blacklist ? find_blacklisted(*blacklist, probe.address ? "" : probe.symbol, address)
+      blacklist ? find_blacklisted(*blacklist, probe.address ? "" : probe.symbol,
+                                   probe.address.value_or(0))
                 : nullptr;
   if (entry != nullptr) {
     return {ErrorCode::kUnsafe,
@@ -154,10 +169,10 @@ Error Attacher::explain_kprobe(Error error, const Probe& probe) const {
                         "kernel runs this code itself to serve a probe",
                         probe.name, entry->function, entry->begin, entry->end)};
   }
-  if (error.code == ErrorCode::kInvalid)
+  if (error.message.find("perf_event_open") != std::string::npos)
     error.message +=
-        " (the kernel allows no probe there: not the first byte of an instruction, not in kernel "
-        "code, or in a section that cannot be probed)";
+        " (the kernel allows no probe there: not in its code, or in a section that cannot be "
+        "probed)";
   return error;
 }
 
@@ -165,6 +180,10 @@ Error Attacher::explain_kprobe(Error error, const Probe& probe) const {
 Result<void> Attacher::attach_each_kprobe(const KprobeGroup& group) {
   AttachPath path = single_path();
   if (is_forced(AttachPath::kTracefs) || !features_.kprobe_events()) path = AttachPath::kTracefs;
+  if (path == AttachPath::kTracefs && !has_kprobe_events())
+    return fail(ErrorCode::kUnsupported,
+                "{}: this kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)",
+                bundle_.probes[group.probes.front()].name);
   const auto probes = leave_out_untraceable(group);
   std::optional<Error> refused;
   size_t attached = 0;

@@ -11,9 +11,9 @@ namespace spile::kernel_engine {
 
 /// Whose events, and from when.
 struct CounterScope {
-  std::vector<pid_t> pids;   ///< empty: every process
-  bool on_exec = false;      ///< from the process's next exec on
-  bool per_cpu = false;      ///< of processes too: one event a thread and CPU
+  std::vector<pid_t> pids;  ///< empty: every process
+  bool on_exec = false;     ///< from the process's next exec on
+  bool per_cpu = false;     ///< of processes too: one event a thread and CPU
 };
 
 struct CounterValue {

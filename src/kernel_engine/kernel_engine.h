@@ -16,6 +16,10 @@ struct Options {
   AttachPath attach_path = AttachPath::kAuto;
 };
 
+/// Every kprobe that is in place in this kernel, whoever set it, with its state and its first bytes
+/// where /proc/kcore shows them: `spile sites` without a process. Errors: denied, unsupported.
+Result<std::vector<engine::SiteReport>> kernel_sites();
+
 /// Errors of attach: denied (CAP_BPF and CAP_PERFMON are needed), unsupported (this kernel cannot,
 /// the message says what), invalid (the verifier refused a program: our fault, its log is in the
 /// message), unsafe (a live process has patched the place).

@@ -136,6 +136,20 @@ void each_named(const btf* types,
   }
 }
 
+/// The type of a tracepoint's probes has no names of its arguments; the function that calls the
+/// probes has them.
+const btf_type* tracepoint_prototype(const btf* types,
+                                     std::string_view name,
+                                     const btf_type* its_typedef) {
+  for (std::string_view prefix : {"__traceiter_", "__probestub_"}) {
+    const std::string caller = fmt::format("{}{}", prefix, name);
+    int id = btf__find_by_name_kind(types, caller.c_str(), BTF_KIND_FUNC);
+    if (id > 0) return plain(types, btf__type_by_id(types, static_cast<uint32_t>(id))->type);
+  }
+  const btf_type* pointer = plain(types, its_typedef->type);
+  return pointer != nullptr && btf_is_ptr(pointer) ? plain(types, pointer->type) : nullptr;
+}
+
 bool is_kernel_proper(std::string_view module) {
   return module.empty() || module == "vmlinux";
 }
@@ -214,18 +228,16 @@ Result<std::vector<TypedFunction>> KernelTypes::raw_tracepoints(std::string_view
                                                                 std::string_view name) {
   SPILE_TRY(const btf* types, of(module));
   std::vector<TypedFunction> found;
-  each_named(
-      types, BTF_KIND_TYPEDEF, kTracePrefix, name, [&](std::string_view its, const btf_type* type) {
-        const btf_type* pointer = plain(types, type->type);
-        const btf_type* prototype =
-            pointer != nullptr && btf_is_ptr(pointer) ? plain(types, pointer->type) : nullptr;
-        if (prototype == nullptr || !btf_is_func_proto(prototype)) return;
-        TypedFunction function{.module = std::string(is_kernel_proper(module) ? "" : module),
-                               .name = std::string(its)};
-        read_signature(types, prototype, 1, function);  // 0 is what registered the probe
-        function.result.reset();
-        found.push_back(std::move(function));
-      });
+  each_named(types, BTF_KIND_TYPEDEF, kTracePrefix, name,
+             [&](std::string_view its, const btf_type* type) {
+               const btf_type* prototype = tracepoint_prototype(types, its, type);
+               if (prototype == nullptr || !btf_is_func_proto(prototype)) return;
+               TypedFunction function{.module = std::string(is_kernel_proper(module) ? "" : module),
+                                      .name = std::string(its)};
+               read_signature(types, prototype, 1, function);  // 0 is what registered the probe
+               function.result.reset();
+               found.push_back(std::move(function));
+             });
   return or_not_found(std::move(found), "tracepoint", name);
 }
 

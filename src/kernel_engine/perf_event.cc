@@ -137,19 +137,16 @@ void choose_watchpoint(const Probe& probe, perf_event_attr& attr) {
 
 /// What the error of a counter means here.
 Error explain(Error error, int errno_value, const Probe& probe) {
-  error = std::move(error).context(probe.name);
   bool is_absent = errno_value == ENOENT || errno_value == EOPNOTSUPP || errno_value == ENODEV;
   if (probe.kind == ProbeKind::kHardware && is_absent) {
     error.code = ErrorCode::kUnsupported;
-    error.message = fmt::format(
-        "{}: this machine has no performance counter for it (a virtual machine without a PMU, or a "
-        "CPU without this event); software:cpu-clock counts time instead",
-        probe.name);
+    error.message =
+        "this machine has no performance counter for it (a virtual machine without a PMU, or a CPU "
+        "without this event); software:cpu-clock counts time instead";
   }
   if (probe.kind == ProbeKind::kWatchpoint && errno_value == ENOSPC) {
     error.code = ErrorCode::kBusy;
-    error.message = fmt::format(
-        "{}: all four debug registers of the CPU are taken by other watchpoints", probe.name);
+    error.message = "all four debug registers of the CPU are taken by other watchpoints";
   }
   return error;
 }
@@ -185,11 +182,21 @@ Result<Fd> open_kprobe(const std::string& function, uint64_t offset, Moment mome
   SPILE_TRY_VOID(choose_function_pmu("kprobe", moment, attr));
   if (!function.empty()) attr.kprobe_func = reinterpret_cast<uint64_t>(function.c_str());
   attr.probe_offset = offset;
-  auto event = perf_event_open(attr, {-1, 0});
-  if (!event)
-    return forward(event, "{} {}+{:#x}", moment == Moment::kReturn ? "kretprobe" : "kprobe",
-                   function, offset);
-  return event;
+  int why = 0;
+  auto event = perf_event_open(attr, {-1, 0}, &why);
+  if (event) return event;
+  switch (why) {
+    case ENOENT: return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", function);
+    case EILSEQ:
+      return fail(ErrorCode::kInvalid, "no instruction begins {} bytes into {}", offset, function);
+    case EADDRNOTAVAIL:
+      return fail(ErrorCode::kInvalid,
+                  "several functions of the kernel are called {}: give the address of one",
+                  function);
+    default:
+      return forward(event, "{} {}+{:#x}", moment == Moment::kReturn ? "kretprobe" : "kprobe",
+                     function, offset);
+  }
 }
 
 Result<Fd> open_tracepoint(const std::string& category, const std::string& name, pid_t pid) {

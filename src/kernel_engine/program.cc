@@ -122,7 +122,28 @@ LoadType as_typed(bundle::ProbeKind kind, LoadType otherwise) {
   }
 }
 
+bundle::Program trivial_program() {
+  return {
+      .name = "spile_feature",
+      .code = {{bpf::kClassAlu64 | bpf::kMov, 0, 0, 0}, {bpf::kClassJmp | bpf::kExit, 0, 0, 0}}};
+}
+
+bool may_load_others(const Maps& maps) {
+  return load_program(trivial_program(), LoadType::kKprobe, maps).has_value();
+}
+
 }  // namespace
+
+Result<void> takes_function_programs(KernelTypes& types) {
+  TypeTarget target;
+  SPILE_TRY(target.id, types.function_id("vfs_read"));
+  SPILE_TRY(Maps none, Maps::create({}));
+  auto loaded = load_program(trivial_program(), LoadType::kFentry, none, &target);
+  if (loaded) return {};
+  return fail(ErrorCode::kUnsupported,
+              "this kernel takes no programs there (a security policy, or no "
+              "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)");
+}
 
 Result<int> Programs::shared(int index, LoadType type) {
   Fd& fd = loaded_[{index, type, -1}];
@@ -146,7 +167,13 @@ Result<int> Programs::of_probe(size_t index, LoadType type) {
   if (is_typed) {
     SPILE_TRY(target, types_.target(probe));
   }
-  SPILE_TRY(fd, load_program(own, as_typed(probe.kind, type), maps_, is_typed ? &target : nullptr));
+  auto loaded = load_program(own, as_typed(probe.kind, type), maps_, is_typed ? &target : nullptr);
+  if (!loaded && is_typed && loaded.error().code == ErrorCode::kDenied && may_load_others(maps_))
+    return fail(ErrorCode::kUnsupported,
+                "this kernel does not permit such programs, although it takes others: a security "
+                "policy, or no tracing of functions");
+  if (!loaded) return forward(loaded);
+  fd = std::move(*loaded);
   return fd.get();
 }
 

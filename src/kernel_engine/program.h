@@ -35,6 +35,9 @@ Result<Fd> load_program(const bundle::Program& program,
                         const Maps& maps,
                         const TypeTarget* target = nullptr);
 
+/// Whether this kernel takes programs at the entries of its functions. Errors: unsupported, denied.
+Result<void> takes_function_programs(KernelTypes& types);
+
 /// Runs a kTestRun program once in this process.
 Result<void> run_once(int program_fd, std::string_view what);
 

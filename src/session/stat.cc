@@ -39,6 +39,7 @@ struct Count {
   std::string event;
   std::map<int, uint64_t> by_cpu;
   std::string not_counted;
+  bool is_time = false;
   uint64_t total() const {
     uint64_t sum = 0;
     for (const auto& [cpu, count] : by_cpu) sum += count;
@@ -134,7 +135,7 @@ Result<void> Stat::choose_engine_for(bundle::Bundle bundle) {
   bundle_ = std::move(bundle);
   SPILE_TRY(ChosenEngine chosen, choose_engine(bundle_, target_));
   if (chosen.engine == EngineChoice::kUser) {
-    engine_ = user_engine::make_engine();
+    engine_ = user_engine::make_engine({});
     return {};
   }
   SPILE_TRY(auto path, kernel_engine::attach_path_of(target_.attach));
@@ -158,14 +159,20 @@ Result<void> Stat::attach_programs() {
   options.pid_filter = target_.pids;
   Script script{.name = "-e", .text = stat_script(events_), .positional = {}};
   auto compiled = compile(script, world, options);
-  if (!compiled) return fail(ErrorCode::kInvalid, "the events cannot be counted\n{}", compiled.error());
+  if (!compiled)
+    return fail(ErrorCode::kInvalid, "the events cannot be counted\n{}", compiled.error());
   SPILE_TRY_VOID(choose_engine_for(std::move(compiled->bundle)));
   engine::Scope scope{.pids = target_.pids, .command = {}, .on_process = {}};
   const bool is_kernel = engine_->name() == "kernel";
   if (!is_kernel && !counters_.empty())
-    return fail(ErrorCode::kUnsupported, "counters and probes of programs together: add --engine "
-                                         "kernel, or count them apart");
-  if (!is_kernel && !target_.command.empty()) scope.command = request_.command;
+    return fail(ErrorCode::kUnsupported,
+                "counters and probes of programs together: add --engine "
+                "kernel, or count them apart");
+  if (!is_kernel && !target_.command.empty()) {
+    scope.command = request_.command;
+    // It runs from the moment that its probes are in place.
+    scope.on_process = [this](pid_t) { started_ = last_ = SteadyClock::now(); };
+  }
   if (is_kernel) {
     if (!gated_) SPILE_TRY_VOID(start_command_for_kernel());
     if (gated_ && !request_.system_wide && target_.pids.empty()) {
@@ -192,7 +199,7 @@ Result<void> Stat::open_counters() {
     if (counter) {
       counters_.emplace(i, std::move(*counter));
     } else if (counter.error().code == ErrorCode::kUnsupported) {
-      fmt::print(stderr, "spile: {}\n", counter.error().message);
+      fmt::print(stderr, "spile: {}: {}\n", events_[i].name, counter.error().message);
       not_counted_[i] = counter.error().message;
     } else {
       return forward(counter);
@@ -202,7 +209,8 @@ Result<void> Stat::open_counters() {
 }
 
 Result<void> Stat::start() {
-  const bool has_counters = std::ranges::any_of(events_, [](const auto& e) { return e.probe.empty(); });
+  const bool has_counters =
+      std::ranges::any_of(events_, [](const auto& e) { return e.probe.empty(); });
   if (has_counters) {
     SPILE_TRY_VOID(start_command_for_kernel());
     SPILE_TRY_VOID(open_counters());
@@ -210,7 +218,7 @@ Result<void> Stat::start() {
   if (has_probes()) SPILE_TRY_VOID(attach_programs());
   // Of all processes, the user engine has no part in the command.
   if (!request_.command.empty() && child_ == 0) SPILE_TRY_VOID(start_command_for_kernel());
-  started_ = last_ = SteadyClock::now();
+  if (child_ == 0 || gated_) started_ = last_ = SteadyClock::now();
   if (gated_) SPILE_TRY_VOID(gated_->open_gate());
   return {};
 }
@@ -218,10 +226,12 @@ Result<void> Stat::start() {
 /// Rows of one event: of a pattern one a probe, those that were not hit with 0.
 Result<std::vector<Count>> Stat::read_event(size_t event) {
   std::vector<Count> rows;
-  if (not_counted_.contains(event)) return std::vector{Count{events_[event].name, {}, not_counted_[event]}};
+  if (not_counted_.contains(event))
+    return std::vector{Count{events_[event].name, {}, not_counted_[event]}};
   if (auto counter = counters_.find(event); counter != counters_.end()) {
     SPILE_TRY(auto values, counter->second.read());
-    Count row{events_[event].name, {}, ""};
+    const std::string& symbol = events_[event].counter.symbol;
+    Count row{events_[event].name, {}, "", symbol == "task-clock" || symbol == "cpu-clock"};
     for (const auto& value : values) row.by_cpu[value.cpu] += value.count;
     return std::vector{std::move(row)};
   }
@@ -240,7 +250,8 @@ Result<std::vector<Count>> Stat::read_event(size_t event) {
   SPILE_TRY(auto entries, trace_->read_map(map));
   for (const engine::MapEntry& entry : entries) {
     uint64_t probe = 0;
-    if (events_[event].is_pattern() && entry.key.size() >= 8) std::memcpy(&probe, entry.key.data(), 8);
+    if (events_[event].is_pattern() && entry.key.size() >= 8)
+      std::memcpy(&probe, entry.key.data(), 8);
     auto row = by_probe.find(probe);
     for (size_t cpu = 0; row != by_probe.end() && cpu < entry.values.size(); cpu++) {
       uint64_t count = 0;
@@ -272,11 +283,11 @@ void Stat::print_rows(const std::vector<Count>& counts,
   };
   for (const Count& count : counts) {
     if (!request_.per_cpu || !count.not_counted.empty()) {
-      print({count.event, {}, count.total(), over_seconds, count.not_counted});
+      print({count.event, {}, count.total(), over_seconds, count.not_counted, count.is_time});
       continue;
     }
     for (const auto& [cpu, number] : count.by_cpu)
-      print({count.event, cpu, number, over_seconds, ""});
+      print({count.event, cpu, number, over_seconds, "", count.is_time});
   }
 }
 
@@ -332,9 +343,8 @@ void Stat::loop() {
     if (over) return;
     auto wait = kLongestWait;
     if (request_.interval_ms > 0)
-      wait = std::min(wait, std::chrono::ceil<std::chrono::milliseconds>(
-                                std::max(SteadyClock::duration(0),
-                                         last_ + interval - SteadyClock::now())));
+      wait = std::min(wait, std::chrono::ceil<std::chrono::milliseconds>(std::max(
+                                SteadyClock::duration(0), last_ + interval - SteadyClock::now())));
     // A command that has just ended is seen within a millisecond, so that elapsed time is its own.
     if (child_ > 0) wait = std::min(wait, std::chrono::milliseconds(1));
     const timespec pause = {0, std::chrono::nanoseconds(wait).count()};

@@ -50,6 +50,8 @@ std::string rate_text(double per_second) {
 }
 
 std::string count_text(const StatRow& row) {
+  if (row.is_time && row.not_counted.empty())
+    return fmt::format("{:.2f} msec", static_cast<double>(row.count) / 1e6);
   return row.not_counted.empty() ? fmt::format("{}", row.count) : "<not supported>";
 }
 
@@ -59,6 +61,9 @@ std::string cpu_text(const StatRow& row) {
 
 std::string rate_of(const StatRow& row) {
   if (row.seconds <= 0 || !row.not_counted.empty()) return "";
+  if (row.is_time)
+    return fmt::format("# {:>8.3f} CPUs utilized",
+                       static_cast<double>(row.count) / 1e9 / row.seconds);
   return rate_text(static_cast<double>(row.count) / row.seconds);
 }
 
@@ -88,10 +93,11 @@ Result<StatEvent> parse_stat_event(const std::string& text) {
   if (is_probe_type(text)) return event;
   event.probe = "tracepoint:" + text;
   if (text.find(':') != std::string::npos && is_probe_type(event.probe)) return event;
-  return fail(ErrorCode::kInvalid,
-              "'{}' is no event: give a probe (kprobe:vfs_read), a tracepoint (sched:sched_switch) or "
-              "a counter (page-faults); spile list shows them",
-              text);
+  return fail(
+      ErrorCode::kInvalid,
+      "'{}' is no event: give a probe (kprobe:vfs_read), a tracepoint (sched:sched_switch) or "
+      "a counter (page-faults); spile list shows them",
+      text);
 }
 
 std::string stat_map(size_t event) {
@@ -114,7 +120,10 @@ std::string stat_header(const std::string& what) {
 
 std::string stat_line(const StatRow& row) {
   const std::string rate = rate_of(row);
-  std::string line = fmt::format("{}{:>18}      ", cpu_text(row), count_text(row));
+  // "msec" stands in the gap between the columns.
+  const int width = row.is_time && row.not_counted.empty() ? 23 : 18;
+  std::string line =
+      fmt::format("{}{:>{}}{:<{}}", cpu_text(row), count_text(row), width, "", 24 - width);
   line += rate.empty() ? row.event : fmt::format("{:<50} {}", row.event, rate);
   return line + "\n";
 }

@@ -14,8 +14,8 @@ namespace spile::session {
 
 /// One event as the user wrote it.
 struct StatEvent {
-  std::string name;   ///< as given, what is printed
-  std::string probe;  ///< as a script writes it; empty for a counter that is only read
+  std::string name;       ///< as given, what is printed
+  std::string probe;      ///< as a script writes it; empty for a counter that is only read
   bundle::Probe counter;  ///< kSoftware or kHardware, where `probe` is empty
   bool is_pattern() const { return probe.find('*') != std::string::npos; }
 };
@@ -38,6 +38,7 @@ struct StatRow {
   uint64_t count = 0;
   double seconds = 0;       ///< over which it was counted
   std::string not_counted;  ///< not empty: why it could not be
+  bool is_time = false;     ///< count is nanoseconds on a CPU
 };
 
 /// "for 'system wide'", "for process id '3'", "for 'ls -l'".

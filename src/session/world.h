@@ -75,6 +75,10 @@ class MachineWorld final : public lang::World {
   Result<std::vector<symbols::Located>> usdt_files(std::string_view target);
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
+  std::optional<std::vector<lang::KernelFunction>> traceable(std::string_view module,
+                                                             std::string_view symbol);
+  Result<std::vector<lang::KernelFunction>> listed_functions(std::string_view module,
+                                                             std::string_view symbol);
   Result<std::string> events_folder();
 
   WorldOptions options_;

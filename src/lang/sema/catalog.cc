@@ -1,7 +1,6 @@
 #include "lang/sema/catalog.h"
 
 #include <array>
-#include <span>
 #include <vector>
 
 #include "lang/syntax/diagnostic.h"
@@ -147,11 +146,6 @@ constexpr CounterEvent kHardwareEvents[] = {
     {"instructions", "", 1'000'000},     {"ref-cycles", "", 1'000'000},
 };
 
-std::span<const CounterEvent> counter_events(bundle::ProbeKind kind) {
-  if (kind == bundle::ProbeKind::kHardware) return kHardwareEvents;
-  return kSoftwareEvents;
-}
-
 /// Names for "did you mean" only: handled apart because they depend on the probe.
 constexpr std::string_view kContextNames[] = {"ustack", "kstack", "args",    "arg0",
                                               "arg1",   "arg2",   "arg3",    "arg4",
@@ -170,6 +164,11 @@ std::string_view nearest_function(std::string_view name) {
   std::vector<std::string_view> names;
   for (const FunctionEntry& entry : kFunctions) names.push_back(entry.name);
   return nearest(name, names);
+}
+
+std::span<const CounterEvent> counter_events(bundle::ProbeKind kind) {
+  if (kind == bundle::ProbeKind::kHardware) return kHardwareEvents;
+  return kSoftwareEvents;
 }
 
 const CounterEvent* find_counter_event(bundle::ProbeKind kind, std::string_view name) {

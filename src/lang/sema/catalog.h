@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -75,6 +76,7 @@ struct CounterEvent {
   std::string_view name, alias;
   uint64_t default_count;  ///< the probe fires every so many events
 };
+std::span<const CounterEvent> counter_events(bundle::ProbeKind kind);
 /// By name or alias; null: no such event.
 const CounterEvent* find_counter_event(bundle::ProbeKind kind, std::string_view name);
 std::string_view nearest_counter_event(bundle::ProbeKind kind, std::string_view name);
