@@ -8,11 +8,10 @@ import os
 import re
 import signal
 import subprocess
-import time
 
-from harness import SPILE, Process, Skip, check, wait_until
+from harness import SPILE, Skip, check
 from tracing import (NOBODY, check_prints, check_says, check_status, compile_program, keyed, main, run, scalar, spile,
-                     temporary_directory)
+                     temporary_directory, wait_until)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 UPROBE_EVENTS = "/sys/kernel/tracing/uprobe_events"
