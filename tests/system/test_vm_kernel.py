@@ -14,9 +14,9 @@ from tracing import check_status, compile_program, keyed, main, scalar, temporar
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 # Opens, unlinks and maps memory all the time, and says how it is called.
-LOOP = "(while true; do cat /etc/passwd >/dev/null; touch /tmp/victim; rm /tmp/victim; done) & LOOP=$!"
+LOOP = "(while true; do cat /etc/passwd >/dev/null; touch /tmp/victim; rm /tmp/victim; sleep 0.05; done) & LOOP=$!"
 
-# What is shown while a trace is attached; its own output follows. Some things take long under emulation.
+# What is shown while a trace is attached; its own output follows. TERM, since a shell's background jobs ignore INT.
 SHOW = r"""
 show() { # name, spile's words
   echo "== $1"; shift
@@ -27,7 +27,7 @@ show() { # name, spile's words
   echo "ENABLED $(wc -l </sys/kernel/tracing/enabled_functions) $(head -1 /sys/kernel/tracing/enabled_functions)"
   sed 's/^/EVENT /' /sys/kernel/tracing/kprobe_events
   [ -n "$SITES" ] && spile sites | sed 's/^/SITE /'
-  sleep 0.7; kill -INT $TRACE; wait $TRACE; echo "STATUS $?"
+  sleep 0.5; kill $TRACE; wait $TRACE; echo "STATUS $?"
   grep -v ' \.\.\. ' /tmp/out
 }
 gone() { echo "== $1"; cat /sys/kernel/debug/kprobes/list /sys/kernel/tracing/enabled_functions; bpf_links; sed 's/^/EVENT /' /sys/kernel/tracing/kprobe_events; }
@@ -71,12 +71,12 @@ def quoted(words):
 
 
 def script():
-    lines = [SHOW, LOOP, "(while true; do spile --version; done) >/dev/null 2>&1 & VERSIONS=$!"]
+    lines = [SHOW, LOOP, "(while true; do spile --version; sleep 0.05; done) >/dev/null 2>&1 & VERSIONS=$!"]
     for name, words in SHOWN.items():
         if name == "by_module":
             lines.append("kill $VERSIONS")
         if name == "ustack":
-            lines.append("(while true; do spile --version; done) >/dev/null 2>&1 & VERSIONS=$!")
+            lines.append("(while true; do spile --version; sleep 0.05; done) >/dev/null 2>&1 & VERSIONS=$!")
         lines.append(f"show {name} {quoted(words)}")
     lines += [
         "kill $VERSIONS",

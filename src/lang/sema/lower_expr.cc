@@ -166,10 +166,11 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
     refuse(span, fmt::format("arg{} at the return of a kernel function", index));
   } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe &&
              kind != ProbeKind::kUretprobe) {
-    diagnostics_.error(span,
-                       "arg{} is only there in uprobe, uretprobe, kprobe, usdt, rawtracepoint, fentry "
-                       "and fexit",
-                       index);
+    diagnostics_.error(
+        span,
+        "arg{} is only there in uprobe, uretprobe, kprobe, usdt, rawtracepoint, fentry "
+        "and fexit",
+        index);
   } else if (index >= kOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
