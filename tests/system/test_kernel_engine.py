@@ -412,6 +412,18 @@ def list_is_as_perf_prints_it():
     check_status(spile("list", "no-such-event"), 1)
 
 
+def probes_of_the_kernel_are_listed_with_their_arguments():
+    need_root()
+    result = spile("-lv", "rawtracepoint:sched_switch")
+    check_status(result, 0)
+    check_prints(result, r"^rawtracepoint:sched_switch\n    bool preempt\n    struct task_struct \* ?prev\n")
+    result = spile("-lv", "fexit:vfs_read")
+    check_status(result, 0)
+    check_prints(result, r"^fexit:vfs_read\n    struct file \* ?file\n    char \* ?buf\n    size_t count\n    loff_t \* ?pos\n    ssize_t retval\n$")
+    check_prints(spile("-l", "software:*faults"), r"^software:alignment-faults:1\n")
+    check_prints(spile("-lv", "iter:task"), r"^iter:task\n    struct bpf_iter_meta \* ?meta\n    struct task_struct \* ?task\n$")
+
+
 def info_says_what_works():
     result = spile("info", "-f", "json")
     check_status(result, 0)
@@ -435,6 +447,7 @@ if __name__ == "__main__":
               without_privilege_it_says_what_is_needed, uprobe_by_multi, uprobe_by_link, uprobe_by_ioctl, uprobe_by_tracefs,
               a_killed_spile_leaves_no_probe_and_the_next_one_clears_its_event, a_killed_spile_leaves_no_link,
               stat_counts_a_command_exactly, stat_counts_tracepoints_counters_and_patterns, stat_prints_intervals_that_add_up,
-              stat_of_all_cpus_adds_up, stat_says_what_it_cannot, list_is_as_perf_prints_it, info_says_what_works], 300)
+              stat_of_all_cpus_adds_up, stat_says_what_it_cannot, list_is_as_perf_prints_it,
+              probes_of_the_kernel_are_listed_with_their_arguments, info_says_what_works], 300)
     finally:
         Work.directory.holder.__exit__(None, None, None)

@@ -147,8 +147,9 @@ def attached(text):
 def check_common(found):
     """What both kernels must do alike."""
     hits = lambda name, map_="@": keyed(shown(found, name), map_)
-    for name in ("link", "ioctl", "single", "by_module"):
-        check("hits-happened", sum(hits(name).values()) > 0, found[name])
+    for name in ("link", "ioctl", "single"):
+        check("hits-happened", hits(name).get(OPENAT, 0) > 0, found[name])
+    check("hits-happened", hits("by_module").get("kprobe:vmlinux:vfs_read", 0) > 0, found["by_module"])
     for name in ("tracefs", "pair"):
         both = hits(name)
         check("hits-happened", set(both) == {OPENAT, "kretprobe:do_sys_openat2"} and min(both.values()) > 0, found[name])
@@ -189,7 +190,8 @@ def documents(found):
     check("hits-happened", re.search(r"^KPROBE ENTRY pid = \d+, filename = /tmp/victim$", shown(found, "unlinkat"), re.M) and
           re.search(r"^KPROBE EXIT: ret = 0$", found["unlinkat"], re.M), found["unlinkat"][:2000])
     check("hits-happened", re.search(r'^dfd=-100 pathname="/etc/passwd"$', shown(found, "filp"), re.M), found["filp"][:2000])
-    check("hits-happened", re.search(r"main\+", shown(found, "ustack")) and attached(found["ustack"]) == 1, found["ustack"])
+    # The processes have ended when their stacks are printed: addresses have no names any more.
+    check("hits-happened", re.search(r"^@\[\n +(0x[0-9a-f]+|main\+0)\n(.*\n)*\]: [1-9]", shown(found, "ustack"), re.M), found["ustack"])
     inside = [name for name in found if name.startswith("inside_") and attached(found[name]) == 1]
     check("inside-a-function", len(inside) == 1, "no offset of do_unlinkat took a probe")
     text, offset = found[inside[0]], int(inside[0].split("_")[1])

@@ -214,7 +214,9 @@ class Resolver {
       return;
     }
     for (const KernelFunction& function : *functions) {
-      std::string module = point.target.empty() ? "" : function.module + ":";
+      std::string module;
+      if (!point.target.empty())
+        module = (function.module.empty() ? "vmlinux" : function.module) + ":";
       add_shared(
           {.kind = kind,
            .name = fmt::format("{}:{}{}{}", type, module, function.symbol, offset_text(point)),
@@ -335,7 +337,7 @@ class Resolver {
       return;
     }
     for (Tracepoint& event : *events) {
-      std::string module = point.target.empty() ? "" : event.category + ":";
+      std::string module = event.category.empty() ? "" : event.category + ":";
       Instance* instance = add_shared(
           {.kind = kind,
            .name = fmt::format("{}:{}{}", ast::to_string(point.type), module, event.event),
