@@ -52,6 +52,14 @@ bool is_out_of_reach(const Error& error) {
 /// Where all of a group can go by one link, as far as can be told before.
 bool Attacher::fprobe_serves(const KprobeGroup& group) {
   const auto& program = bundle_.programs.at(static_cast<size_t>(group.program));
+  // The stack pointer pairs a call with its return: kprobes and kretprobes show it alike, the ways of
+  // fprobe change with the kernel.
+  for (const Probe& probe : bundle_.probes) {
+    const bool is_pair = probe.entry_of >= 0 && probe.kind == ProbeKind::kKprobe;
+    if (is_pair && (probe.program == group.program ||
+                    bundle_.probes[static_cast<size_t>(probe.entry_of)].program == group.program))
+      return false;
+  }
   return std::ranges::all_of(group.probes,
                              [&](size_t i) { return is_plain_function(bundle_.probes[i]); }) &&
          !calls(program.code, bpf::Helper::kOverrideReturn) &&

@@ -14,7 +14,7 @@ namespace spile::kernel_engine {
 
 namespace {
 
-constexpr size_t kShownBytes = 8;
+constexpr size_t kShownBytes = 5;  ///< a call, a jump, or an int3 and what is behind it
 
 /// The kernel's memory as an ELF core file: its program headers say which file offset is which
 /// address.

@@ -61,6 +61,10 @@ SHOWN = {
     "unlinkat": ["-e", r'kprobe:do_unlinkat { printf("KPROBE ENTRY pid = %d, filename = %s\n", pid, str(*(uint64 *)arg1)); } '
                  r'kretprobe:do_unlinkat { printf("KPROBE EXIT: ret = %d\n", retval); }'],
     "filp": ["-e", r'kprobe:do_filp_open { printf("dfd=%d pathname=\"%s\"\n", (int32)arg0, str(*(uint64 *)arg1)); }'],
+    # The arguments at the return are those of the same call: nothing returns more than was asked for.
+    "returned": ["-v", "-e", r'kretprobe:vfs_read { @calls = count(); } kretprobe:vfs_read /retval > (int64)arg2/ { @wrong = count(); } '
+                 r'kretprobe:vfs_read /retval == arg2/ { @full = count(); } kretprobe:do_filp_open { @name[str(*(uint64 *)arg1)] = count(); } '
+                 r'kretprobe:do_sys_openat2 { @ns = hist(duration); @long = max(duration); }'],
     "ustack": ["-e", "uprobe:/bin/spile:main { @[ustack] = count(); }"],
 }
 FOPEN = spile_line('uprobe:/lib/x86_64-linux-gnu/libc.so.6:fopen { printf("fopen: %s\\n", str(arg0)); } interval:s:4 { exit(); }')
@@ -190,6 +194,10 @@ def documents(found):
     check("hits-happened", re.search(r"^KPROBE ENTRY pid = \d+, filename = /tmp/victim$", shown(found, "unlinkat"), re.M) and
           re.search(r"^KPROBE EXIT: ret = 0$", found["unlinkat"], re.M), found["unlinkat"][:2000])
     check("hits-happened", re.search(r'^dfd=-100 pathname="/etc/passwd"$', shown(found, "filp"), re.M), found["filp"][:2000])
+    returned = shown(found, "returned")
+    check("hits-happened", scalar(returned, "@calls") > 0 and keyed(returned, "@name").get("/etc/passwd", 0) > 0, returned)
+    check("same-call", scalar(returned, "@wrong") == 0, returned)
+    check("latency", re.search(r"^@ns:\n\[", returned, re.M) and 100 < scalar(returned, "@long") < 10**10, returned)
     # The processes have ended when their stacks are printed: addresses have no names any more.
     check("hits-happened", re.search(r"^@\[\n +(0x[0-9a-f]+|main\+0)\n(.*\n)*\]: [1-9]", shown(found, "ustack"), re.M), found["ustack"])
     inside = [name for name in found if name.startswith("inside_") and attached(found[name]) == 1]

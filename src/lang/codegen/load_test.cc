@@ -34,6 +34,7 @@ const char* const kScripts[] = {
     "BEGIN, END, interval:s:1 { printf(\"%s\\n\", probe); }",
     "kprobe:vfs_read, kretprobe:vfs_read, tracepoint:sched:sched_switch { @[probe, pid] = count(); "
     "}",
+    "kretprobe:vfs_read /arg2 > 0/ { @[arg2, retval, func] = hist(duration); }",
     "profile:hz:99 { @[pid, comm, probe] = count(); @s[kstack, ustack] = count(); @i = "
     "reg(\"ip\"); }",
     "software:page-faults:1 { @[comm] = count(); } hardware:cycles { @ = count(); }",

@@ -145,7 +145,7 @@ TEST(Sema, ReportsOneFaultOfASharedClauseOnce) {
 // ---------------------------------------------------------------------------------------------------------
 
 TEST(Sema, KnowsWhatEachProbeHas) {
-  expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe, uretprobe, kprobe, usdt");
+  expect_refused("BEGIN { print(arg0); }", "arg0 is only there where functions are probed");
   expect_refused("tracepoint:sched:sched_switch { print(arg0); }", "use its fields: args.name");
   expect_refused("kprobe:vfs_read { print(retval); }",
                  "retval is only there in kretprobe, uretprobe and fexit");
@@ -153,11 +153,9 @@ TEST(Sema, KnowsWhatEachProbeHas) {
                  "retval is only there in kretprobe, uretprobe and fexit");
   expect_refused("uretprobe:libc:fopen { print(arg6); }",
                  "only the first six arguments are in registers");
-  expect_refused("uprobe:libc:fopen { print(duration); }", "duration is only there in uretprobe");
-  expect_refused("kretprobe:vfs_read { print(duration); }",
-                 "duration of a kernel function is not built yet");
-  expect_refused("kretprobe:vfs_read { print(arg0); }",
-                 "arg0 at the return of a kernel function is not built yet");
+  expect_refused("uprobe:libc:fopen { print(duration); }", "duration is only there in uretprobe and kretprobe");
+  expect_accepted("kretprobe:vfs_read { print((arg0, duration)); }");
+  expect_refused("profile:hz:9 { print(arg0); }", "arg0 is only there where functions are probed");
   expect_refused("uprobe:libc:fopen, uretprobe:libc:fopen { print(retval); }",
                  "retval is only there in kretprobe, uretprobe and fexit");
   expect_refused("kprobe:vfs_read { print(arg6); }",

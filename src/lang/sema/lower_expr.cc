@@ -162,20 +162,15 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
   if (kind == ProbeKind::kTracepoint) {
     diagnostics_.error(span, "arg{} is not there in a tracepoint", index)
         .with_hint("use its fields: args.name");
-  } else if (kind == ProbeKind::kKretprobe) {
-    refuse(span, fmt::format("arg{} at the return of a kernel function", index));
-  } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe &&
-             kind != ProbeKind::kUretprobe) {
-    diagnostics_.error(
-        span,
-        "arg{} is only there in uprobe, uretprobe, kprobe, usdt, rawtracepoint, fentry "
-        "and fexit",
-        index);
+  } else if (instance_.context.kind != ContextKind::kRegs || bundle::is_sampling(kind)) {
+    diagnostics_.error(span,
+                       "arg{} is only there where functions are probed, in usdt and in rawtracepoint",
+                       index);
   } else if (index >= kOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
   } else {
-    bool is_return = kind == ProbeKind::kUretprobe;
+    bool is_return = kind == ProbeKind::kUretprobe || kind == ProbeKind::kKretprobe;
     ExprPtr expr =
         make(is_return ? ExprKind::kEntryArgument : ExprKind::kContext, Type::uint64(), span);
     expr->offset = static_cast<uint32_t>(kOffsets[index]);
@@ -198,12 +193,9 @@ Lowering::ExprPtr Lowering::lower_retval(Span span) {
 
 Lowering::ExprPtr Lowering::lower_duration(Span span) {
   ProbeKind kind = instance_.context.probe;
-  if (kind == ProbeKind::kUretprobe) return make(ExprKind::kDuration, Type::uint64(), span);
-  if (kind == ProbeKind::kKretprobe) {
-    refuse(span, "duration of a kernel function");
-  } else {
-    diagnostics_.error(span, "duration is only there in uretprobe");
-  }
+  if (kind == ProbeKind::kUretprobe || kind == ProbeKind::kKretprobe)
+    return make(ExprKind::kDuration, Type::uint64(), span);
+  diagnostics_.error(span, "duration is only there in uretprobe and kretprobe");
   return unknown(span);
 }
 
