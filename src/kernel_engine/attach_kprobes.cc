@@ -52,8 +52,8 @@ bool is_out_of_reach(const Error& error) {
 /// Where all of a group can go by one link, as far as can be told before.
 bool Attacher::fprobe_serves(const KprobeGroup& group) {
   const auto& program = bundle_.programs.at(static_cast<size_t>(group.program));
-  // The stack pointer pairs a call with its return: kprobes and kretprobes show it alike, the ways of
-  // fprobe change with the kernel.
+  // The stack pointer pairs a call with its return: kprobes and kretprobes show it alike, the ways
+  // of fprobe change with the kernel.
   for (const Probe& probe : bundle_.probes) {
     const bool is_pair = probe.entry_of >= 0 && probe.kind == ProbeKind::kKprobe;
     if (is_pair && (probe.program == group.program ||

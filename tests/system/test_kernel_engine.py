@@ -335,6 +335,21 @@ def a_killed_spile_leaves_no_link():
         wait_until(lambda: links() == before, "the end of the links")
 
 
+def a_storm_loses_nothing_in_silence():
+    """Every hit is a line, or is counted as lost; so is every key, or is counted as not kept."""
+    need_root()
+    probe = f"uprobe:{Work.get('work')}:probe_me"
+    hits = 100000
+    result = spile("--engine", "kernel", "-v", "-e", f'{probe} {{ printf("hit %d\\n", arg0); @[arg0] = count(); }}', "-c",
+                   work("calls", hits), seconds=120, env={"SPILE_PERF_RB_PAGES": "16"})
+    check_status(result, 0)
+    end = re.search(r"(\d+) records lost, (\d+) updates of full maps", result.err)
+    lines, lost, full = result.out.count("hit "), int(end.group(1)), int(end.group(2))
+    check("hits-happened", lines > 1000 and full > 0, result.err)
+    check("exact-or-counted", lines + lost == hits, f"{lines} lines, {lost} lost of {hits}\n{result.err}")
+    check("exact-or-counted", len(keyed(result.out, "@")) + full == hits, f"{len(keyed(result.out, '@'))} keys, {full} not kept\n{result.err}")
+
+
 # ---- stat, list, info ------------------------------------------------------------------------------------------------
 
 
@@ -445,7 +460,7 @@ if __name__ == "__main__":
               a_watchpoint_counts_every_write, a_raw_tracepoint_has_typed_arguments, one_program_serves_no_two_raw_tracepoints,
               an_iterator_runs_once_for_each_task, hardware_says_why_not, what_this_kernel_lacks_is_said_in_words,
               without_privilege_it_says_what_is_needed, uprobe_by_multi, uprobe_by_link, uprobe_by_ioctl, uprobe_by_tracefs,
-              a_killed_spile_leaves_no_probe_and_the_next_one_clears_its_event, a_killed_spile_leaves_no_link,
+              a_killed_spile_leaves_no_probe_and_the_next_one_clears_its_event, a_killed_spile_leaves_no_link, a_storm_loses_nothing_in_silence,
               stat_counts_a_command_exactly, stat_counts_tracepoints_counters_and_patterns, stat_prints_intervals_that_add_up,
               stat_of_all_cpus_adds_up, stat_says_what_it_cannot, list_is_as_perf_prints_it,
               probes_of_the_kernel_are_listed_with_their_arguments, info_says_what_works], 300)

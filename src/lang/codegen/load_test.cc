@@ -37,7 +37,7 @@ const char* const kScripts[] = {
     "kretprobe:vfs_read /arg2 > 0/ { @[arg2, retval, func] = hist(duration); }",
     "profile:hz:99 { @[pid, comm, probe] = count(); @s[kstack, ustack] = count(); @i = "
     "reg(\"ip\"); }",
-    "software:page-faults:1 { @[comm] = count(); } hardware:cycles { @ = count(); }",
+    "software:page-faults:1 { @[comm] = count(); } hardware:cycles { @h = count(); }",
     "watchpoint:0x1000:8:w { @[reg(\"ax\")] = count(); }",
     "rawtracepoint:sched_switch { @[args.preempt, (uint64)args.prev & 0xfff, arg1 * 3] = count(); "
     "}",

@@ -153,7 +153,8 @@ TEST(Sema, KnowsWhatEachProbeHas) {
                  "retval is only there in kretprobe, uretprobe and fexit");
   expect_refused("uretprobe:libc:fopen { print(arg6); }",
                  "only the first six arguments are in registers");
-  expect_refused("uprobe:libc:fopen { print(duration); }", "duration is only there in uretprobe and kretprobe");
+  expect_refused("uprobe:libc:fopen { print(duration); }",
+                 "duration is only there in uretprobe and kretprobe");
   expect_accepted("kretprobe:vfs_read { print((arg0, duration)); }");
   expect_refused("profile:hz:9 { print(arg0); }", "arg0 is only there where functions are probed");
   expect_refused("uprobe:libc:fopen, uretprobe:libc:fopen { print(retval); }",

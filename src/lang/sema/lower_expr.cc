@@ -163,9 +163,9 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
     diagnostics_.error(span, "arg{} is not there in a tracepoint", index)
         .with_hint("use its fields: args.name");
   } else if (instance_.context.kind != ContextKind::kRegs || bundle::is_sampling(kind)) {
-    diagnostics_.error(span,
-                       "arg{} is only there where functions are probed, in usdt and in rawtracepoint",
-                       index);
+    diagnostics_.error(
+        span, "arg{} is only there where functions are probed, in usdt and in rawtracepoint",
+        index);
   } else if (index >= kOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
