@@ -169,7 +169,7 @@ def page_faults_of_one_process_and_its_new_threads():
         with Running("--engine", "kernel", "-p", target.pid, "-e", "interval:s:100 { exit(); } software:page-faults:1 { @[probe] = count(); }") as trace:
             target.finish()
             out = trace.stop()
-    # A thread that came later inherits its event without the link's cookie: it must name the second probe all the same.
+    # A thread that came later inherits its event: it must name the second probe all the same.
     check("named", list(keyed(out, "@")) == ["software:page-faults:1"], out)
     hits = keyed(out, "@").get("software:page-faults:1", 0)
     check("hits-happened", 600 <= hits < 800, f"600 pages were touched for the first time:\n{out}")
