@@ -32,6 +32,7 @@ std::string counter_name(const Probe& probe, size_t events, bool by_thread) {
                      by_thread ? "thread" : "CPU", events == 1 ? "" : "s");
 }
 
+constexpr uint64_t kEndbrBytes = 4;
 /// The kernel's own number for "not supported", which is not in errno.h.
 constexpr int kENotSupp = 524;
 
@@ -228,9 +229,14 @@ std::vector<SiteReport> Attacher::sites() const {
     bool is_kprobe = probe.kind == ProbeKind::kKprobe || probe.kind == ProbeKind::kKretprobe;
     if (!is_kprobe || site.refused) continue;
     const std::string place = fmt::format("{}+{:#x}", probe.symbol, probe.offset);
+    // A function that begins with endbr64 is probed behind it.
+    const std::string behind =
+        probe.offset == 0 ? fmt::format("{}+{:#x}", probe.symbol, kEndbrBytes) : place;
     const char type = probe.kind == ProbeKind::kKprobe ? 'k' : 'r';
     for (const ActiveKprobe& one : *active) {
-      bool is_it = probe.address ? one.address == *probe.address : one.place == place;
+      bool is_it = probe.address ? one.address == *probe.address ||
+                                       one.address == *probe.address + kEndbrBytes
+                                 : one.place == place || one.place == behind;
       if (!is_it || one.type != type) continue;
       site.address = one.address;
       if (!one.state.empty()) site.reason = one.state;

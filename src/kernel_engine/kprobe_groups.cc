@@ -34,12 +34,16 @@ void find_partners(const Bundle& bundle, std::vector<KprobeGroup>& groups) {
   }
 }
 
+bpf::MapKind check_kind(bundle::MapKind kind) {
+  return kind == bundle::MapKind::kCalls ? bpf::MapKind::kHash : static_cast<bpf::MapKind>(kind);
+}
+
 bpf::CheckEnv check_env(const Bundle& bundle) {
   bpf::CheckEnv env;
   env.context_size = bpf::x86_64_regs::kSize;
   for (const bundle::MapSpec& map : bundle.maps)
     env.maps.push_back(
-        {static_cast<bpf::MapKind>(map.kind), map.key_size, map.value_size, map.max_entries});
+        {check_kind(map.kind), map.key_size, map.value_size, map.max_entries});
   return env;
 }
 
