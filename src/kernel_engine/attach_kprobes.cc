@@ -1,7 +1,7 @@
 // Probes of kernel functions: sessions, links over many, else one by one.
 //
-// A pattern means functions that ftrace can trace, as everywhere: those that it cannot are left out
-// with the reason, and so is one that the kernel refuses. A single function must take its probe.
+// A pattern was expanded to what ftrace can trace; of several functions one that the kernel refuses
+// all the same is left out with its reason. A single function must take its probe.
 #include <fmt/ranges.h>
 #include <unistd.h>
 
@@ -66,22 +66,6 @@ bool Attacher::fprobe_serves(const KprobeGroup& group) {
          reads_only_arguments(bundle_, program);
 }
 
-/// Of several functions those that ftrace can trace; all of them where nobody says which.
-std::vector<size_t> Attacher::leave_out_untraceable(const KprobeGroup& group) {
-  if (group.probes.size() == 1) return group.probes;
-  auto traceable = traceable_functions();
-  if (!traceable) return group.probes;
-  std::vector<size_t> kept;
-  for (size_t index : group.probes) {
-    if (bundle_.probes[index].address || traceable->contains(bundle_.probes[index].symbol)) {
-      kept.push_back(index);
-    } else {
-      refuse(index, "ftrace cannot trace it (it is not in available_filter_functions)");
-    }
-  }
-  return kept;
-}
-
 /// One program at both ends of the same functions. False: the kernel or the programs do not allow
 /// it.
 Result<bool> Attacher::attach_session(const KprobeGroup& entry, const KprobeGroup& at_return) {
@@ -90,52 +74,46 @@ Result<bool> Attacher::attach_session(const KprobeGroup& entry, const KprobeGrou
       calls_cookie(bundle_, entry.program) || calls_cookie(bundle_, at_return.program);
   if (!fprobe_serves(entry) || !fprobe_serves(at_return)) return false;
   if (knows_probe && !is_single) return false;  // a session has one cookie for both ends
-  KprobeGroup kept = entry;
-  kept.probes = leave_out_untraceable(entry);
-  if (kept.probes.empty()) return false;
   Programs::Pair pair{entry.program, at_return.program, {}, {}};
   if (knows_probe) pair.entry_probe = entry.probes.front(), pair.return_probe = at_return.probes[0];
   auto program = programs_.session(pair);
   if (!program && is_out_of_reach(program.error())) return false;
   if (!program) return forward(program);
-  const auto names = names_of(bundle_, kept.probes);
+  const auto names = names_of(bundle_, entry.probes);
   auto link = link_kprobes(*program, kTraceKprobeSession, names,
                            std::vector<uint64_t>(names.size()), Moment::kEntry);
   if (!link && is_out_of_reach(link.error())) return false;
   if (!link) return forward(link);
   links_.push_back({.definition = {}, .event = Fd(), .link = std::move(*link)});
-  for (size_t index : kept.probes) report(index, "kprobe (kprobe.session)");
-  for (size_t index : at_return.probes) {
-    const std::string& symbol = bundle_.probes[index].symbol;
-    if (std::ranges::find(names, symbol) != names.end())
-      report(index, "kretprobe (kprobe.session)");
-    else
-      refuse(index, "ftrace cannot trace it (it is not in available_filter_functions)");
-  }
+  for (size_t index : entry.probes) report(index, "kprobe (kprobe.session)");
+  for (size_t index : at_return.probes) report(index, "kretprobe (kprobe.session)");
   return true;
 }
 
 Result<bool> Attacher::attach_kprobe_multi(const KprobeGroup& group) {
   if (!fprobe_serves(group)) return false;
-  const size_t reports = sites_.size();
-  const auto probes = leave_out_untraceable(group);
-  if (probes.empty())
-    return fail(ErrorCode::kUnsupported, "ftrace can trace none of these {} functions",
-                group.probes.size());
   std::vector<uint64_t> cookies;
-  for (size_t index : probes) cookies.push_back(bundle_.cookie_of(index));
+  for (size_t index : group.probes) cookies.push_back(bundle_.cookie_of(index));
   SPILE_TRY(int fd, programs_.shared(group.program, LoadType::kKprobeMulti));
-  auto link = link_kprobes(fd, kTraceKprobeMulti, names_of(bundle_, probes), cookies, group.moment);
-  if (!link && is_out_of_reach(link.error())) {
-    sites_.resize(reports);  // they get another chance one by one
-    return false;
-  }
+  auto link =
+      link_kprobes(fd, kTraceKprobeMulti, names_of(bundle_, group.probes), cookies, group.moment);
+  if (!link && is_out_of_reach(link.error())) return false;
   if (!link) return forward(link);
   links_.push_back({.definition = {}, .event = Fd(), .link = std::move(*link)});
-  for (size_t index : probes)
+  for (size_t index : group.probes)
     report(index, fmt::format("{} (kprobe.multi)",
                               group.moment == Moment::kReturn ? "kretprobe" : "kprobe"));
   return true;
+}
+
+/// One link for the kernel's own functions; those of modules, which it cannot name, one by one.
+Result<bool> Attacher::attach_plain_by_multi(const KprobeGroup& group) {
+  const auto [plain, others] = split_plain(bundle_, group);
+  if (plain.probes.empty() || (is_forced(AttachPath::kMulti) && !others.probes.empty()))
+    return false;
+  SPILE_TRY(bool attached, attach_kprobe_multi(plain));
+  if (attached && !others.probes.empty()) SPILE_TRY_VOID(attach_each_kprobe(others, true));
+  return attached;
 }
 
 Result<void> Attacher::attach_single_kprobe(size_t index, Moment moment, AttachPath path) {
@@ -184,18 +162,18 @@ Error Attacher::explain_kprobe(Error error, const Probe& probe) const {
   return error;
 }
 
-/// One of several that the kernel refuses is left out by name.
-Result<void> Attacher::attach_each_kprobe(const KprobeGroup& group) {
+/// One of several that the kernel refuses is left out by name; `is_rest`: of a pattern whose other
+/// functions are attached.
+Result<void> Attacher::attach_each_kprobe(const KprobeGroup& group, bool is_rest) {
   AttachPath path = single_path();
   if (is_forced(AttachPath::kTracefs) || !features_.kprobe_events()) path = AttachPath::kTracefs;
   if (path == AttachPath::kTracefs && !has_kprobe_events())
     return fail(ErrorCode::kUnsupported,
                 "{}: this kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)",
                 bundle_.probes[group.probes.front()].name);
-  const auto probes = leave_out_untraceable(group);
   std::optional<Error> refused;
   size_t attached = 0;
-  for (size_t index : probes) {
+  for (size_t index : group.probes) {
     auto one = attach_single_kprobe(index, group.moment, path);
     if (one) {
       attached++;
@@ -204,10 +182,10 @@ Result<void> Attacher::attach_each_kprobe(const KprobeGroup& group) {
     Error error = explain_kprobe(std::move(one.error()), bundle_.probes[index]);
     if (error.code == ErrorCode::kDenied || error.code == ErrorCode::kInternal)
       return std::unexpected(std::move(error));
-    if (group.probes.size() > 1) refuse(index, error.message);
+    if (is_rest || group.probes.size() > 1) refuse(index, error.message);
     if (!refused) refused = std::move(error);
   }
-  if (attached == 0 && refused) return std::unexpected(std::move(*refused));
+  if (attached == 0 && refused && !is_rest) return std::unexpected(std::move(*refused));
   return {};
 }
 
@@ -229,7 +207,7 @@ Result<void> Attacher::attach_kprobes() {
                   "--attach session: this kernel has no kprobe.session, or the script is not a "
                   "kprobe and a kretprobe of the same functions");
     if (try_multi) {
-      SPILE_TRY(bool attached, attach_kprobe_multi(group));
+      SPILE_TRY(bool attached, attach_plain_by_multi(group));
       done[i] = attached;
     }
     if (done[i]) continue;
@@ -237,7 +215,7 @@ Result<void> Attacher::attach_kprobes() {
       return fail(ErrorCode::kUnsupported,
                   "--attach multi: this kernel has no kprobe.multi links, or they cannot serve {}",
                   bundle_.probes[group.probes.front()].name);
-    SPILE_TRY_VOID(attach_each_kprobe(group));
+    SPILE_TRY_VOID(attach_each_kprobe(group, false));
   }
   return {};
 }

@@ -62,10 +62,10 @@ class Attacher {
   Result<void> attach_kprobes();
   Result<bool> attach_session(const KprobeGroup& entry, const KprobeGroup& at_return);
   Result<bool> attach_kprobe_multi(const KprobeGroup& group);
-  Result<void> attach_each_kprobe(const KprobeGroup& group);
+  Result<bool> attach_plain_by_multi(const KprobeGroup& group);
+  Result<void> attach_each_kprobe(const KprobeGroup& group, bool is_rest);
   Result<void> attach_single_kprobe(size_t index, Moment moment, AttachPath path);
   bool fprobe_serves(const KprobeGroup& group);
-  std::vector<size_t> leave_out_untraceable(const KprobeGroup& group);
   Error explain_kprobe(Error error, const bundle::Probe& probe) const;
 
   // attacher.cc

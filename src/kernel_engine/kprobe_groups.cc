@@ -42,8 +42,7 @@ bpf::CheckEnv check_env(const Bundle& bundle) {
   bpf::CheckEnv env;
   env.context_size = bpf::x86_64_regs::kSize;
   for (const bundle::MapSpec& map : bundle.maps)
-    env.maps.push_back(
-        {check_kind(map.kind), map.key_size, map.value_size, map.max_entries});
+    env.maps.push_back({check_kind(map.kind), map.key_size, map.value_size, map.max_entries});
   return env;
 }
 
@@ -68,6 +67,14 @@ std::vector<KprobeGroup> group_kprobes(const Bundle& bundle) {
   }
   find_partners(bundle, groups);
   return groups;
+}
+
+std::pair<KprobeGroup, KprobeGroup> split_plain(const Bundle& bundle, const KprobeGroup& group) {
+  KprobeGroup plain = group, others = group;
+  auto is_plain = [&](size_t i) { return is_plain_function(bundle.probes[i]); };
+  std::erase_if(plain.probes, [&](size_t i) { return !is_plain(i); });
+  std::erase_if(others.probes, is_plain);
+  return {std::move(plain), std::move(others)};
 }
 
 bool reads_only_arguments(const Bundle& bundle, const bundle::Program& program) {

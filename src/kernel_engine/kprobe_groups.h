@@ -25,6 +25,10 @@ std::vector<KprobeGroup> group_kprobes(const bundle::Bundle& bundle);
 /// name without doubt.
 bool is_plain_function(const bundle::Probe& probe);
 
+/// The plain functions of a group, and the others.
+std::pair<KprobeGroup, KprobeGroup> split_plain(const bundle::Bundle& bundle,
+                                                const KprobeGroup& group);
+
 /// fprobe keeps the registers that arguments and results are in; the others are not what they were.
 bool reads_only_arguments(const bundle::Bundle& bundle, const bundle::Program& program);
 

@@ -80,6 +80,16 @@ TEST(KprobeGroups, NamesAreTheKernels) {
   EXPECT_EQ(kernel_name(one), "");
 }
 
+TEST(KprobeGroups, FunctionsOfModulesAreApart) {
+  Bundle bundle;
+  bundle.probes = {probe(ProbeKind::kKprobe, "a", 0), probe(ProbeKind::kKprobe, "b", 0),
+                   probe(ProbeKind::kKprobe, "c", 0)};
+  bundle.probes[1].module = "m";
+  auto [plain, others] = split_plain(bundle, group_kprobes(bundle)[0]);
+  EXPECT_EQ(plain.probes, std::vector<size_t>({0, 2}));
+  EXPECT_EQ(others.probes, std::vector<size_t>({1}));
+}
+
 TEST(Cookie, BecomesAConstant) {
   Builder b;
   b.call(Helper::kGetAttachCookie);
