@@ -67,6 +67,7 @@ SHOWN = {
                  r'kretprobe:do_sys_openat2 { @ns = hist(duration); @long = max(duration); }'],
     "ustack": ["-e", "uprobe:/bin/spile:main { @[ustack] = count(); }"],
 }
+MISSED = "kprobe:__htab_map_lookup_elem { @[pid] = count(); } kprobe:vfs_read { @v[comm] = count(); }"
 FOPEN = spile_line('uprobe:/lib/x86_64-linux-gnu/libc.so.6:fopen { printf("fopen: %s\\n", str(arg0)); } interval:s:4 { exit(); }')
 
 
@@ -111,6 +112,8 @@ def script():
         "plain list spile list 'alarmtimer:*'",
         "plain found sh -c 'find /sys/kernel/tracing/events -mindepth 2 -type d | wc -l; spile -l \"tracepoint:*\" | wc -l'",
         "plain info spile info",
+        # A probe on what the programs themselves call: hits inside a hit run nothing, and are counted (the kernel tells since 6.7).
+        f"case $(uname -r) in 6.12*) show missed {quoted(['-v', '-e', MISSED])};; esac",
         f"plain fopen sh -c {quoted(['(sleep 1; spile info >/dev/null) & ' + FOPEN])}",
         "kill $LOOP", "echo '== end'; uname -r"]
     return "\n".join(lines)
@@ -273,6 +276,7 @@ def kernel_6_12():
     for name in ("vfs", "tcp"):
         check("link-type", re.search(rf"1 LINK kprobe_multi kprobe_0 {attached(found[name])}$", found[name], re.M), found[name][:3000])
     check("link-type", "LINK uprobe_multi uprobe_0" in found["ustack"], found["ustack"])
+    check("missed", re.search(r"[1-9]\d* missed hits", shown(found, "missed")), found["missed"])
     check("info", re.search(r"yes kprobe.session", found["info"]) and re.search(r"yes uprobe.multi ", found["info"]), found["info"])
 
 
