@@ -194,13 +194,14 @@ Result<void> Attacher::attach_kprobes() {
   std::vector<bool> done(groups.size());
   const bool try_session = is_forced(AttachPath::kAuto) || is_forced(AttachPath::kSession);
   const bool try_multi = is_forced(AttachPath::kAuto) || is_forced(AttachPath::kMulti);
+  // Sessions first: the return of a pair may come before its entry, and must not be attached twice.
+  for (size_t i = 0; try_session && i < groups.size(); i++) {
+    if (!groups[i].partner || groups[i].moment != Moment::kEntry) continue;
+    SPILE_TRY(bool attached, attach_session(groups[i], groups[*groups[i].partner]));
+    if (attached) done[i] = done[*groups[i].partner] = true;
+  }
   for (size_t i = 0; i < groups.size(); i++) {
     const KprobeGroup& group = groups[i];
-    if (done[i]) continue;
-    if (try_session && group.partner && group.moment == Moment::kEntry) {
-      SPILE_TRY(bool attached, attach_session(group, groups[*group.partner]));
-      if (attached) done[i] = done[*group.partner] = true;
-    }
     if (done[i]) continue;
     if (is_forced(AttachPath::kSession))
       return fail(ErrorCode::kUnsupported,

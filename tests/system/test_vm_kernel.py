@@ -45,6 +45,7 @@ SHOWN = {
     "ioctl": ["-v", "--attach", "ioctl", "-e", COUNT],
     "tracefs": ["-v", "--attach", "tracefs", "-e", PAIR],
     "pair": ["-v", "-e", PAIR],
+    "return_first": ["-e", "kretprobe:do_sys_openat2 { @back = count(); } " + OPENAT + " { @calls = count(); }"],
     "registers": ["-v", "-e", OPENAT + r' { @[reg("r12") != 0] = count(); }'],
     "vfs": ["-e", "kprobe:vfs_* { @[func] = count(); }"],
     "tcp": ["-e", "kprobe:tcp_* { @[func] = count(); }"],
@@ -160,6 +161,9 @@ def check_common(found):
     for name in ("tracefs", "pair"):
         both = hits(name)
         check("hits-happened", set(both) == {OPENAT, "kretprobe:do_sys_openat2"} and min(both.values()) > 0, found[name])
+    # In whatever order the script has them, a return counts once.
+    calls, back = (scalar(shown(found, "return_first"), name) for name in ("@calls", "@back"))
+    check("exact-count", calls > 0 and abs(calls - back) <= max(12, calls // 2), found["return_first"])
     check("link-type", re.search(r"1 LINK perf_event kprobe_0", found["link"]) and "kprobe (perf event, link)] [FTRACE]" in found["link"],
           found["link"])
     check("kprobes/list", re.search(r"LIST \S+ +k +do_sys_openat2\+0x0 +\[FTRACE\]", found["link"]), found["link"])
