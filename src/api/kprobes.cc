@@ -1,95 +1,22 @@
-// register_kprobe and its kin: one probe, several probes, a function's returns, many functions.
-#include <dirent.h>
+// One instruction's probes, and one function's returns.
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "api/boundary.h"
-#include "api/engine.h"
 #include "api/hooks.h"
 #include "api/readers.h"
-#include "api/self.h"
+#include "api/registration.h"
 
 extern "C" void spile_just_return();
 
 namespace spile::api {
-
-bool Calls::make(size_t buckets, size_t ways, size_t data_bytes) {
-  buckets_ = buckets;
-  ways_ = ways;
-  stride_ = (sizeof(Call) + data_bytes + 15) / 16 * 16;
-  memory_ = static_cast<uint8_t*>(std::calloc(buckets * ways, stride_));
-  return memory_ != nullptr;
-}
-Calls::~Calls() {
-  std::free(memory_);
-}
-
 namespace {
 
-constexpr size_t kMaxDataBytes = 4096, kMaxEntryDataBytes = 120;
-
-int busy_inside() {
-  return refuse(-EBUSY, "called from inside a handler, which would wait for itself");
-}
-
-/// Behind a removal: nobody runs what was taken out any more. The lock is not held: a handler that
-/// is waited for may register something.
-int wait_until_gone(OldLists lists) {
-  const auto waited = wait_for_readers();
-  if (waited) return 0;
-  for (auto& list : lists) (void)list.release();
-  return refuse(waited.error());
-}
-
-int refuse(const Refused& refused) {
-  return api::refuse(refused.number, refused.text.c_str());
-}
-using api::refuse;
-
-/// Sets `address` from a symbol or an address, exactly one of them.
-int resolve(const spile_kprobe& p, TargetAddr& address) {
-  if ((p.symbol_name == nullptr) == (p.addr == nullptr))
-    return refuse(-EINVAL, "give either symbol_name or addr");
-  if (p.addr != nullptr) {
-    address = TargetAddr(reinterpret_cast<uint64_t>(p.addr) + p.offset);
-    return 0;
-  }
-  auto self = Self::now();
-  if (!self) return refuse(self.error());
-  const auto found = (*self)->find(p.symbol_name);
-  if (!found) return refuse(found.error());
-  if (found->size() > 1)
-    return refuse(-EADDRNOTAVAIL, "several functions have this name: give an address");
-  address = found->front() + p.offset;
-  return 0;
-}
-
-int resolve_many(const char* const* symbols, int count, std::vector<TargetAddr>& to) {
-  for (int i = 0; i < count; ++i) {
-    spile_kprobe named = {};
-    named.symbol_name = symbols[i];
-    TargetAddr address;
-    if (const int error = resolve(named, address)) return error;
-    to.push_back(address);
-  }
-  return 0;
-}
-
-unsigned state_flags(const Place& place, unsigned given) {
-  unsigned flags = given & SPILE_FLAG_DISABLED;
-  if (place.at_entry) flags |= SPILE_FLAG_ON_FUNC_ENTRY;
-  if (flags & SPILE_FLAG_DISABLED) return flags;
-  if (place.mechanism == Mechanism::kEntryNops) return flags | SPILE_FLAG_FTRACE;
-  return place.mechanism == Mechanism::kJump ? flags | SPILE_FLAG_OPTIMIZED : flags;
-}
+constexpr size_t kMaxDataBytes = 4096;
 
 // ---- kprobe ----
 
@@ -180,48 +107,7 @@ int set_enabled(spile_kprobe* p, bool enabled) {
   return 0;
 }
 
-// ---- functions and their returns ----
-
-/// Where the handlers of one function go: its entry, then its returns.
-using FunctionWants = std::expected<std::vector<Want>, Refused>;
-
-FunctionWants add_returns(Self& self, const patch::Returns& returns, std::vector<Want> wants) {
-  if (!returns.plain)
-    return std::unexpected(Refused{
-        -EOPNOTSUPP,
-        fmt::format("{} leaves by jumps into other functions ({}): its returns are not probed yet",
-                    self.describe(returns.function), returns.describe())});
-  for (const TargetAddr ret : returns.rets) wants.push_back({ret, wants.front().allow_trap, false});
-  return wants;
-}
-
-/// Errors, each: -EINVAL, no function that is called begins there; -EOPNOTSUPP, how it returns is
-/// not known.
-Result<std::vector<FunctionWants>> wants_of(std::span<const TargetAddr> functions,
-                                            bool allow_trap,
-                                            bool with_returns) {
-  SPILE_TRY(Self * self, Self::now());
-  std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> returns;
-  if (with_returns) returns = self->returns_of(functions);
-  std::vector<FunctionWants> all;
-  for (const TargetAddr at : functions) {
-    const auto* image = self->image_at(at);
-    if (image == nullptr || image->function_start(at) == user_engine::ModuleImage::Start::kNone) {
-      all.push_back(std::unexpected(
-          Refused{-EINVAL, fmt::format("no function that is called begins at {}", at)}));
-      continue;
-    }
-    std::vector<Want> entry = {{at, allow_trap, false}};
-    if (!with_returns) {
-      all.push_back(std::move(entry));
-    } else if (const auto& found = returns.at(at)) {
-      all.push_back(add_returns(*self, *found, std::move(entry)));
-    } else {
-      all.push_back(std::unexpected(Refused{-EOPNOTSUPP, found.error().reason}));
-    }
-  }
-  return all;
-}
+// ---- kretprobe ----
 
 struct Kretprobe {
   ReturnProbe probe;
@@ -296,136 +182,6 @@ int unregister_kretprobe(spile_kretprobe& rp) {
   return error;
 }
 
-// ---- fprobe ----
-
-struct Fprobe {
-  FprobeHead head;
-  struct Function {
-    FprobeFunction hooks;
-    std::vector<Place*> places;  ///< entry, then returns
-  };
-  std::vector<std::unique_ptr<Function>> functions;
-
-  std::vector<Change> changes(Change::What what, bool general) {
-    std::vector<Change> all;
-    for (const auto& f : functions) {
-      for (size_t i = 0; i < f->places.size(); ++i)
-        all.push_back(
-            {f->places[i], i == 0 ? &f->hooks.entry : &f->hooks.exit, what, true, general, 'f'});
-    }
-    return all;
-  }
-};
-
-/// `skip`: functions that are refused are left out and counted, else the first refusal is the
-/// answer.
-int prepare_functions(spile_fprobe& fp,
-                      const std::vector<TargetAddr>& addresses,
-                      bool skip,
-                      Fprobe& made) {
-  const bool allow_trap = (fp.options & SPILE_ALLOW_TRAP) != 0;
-  std::vector<Want> wants;
-  struct Part {
-    TargetAddr function;
-    size_t first, count;
-  };
-  std::vector<Part> parts;
-  const auto all = wants_of(addresses, allow_trap, fp.exit_handler != nullptr);
-  if (!all) return refuse(all.error());
-  for (size_t i = 0; i < addresses.size(); ++i) {
-    const FunctionWants& function = (*all)[i];
-    if (!function && !skip) return refuse(function.error());
-    if (!function) {
-      ++fp.refused;
-      continue;
-    }
-    parts.push_back({addresses[i], wants.size(), function->size()});
-    wants.insert(wants.end(), function->begin(), function->end());
-  }
-  auto prepared = prepare(wants);
-  if (!prepared) return refuse(prepared.error());
-  for (const Part& part : parts) {
-    auto f = std::make_unique<Fprobe::Function>();
-    const Refused* refused = nullptr;
-    for (size_t i = part.first; i < part.first + part.count; ++i) {
-      auto& place = (*prepared)[i];
-      if (place) {
-        f->places.push_back(*place);
-      } else {
-        refused = &place.error();
-      }
-    }
-    if (refused != nullptr && !skip) return refuse(*refused);
-    if (refused != nullptr) {
-      ++fp.refused;
-      continue;
-    }
-    f->hooks.address = part.function.value;
-    f->hooks.all = &made.head;
-    f->hooks.entry = {run_fprobe_entry, nullptr, &fp.nmissed, &f->hooks};
-    f->hooks.exit = {run_fprobe_exit, nullptr, &fp.nmissed, &f->hooks};
-    made.functions.push_back(std::move(f));
-  }
-  return 0;
-}
-
-int register_functions(spile_fprobe& fp, std::vector<TargetAddr> addresses, bool skip) {
-  fp.nmissed = 0;
-  fp.refused = 0;
-  if (fp.entry_data_size > kMaxEntryDataBytes)
-    return refuse(-E2BIG, "entry_data_size is at most 120");
-  auto made = std::make_unique<Fprobe>();
-  if (const int error = prepare_functions(fp, addresses, skip, *made)) return error;
-  if (made->functions.empty()) return refuse(-ENOENT, "none of the functions can be probed safely");
-  constexpr size_t kBuckets = 1024, kWays = 8;
-  if (fp.exit_handler != nullptr && !made->head.calls.make(kBuckets, kWays, fp.entry_data_size))
-    return refuse(-ENOMEM, "out of memory");
-  made->head.user = &fp;
-  const bool general = (fp.options & SPILE_GENERAL_REGISTERS) != 0;
-  const auto done = change(made->changes(Change::What::kAdd, general));
-  if (!done) return refuse(done.error());
-  fp.internal = made.release();
-  return 0;
-}
-
-int check_fprobe(const spile_fprobe* fp) {
-  if (fp == nullptr) return refuse(-EINVAL, "no fprobe");
-  if (fp->internal != nullptr) return refuse(-EBUSY, "this fprobe is registered already");
-  return 0;
-}
-
-int unregister_fprobe(spile_fprobe& fp) {
-  if (is_inside_handler()) return busy_inside();
-  std::unique_ptr<Fprobe> gone;
-  OldLists lists;
-  {
-    const EngineSession session;
-    if (fp.internal == nullptr) return refuse(-EINVAL, "this fprobe is not registered");
-    gone.reset(static_cast<Fprobe*>(fp.internal));
-    (void)change(gone->changes(Change::What::kRemove, false));
-    fp.internal = nullptr;
-    lists = take_old_lists();
-  }
-  const int error = wait_until_gone(std::move(lists));
-  if (error != 0) (void)gone.release();
-  return error;
-}
-
-std::string list_text() {
-  const EngineSession session;
-  std::string text;
-  for (const Place* place : registered_places()) {
-    for (const auto& r : place->registered) {
-      const char* how = !r.enabled                                  ? "[DISABLED]"
-                        : place->mechanism == Mechanism::kJump      ? "[OPTIMIZED]"
-                        : place->mechanism == Mechanism::kEntryNops ? "[FTRACE]"
-                                                                    : "";
-      text += fmt::format("{:016x}  {}  {} {}\n", place->address, r.letter, place->name, how);
-    }
-  }
-  return text;
-}
-
 }  // namespace
 }  // namespace spile::api
 
@@ -481,60 +237,6 @@ int spile_register_kretprobe(spile_kretprobe* rp) {
 int spile_unregister_kretprobe(spile_kretprobe* rp) {
   return guarded(
       [&] { return rp == nullptr ? refuse(-EINVAL, "no probe") : unregister_kretprobe(*rp); });
-}
-
-int spile_register_fprobe(spile_fprobe* fp, const char* filter, const char* notfilter) {
-  return guarded([&] {
-    if (filter == nullptr) return refuse(-EINVAL, "no filter");
-    const EngineSession session;
-    if (const int error = check_fprobe(fp)) return error;
-    auto self = Self::now();
-    if (!self) return refuse(self.error());
-    auto found = (*self)->match(filter, notfilter == nullptr ? "" : notfilter);
-    if (!found) return refuse(found.error());
-    return register_functions(*fp, std::move(*found), true);
-  });
-}
-
-int spile_register_fprobe_ips(spile_fprobe* fp, unsigned long* addresses, int count) {
-  return guarded([&] {
-    if (addresses == nullptr || count <= 0) return refuse(-EINVAL, "no addresses");
-    const EngineSession session;
-    if (const int error = check_fprobe(fp)) return error;
-    std::vector<spile::TargetAddr> all;
-    for (int i = 0; i < count; ++i) all.emplace_back(addresses[i]);
-    return register_functions(*fp, std::move(all), false);
-  });
-}
-
-int spile_register_fprobe_syms(spile_fprobe* fp, const char** symbols, int count) {
-  return guarded([&] {
-    if (symbols == nullptr || count <= 0) return refuse(-EINVAL, "no symbols");
-    const EngineSession session;
-    if (const int error = check_fprobe(fp)) return error;
-    std::vector<spile::TargetAddr> all;
-    if (const int error = resolve_many(symbols, count, all)) return error;
-    return register_functions(*fp, std::move(all), false);
-  });
-}
-
-int spile_unregister_fprobe(spile_fprobe* fp) {
-  return guarded(
-      [&] { return fp == nullptr ? refuse(-EINVAL, "no fprobe") : unregister_fprobe(*fp); });
-}
-
-size_t spile_list_probes(char* to, size_t size) {
-  size_t whole = 0;
-  guarded([&] {
-    const std::string text = list_text();
-    whole = text.size();
-    if (size == 0) return 0;
-    const size_t n = std::min(size - 1, whole);
-    std::memcpy(to, text.data(), n);
-    to[n] = 0;
-    return 0;
-  });
-  return whole;
 }
 
 }  // extern "C"
