@@ -106,8 +106,11 @@ struct RtConsts {
   uint64_t main_stack_begin, main_stack_end;  ///< the [stack] mapping at attach; equal: unknown
   uint64_t code_base;                         ///< address of this code region in the target
   uint64_t pending_table;  ///< address of PendingBucket[kPendingBuckets]; 0: nothing is noted
-  uint32_t saved_offset;  ///< of SavedBytes, from the start of this region
+  uint32_t saved_offset;   ///< of SavedBytes, from the start of this region
   uint32_t saved_count;
+  /// The pool of private stacks (private_stack.h): its first byte, the control block of its first
+  /// stack, where that of one more would be. All 0: there is none.
+  uint64_t private_pool, private_first, private_end;
   uint32_t safe_range_count;
   uint32_t reserved2;
   SafeRange safe_ranges[kMaxSafeRanges];  ///< ascending, not overlapping

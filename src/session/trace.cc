@@ -201,7 +201,9 @@ bool Session::start_kernel() {
                    "PID or -c COMMAND, and --engine user"}),
            false;
   }
-  engine_ = kernel_engine::make_engine({.measure = request_.verbose});
+  auto path = kernel_engine::attach_path_of(request_.target.attach);
+  if (!path) return failed(path.error()), false;
+  engine_ = kernel_engine::make_engine({.measure = request_.verbose, .attach_path = *path});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
   if (gated_) scope.pids.push_back(gated_->pid());
   auto trace = engine_->attach(bundle_, scope);
@@ -365,10 +367,12 @@ bool Session::is_over() {
   return targets_gone_ && child_ <= 0;
 }
 
-/// A script of BEGIN and END alone, without a command, has nothing to wait for.
+/// A script of BEGIN, END and iter alone, without a command, has nothing to wait for.
 bool only_special_probes(const bundle::Bundle& bundle) {
   for (const bundle::Probe& probe : bundle.probes) {
-    if (probe.kind != bundle::ProbeKind::kBegin && probe.kind != bundle::ProbeKind::kEnd)
+    // An iterator has run when it is attached.
+    if (probe.kind != bundle::ProbeKind::kBegin && probe.kind != bundle::ProbeKind::kEnd &&
+        probe.kind != bundle::ProbeKind::kIter)
       return false;
   }
   return true;

@@ -72,11 +72,11 @@ Result<Located> program_of(pid_t pid) {
   return Located{link, link, link, {st.st_dev, st.st_ino}};
 }
 
-/// A mapped file that has been removed or replaced: no path leads to it but the kernel's own name for
-/// the mapping.
+/// A mapped file that has been removed or replaced: no path leads to it but the kernel's own name
+/// for the mapping.
 Located removed_file(pid_t tid, const os::MapEntry& map) {
-  return {map.path, target::map_file_path(tid, map.start, map.end), map.path,
-          {map.device, map.inode}};
+  return {
+      map.path, target::map_file_path(tid, map.start, map.end), map.path, {map.device, map.inode}};
 }
 
 bool is_removed(const Located& file) {
@@ -138,11 +138,6 @@ Result<std::vector<std::string>> folders_in(const std::string& folder, std::stri
 bool exists(const std::string& path) {
   struct stat st{};
   return ::stat(path.c_str(), &st) == 0;
-}
-
-/// Not a function: a name that kallsyms gives to padding or type hashes in front of one.
-bool is_prefix_symbol(std::string_view name) {
-  return name.starts_with("__pfx_") || name.starts_with("__cfi_");
 }
 
 }  // namespace
@@ -284,8 +279,9 @@ std::vector<Located> MachineWorld::mapped_files(std::string_view target) {
   return found;
 }
 
-/// The files that processes still run under a path that has been removed or given to another file (a
-/// package upgrade). Empty where one of them runs the file that has the path now: that one is meant.
+/// The files that processes still run under a path that has been removed or given to another file
+/// (a package upgrade). Empty where one of them runs the file that has the path now: that one is
+/// meant.
 std::vector<Located> MachineWorld::removed_files(std::string_view path) {
   std::vector<Located> found;
   bool is_current = false;
@@ -296,8 +292,9 @@ std::vector<Located> MachineWorld::removed_files(std::string_view path) {
     // The path may lead through links: /lib/x is mapped as /usr/lib/x.
     const auto slash = path.rfind('/');
     const auto folder = elf::canonical_path(root_of(tid), slash == 0 ? "/" : path.substr(0, slash));
-    const auto real = folder ? fmt::format("{}{}", *folder == "/" ? "" : *folder, path.substr(slash))
-                             : std::string(path);
+    const auto real = folder
+                          ? fmt::format("{}{}", *folder == "/" ? "" : *folder, path.substr(slash))
+                          : std::string(path);
     visit_first_mappings(*maps, [&](const os::MapEntry& map, const os::MapEntry& first) {
       if (map.path != path && map.path != real) return;
       is_current |= !map.deleted;
@@ -410,28 +407,6 @@ Result<const symbols::Kallsyms*> MachineWorld::kernel() {
   if (!kernel_) kernel_ = symbols::Kallsyms::load(options_.kallsyms);
   if (!*kernel_) return std::unexpected(kernel_->error());
   return &**kernel_;
-}
-
-Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::string_view module,
-                                                                         std::string_view symbol) {
-  const bool is_pattern = symbols::has_wildcard(symbol) || symbols::has_wildcard(module);
-  auto kernel = this->kernel();
-  // Without a list the kernel itself must judge a plain name; a pattern cannot be expanded.
-  if (!kernel && !is_pattern)
-    return std::vector{lang::KernelFunction{std::string(symbol), std::string(module)}};
-  if (!kernel) return forward(kernel, "list the kernel's functions");
-  std::vector<lang::KernelFunction> found;
-  std::set<std::pair<std::string_view, std::string_view>> seen;
-  for (const auto* f :
-       is_pattern ? (*kernel)->match(symbol, module) : (*kernel)->find(symbol, module)) {
-    if (is_pattern && is_prefix_symbol(f->name)) continue;
-    if (seen.emplace(f->name, f->module).second)
-      found.push_back({std::string(f->name), std::string(f->module)});
-  }
-  if (!found.empty()) return found;
-  return fail(ErrorCode::kNotFound, "no kernel function {} {}{}",
-              is_pattern ? "matches" : "is called", symbol,
-              module.empty() ? "" : fmt::format(" in module {}", module));
 }
 
 Result<uint64_t> MachineWorld::kernel_address(std::string_view symbol) {

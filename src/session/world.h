@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "kernel_engine/kernel_types.h"
 #include "lang/sema/world.h"
 #include "session/usdt_file.h"
 #include "symbols/kallsyms.h"
@@ -48,6 +49,9 @@ class MachineWorld final : public lang::World {
   Result<uint64_t> kernel_address(std::string_view symbol) override;
   Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
                                                     std::string_view event) override;
+  Result<std::vector<lang::Tracepoint>> typed_events(lang::TypedEvent kind,
+                                                     std::string_view module,
+                                                     std::string_view name) override;
   std::vector<std::string> near_user_functions(std::string_view target,
                                                std::string_view symbol) override;
   std::vector<std::string> near_usdt(std::string_view target, std::string_view name) override;
@@ -71,6 +75,10 @@ class MachineWorld final : public lang::World {
   Result<std::vector<symbols::Located>> usdt_files(std::string_view target);
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
+  std::optional<std::vector<lang::KernelFunction>> traceable(std::string_view module,
+                                                             std::string_view symbol);
+  Result<std::vector<lang::KernelFunction>> listed_functions(std::string_view module,
+                                                             std::string_view symbol);
   Result<std::string> events_folder();
 
   WorldOptions options_;
@@ -79,6 +87,7 @@ class MachineWorld final : public lang::World {
   std::map<elf::FileIdentity, Result<UsdtFile>> usdt_;
   std::vector<std::shared_ptr<Fd>> images_;  ///< of removed files, for as long as they are read
   std::optional<Result<symbols::Kallsyms>> kernel_;
+  std::unique_ptr<kernel_engine::KernelTypes> types_;
 };
 
 }  // namespace spile::session

@@ -226,12 +226,22 @@ class Builder {
     spec.may_override = start == ModuleImage::Start::kCertain;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
-    if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;
+    choose_stack(*site.image, spec);
     spec.displaced = [&site, index, &segment](TargetAddr at) -> Result<std::vector<uint8_t>> {
       SPILE_TRY(segment.displaced, patch::displaced_segment(site.plan, index, at));
       return segment.displaced.bytes;
     };
     return spec;
+  }
+
+  void choose_stack(const ModuleImage& image, jit::DetourSpec& spec) const {
+    const patch::GoStack stack = image.hit_stack(spec.site);
+    spec.stack_limit_bytes = stack.own_bytes;
+    if (!stack.may_switch || !request_.has_private_stacks) return;
+    const TargetAddr consts = request_.base + abi::kConstsOffset;
+    spec.private_stacks = {consts + offsetof(abi::RtConsts, private_first),
+                           consts + offsetof(abi::RtConsts, private_end),
+                           request_.cpu_stats + offsetof(abi::CpuStats, missed)};
   }
 
   /// Programs that share a note stand together, behind those that always run.

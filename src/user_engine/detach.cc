@@ -25,6 +25,7 @@ Job job_of(const std::vector<PatchedSite>& sites,
   job.sort();
   for (const RegionRange& region : ranges) {
     if (region.kind == abi::RegionKind::kCode) job.code.push_back(region.range);
+    if (region.kind == abi::RegionKind::kStackPool) job.stacks = region.range;
     if (region.kind == abi::RegionKind::kData) job.journal = region.range.start;
     job.unmap.push_back(region.range);
   }

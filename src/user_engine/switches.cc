@@ -44,7 +44,7 @@ size_t Switches::set(std::span<const int> probes, bool on) {
   size_t changed = 0;
   for (int probe : probes) {
     auto i = static_cast<size_t>(probe);
-    if (i >= off_.size() || off_[i] == !on) continue;
+    if (i >= off_.size() || off_[i] == !on || always_on_[i]) continue;
     off_[i] = !on;
     for (uint32_t g : std::span(gates_of_).subspan(starts_[i], starts_[i + 1] - starts_[i])) {
       Gate& gate = gates_[g];

@@ -10,6 +10,7 @@
 
 #include "abi/data_region.h"
 #include "abi/pending.h"
+#include "abi/private_stack.h"
 #include "os/process.h"
 #include "user_engine/address_plan.h"
 #include "user_engine/target/inject.h"
@@ -181,8 +182,8 @@ Result<bool> Undo::clear_hops(StoppedProcess& process) {
     registers.rip = to->value;
     SPILE_TRY_VOID(process.set_registers(i, registers));
   }
-  auto interrupted =
-      target::live_contexts(process, [&](TargetAddr a) { return is_between_jumps(a); });
+  auto interrupted = target::live_contexts(
+      process, [&](TargetAddr a) { return is_between_jumps(a); }, job_.stacks);
   return interrupted.found.empty() && interrupted.incomplete.empty();
 }
 
@@ -218,7 +219,7 @@ std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
     inside.insert(process.threads()[thread].tid);
     executing_ |= !process.threads()[thread].group_stopped;
   }
-  auto interrupted = target::live_contexts(process, job_.code);
+  auto interrupted = target::live_contexts(process, job_.code, job_.stacks);
   for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
   for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
   return {inside.begin(), inside.end()};
@@ -238,11 +239,16 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
   std::vector<AddressRange> ranges;
   for (const AddressRange& range : job_.unmap) {
     bool is_there = std::ranges::any_of(target::our_mappings(maps), [&](const os::MapEntry& m) {
-      // A per-thread page is known by the data region behind it, a pending table by both.
+      // A per-thread page is known by the data region behind it, the tables below by both.
       const bool is_page = range.size() == kPageBytes && m.start == range.end;
       const bool is_table =
           range.size() == abi::kPendingTableBytes && m.start == range.end + kPageBytes;
-      return has_inode(job_.mappings, m.inode) && (m.contains(range.start) || is_page || is_table);
+      const TargetAddr above = range.end + kPageBytes;
+      const bool is_stacks = range.size() == abi::kPrivatePoolBytes &&
+                             (m.start == above + kPageBytes ||
+                              m.start == above + kPageBytes + abi::kPendingTableBytes);
+      return has_inode(job_.mappings, m.inode) &&
+             (m.contains(range.start) || is_page || is_table || is_stacks);
     });
     if (is_there) ranges.push_back(range);
   }

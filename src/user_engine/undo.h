@@ -33,6 +33,7 @@ struct Job {
   std::vector<const x86::RelocatedCode*> displaced;
   std::vector<target::AddressRange> code;   ///< where a thread may be
   std::vector<target::AddressRange> unmap;  ///< in this order: the journal's own region last
+  target::AddressRange stacks;              ///< the private stacks; empty: none
   std::optional<TargetAddr> journal;        ///< its address in the target
   /// Where an int3 of ours is or was: a thread may have run into it and not be in `code` yet.
   std::set<TargetAddr> traps;

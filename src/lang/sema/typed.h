@@ -102,6 +102,7 @@ struct Expr {
   Yields yields = Yields::kNothing;
   uint32_t offset = 0;       ///< in the context, bytes
   bool is_relative = false;  ///< kContextDataLoc
+  bool is_copied = false;    ///< kContext: never loaded directly
   bool is_unsigned = false;  ///< kCompare
   uint64_t top = 0, div = 0;
 };
