@@ -261,7 +261,9 @@ class Builder {
       spec.programs.push_back({&*bodies_[program_of(action.probe)],
                                request_.bundle->cookie_of(probe), action.popped_bytes,
                                action.number, action.repeats});
-      probes.push_back(static_cast<uint32_t>(probe));
+      // What an entry keeps for its call's return is a note: never switched off.
+      const bool is_note = action.kind == Action::Kind::kEnter;
+      probes.push_back(static_cast<uint32_t>(is_note ? request_.bundle->probes.size() : probe));
     }
     spec.pending = {helper_code(rt::kNotePending),  helper_code(rt::kTakePending),
                     helper_code(rt::kArmPending),   helper_code(rt::kArrivePending),

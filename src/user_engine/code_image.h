@@ -63,7 +63,8 @@ struct CodeImage {
   std::vector<std::pair<const PlannedSite*, std::string>>
       refused;  ///< a hit would need more stack than there is
   std::vector<CodeGate> gates;
-  std::vector<uint32_t> gate_probes;  ///< indices into Bundle::probes
+  /// Indices into Bundle::probes; its size stands for what is never switched.
+  std::vector<uint32_t> gate_probes;
 };
 
 /// An upper bound of the size, known before the address.

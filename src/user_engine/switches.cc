@@ -23,7 +23,7 @@ void Switches::add(const CodeImage& image, Mapping view) {
 /// Counting sort of gates by probe.
 void Switches::find_gates_of_probes() {
   if (!starts_.empty()) return;
-  starts_.assign(off_.size() + 2, 0);
+  starts_.assign(off_.size() + 3, 0);  // with the gates of what is never switched
   auto of = [&](const Gate& gate) {
     return std::span(probes_).subspan(gate.first_probe, gate.probes);
   };

@@ -25,7 +25,7 @@ class Switches {
   /// `view`: of the region that holds the image's code. The image may go.
   void add(const CodeImage& image, Mapping view);
   /// `probes`: indices into Bundle::probes. Twice the same is once. Returns how many gates changed.
-  /// Cost: about the store, 10 ns a gate; the first call looks up which gate is whose.
+  /// Cost: a store and some counting a gate; the first call looks up which gate is whose.
   size_t set(std::span<const int> probes, bool on);
 
  private:

@@ -91,6 +91,52 @@ def probes_are_switched_by_sigusr2():
         check_text_unchanged(before, Picture(worker.pid))
 
 
+def calls_keep_their_own_arguments_across_switches():
+    """A call that returns while probes are off must not leave its arguments to the next that begins while they are off."""
+    with temporary_directory() as directory:
+        path = compile_program(directory, "blocking", r"""
+#include <stdio.h>
+__attribute__((noinline)) long outer(long tag) {
+  char line[64];
+  puts("inside");
+  fflush(stdout);
+  if (!fgets(line, sizeof line, stdin)) return -1;
+  return tag;
+}
+int main(void) {
+  for (long tag = 1; outer(tag) == tag; tag++) { puts("outside"); fflush(stdout); }
+  return 0;
+}
+""", flags=("-O1",))
+        target = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        def go_on():
+            target.stdin.write("on\n")
+            target.stdin.flush()
+            return target.stdout.readline(), target.stdout.readline()
+
+        try:
+            target.stdout.readline()
+            with Spile(f'uretprobe:{path}:outer {{ printf("%d\\n", arg0); }}', pid=target.pid) as trace:
+                check("attached", trace.wait_attached(), trace.report())
+                go_on()  # call 1 began before the probes were there
+                go_on()  # call 2 is seen whole; call 3 begins
+                switch(trace, "paused")
+                go_on()  # call 3 returns unseen, 4 begins unseen
+                switch(trace, "resumed")
+                go_on()  # call 4 returns
+                go_on()  # call 5
+                wait_until(lambda: len(trace.of_type("printf")) >= 3, "three returns are told")
+                trace.stop()
+                told = [int(text) for text in trace.of_type("printf")]
+                check("same-output", told == [2, 4, 5], f"{told}\n{trace.report()}")
+        finally:
+            target.kill()
+            target.wait()
+            target.stdin.close()
+            target.stdout.close()
+
+
 def paused_probes_wait_for_sigusr2():
     with temporary_directory() as directory, Worker(directory) as worker:
         with Spile(f"uprobe:{worker.path}:probe_me {{ @ = count(); }} interval:ms:1 {{ @i = count(); }} BEGIN {{ @b = count(); }}",
@@ -183,6 +229,6 @@ int main() { int sum = 0; for (int i = 0; i < 5; i++) sum += ns::tf<int>(i) + (i
 
 
 if __name__ == "__main__":
-    main([probes_are_switched_by_sigusr2, paused_probes_wait_for_sigusr2, the_kernel_engine_refuses_to_pause_or_does_it,
+    main([probes_are_switched_by_sigusr2, calls_keep_their_own_arguments_across_switches, paused_probes_wait_for_sigusr2, the_kernel_engine_refuses_to_pause_or_does_it,
           maps_are_printed_on_sigusr1, an_exit_is_not_lost_in_a_full_ring, ctrl_c_ends_an_attach_that_waits,
           a_program_given_as_script_is_called_one, what_has_no_address_is_refused_without_one, names_of_templates], 120)
