@@ -63,10 +63,12 @@ void add_target_options(CLI::App& app, Options& options) {
       ->type_name("COMMAND");
   app.add_option("--engine", options.engine, "auto (default), kernel, or user")
       ->check(CLI::IsMember({"auto", "kernel", "user"}));
-  app.add_flag("--allow-trap", options.trace.target.allow_trap,
-               "user engine: where no jump fits, an int3 served by a SIGTRAP handler of ours. Not "
-               "without risk: it kills a program that blocks SIGTRAP in a thread, or sets a "
-               "handler for it, while it is traced. Refused where that is so from the start");
+  app.add_flag(
+      "--allow-trap", options.trace.target.allow_trap,
+      "user engine: where no jump fits, an int3 served by a SIGTRAP handler of ours: "
+      "microseconds a hit, and not without risk. Refused where SIGTRAP is handled, ignored "
+      "or blocked; a program that changes that by system calls of its own while it is "
+      "traced, or has less stack left than a signal's frame takes, can be killed");
   app.add_option(
          "--attach", options.trace.target.attach,
          "how the kernel engine attaches kprobes and uprobes: auto (default), session, multi, "
