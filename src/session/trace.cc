@@ -391,6 +391,7 @@ void Session::loop() {
     bool gone = is_over();
     remember_processes();
     take_records(gone ? std::chrono::milliseconds(0) : poll_time());
+    tell_warnings();
     if (gone) break;
   }
 }

@@ -82,8 +82,8 @@ Result<Adopted> read_journal(const Target& target, const AddressRange& data) {
   return adopted;
 }
 
-/// What the code of a process was before us: by the files behind it, each opened once, or by what the
-/// sealed code regions keep of modules without a file.
+/// What the code of a process was before us: by the files behind it, each opened once, or by what
+/// the sealed code regions keep of modules without a file.
 class Originals {
  public:
   Originals(const Target& target, const Found& found) {
@@ -125,10 +125,10 @@ class Originals {
   }
 
   void read_saved(const Target& target, const os::MapEntry& code) {
-    auto consts =
-        target.memory().read_value<abi::RtConsts>(code.start + abi::kConstsOffset);
+    auto consts = target.memory().read_value<abi::RtConsts>(code.start + abi::kConstsOffset);
     const bool is_ours = consts && consts->magic == abi::kConstsMagic &&
-                         consts->version == abi::kAbiVersion && consts->code_base == code.start.value;
+                         consts->version == abi::kAbiVersion &&
+                         consts->code_base == code.start.value;
     if (!is_ours || consts->saved_offset > code.size() ||
         consts->saved_count > (code.size() - consts->saved_offset) / sizeof(abi::SavedBytes))
       return;
@@ -142,7 +142,7 @@ class Originals {
 
   std::vector<target::Module> modules_;
   std::map<TargetAddr, std::vector<uint8_t>> saved_;  ///< by address
-  std::map<TargetAddr, Fd> files_;  ///< by the module's start
+  std::map<TargetAddr, Fd> files_;                    ///< by the module's start
 };
 
 bool leads_to_ours(const Target& target, const Found& found, TargetAddr at) {
@@ -171,11 +171,12 @@ std::optional<PatchedBytes> believe(const Target& target,
   return patch;
 }
 
-/// The tracer had come further than its regions tell: the original bytes are back already.
-bool is_restored(const Target& target, const abi::SiteEntry& entry) {
+/// The tracer had come further than its regions tell: the original bytes are back already. Or the
+/// library has been unloaded, and our bytes with it.
+bool is_restored_or_gone(const Target& target, const abi::SiteEntry& entry) {
   if (entry.length > abi::kMaxSiteBytes) return false;
   std::vector<uint8_t> now(entry.length);
-  return target.memory().read(TargetAddr(entry.address), now) &&
+  return !target.memory().read(TargetAddr(entry.address), now) ||
          std::equal(now.begin(), now.end(), entry.original);
 }
 
@@ -201,7 +202,10 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
   job.adopted = true;
   job.code = found.code;
   job.unmap = found.code;
-  job.mappings = target::our_mappings(found.maps);
+  for (const os::MapEntry& m : target::our_mappings(found.maps)) {
+    bool is_late = m.path == fmt::format("/memfd:{}", target::kLateCodeName);
+    (is_late ? job.late : job.mappings).push_back(m);
+  }
   Originals originals(target, found);
   for (const AddressRange& data : found.data) {
     auto adopted = read_journal(target, data);
@@ -217,7 +221,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
       auto patch = believe(target, found, originals, entry);
       if (patch)
         job.patches.push_back(std::move(*patch));
-      else if (!is_restored(target, entry))
+      else if (!is_restored_or_gone(target, entry))
         report.notes.push_back(fmt::format(
             "process {}: the journal's entry for {:#x} does not hold up and is not used",
             target.pid(), entry.address));

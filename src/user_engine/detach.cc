@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "os/process.h"
+#include "user_engine/late.h"
 #include "user_engine/undo.h"
 
 namespace spile::user_engine {
@@ -31,8 +32,10 @@ Job job_of(const std::vector<PatchedSite>& sites,
 }  // namespace
 
 Result<DetachReport> detach(Attachment& attachment) {
+  forget_unloaded(attachment);
   Job job = job_of(attachment.sites, attachment.semaphores, attachment.ranges);
   job.mappings = attachment.mappings;
+  job.late = attachment.late_mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
   return undo_everywhere(*attachment.target, job);
 }

@@ -32,8 +32,8 @@ Error ifunc_refused(std::string_view file, std::string_view symbol) {
 
 namespace {
 
-/// The modules of a process that are a given file: more than one after dlmopen. A mapping's own name
-/// (map_file_path) means that module, also where the file cannot be opened by it.
+/// The modules of a process that are a given file: more than one after dlmopen. A mapping's own
+/// name (map_file_path) means that module, also where the file cannot be opened by it.
 std::vector<const target::Module*> find_modules(const std::vector<target::Module>& modules,
                                                 pid_t reader,
                                                 const std::string& path) {
@@ -160,12 +160,17 @@ Result<void> check_memory(LiveCode& code, const ModuleImage& image, const patch:
 
 class Planner {
  public:
-  Planner(const target::Target& target, const Bundle& bundle, ProcessImages images)
+  Planner(const target::Target& target,
+          const Bundle& bundle,
+          ProcessImages images,
+          const PlanScope& scope)
       : target_(target),
         bundle_(bundle),
+        scope_(scope),
         images_(std::move(images)),
         code_(target_, images_),
-        ifuncs_(target, images_.modules()) {}
+        ifuncs_(target, images_.modules()),
+        tracked_(scope.tracked) {}
 
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
@@ -173,6 +178,9 @@ class Planner {
     for (auto& [image, requests] : requests_) plan_module(*image, requests);
     for (const auto& [returns, refusal] : failed_) refuse_returns(returns, refusal);
     std::erase_if(plan_.sites, [](const PlannedSite& site) { return !site.has_actions(); });
+    for (const target::Module& module : images_.modules())
+      plan_.modules.insert(identity_of(module));
+    plan_.tracked = tracked_;
     plan_.images = images_.take();
     return std::move(plan_);
   }
@@ -195,13 +203,17 @@ class Planner {
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = find_modules(images_.modules(), reader, probe.path);
       if (entry->second.empty()) {
-        return fail(
-            ErrorCode::kNotFound,
-            "process {} ({}) does not have {} loaded; libraries loaded later are not followed yet",
-            target_.pid(), target_.name(), probe.path);
+        if (scope_.modules == nullptr && !target_.loads_libraries())
+          return fail(
+              ErrorCode::kNotFound,
+              "process {} ({}) does not have {} loaded, and will not: it is a static program",
+              target_.pid(), target_.name(), probe.path);
+        plan_.absent.push_back(static_cast<int>(i));
       }
-      for (const target::Module* module : entry->second)
+      for (const target::Module* module : entry->second) {
+        if (scope_.modules != nullptr && !scope_.modules->contains(identity_of(*module))) continue;
         SPILE_TRY_VOID(collect_in(*module, static_cast<int>(i)));
+      }
     }
     return {};
   }
@@ -442,11 +454,12 @@ class Planner {
 
   const target::Target& target_;
   const Bundle& bundle_;
+  const PlanScope& scope_;
   ProcessImages images_;
   ProcessCode code_;
   IfuncFinder ifuncs_;
   ProcessPlan plan_;
-  uint32_t tracked_ = 0;
+  uint32_t tracked_;
   std::vector<int> entries_;  ///< by probe: the one that goes with it; -1: none
   std::map<const ModuleImage*, std::vector<Request>> requests_;
   std::map<const ModuleImage*, ReturningFunctions> returning_;
@@ -455,9 +468,15 @@ class Planner {
 
 }  // namespace
 
-Result<ProcessPlan> plan_process(const target::Target& target, const Bundle& bundle) {
+Result<ProcessPlan> plan_process(const target::Target& target,
+                                 const Bundle& bundle,
+                                 const PlanScope& scope) {
   SPILE_TRY(auto images, ProcessImages::open(target));
-  return Planner(target, bundle, std::move(images)).plan();
+  return Planner(target, bundle, std::move(images), scope).plan();
+}
+
+ModuleIdentity identity_of(const target::Module& module) {
+  return {module.device, module.inode, module.start};
 }
 
 bool PlannedSite::has_actions() const {

@@ -73,6 +73,8 @@ class Undo {
  private:
   Result<bool> once(bool last);
   Result<std::vector<AddressRange>> ranges_to_unmap();
+  Result<std::vector<AddressRange>> without_missing_late(
+      const std::vector<AddressRange>& ranges) const;
   Result<void> restore(size_t limit);
   Result<void> lower();
   bool is_patched(TargetAddr site) const;
@@ -222,7 +224,7 @@ std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
 /// target may have mapped something of its own there, and a new tracer may have attached, even at
 /// the same addresses.
 Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
-  if (!job_.adopted) return job_.unmap;
+  if (!job_.adopted) return without_missing_late(job_.unmap);
   auto free = refuse_live_owner(target_);
   if (!free) {
     refused_ = true;
@@ -236,11 +238,30 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
       const bool is_page = range.size() == kPageBytes && m.start == range.end;
       const bool is_table =
           range.size() == abi::kPendingTableBytes && m.start == range.end + kPageBytes;
-      return has_inode(job_.mappings, m.inode) && (m.contains(range.start) || is_page || is_table);
+      const bool is_known = has_inode(job_.mappings, m.inode) || has_inode(job_.late, m.inode);
+      return is_known && (m.contains(range.start) || is_page || is_table);
     });
     if (is_there) ranges.push_back(range);
   }
   return ranges;
+}
+
+/// Of the ranges that came later only those that this process has.
+Result<std::vector<AddressRange>> Undo::without_missing_late(
+    const std::vector<AddressRange>& ranges) const {
+  if (job_.late.empty()) return ranges;
+  SPILE_TRY(auto maps, target_.maps());
+  const auto ours = target::our_mappings(maps);
+  std::vector<AddressRange> there;
+  for (const AddressRange& range : ranges) {
+    bool is_late =
+        std::ranges::find(job_.late, range.start, &os::MapEntry::start) != job_.late.end();
+    bool is_there = std::ranges::any_of(ours, [&](const os::MapEntry& m) {
+      return m.start == range.start && has_inode(job_.late, m.inode);
+    });
+    if (!is_late || is_there) there.push_back(range);
+  }
+  return there;
 }
 
 bool Undo::is_patched(TargetAddr site) const {
@@ -362,17 +383,19 @@ Result<void> Undo::run() {
 /// A child that was forked while its parent was traced has the same files at the same addresses.
 /// Anything else that happens to map one of them is none of our business: what a hostile process
 /// says of itself must not reach another.
-bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEntry>& wanted) {
-  bool has_code = false;
-  for (const os::MapEntry& w : wanted) {
-    auto same = std::ranges::find_if(
-        maps, [&](const os::MapEntry& m) { return m.start == w.start && m.end == w.end; });
-    if (same == maps.end() || same->inode != w.inode || same->device != w.device ||
-        same->exec != w.exec || same->offset != w.offset)
-      return false;
-    has_code |= w.exec;
-  }
-  return has_code;
+bool has_same(const std::vector<os::MapEntry>& maps, const os::MapEntry& wanted) {
+  auto same = std::ranges::find_if(
+      maps, [&](const os::MapEntry& m) { return m.start == wanted.start && m.end == wanted.end; });
+  return same != maps.end() && same->inode == wanted.inode && same->device == wanted.device &&
+         same->exec == wanted.exec && same->offset == wanted.offset;
+}
+
+bool has_all(const std::vector<os::MapEntry>& maps, const Job& job) {
+  const auto has = [&](const os::MapEntry& wanted) { return has_same(maps, wanted); };
+  if (job.mappings.empty() || !std::ranges::all_of(job.mappings, has)) return false;
+  // A list that the process gave us says nothing without code: nothing can jump there.
+  return !job.adopted || std::ranges::any_of(job.mappings, &os::MapEntry::exec) ||
+         std::ranges::any_of(job.late, has);
 }
 
 /// Other processes that share one of these memory files: children forked while the target was
@@ -390,7 +413,7 @@ std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known)
     auto thread = os::thread_with_memory(pid);
     if (!thread) continue;
     auto maps = os::read_maps(*thread);
-    if (maps && has_all(*maps, job.mappings)) found.push_back(pid);
+    if (maps && has_all(*maps, job)) found.push_back(pid);
   }
   return found;
 }
@@ -418,7 +441,7 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
       // Looked at again through the opened process: the number may be another's by now, or it has
       // called exec.
       auto maps = child ? child->maps() : Result<std::vector<os::MapEntry>>();
-      if (child && (!maps || !has_all(*maps, job.mappings))) continue;
+      if (child && (!maps || !has_all(*maps, job))) continue;
       if (!child && child.error().code == ErrorCode::kTargetGone) continue;
       if (!child) {
         report.notes.push_back(fmt::format("process {}, forked while traced, keeps its probes: {}",

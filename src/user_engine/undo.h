@@ -37,6 +37,9 @@ struct Job {
   bool adopted = false;                     ///< left by another tracer
   /// Our memory files in the process: a forked child has exactly these.
   std::vector<os::MapEntry> mappings;
+  /// Those that came with libraries loaded later (target::kLateCodeName): children forked before
+  /// have none of them, and may have something of their own there.
+  std::vector<os::MapEntry> late;
 
   /// Into the order of undoing: by level, highest first, then by address.
   void sort();
