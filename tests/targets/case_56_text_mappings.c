@@ -156,8 +156,9 @@ static void fork_around_loading(void) {
   children[1] = fork_a_child(&ends[1]);
   printf("children=%d %d\n", (int)children[0], (int)children[1]);
   step("worked");
-  for (int i = 0; i < 2; i++) {
-    close(ends[i]);
+  close(ends[0]);  // the second child holds a copy of it, too
+  close(ends[1]);
+  for (int i = 1; i >= 0; i--) {
     TARGET_CHECK(waitpid(children[i], &status, 0) == children[i] && status == 0);
   }
 }
