@@ -176,6 +176,12 @@ Result<void> place_data(const Target& target,
     occupy(maps, n.base, n.max_code_bytes);
     if (near.empty()) near.push_back({n.base, n.base + n.max_code_bytes});
   }
+  // Nothing to be near yet: with the program's code, rather than above its stack.
+  if (near.empty()) {
+    auto code = std::ranges::find_if(
+        maps, [](const os::MapEntry& m) { return m.exec && m.path.starts_with('/'); });
+    if (code != maps.end()) near.push_back({code->start, code->end});
+  }
   // The per-thread page lies right below the data region, the pending table right below that: so an
   // adopter recognises them.
   const uint64_t pending_bytes = tracks_calls ? abi::kPendingTableBytes : 0;

@@ -168,6 +168,7 @@ std::optional<PatchedBytes> believe(const Target& target,
   if (!target.memory().read(patch.address, now) || now != patch.patched) return std::nullopt;
   if (!leads_to_ours(target, found, patch.address)) return std::nullopt;
   if (!originals.are(patch.original, patch.address)) return std::nullopt;
+  if (const target::Module* module = originals.module_at(patch.address)) patch.inode = module->inode;
   return patch;
 }
 

@@ -17,7 +17,8 @@ Job job_of(const std::vector<PatchedSite>& sites,
   for (const PatchedSite& site : sites) {
     for (const patch::Edit& edit : site.edits)
       job.patches.push_back(
-          {edit.at, edit.before, edit.after, edit.level, &edit == &site.edits.back()});
+          {edit.at, edit.before, edit.after, edit.level, &edit == &site.edits.back(),
+           site.planned->image->module().inode});
     for (const patch::Segment& segment : site.segments) job.displaced.push_back(&segment.displaced);
   }
   job.sort();

@@ -78,6 +78,7 @@ class Undo {
   Result<void> restore(size_t limit);
   Result<void> lower();
   bool is_patched(TargetAddr site) const;
+  bool is_mapped(const PatchedBytes& patch) const;
   void note_stop(const StoppedProcess& process);
   void note_interrupted(const StoppedProcess& process);
   Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
@@ -124,6 +125,13 @@ Result<void> Undo::restore_bytes(size_t limit) {
   return {};
 }
 
+bool Undo::is_mapped(const PatchedBytes& patch) const {
+  auto maps = target_.maps();
+  return !maps || std::ranges::any_of(*maps, [&](const os::MapEntry& m) {
+    return m.contains(patch.address) && (patch.inode == 0 || m.inode == patch.inode);
+  });
+}
+
 Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
   TargetAddr start = patches.front().address;
   std::vector<uint8_t> bytes(static_cast<size_t>(patches.back().address - start) +
@@ -137,7 +145,7 @@ Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
       std::ranges::copy(patch.original, here.begin());
       changed = true;
       report_.restored++;
-    } else if (!std::ranges::equal(here, patch.original)) {
+    } else if (!std::ranges::equal(here, patch.original) && is_mapped(patch)) {
       report_.notes.push_back(
           fmt::format("process {}: the code at {} was changed by somebody else meanwhile ({}) "
                       "and is left alone",

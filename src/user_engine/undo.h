@@ -21,6 +21,9 @@ struct PatchedBytes {
   uint8_t level = 0;  ///< higher levels are undone first
   /// False: a place that a site's jump leads over. A thread may be there, between two jumps.
   bool is_site = true;
+  /// Of the file that they belong to, as maps show it; 0: not known. Where another is mapped, or
+  /// none, the library has gone and our bytes with it.
+  uint64_t inode = 0;
 };
 
 /// What is to be undone in one process. The same for its forked children.

@@ -418,6 +418,7 @@ def case_56_loaded_late_forked_children():
                 else:
                     tracer.stop()
                     check_count("exact", int(tracer.maps().get("@calls", 0)), calls, tracer)
+            check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
             for child in (first, second):
                 check("no-mapping-left", not our_mappings(child), f"child {child}, journal {by_journal}\n{tracer.report()}")
             check("text-unchanged", library_is_patched(second) is False, "the second child's library")

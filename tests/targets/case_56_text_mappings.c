@@ -126,7 +126,7 @@ static pid_t fork_a_child(int *end) {
   const pid_t pid = fork();
   TARGET_CHECK(pid >= 0);
   if (pid == 0) {
-    const size_t size = 4 << 20;
+    const size_t size = 1 << 20;  // less than a huge page, which would be put elsewhere
     close(pipe_ends[1]);
     // Memory of its own where the tracer will put something into the parent.
     unsigned char *own = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
