@@ -144,7 +144,7 @@ Error Sites::all_refused() const {
 }
 
 /// An entry of the site table an edit: a short site may take several.
-constexpr size_t kEditsPerLaterProbe = 4, kMoreLaterEdits = 256;
+constexpr size_t kEditsPerLaterProbe = 8, kMoreLaterEdits = 256;
 
 PrepareOptions Sites::room_for_later() const {
   PrepareOptions options;

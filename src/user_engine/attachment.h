@@ -3,7 +3,6 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -51,17 +50,15 @@ class SiteSlots {
   SiteSlots() = default;
   explicit SiteSlots(uint32_t capacity) : capacity_(capacity) {}
 
-  /// An entry for the edit at this address; nullopt where the table is full.
-  std::optional<uint32_t> take(TargetAddr at);
-  void give_back(TargetAddr at);
-  std::optional<uint32_t> of(TargetAddr at) const;
+  /// Errors: none; nullopt where the table is full.
+  std::optional<uint32_t> take();
+  void give_back(uint32_t slot) { free_.push_back(slot); }
   size_t room() const { return free_.size() + (capacity_ - used_); }
   uint32_t used() const { return used_; }  ///< entries [0, used) have been in use
 
  private:
   uint32_t capacity_ = 0, used_ = 0;
   std::vector<uint32_t> free_;
-  std::map<TargetAddr, uint32_t> slots_;
 };
 
 /// Owned by the trace. Nothing in it is read from memory that the target can write, but through
@@ -73,6 +70,9 @@ struct Attachment {
   AddressPlan addresses;
   std::vector<Addition> additions;
   std::vector<PatchedSite> sites;
+  /// Sites in libraries that the process has unloaded. A child that it forked before may still have
+  /// them, so they are undone like the others, and their entries stay in the site table.
+  std::vector<PatchedSite> unloaded;
   SiteSlots slots;
   std::vector<Semaphore> semaphores;  ///< counters of static tracepoints that we raised
   std::vector<RegionRange> ranges;

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include "os/process.h"
-#include "user_engine/late.h"
 #include "user_engine/undo.h"
 
 namespace spile::user_engine {
@@ -16,9 +15,8 @@ Job job_of(const std::vector<PatchedSite>& sites,
   job.semaphores = semaphores;
   for (const PatchedSite& site : sites) {
     for (const patch::Edit& edit : site.edits)
-      job.patches.push_back(
-          {edit.at, edit.before, edit.after, edit.level, &edit == &site.edits.back(),
-           site.planned->image->module().inode});
+      job.patches.push_back({edit.at, edit.before, edit.after, edit.level,
+                             &edit == &site.edits.back(), site.planned->image->module().inode});
     for (const patch::Segment& segment : site.segments) job.displaced.push_back(&segment.displaced);
   }
   job.sort();
@@ -33,8 +31,9 @@ Job job_of(const std::vector<PatchedSite>& sites,
 }  // namespace
 
 Result<DetachReport> detach(Attachment& attachment) {
-  forget_unloaded(attachment);
-  Job job = job_of(attachment.sites, attachment.semaphores, attachment.ranges);
+  std::vector<PatchedSite> sites = attachment.sites;
+  sites.insert(sites.end(), attachment.unloaded.begin(), attachment.unloaded.end());
+  Job job = job_of(sites, attachment.semaphores, attachment.ranges);
   job.mappings = attachment.mappings;
   job.late = attachment.late_mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;

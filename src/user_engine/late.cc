@@ -60,18 +60,11 @@ std::set<ModuleIdentity> find_unloaded(const Attachment& attachment,
   return unloaded;
 }
 
-void forget_site(Attachment& attachment, const PatchedSite& site) {
-  auto entries = attachment.region.sites_untrusted();
-  for (const patch::Edit& edit : site.edits) {
-    if (auto slot = attachment.slots.of(edit.at)) {
-      entries[*slot].state = abi::SiteState::kEmpty;
-      attachment.slots.give_back(edit.at);
-    }
-  }
-  // The counter has gone with the library's data.
+/// The counters have gone with the library's data.
+void forget_semaphores(Attachment& attachment, TargetAddr site) {
   abi::Journal& journal = attachment.region.journal_untrusted();
   for (size_t i = 0; i < attachment.semaphores.size(); i++) {
-    if (attachment.semaphores[i].site != site.edits.back().at) continue;
+    if (attachment.semaphores[i].site != site) continue;
     attachment.semaphores[i].state = abi::SemaphoreState::kLowered;
     journal.semaphores[i].state = abi::SemaphoreState::kLowered;
   }
@@ -89,47 +82,29 @@ std::string name_of(const ModuleIdentity& identity, const std::vector<target::Mo
 // ---- entries of the site table
 // -----------------------------------------------------------------------------------
 
-std::optional<uint32_t> SiteSlots::take(TargetAddr at) {
-  uint32_t slot = used_;
-  if (!free_.empty()) {
-    slot = free_.back();
-    free_.pop_back();
-  } else if (used_ == capacity_) {
-    return std::nullopt;
-  } else {
-    used_++;
-  }
-  slots_[at] = slot;
+std::optional<uint32_t> SiteSlots::take() {
+  if (free_.empty()) return used_ == capacity_ ? std::nullopt : std::optional(used_++);
+  const uint32_t slot = free_.back();
+  free_.pop_back();
   return slot;
-}
-
-void SiteSlots::give_back(TargetAddr at) {
-  auto found = slots_.find(at);
-  if (found == slots_.end()) return;
-  free_.push_back(found->second);
-  slots_.erase(found);
-}
-
-std::optional<uint32_t> SiteSlots::of(TargetAddr at) const {
-  auto found = slots_.find(at);
-  return found == slots_.end() ? std::nullopt : std::optional(found->second);
 }
 
 // ---- looking
 // -----------------------------------------------------------------------------------------------------
 
-std::set<ModuleIdentity> forget_unloaded(Attachment& attachment) {
+void set_aside_unloaded(Attachment& attachment) {
   auto maps = attachment.target->maps();
-  if (!maps || maps->empty()) return {};
-  auto unloaded = find_unloaded(attachment, *maps);
-  if (unloaded.empty()) return unloaded;
-  std::erase_if(attachment.sites, [&](const PatchedSite& site) {
-    if (!unloaded.contains(identity_of(site.planned->image->module()))) return false;
-    forget_site(attachment, site);
-    return true;
-  });
+  if (!maps || maps->empty()) return;
+  const auto unloaded = find_unloaded(attachment, *maps);
+  if (unloaded.empty()) return;
+  std::vector<PatchedSite> stay;
+  for (PatchedSite& site : attachment.sites) {
+    bool is_gone = unloaded.contains(identity_of(site.planned->image->module()));
+    if (is_gone) forget_semaphores(attachment, site.edits.back().at);
+    (is_gone ? attachment.unloaded : stay).push_back(std::move(site));
+  }
+  attachment.sites = std::move(stay);
   for (const ModuleIdentity& module : unloaded) attachment.modules.erase(module);
-  return unloaded;
 }
 
 /// Where a file is awaited, or one that a probe is in may be unloaded. The program, its C library
@@ -154,7 +129,7 @@ void LateLibraries::look(Attachment& attachment, const AttachContext& context) {
   std::string code = lines_of_code(*text);
   // A library that came back to its place changes no line.
   if (code != code_ || any_came_back(attachment)) {
-    forget_unloaded(attachment);
+    set_aside_unloaded(attachment);
     choose_witnesses(attachment);
     code_ = std::move(code);
     settled_ = false;

@@ -6,9 +6,10 @@
 // planned and patched as at an attach (extend(), attach.cc). The limit: calls before that are
 // missed, those of constructors always.
 //
-// A library that is unloaded takes our jumps with it. Its entries leave the site table and our
-// list, so that nothing is ever put back there: another mapping may lie at those addresses by then.
-// A library that came back to its old place is known by its bytes: they are the file's again.
+// A library that is unloaded takes our jumps with it. Bytes are put back only where our own jump
+// is, so whatever lies at those addresses by then is left alone. But children that were forked
+// before may have the library still: its sites stay on the list and in the journal. A library that
+// came back to its old place is known by its bytes: they are the file's again.
 #pragma once
 
 #include <chrono>
@@ -21,9 +22,9 @@
 
 namespace spile::user_engine {
 
-/// Forgets the sites in modules that the process has unloaded, or loaded anew. The identities of
-/// those.
-std::set<ModuleIdentity> forget_unloaded(Attachment& attachment);
+/// Moves the sites in modules that the process has unloaded, or loaded anew, to
+/// Attachment::unloaded.
+void set_aside_unloaded(Attachment& attachment);
 
 /// One traced process, looked at again and again.
 class LateLibraries {

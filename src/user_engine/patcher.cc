@@ -396,7 +396,7 @@ void Patcher::write_journal_ahead() {
     std::ranges::copy(edit.before, entry.original);
     std::ranges::copy(edit.after, entry.patched);
     entry.state = abi::SiteState::kPlanned;
-    auto slot = slots.take(edit.at);
+    auto slot = slots.take();
     SPILE_CHECK(slot.has_value());
     slot_of_write_.push_back(*slot);
     entries[*slot] = entry;
@@ -567,9 +567,9 @@ void Patcher::forget_regions(bool undone) {
 
 void Patcher::give_back_slots() {
   auto entries = region().sites_untrusted();
-  for (size_t i = 0; i < slot_of_write_.size(); i++) {
-    entries[slot_of_write_[i]].state = abi::SiteState::kEmpty;
-    extended_->slots.give_back(prepared_.writes[i].edit->at);
+  for (uint32_t slot : slot_of_write_) {
+    entries[slot].state = abi::SiteState::kEmpty;
+    extended_->slots.give_back(slot);
   }
   slot_of_write_.clear();
 }

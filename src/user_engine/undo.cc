@@ -79,6 +79,7 @@ class Undo {
   Result<void> lower();
   bool is_patched(TargetAddr site) const;
   bool is_mapped(const PatchedBytes& patch) const;
+  bool is_other_jump_of_ours(TargetAddr at, std::span<const uint8_t> here) const;
   void note_stop(const StoppedProcess& process);
   void note_interrupted(const StoppedProcess& process);
   Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
@@ -125,6 +126,13 @@ Result<void> Undo::restore_bytes(size_t limit) {
   return {};
 }
 
+/// A library that came back to its place was patched anew there, with other jumps.
+bool Undo::is_other_jump_of_ours(TargetAddr at, std::span<const uint8_t> here) const {
+  return std::ranges::any_of(job_.patches, [&](const PatchedBytes& p) {
+    return p.address == at && std::ranges::equal(p.patched, here);
+  });
+}
+
 bool Undo::is_mapped(const PatchedBytes& patch) const {
   auto maps = target_.maps();
   return !maps || std::ranges::any_of(*maps, [&](const os::MapEntry& m) {
@@ -145,7 +153,8 @@ Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
       std::ranges::copy(patch.original, here.begin());
       changed = true;
       report_.restored++;
-    } else if (!std::ranges::equal(here, patch.original) && is_mapped(patch)) {
+    } else if (!std::ranges::equal(here, patch.original) && is_mapped(patch) &&
+               !is_other_jump_of_ours(patch.address, here)) {
       report_.notes.push_back(
           fmt::format("process {}: the code at {} was changed by somebody else meanwhile ({}) "
                       "and is left alone",
@@ -456,7 +465,8 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
                                            pid, child.error().message));
         continue;
       }
-      auto undone = Undo(*child, job, report).run();
+      auto undone = job.check_child ? job.check_child(*child) : Result<void>();
+      if (undone) undone = Undo(*child, job, report).run();
       if (undone)
         report.processes++;
       else

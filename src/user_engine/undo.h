@@ -2,6 +2,7 @@
 // for our own attachments (detach.cc) and for what others left (adopt.cc).
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <set>
 #include <vector>
@@ -38,6 +39,9 @@ struct Job {
   std::optional<TargetAddr> journal;        ///< its address in the target
   uint64_t tracer_start_time = 0;           ///< clock ticks since boot; 0: not known
   bool adopted = false;                     ///< left by another tracer
+  /// May a forked child be undone by `patches`? For an adopter, who has only what holds up in the
+  /// process that he was asked about. Empty: yes.
+  std::function<Result<void>(const target::Target&)> check_child;
   /// Our memory files in the process: a forked child has exactly these.
   std::vector<os::MapEntry> mappings;
   /// Those that came with libraries loaded later (target::kLateCodeName): children forked before

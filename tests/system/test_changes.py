@@ -394,37 +394,73 @@ def case_56_loaded_late_killed_at_each_step():
     print(f"  {killed} kills")
 
 
+def children_of(target):
+    line = next(line for line in target.out if line.startswith("children="))
+    return list(map(int, line[len("children="):].split()))
+
+
+def let_end(target, names):
+    for name in names:
+        target.send_line()
+        step(target, name)
+    target.send_line()
+    target.wait_for_line("done$")
+    target.finish_well()
+
+
+def trace_forks(target, tracer, until):
+    """Lets the parent load, work and fork, unload and load again, as far as `until`."""
+    check("attached", tracer.wait_attached(), tracer.report())
+    target.send_line()
+    step(target, "loaded")
+    wait_until(lambda: library_is_patched(target.pid), "the library's probes")
+    target.send_line()
+    step(target, "worked")
+    first, second = children_of(target)
+    check("inherited", library_is_patched(second) and our_mappings(second) and our_mappings(first),
+          "the children have nothing of ours: the test says nothing")
+    if until == "worked":
+        return first, second, 100
+    target.send_line()
+    step(target, "reloaded")
+    wait_until(lambda: library_is_patched(target.pid), "the library's probes, again")
+    target.send_line()
+    return first, second, step(target, "ended")
+
+
 def case_56_loaded_late_forked_children():
-    """A child from before the library has none of the later mappings, and memory of its own; one from after has all of them."""
-    for by_journal in (False, True):
+    """A child from before the library has none of the later mappings, and memory of its own there; one from after has all of
+    them, and keeps the library when the parent unloads it and loads it anew. Both are cleaned with the parent."""
+    for until, rest in (("worked", ["reloaded", "ended"]), ("ended", [])):
         with library_user("forks") as target:
             with Spile(late_program(), pid=target.pid) as tracer:
-                check("attached", tracer.wait_attached(), tracer.report())
-                target.send_line()
-                step(target, "loaded")
-                wait_until(lambda: library_is_patched(target.pid), "the library's probes")
-                target.send_line()
-                calls = step(target, "worked")
-                line = next(line for line in target.out if line.startswith("children="))
-                first, second = map(int, line[len("children="):].split())
-                check("inherited", library_is_patched(second) and our_mappings(second) and our_mappings(first),
-                      "the children have nothing of ours: the test says nothing")
-                if by_journal:
-                    kill(tracer)
-                    spile("detach", "-p", target.pid)
-                    # A journal is believed about children only where code of ours makes the mappings unmistakable.
-                    check("no-code-left", not any("x" in line.split()[1] for line in our_mappings(first)), "the first child's")
-                    spile("detach", "-p", first)
-                else:
-                    tracer.stop()
-                    check_count("exact", int(tracer.maps().get("@calls", 0)), calls, tracer)
+                first, second, calls = trace_forks(target, tracer, until)
+                tracer.stop()
+                check_count("exact", int(tracer.maps().get("@calls", 0)), calls, tracer)
             check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
             for child in (first, second):
-                check("no-mapping-left", not our_mappings(child), f"child {child}, journal {by_journal}\n{tracer.report()}")
+                check("no-mapping-left", not our_mappings(child), f"child {child}, {until}\n{tracer.report()}")
             check("text-unchanged", library_is_patched(second) is False, "the second child's library")
-            target.send_line()
-            target.wait_for_line("done$")
-            target.finish_well()
+            let_end(target, rest)
+
+
+def case_56_loaded_late_forked_children_killed_tracer():
+    """The journal of the parent is used for a child only where it explains all of our jumps there; its own pid does it."""
+    for until, rest in (("worked", ["reloaded", "ended"]), ("ended", [])):
+        with library_user("forks") as target:
+            with Spile(late_program(), pid=target.pid) as tracer:
+                first, second, _ = trace_forks(target, tracer, until)
+                kill(tracer)
+            out, err = spile("detach", "-p", target.pid)
+            check("no-mapping-left", not our_mappings(target.pid), out + err)
+            kept = bool(our_mappings(second))
+            check("all-or-nothing", kept == library_is_patched(second), f"the second child, {until}\n{out}{err}")
+            check("told", not kept or str(second) in err, err)
+            for child in (first, second):
+                spile("detach", "-p", child)
+                check("no-mapping-left", not our_mappings(child), f"child {child}, {until}")
+            check("text-unchanged", library_is_patched(second) is False, "the second child's library")
+            let_end(target, rest)
 
 
 def case_56_never_loaded():

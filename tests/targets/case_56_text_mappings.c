@@ -118,8 +118,9 @@ static void load_and_unload(void) {
   for (int i = 0; i < 2 * 4096; i++) TARGET_CHECK(((unsigned char *)place)[i] == 0x5a);
 }
 
-// A child from before the library and one from after: both call it, or wait for the end of the trace.
-static pid_t fork_a_child(int *end) {
+// A child from before the library, and one from after that still has it when the parent has unloaded and loaded it again.
+// They go on when the trace is over.
+static pid_t fork_a_child(int *end, function probe_me) {
   int pipe_ends[2], ready[2];
   char c;
   TARGET_CHECK(pipe(pipe_ends) == 0 && pipe(ready) == 0);
@@ -135,6 +136,8 @@ static pid_t fork_a_child(int *end) {
     if (write(ready[1], "r", 1) != 1 || read(pipe_ends[0], &c, 1) != 0) _exit(1);
     for (size_t i = 0; i < size; i++)
       if (own[i] != 0x5a) _exit(3);
+    for (uint64_t i = 0; probe_me != NULL && i < 100; i++)
+      if (probe_me(i) != i * 11 + 5) _exit(4);
     _exit(0);
   }
   close(pipe_ends[0]);
@@ -149,13 +152,18 @@ static void fork_around_loading(void) {
   void *handle;
   int ends[2], status;
   pid_t children[2];
-  children[0] = fork_a_child(&ends[0]);
-  const function probe_me = load(library_path, &handle);
+  children[0] = fork_a_child(&ends[0], NULL);
+  function probe_me = load(library_path, &handle);
   step("loaded");
   call(probe_me, 100);
-  children[1] = fork_a_child(&ends[1]);
+  children[1] = fork_a_child(&ends[1], probe_me);
   printf("children=%d %d\n", (int)children[0], (int)children[1]);
   step("worked");
+  TARGET_CHECK(dlclose(handle) == 0);
+  probe_me = load(library_path, &handle);
+  step("reloaded");
+  call(probe_me, 100);
+  step("ended");
   close(ends[0]);  // the second child holds a copy of it, too
   close(ends[1]);
   for (int i = 1; i >= 0; i--) {
