@@ -304,6 +304,12 @@ Result<void> Patcher::fill_code() {
 /// Our writable views stay for switching probes, the only ones there are and will be: the files are
 /// sealed. That of the stones goes.
 void Patcher::keep_views() {
+  if (extended_ != nullptr) {
+    for (size_t i = 0; i < prepared_.code.size(); i++)
+      extended_->switches.add(prepared_.code[i], std::move(code_[i].local));
+    code_.clear();
+    return;
+  }
   switches_ = Switches(context_.bundle->probes.size());
   for (size_t i = 0; i < prepared_.code.size(); i++)
     switches_.add(prepared_.code[i], std::move(code_[i].local));

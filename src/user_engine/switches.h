@@ -20,7 +20,8 @@ class Switches {
   /// All probes are on.
   explicit Switches(size_t probes = 0) : off_(probes) {}
 
-  /// `view`: of the region that holds the image's code. The image may go.
+  /// `view`: of the region that holds the image's code, which nothing runs yet. The image may go.
+  /// Probes that are off are off there too.
   void add(const CodeImage& image, Mapping view);
   /// `probes`: indices into Bundle::probes. Twice the same is once. Returns how many gates changed.
   /// Cost: about the store, 10 ns a gate; the first call looks up which gate is whose.
@@ -35,6 +36,7 @@ class Switches {
   };
 
   void find_gates_of_probes();
+  void close_new_gates(size_t first);
 
   std::vector<Mapping> views_;
   std::vector<Gate> gates_;
