@@ -120,6 +120,22 @@ def case_53_leader_gone_killed_at_each_step():
     print(f"  {killed} kills")
 
 
+# --- 54: a thread that cannot be stopped ---------------------------------------------------------------------------------------
+
+
+def case_54_vfork_parent_is_named():
+    """While its child runs a vfork parent cannot be stopped: the attach gives up in time, says which thread, and changes nothing."""
+    path = target_path("case_54_vfork_parent")
+    with Target(path, ["--mode", "long"], wait=True) as target:
+        before = Picture(target.pid)
+        with Spile(count_program([f"{path}:probe_me"]), pid=target.pid) as tracer:
+            check("refused", not tracer.wait_attached(), tracer.report())
+            harness.check_refused_in_words(tracer, r"thread \d+ .*does not stop")
+        check("target-survives", target.alive(), target.report())
+        check_left_as_before(before, Picture(target.pid))
+        check("no-mapping-left", not our_mappings(target.pid), tracer.report())
+
+
 # --- 56: the file behind the code is gone ------------------------------------------------------------------------------------
 
 
