@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -477,6 +478,64 @@ def case_56_loaded_late_forked_children_killed_tracer():
                 check("no-mapping-left", not our_mappings(child), f"child {child}, {until}")
             check("text-unchanged", library_is_patched(second) is False, "the second child's library")
             let_end(target, rest)
+
+
+TRACEPOINT_LIBRARY = r"""
+#define _SDT_HAS_SEMAPHORES 1
+#include <sys/sdt.h>
+__attribute__((section(".probes"), used)) unsigned short late_hit_semaphore;
+int up(void) { return late_hit_semaphore; }
+void work(int n) {
+  for (int i = 0; i < n; i++)
+    if (__builtin_expect(late_hit_semaphore, 0)) STAP_PROBE1(late, hit, i);
+}
+"""
+TRACEPOINT_USER = """
+import _ctypes, ctypes, sys
+library = None
+for line in sys.stdin:
+    word, value = line.split()
+    if word == "load":
+        library = ctypes.CDLL(value)
+    elif word == "unload":
+        _ctypes.dlclose(library._handle)
+    elif word == "work":
+        library.work(int(value))
+    print(word, library.up() if word in ("up", "work") else "", flush=True)
+"""
+
+
+def case_56_tracepoints_loaded_late():
+    """The counter of a static tracepoint goes up when its library comes, each time anew, and down at the end."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        library = os.path.join(folder, "liblate.so")
+        source = os.path.join(folder, "late.c")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write(TRACEPOINT_LIBRARY)
+        if subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=False, capture_output=True).returncode != 0:
+            raise harness.Skip("needs <sys/sdt.h>")
+        with Process([sys.executable, "-c", TRACEPOINT_USER]) as user:
+            def ask(words):
+                answers = len(user.out)
+                user.process.stdin.write(words + "\n")
+                user.process.stdin.flush()
+                wait_until(lambda: len(user.out) > answers or not user.alive(), words)
+                check("target-survives", user.alive(), user.report())
+                return user.out[-1].split()[-1]
+            with Spile(f"usdt:{library}:late:hit {{ @calls = count(); @sum = sum(arg0); }}", pid=user.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                for _ in range(3):
+                    ask(f"load {library}")
+                    wait_until(lambda: ask("up 0") == "1", "the counter")
+                    ask("work 100")
+                    ask("unload 0")
+                ask(f"load {library}")
+                wait_until(lambda: ask("up 0") == "1", "the counter")
+                tracer.stop()
+                check("lowered", ask("up 0") == "0", user.report())
+                check("counted", tracer.maps() == {"@calls": 300, "@sum": 3 * sum(range(100))}, f"{tracer.maps()}\n{tracer.report()}")
+            check("no-mapping-left", not our_mappings(user.pid), user.report())
 
 
 def case_56_never_loaded():
