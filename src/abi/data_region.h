@@ -2,6 +2,7 @@
 //
 //   offset 0         DataHeader            written by the tracer before it is mapped, then only
 //   read
+//          2048      32 bytes of scratch   kernel, asked by a tracer in a stop
 //          4096      Journal               tracer                          journal.h
 //          8192      TimePage              tracer                          time.h
 //          12288     CpuStats[cpu_slots]   target                          this file
@@ -47,9 +48,12 @@ struct DataHeader {
 static_assert(sizeof(DataHeader) == 88);
 
 inline constexpr uint64_t kJournalOffset = 4096;
+/// Behind the header: 32 bytes that the kernel writes an action to when a tracer asks for it.
+inline constexpr uint64_t kScratchOffset = 2048;
 inline constexpr uint64_t kTimeOffset = 8192;
 inline constexpr uint64_t kStatsOffset = 12288;
-static_assert(sizeof(DataHeader) <= 4096 && sizeof(Journal) <= 4096 && sizeof(TimePage) <= 4096);
+static_assert(sizeof(DataHeader) <= kScratchOffset && sizeof(Journal) <= 4096 &&
+              sizeof(TimePage) <= 4096);
 
 /// What happened on one CPU slot. Written by the target with locked additions; the tracer only
 /// reads.

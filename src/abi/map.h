@@ -27,6 +27,9 @@
 //   in a bucket word: +1 at every change, never marked
 //   in free_head:     +1 at every change; free entries are chained through their links
 //
+// Maps of calls are small open tables: a cell of values is a CallHead and then value_size bytes. A
+// call's cell is one of the kCallCells from its hash on; rt/call_ops.h says which.
+//
 // Stack maps keep call stacks by their hash, for good: a slot of values is a StackHead and then
 // value_size bytes of addresses. The slot of a stack is the first from `id & bucket_mask` on that
 // holds its id or is free (0). rt/stack_ops.h says how slots are filled.
@@ -38,7 +41,15 @@
 namespace spile::abi {
 
 /// Same order as bundle::MapKind.
-enum class RtMapKind : uint32_t { kHash, kArray, kPerCpuHash, kPerCpuArray, kRing, kStacks };
+enum class RtMapKind : uint32_t {
+  kHash,
+  kArray,
+  kPerCpuHash,
+  kPerCpuArray,
+  kRing,
+  kStacks,
+  kCalls
+};
 
 /// What a program's map pointer points to. Addresses are those of the address space the descriptor
 /// is used in: the target's in the code region, the tracer's in the tracer's private copy.
@@ -47,7 +58,7 @@ struct RtMap {
   uint32_t key_size;        ///< bytes
   uint32_t value_size;      ///< bytes, of one CPU
   uint32_t max_entries;     ///< arrays: indices; hashes: keys. Rings: 0
-  uint32_t value_stride;    ///< value_size rounded up to 8; stacks: with the StackHead
+  uint32_t value_stride;    ///< value_size rounded up to 8; stacks, calls: with their head
   uint32_t cpu_mask;        ///< per-CPU maps and rings: slots - 1 (a power of two); else 0
   uint64_t values;          ///< address of value 0 of CPU 0
   uint64_t per_cpu_stride;  ///< bytes from one CPU's values to the next's, multiple of 64; 0 when
@@ -57,7 +68,7 @@ struct RtMap {
   uint64_t heads;         ///< address of the HashHead; the bucket words follow it
   uint64_t entries;       ///< address of entry 0
   uint32_t entry_stride;  ///< sizeof(HashEntry) + key_size rounded up to 8
-  uint32_t bucket_mask;   ///< buckets - 1 (a power of two); stacks: slots - 1
+  uint32_t bucket_mask;   ///< buckets - 1 (a power of two); stacks, calls: slots - 1
   uint64_t seed;          ///< of the hash function, random per map
 
   // Rings: see ring.h.
@@ -93,6 +104,16 @@ struct StackHead {
   uint64_t count;  ///< addresses; 0 until they are all there
 };
 static_assert(sizeof(StackHead) == 16);
+
+/// Front of a cell of a map of calls. Written by the target.
+struct CallHead {
+  uint64_t slot;  ///< 0: the cell is free
+  uint64_t call;  ///< which call at that slot; 0: the cell is being taken
+};
+static_assert(sizeof(CallHead) == 16);
+
+/// Cells where one call may be.
+inline constexpr uint32_t kCallCells = 16;
 
 /// As deep as the kernel looks (kernel.perf_event_max_stack as it comes).
 inline constexpr uint32_t kMaxStackFrames = 127;

@@ -27,7 +27,7 @@ namespace spile::abi {
 
 struct PendingCell {
   uint64_t key;             ///< slot << 16 | number, with a mark or none; 0: empty
-  uint64_t return_address;  ///< what the slot held, and kPendingArmed
+  uint64_t return_address;  ///< what the slot held, kPendingArmed, and how often it was re-entered
 };
 
 inline constexpr uint32_t kPendingCells = 7;
@@ -42,6 +42,12 @@ static_assert(sizeof(PendingBucket) == 128);
 /// In PendingCell::return_address: the call is in a jump to another function. User addresses lie
 /// below.
 inline constexpr uint64_t kPendingArmed = uint64_t{1} << 63;
+
+/// Above that, where a jump can lead a call back to its function's entry: how often it did. Each is
+/// told at the return.
+inline constexpr unsigned kPendingAgainShift = 48;
+inline constexpr uint64_t kPendingAgain = uint64_t{1} << kPendingAgainShift;  ///< one time
+inline constexpr uint64_t kPendingAddressMask = kPendingAgain - 1;
 
 /// Room for 229,376 calls under way at once; pages are only used where calls are.
 inline constexpr uint64_t kPendingBuckets = uint64_t{1} << 15;

@@ -62,6 +62,9 @@ enum class MapKind : uint8_t {
   kPerCpuArray,  ///< 6, u32 key
   kRing,         ///< 27; max_entries is the size in bytes, a power of two of at least a page
   kStacks,       ///< 7; u32 key, value_size is 8 bytes a frame
+  /// 1; calls under way. Key: u64 stack slot, not 0; u64 which call there, not 0. max_entries is a
+  /// power of two
+  kCalls,
 };
 
 /// What the script keeps in it: how per-CPU values are merged and how it is printed.
@@ -92,8 +95,12 @@ constexpr uint64_t number_of_rank(MapRole role, bool is_signed, uint64_t rank) {
   return is_signed ? number ^ (uint64_t{1} << 63) : number;
 }
 
-/// Indices into the kCounters map: what was lost, by reason.
-enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kCount };
+/// Indices into the kCounters map: what was lost, by reason. kExit is none: there an exit() leaves
+/// its status that found the ring full.
+enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kExit, kCount };
+
+/// What kExit holds: the status in the low half, and this beside it.
+inline constexpr uint64_t kExitAsked = uint64_t{1} << 32;
 
 struct MapSpec {
   std::string name;  ///< "@", "@x"; "" for internal maps

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -59,6 +60,10 @@ void add_target_options(CLI::App& app, Options& options) {
       ->type_name("COMMAND");
   app.add_option("--engine", options.engine, "auto (default), kernel, or user")
       ->check(CLI::IsMember({"auto", "kernel", "user"}));
+  app.add_flag("--allow-trap", options.trace.target.allow_trap,
+               "user engine: where no jump fits, an int3 served by a SIGTRAP handler of ours. Not "
+               "without risk: it kills a program that blocks SIGTRAP in a thread, or sets a "
+               "handler for it, while it is traced. Refused where that is so from the start");
   app.add_option(
       "words", options.words,
       "a script file (- for standard input), then its positional parameters $1, $2, ...");
@@ -123,6 +128,7 @@ int take_script(Options& options) {
 }
 
 void take_choices(Options& options) {
+  options.trace.target.only_traps = getenv("SPILE_ONLY_TRAPS") != nullptr;
   auto& pids = options.trace.target.pids;
   std::ranges::sort(pids);
   pids.erase(std::ranges::unique(pids).begin(), pids.end());

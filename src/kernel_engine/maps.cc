@@ -17,6 +17,7 @@ namespace {
 
 enum bpf_map_type kernel_type(MapKind kind) {
   switch (kind) {
+    case MapKind::kCalls:
     case MapKind::kHash: return BPF_MAP_TYPE_HASH;
     case MapKind::kArray: return BPF_MAP_TYPE_ARRAY;
     case MapKind::kPerCpuHash: return BPF_MAP_TYPE_PERCPU_HASH;
@@ -28,7 +29,7 @@ enum bpf_map_type kernel_type(MapKind kind) {
 }
 
 bool is_hash(MapKind kind) {
-  return kind == MapKind::kHash || kind == MapKind::kPerCpuHash;
+  return kind == MapKind::kHash || kind == MapKind::kPerCpuHash || kind == MapKind::kCalls;
 }
 
 /// Names that the kernel takes: [A-Za-z0-9_.], 15 bytes.

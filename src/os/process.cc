@@ -96,6 +96,10 @@ void set_field(Status& status, std::string_view key, std::string_view value) {
     number(value, status.shared_pending, 16);
   else if (key == "SigBlk")
     number(value, status.blocked, 16);
+  else if (key == "SigIgn")
+    number(value, status.ignored, 16);
+  else if (key == "SigCgt")
+    number(value, status.caught, 16);
   else if (key == "VmSize")
     status.has_memory = true;
 }

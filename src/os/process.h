@@ -30,7 +30,8 @@ struct Status {
   gid_t gid = 0, egid = 0, sgid = 0;
   int seccomp = 0;          ///< 0 none, 1 strict, 2 filter
   pid_t innermost_tid = 0;  ///< the thread's id in its own pid namespace (last of NSpid)
-  uint64_t pending = 0, shared_pending = 0, blocked = 0;  ///< signal sets, bit n-1 is signal n
+  /// Signal sets, bit n-1 is signal n. `caught`: those with a handler.
+  uint64_t pending = 0, shared_pending = 0, blocked = 0, ignored = 0, caught = 0;
   bool has_memory = false;  ///< VmSize is there: neither kernel thread nor zombie
 };
 Result<Status> read_status(pid_t tid);

@@ -45,6 +45,12 @@ std::string format_site(const engine::SiteReport& site) {
   return text;
 }
 
+user_engine::TrapUse trap_use(const TargetRequest& target) {
+  if (!target.allow_trap) return user_engine::TrapUse::kNever;
+  return target.only_traps ? user_engine::TrapUse::kEverywhere
+                           : user_engine::TrapUse::kWhereNoJumpFits;
+}
+
 int plan_sites(const TraceRequest& request) {
   if (request.target.pids.empty()) {
     fmt::print(stderr, "spile: sites: give the process with -p PID\n");
@@ -58,7 +64,7 @@ int plan_sites(const TraceRequest& request) {
   }
   int status = kOk;
   for (pid_t pid : request.target.pids) {
-    auto sites = user_engine::plan_sites(pid, compiled->bundle);
+    auto sites = user_engine::plan_sites(pid, compiled->bundle, trap_use(request.target));
     if (!sites) {
       fmt::print(stderr, "spile: {}\n", sites.error().message);
       status = kFailed;

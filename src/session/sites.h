@@ -6,8 +6,12 @@
 
 #include "engine/engine.h"
 #include "session/request.h"
+#include "user_engine/user_engine.h"
 
 namespace spile::session {
+
+/// What a request allows.
+user_engine::TrapUse trap_use(const TargetRequest& target);
 
 /// Where a script's probes would sit in the processes of the request. Nothing is attached.
 int plan_sites(const TraceRequest& request);

@@ -164,24 +164,44 @@ Result<AddressPlan> plan_addresses(const Target& target,
   return Chooser(target, bundle).run(sites);
 }
 
-Result<void> place_data(const Target& target,
-                        uint64_t size_bytes,
-                        bool tracks_calls,
-                        AddressPlan& plan) {
-  SPILE_TRY(auto maps, target.maps());
-  SPILE_TRY(auto rules, target::gap_rules(target));
+namespace {
+
+/// Of the plan so far, so that it is not chosen again; returns the first code region.
+std::vector<AddressRange> occupy_all(const AddressPlan& plan, std::vector<os::MapEntry>& maps) {
   for (const AddressRange& r : plan.stone_pages) occupy(maps, r.start, r.size());
   std::vector<AddressRange> near;
   for (const Neighbourhood& n : plan.neighbourhoods) {
     occupy(maps, n.base, n.max_code_bytes);
     if (near.empty()) near.push_back({n.base, n.base + n.max_code_bytes});
   }
+  if (plan.trap_page) occupy(maps, plan.trap_page->start, plan.trap_page->size());
   // Nothing to be near yet: with the program's code, rather than above its stack.
   if (near.empty()) {
     auto code = std::ranges::find_if(
         maps, [](const os::MapEntry& m) { return m.exec && m.path.starts_with('/'); });
     if (code != maps.end()) near.push_back({code->start, code->end});
   }
+  return near;
+}
+
+}  // namespace
+
+Result<void> place_traps(const Target& target, uint64_t size_bytes, AddressPlan& plan) {
+  SPILE_TRY(auto maps, target.maps());
+  SPILE_TRY(auto rules, target::gap_rules(target));
+  const auto near = occupy_all(plan, maps);
+  SPILE_TRY(const TargetAddr base, target::find_gap(maps, rules, near, size_bytes));
+  plan.trap_page = AddressRange{base, base + size_bytes};
+  return {};
+}
+
+Result<void> place_data(const Target& target,
+                        uint64_t size_bytes,
+                        bool tracks_calls,
+                        AddressPlan& plan) {
+  SPILE_TRY(auto maps, target.maps());
+  SPILE_TRY(auto rules, target::gap_rules(target));
+  const auto near = occupy_all(plan, maps);
   // The per-thread page lies right below the data region, the pending table right below that: so an
   // adopter recognises them.
   const uint64_t pending_bytes = tracks_calls ? abi::kPendingTableBytes : 0;

@@ -34,7 +34,8 @@ struct AddressPlan {
   std::map<const PlannedSite*, patch::Placement> placements;
   std::vector<target::AddressRange> stone_pages;
   TargetAddr data_base, private_base;
-  std::optional<TargetAddr> pending_base;  ///< of the pending table, where calls are noted
+  std::optional<target::AddressRange> trap_page;  ///< where there are int3s (abi/trap.h)
+  std::optional<TargetAddr> pending_base;         ///< of the pending table, where calls are noted
   std::vector<std::pair<const PlannedSite*, patch::Refusal>> refused;
 };
 
@@ -45,6 +46,9 @@ struct AddressPlan {
 Result<AddressPlan> plan_addresses(const target::Target& target,
                                    const bundle::Bundle& bundle,
                                    const std::vector<const PlannedSite*>& sites);
+
+/// Chooses where the trap page goes. To be called before place_data. Errors: as plan_addresses.
+Result<void> place_traps(const target::Target& target, uint64_t size_bytes, AddressPlan& plan);
 
 /// Chooses data_base, private_base and, if `tracks_calls`, pending_base. Errors: as plan_addresses.
 Result<void> place_data(const target::Target& target,

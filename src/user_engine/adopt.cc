@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "abi/code_region.h"
+#include "abi/data_region.h"
 #include "abi/pending.h"
 #include "base/fd.h"
 #include "os/process.h"
@@ -20,6 +21,7 @@
 #include "user_engine/target/inject.h"
 #include "user_engine/target/stopped.h"
 #include "user_engine/target/threads_inside.h"
+#include "user_engine/traps.h"
 #include "user_engine/undo.h"
 #include "x86/decode.h"
 
@@ -199,6 +201,20 @@ void add_private_memory(const Found& found, TargetAddr data, std::vector<Address
   unmap.push_back({page->start, page->end});
 }
 
+/// The trap page says where int3s of ours may be and what was there, and it cannot be forged.
+void add_traps(const Target& target, const Found& found, Job& job) {
+  for (const ListedTrap& trap : listed_traps(target, found.maps)) {
+    job.traps.insert(trap.site);
+    auto now = target.memory().read_value<uint8_t>(trap.site);
+    if (now && *now == patch::kTrapByte)
+      job.patches.push_back({trap.site, {trap.original}, {*now}, 0, true});
+  }
+}
+
+bool is_trap(const abi::SiteEntry& entry) {
+  return entry.length == 1 && entry.patched[0] == patch::kTrapByte;
+}
+
 Job job_of(const Target& target, const Found& found, DetachReport& report) {
   Job job;
   job.adopted = true;
@@ -220,7 +236,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
     job.tracer_start_time = adopted->journal.tracer_start_time;
     if (job.semaphores.empty()) job.semaphores = believed_semaphores(target, adopted->journal);
     for (const abi::SiteEntry& entry : adopted->sites) {
-      if (entry.state == abi::SiteState::kEmpty) continue;
+      if (entry.state == abi::SiteState::kEmpty || is_trap(entry)) continue;
       auto patch = believe(target, found, originals, entry);
       if (patch)
         job.patches.push_back(std::move(*patch));
@@ -234,6 +250,8 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
         fmt::format("process {}: the journal's entry for {:#x} does not hold up and is not used",
                     target.pid(), address.value));
   }
+  add_traps(target, found, job);
+  if (!found.data.empty()) job.scratch = found.data.front().start + abi::kScratchOffset;
   job.sort();
   return job;
 }
@@ -373,7 +391,8 @@ Result<std::vector<engine::SiteReport>> journal_sites(pid_t pid) {
       report.after.resize(entry.length);
       if (!target.memory().read(TargetAddr(entry.address), report.after)) report.after.clear();
       bool is_there = std::equal(report.after.begin(), report.after.end(), entry.patched);
-      report.mechanism = is_there ? "jump" : "not in place";
+      const char* mechanism = is_trap(entry) ? "int3 with slot" : "jump";
+      report.mechanism = is_there ? mechanism : "not in place";
       for (const os::MapEntry& m : found.maps) {
         if (m.contains(TargetAddr(entry.address)))
           report.location = fmt::format("{}+{:#x}", m.path, entry.file_offset);

@@ -6,7 +6,6 @@
 // the tracer may be killed and the target runs on: before a jump is written its detour is complete,
 // and the journal says what was changed.
 #include <algorithm>
-#include <set>
 #include <thread>
 
 #include "user_engine/attachment.h"
@@ -14,8 +13,10 @@
 #include "user_engine/loader.h"
 #include "user_engine/patcher.h"
 #include "user_engine/prepare.h"
+#include "user_engine/sentries.h"
 #include "user_engine/target/spawn.h"
 #include "user_engine/target/stopped.h"
+#include "user_engine/wanted_sites.h"
 #include "x86/decode.h"
 
 namespace spile::user_engine {
@@ -28,155 +29,11 @@ namespace {
 
 constexpr int kMaxAttempts = 8, kMaxSlowAttempts = 3;
 
-/// The sites of one process: those still wanted, those given up and why.
-class Sites {
- public:
-  Sites(const Target& target, const bundle::Bundle& bundle, ProcessPlan plan)
-      : target_(target), bundle_(bundle), plan_(std::make_shared<ProcessPlan>(std::move(plan))) {}
-
-  const std::shared_ptr<ProcessPlan>& plan() const { return plan_; }
-  /// Nothing can be set now, and nothing will come later.
-  bool is_hopeless() const { return wanted().empty() && plan_->absent.empty(); }
-  PrepareOptions room_for_later() const;
-  std::vector<std::string> awaited() const;
-
-  std::vector<const PlannedSite*> wanted() const {
-    std::vector<const PlannedSite*> sites;
-    for (const PlannedSite& site : plan_->sites) {
-      if (!dropped_.contains(&site)) sites.push_back(&site);
-    }
-    return sites;
-  }
-  void refuse(const PlannedSite& site, const std::string& reason);
-  void refuse_returns(int returns, const patch::Refusal& refusal);
-  /// Sites that threads stand in the way of, and stay: as short sites where that fits, else left
-  /// out for good.
-  void give_up(const std::set<const PlannedSite*>& blocked);
-  Error all_refused() const;
-  void hand_over(Attachment& attachment) const {
-    attachment.plan = plan_;
-    attachment.refused = all_refusals();
-    attachment.modules = plan_->modules;
-    attachment.tracked = plan_->tracked;
-    std::ranges::move(awaited(), std::back_inserter(attachment.warnings));
-  }
-  void hand_over_more(Attachment& attachment) const {
-    std::ranges::move(all_refusals(), std::back_inserter(attachment.refused));
-  }
-
- private:
-  void give_up_head(const PlannedSite& site, size_t head);
-  std::vector<SiteReport> all_refusals() const {
-    auto all = plan_->refused;
-    all.insert(all.end(), refused_.begin(), refused_.end());
-    return all;
-  }
-
-  const Target& target_;
-  const bundle::Bundle& bundle_;
-  std::shared_ptr<ProcessPlan> plan_;
-  std::set<const PlannedSite*> dropped_;
-  std::vector<SiteReport> refused_;
-};
-
-void Sites::refuse(const PlannedSite& site, const std::string& reason) {
-  dropped_.insert(&site);
-  for (SiteReport& report : describe(site, target_.pid(), bundle_)) {
-    report.refused = true;
-    report.reason = reason;
-    refused_.push_back(std::move(report));
-  }
-  patch::Refusal refusal;
-  refusal.kind = patch::RefusalKind::kReserved;
-  refusal.address = site.plan.site;
-  refusal.reason = fmt::format("a place of it, {}, cannot be patched: {}",
-                               site.image->name_of(site.plan.site), reason);
-  for (const int returns : returns_at(site)) refuse_returns(returns, refusal);
-}
-
-/// A return probe has all of its places or none: else some returns would be told and others not.
-void Sites::refuse_returns(int returns, const patch::Refusal& refusal) {
-  auto reports = plan_->refuse_returns(returns, target_.pid(), refusal);
-  refused_.insert(refused_.end(), reports.begin(), reports.end());
-  for (const PlannedSite& site : plan_->sites) {
-    if (!site.has_actions()) dropped_.insert(&site);
-  }
-}
-
-/// A head of a blocked window becomes a short site of its own.
-void Sites::give_up_head(const PlannedSite& site, size_t head) {
-  if (site.actions[head].empty()) return;
-  auto alone =
-      patch::plan_short(site.image->code(), site.plan.site + site.plan.probed[head].offset);
-  if (alone) {
-    plan_->sites.push_back({std::move(*alone), site.image, {site.actions[head]}});
-    return;
-  }
-  PlannedSite lost{site.plan, site.image, {site.actions[head]}};
-  lost.plan.probed = {site.plan.probed[head]};
-  refuse(lost, fmt::format("a thread stays inside the instructions to be replaced, and the first "
-                           "alone cannot be: {}",
-                           alone.error().reason));
-  dropped_.erase(&lost);
-}
-
-void Sites::give_up(const std::set<const PlannedSite*>& blocked) {
-  for (const PlannedSite* site : blocked) {
-    if (site->plan.mechanism == patch::Mechanism::kShort) {
-      refuse(*site,
-             "a thread stays inside the instructions to be replaced (or was interrupted there by a "
-             "signal, or its stack cannot be searched for that)");
-      continue;
-    }
-    dropped_.insert(site);
-    for (size_t i = 0; i < site->plan.probed.size(); i++) give_up_head(*site, i);
-  }
-}
-
-Error Sites::all_refused() const {
-  std::string text = "no probe could be placed safely:";
-  auto all = all_refusals();
-  constexpr size_t kShown = 10;
-  for (const SiteReport& r : std::span(all).first(std::min(all.size(), kShown)))
-    text += fmt::format("\n  {}: {}", engine::place_of(r), r.reason);
-  if (all.size() > kShown) text += fmt::format("\n  and {} more", all.size() - kShown);
-  return {ErrorCode::kUnsafe, text};
-}
-
-/// An entry of the site table an edit: a short site may take several.
-constexpr size_t kEditsPerLaterProbe = 8, kMoreLaterEdits = 256;
-
-PrepareOptions Sites::room_for_later() const {
-  PrepareOptions options;
-  if (!target_.loads_libraries()) return options;
-  // What is loaded now may be loaded a second time, or elsewhere.
-  options.later_edits =
-      kEditsPerLaterProbe * plan_->absent.size() + wanted().size() + kMoreLaterEdits;
-  options.later_calls = std::ranges::any_of(plan_->absent, [&](int probe) {
-    return bundle_.probes[static_cast<size_t>(probe)].kind == bundle::ProbeKind::kUretprobe;
-  });
-  return options;
-}
-
-/// For the user: what is not there yet.
-std::vector<std::string> Sites::awaited() const {
-  std::set<std::string> files;
-  for (int probe : plan_->absent) files.insert(bundle_.probes[static_cast<size_t>(probe)].path);
-  std::vector<std::string> told;
-  for (const std::string& file : files)
-    told.push_back(
-        fmt::format("process {} ({}) does not have {} loaded; when it loads it, calls are counted "
-                    "from some 20 ms "
-                    "later on",
-                    target_.pid(), target_.name(), file));
-  return told;
-}
-
 /// Prepares without the sites for which there turns out to be no way: others may have counted on
 /// their bytes, so everything is chosen anew.
 Result<Prepared> prepare_what_fits(const Target& target,
                                    const AttachContext& context,
-                                   Sites& sites,
+                                   WantedSites& sites,
                                    const PrepareOptions& options) {
   for (;;) {
     auto wanted = sites.wanted();
@@ -184,7 +41,7 @@ Result<Prepared> prepare_what_fits(const Target& target,
       return std::unexpected(sites.all_refused());
     SPILE_TRY(auto prepared, prepare(target, context, wanted, options));
     if (prepared.refused.empty()) return prepared;
-    for (const auto& [site, reason] : prepared.refused) sites.refuse(*site, reason);
+    sites.give_way(prepared.refused);
   }
 }
 
@@ -204,6 +61,17 @@ Result<void> make_way(const Target& target) {
     }
     std::this_thread::sleep_for(kRetryEvery);
   }
+}
+
+/// Between two tries. Errors: busy, where the user does not want to wait any longer.
+Result<void> wait_for_next_try(const AttachContext& context, std::chrono::nanoseconds time) {
+  constexpr std::chrono::nanoseconds kStep = std::chrono::milliseconds(10);
+  for (; time > std::chrono::nanoseconds::zero(); time -= kStep) {
+    if (context.interrupted && context.interrupted())
+      return fail(ErrorCode::kBusy, "interrupted while waiting; nothing of the process is changed");
+    std::this_thread::sleep_for(std::min(time, kStep));
+  }
+  return {};
 }
 
 /// In the stop: nobody came between make_way() and us. Who did is found by the next make_way().
@@ -258,6 +126,7 @@ std::vector<SiteReport> site_reports(const Attachment& attachment, const bundle:
         report.mechanism = placed->how;
         report.reason = placed->why;
       }
+      if (is_sentry(bundle.probes[static_cast<size_t>(report.probe)])) continue;
       if (report.address == site.planned->plan.site.value) report.after = jump_of(site);
       reports.push_back(std::move(report));
     }
@@ -282,8 +151,8 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
 
   // Which bytes would change, and what is in the way? A place that is not surely safe is refused
   // here.
-  SPILE_TRY(auto plan, plan_process(*target, *context.bundle));
-  Sites sites(*target, *context.bundle, std::move(plan));
+  SPILE_TRY(auto plan, plan_process(*target, *context.bundle, context.plan));
+  WantedSites sites(*target, *context.bundle, std::move(plan), context.plan);
   if (sites.is_hopeless()) return name_owner(*target, sites.all_refused());
 
   for (int attempt = 1;; attempt++) {
@@ -327,10 +196,15 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
           *target, std::move(done.error())
                        .context(fmt::format("attach to process {} ({})", pid, target->name())));
     SPILE_TRY_VOID(std::move(free));
-    if (attempt >= kMaxAttempts / 2) sites.give_up(patcher.blocked());
-    std::this_thread::sleep_for(
-        is_slow ? held * 5
-                : std::chrono::steady_clock::duration(std::chrono::milliseconds(2 * attempt)));
+    if (attempt >= kMaxAttempts / 2) {
+      sites.give_up(patcher.blocked());
+      if (patcher.no_traps()) sites.refuse_traps(*patcher.no_traps());
+    }
+    auto pause = is_slow
+                     ? held * 5
+                     : std::chrono::steady_clock::duration(std::chrono::milliseconds(2 * attempt));
+    auto waited = wait_for_next_try(context, pause);
+    if (!waited) return forward(waited, "attach to process {} ({})", pid, target->name());
   }
 }
 
@@ -360,17 +234,19 @@ Result<bool> extend(Attachment& attachment,
                     const std::set<ModuleIdentity>& modules,
                     const AttachContext& context) {
   const Target& target = *attachment.target;
-  SPILE_TRY(auto plan, plan_process(target, *context.bundle, {&modules, attachment.tracked}));
+  // No int3 in what comes later.
+  const PlanOptions how;
+  SPILE_TRY(auto plan, plan_process(target, *context.bundle, how, {&modules, attachment.tracked}));
   const uint32_t tracked = plan.tracked;
   const size_t refused_before = plan.refused.size();
-  Sites sites(target, *context.bundle, std::move(plan));
+  WantedSites sites(target, *context.bundle, std::move(plan), how);
   if (sites.wanted().empty() && refused_before == 0) return false;
   const Home home = home_of(attachment);
   PrepareOptions options;
   options.home = &home;
   for (int attempt = 1;; attempt++) {
     SPILE_TRY(auto prepared, prepare_what_fits(target, context, sites, options));
-    attachment.additions.push_back({sites.plan(), {}});
+    attachment.additions.push_back({sites.shared_plan(), {}});
     Patcher patcher(target, context, std::move(prepared), &attachment);
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, StoppedProcess::stop(target));
@@ -404,8 +280,8 @@ Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string
     // Started and stopped: libraries are mapped, no constructor has run.
     SPILE_TRY(auto child, target::Child::spawn(command, loader_symbols));
     if (context.on_process) context.on_process(child.target().pid());
-    SPILE_TRY(auto plan, plan_process(child.target(), *context.bundle));
-    Sites sites(child.target(), *context.bundle, std::move(plan));
+    SPILE_TRY(auto plan, plan_process(child.target(), *context.bundle, context.plan));
+    WantedSites sites(child.target(), *context.bundle, std::move(plan), context.plan);
     SPILE_TRY(auto prepared,
               prepare_what_fits(child.target(), context, sites, sites.room_for_later()));
     Patcher patcher(child.target(), context, std::move(prepared));

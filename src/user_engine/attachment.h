@@ -20,6 +20,7 @@
 #include "user_engine/switches.h"
 #include "user_engine/target/inject.h"
 #include "user_engine/target/process.h"
+#include "user_engine/traps.h"
 
 namespace spile::user_engine {
 
@@ -69,6 +70,7 @@ struct Attachment {
   std::shared_ptr<ProcessPlan> plan;
   AddressPlan addresses;
   std::vector<Addition> additions;
+  TrapWatch trap_watch;  ///< used where `addresses` has a trap page
   std::vector<PatchedSite> sites;
   /// Sites in libraries that the process has unloaded. A child that it forked before may still have
   /// them, so they are undone like the others, and their entries stay in the site table.
@@ -96,6 +98,7 @@ std::vector<engine::SiteReport> site_reports(const Attachment& attachment,
 /// What attaching needs beside the process.
 struct AttachContext {
   const bundle::Bundle* bundle = nullptr;
+  PlanOptions plan = {};
   std::vector<bpf::Analysis> analyses;  ///< one a program: every program has passed the checker
   shm::Clock* clock = nullptr;
   bool count_hits = false;

@@ -40,6 +40,7 @@ bpf::MapKind check_kind(bundle::MapKind kind) {
     case bundle::MapKind::kPerCpuArray: return bpf::MapKind::kPerCpuArray;
     case bundle::MapKind::kRing: return bpf::MapKind::kRing;
     case bundle::MapKind::kStacks: return bpf::MapKind::kStacks;
+    case bundle::MapKind::kCalls: return bpf::MapKind::kHash;
   }
   return bpf::MapKind::kHash;
 }
@@ -194,6 +195,8 @@ class Builder {
       auto placed = request_.placements->find(&site);
       if (placed != request_.placements->end()) return placed->second.edits;
     }
+    if (site.plan.mechanism == patch::Mechanism::kTrap)
+      return std::vector{patch::Edit{site.plan.site, {site.plan.before[0]}, {patch::kTrapByte}}};
     SPILE_TRY(auto jump, patch::patch_bytes(site.plan, detour));
     return std::vector{patch::Edit{site.plan.site,
                                    {site.plan.before.begin(), site.plan.before.end()},
@@ -212,7 +215,7 @@ class Builder {
     if (head != site.plan.probed.end()) {
       add_actions(site.actions[static_cast<size_t>(head - site.plan.probed.begin())], spec, probes);
       spec.flags_live = head->flags_live;
-      if (request_.count_hits && !spec.programs.empty())
+      if (request_.count_hits && !spec.programs.empty() && !site.has_sentry(*request_.bundle, true))
         spec.hits = jit::HitCounter{request_.cpu_stats + offsetof(abi::CpuStats, hits),
                                     sizeof(abi::CpuStats), request_.cpu_mask};
     }
@@ -247,17 +250,18 @@ class Builder {
       auto probe = static_cast<size_t>(action.probe);
       spec.programs.push_back({&*bodies_[program_of(action.probe)],
                                request_.bundle->cookie_of(probe), action.popped_bytes,
-                               action.number});
+                               action.number, action.repeats});
       probes.push_back(static_cast<uint32_t>(probe));
     }
-    spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending),
-                    helper_code(rt::kArmPending), helper_code(rt::kArrivePending),
-                    helper_code(rt::kLeavePending)};
+    spec.pending = {helper_code(rt::kNotePending),  helper_code(rt::kTakePending),
+                    helper_code(rt::kArmPending),   helper_code(rt::kArrivePending),
+                    helper_code(rt::kLeavePending), helper_code(rt::kNoteAgainPending)};
   }
 
   static jit::CallEvent::Kind event_of(Action::Kind kind) {
     if (kind == Action::Kind::kArm) return jit::CallEvent::Kind::kArm;
     if (kind == Action::Kind::kArrive) return jit::CallEvent::Kind::kArrive;
+    if (kind == Action::Kind::kNoteAgain) return jit::CallEvent::Kind::kNoteAgain;
     if (kind == Action::Kind::kLeave) return jit::CallEvent::Kind::kLeave;
     return jit::CallEvent::Kind::kNote;
   }

@@ -6,48 +6,51 @@
 #include "user_engine/address_plan.h"
 #include "user_engine/code_image.h"
 #include "user_engine/jit/print.h"
+#include "user_engine/sentries.h"
 #include "user_engine/shm/region.h"
 #include "user_engine/user_engine.h"
+#include "user_engine/wanted_sites.h"
 #include "x86/format.h"
 
 namespace spile::user_engine {
 
 using bundle::Bundle;
 
-Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& bundle) {
-  SPILE_TRY(auto target, target::Target::open(pid));
-  SPILE_TRY(auto plan, plan_process(target, bundle));
-  std::vector<const PlannedSite*> sites;
-  for (const PlannedSite& site : plan.sites) sites.push_back(&site);
-  SPILE_TRY(auto addresses, plan_addresses(target, bundle, sites));
-  std::map<const PlannedSite*, const patch::Refusal*> refused;
-  for (const auto& [site, refusal] : addresses.refused) {
-    refused.emplace(site, &refusal);
-    for (const int returns : returns_at(*site)) {
-      auto more = plan.refuse_returns(returns, pid, refusal);
-      plan.refused.insert(plan.refused.end(), more.begin(), more.end());
-    }
+Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const Bundle& script, TrapUse traps) {
+  const PlanOptions options{traps};
+  Bundle bundle = script;
+  if (options.allow_trap()) {
+    SPILE_TRY([[maybe_unused]] const int map, add_sentries(bundle));
   }
+  SPILE_TRY(auto target, target::Target::open(pid));
+  SPILE_TRY(auto plan, plan_process(target, bundle, options));
+  WantedSites sites(target, bundle, std::move(plan), options);
+  AddressPlan addresses;
+  do {
+    SPILE_TRY(addresses, plan_addresses(target, bundle, sites.wanted()));
+    std::vector<std::pair<const PlannedSite*, std::string>> refused;
+    for (const auto& [site, refusal] : addresses.refused)
+      refused.emplace_back(site, refusal.reason);
+    sites.give_way(refused);
+  } while (!addresses.refused.empty());
   std::vector<engine::SiteReport> reports;
-  for (const PlannedSite* site : sites) {
+  for (const PlannedSite* site : sites.wanted()) {
     auto placed = addresses.placements.find(site);
     for (engine::SiteReport& report : describe(*site, pid, bundle)) {
+      if (is_sentry(bundle.probes[static_cast<size_t>(report.probe)])) continue;
       if (placed != addresses.placements.end()) {
         report.mechanism = placed->second.how;
         report.reason = placed->second.why;
       }
-      if (refused.contains(site)) {
-        report.refused = true;
-        report.reason = refused.at(site)->reason;
-      }
       reports.push_back(std::move(report));
     }
   }
-  for (const PlannedReturns& returns : plan.returns) {
+  for (const PlannedReturns& returns : sites.plan().returns) {
     if (!returns.refused) reports.push_back(describe(returns, pid));
   }
   std::ranges::sort(reports, {}, &engine::SiteReport::address);
-  reports.insert(reports.end(), plan.refused.begin(), plan.refused.end());
+  auto refusals = sites.all_refusals();
+  reports.insert(reports.end(), refusals.begin(), refusals.end());
   return reports;
 }
 

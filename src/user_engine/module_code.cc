@@ -13,10 +13,11 @@ using patch::Function;
 
 Result<ModuleImage> ModuleImage::load(const target::Target& target, const target::Module& module) {
   if (module.host_path.empty()) {
-    return fail(ErrorCode::kNotFound,
-                "{}: the file behind it cannot be opened from here{}, and its memory alone does not "
-                "tell enough (a Go program, or code that cannot be read)",
-                module.path, module.deleted ? " (it has been removed or replaced; root can)" : "");
+    return fail(
+        ErrorCode::kNotFound,
+        "{}: the file behind it cannot be opened from here{}, and its memory alone does not "
+        "tell enough (a Go program, or code that cannot be read)",
+        module.path, module.deleted ? " (it has been removed or replaced; root can)" : "");
   }
   ModuleImage image;
   image.module_ = module;
@@ -105,8 +106,8 @@ void ModuleImage::reserve_rseq(uint64_t start, uint64_t length, uint64_t abort) 
 }
 
 /// An image of memory has no sections, so descriptors are known by what they hold: two addresses of
-/// the module's code, the second outside of the sequence that the first begins. What only looks like
-/// one costs a refusal.
+/// the module's code, the second outside of the sequence that the first begins. What only looks
+/// like one costs a refusal.
 void ModuleImage::reserve_rseq_by_contents(const target::Target& target) {
   const auto is_code = [&](uint64_t a) {
     const target::Segment* segment = module_.segment_at(TargetAddr(a));

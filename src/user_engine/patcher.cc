@@ -15,6 +15,7 @@
 #include "os/process.h"
 #include "user_engine/detach.h"
 #include "user_engine/hit_calls.h"
+#include "user_engine/sentries.h"
 #include "user_engine/target/threads_inside.h"
 #include "x86/format.h"
 
@@ -163,6 +164,10 @@ std::vector<target::RegionSpec> Patcher::region_specs() const {
   for (const CodeImage& code : prepared_.code) {
     specs.push_back({Kind::kCode, code_name, code.base, code.bytes.size(), !later, later});
   }
+  if (addresses.trap_page) {
+    specs.push_back({Kind::kCode, std::string(kCodeName), addresses.trap_page->start,
+                     addresses.trap_page->size(), true});
+  }
   if (!addresses.stone_pages.empty()) {
     target::RegionSpec stones{Kind::kCode, code_name, {}, 0, true};
     for (const AddressRange& page : addresses.stone_pages) stones.add_piece(page);
@@ -296,6 +301,7 @@ Result<void> Patcher::fill_code() {
     SPILE_TRY(uint64_t bodies, shm::write_code_prefix(memory, prepared_.layout, constants(code)));
     SPILE_CHECK(bodies <= abi::bodies_offset(prepared_.layout.maps.size()));
   }
+  fill_trap_page();
   fill_stones();
   keep_views();
   return {};
@@ -315,9 +321,16 @@ void Patcher::keep_views() {
     switches_.add(prepared_.code[i], std::move(code_[i].local));
   code_.clear();
   if (!context_.paused) return;
-  std::vector<int> all(context_.bundle->probes.size());
-  std::iota(all.begin(), all.end(), 0);
+  std::vector<int> all;
+  for (size_t i = 0; i < context_.bundle->probes.size(); i++) {
+    if (!is_sentry(context_.bundle->probes[i])) all.push_back(static_cast<int>(i));
+  }
   switches_.set(all, false);
+}
+
+void Patcher::fill_trap_page() {
+  if (!prepared_.addresses.trap_page) return;
+  std::ranges::copy(prepared_.trap_page, code_[prepared_.code.size()].local.bytes().begin());
 }
 
 void Patcher::fill_stones() {
@@ -467,7 +480,18 @@ void Patcher::note_stop(const StoppedProcess& process) {
   stopped_ns_ = std::max(stopped_ns_, static_cast<uint64_t>(process.stopped_for().count()));
 }
 
+/// Before the first byte changes: from here on whoever meets an int3 finds the handler.
+Result<void> Patcher::take_sigtrap(StoppedProcess& process) {
+  if (!prepared_.addresses.trap_page || has_sigtrap_) return {};
+  auto taken = user_engine::take_sigtrap(process, prepared_.addresses.trap_page->start,
+                                         prepared_.addresses.data_base + abi::kScratchOffset);
+  if (!taken && taken.error().code == ErrorCode::kBusy) no_traps_ = taken.error().message;
+  has_sigtrap_ = taken.has_value();
+  return taken;
+}
+
 Result<void> Patcher::patch(StoppedProcess& process, const Batch& batch) {
+  SPILE_TRY_VOID(take_sigtrap(process));
   SPILE_TRY_VOID(move_threads(process, batch));
   return write_jumps(process, batch);
 }
@@ -487,6 +511,11 @@ Result<void> Patcher::commit(StoppedProcess& process) {
   }
   SPILE_TRY_VOID(check_room());
   SPILE_TRY_VOID(check_calls(process));
+  if (prepared_.addresses.trap_page) {
+    auto possible = check_traps_possible(process);
+    if (!possible) no_traps_ = possible.error().message;
+    SPILE_TRY_VOID(std::move(possible));
+  }
   SPILE_TRY_VOID(map_regions(process));
   // Beyond this point the target has mappings of ours, and nothing in it uses them.
   SPILE_TRY_VOID(fill_data());
@@ -596,6 +625,7 @@ std::vector<RegionRange> Patcher::ranges() const {
     ranges.push_back({abi::RegionKind::kCode, {code.base, code.base + code.bytes.size()}});
   for (const AddressRange& page : addresses.stone_pages)
     ranges.push_back({abi::RegionKind::kCode, page});
+  if (addresses.trap_page) ranges.push_back({abi::RegionKind::kCode, *addresses.trap_page});
   if (extended_ != nullptr) return ranges;
   if (addresses.pending_base) {
     ranges.push_back(

@@ -49,6 +49,8 @@ class Patcher {
 
   /// Sites that a thread stands in the way of.
   const std::set<const PlannedSite*>& blocked() const { return blocked_; }
+  /// Why SIGTRAP cannot be had, after a failure for that.
+  const std::optional<std::string>& no_traps() const { return no_traps_; }
   /// After success. The patcher is empty then.
   std::unique_ptr<Attachment> finish();
   /// The same where there is an attachment already.
@@ -73,6 +75,8 @@ class Patcher {
   Result<void> fill_data();
   Result<void> fill_code();
   void fill_stones();
+  void fill_trap_page();
+  Result<void> take_sigtrap(target::StoppedProcess& process);
   abi::RtConsts constants(const CodeImage& code) const;
   void keep_views();
   void begin_journal();
@@ -95,10 +99,12 @@ class Patcher {
   Attachment* extended_;
   Prepared prepared_;
   std::set<const PlannedSite*> blocked_;
+  std::optional<std::string> no_traps_;
   Mapping data_;
   shm::Region region_;
-  std::vector<target::RemoteMemory> code_;  ///< one a neighbourhood, then that of the stones
-  Switches switches_;                       ///< keeps our view of the code
+  /// One a neighbourhood, then the trap page, then that of the stones.
+  std::vector<target::RemoteMemory> code_;
+  Switches switches_;  ///< keeps our view of the code
   std::optional<int64_t> tid_offset_, stack_offset_;
   uint32_t allowed_calls_ = abi::kCallAll;
   SiteSlots slots_;                      ///< of a new attachment
@@ -106,7 +112,7 @@ class Patcher {
   uint32_t first_semaphore_;             ///< those of the journal before it are the attachment's
   std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;
-  bool mapped_ = false, journaled_ = false, joined_ = false;
+  bool mapped_ = false, journaled_ = false, joined_ = false, has_sigtrap_ = false;
   std::vector<os::MapEntry> mappings_;
 };
 

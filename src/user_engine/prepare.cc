@@ -8,6 +8,7 @@
 #include <map>
 #include <numeric>
 
+#include "user_engine/jit/trap_page.h"
 #include "user_engine/shm/maps.h"
 
 namespace spile::user_engine {
@@ -52,6 +53,10 @@ abi::SafeRange main_stack(const Target& target) {
   return found;
 }
 
+bool is_trap(const PlannedSite* site) {
+  return site->plan.mechanism == patch::Mechanism::kTrap;
+}
+
 class Preparer {
  public:
   Preparer(const Target& target,
@@ -71,6 +76,7 @@ class Preparer {
     if (!out_.refused.empty()) return std::move(out_);
     if (options_.home == nullptr) SPILE_TRY_VOID(make_data());
     collect_writes();
+    SPILE_TRY_VOID(make_trap_page());
     make_batches();
     collect_semaphores();
     SPILE_TRY_VOID(check_semaphores(out_.semaphores, target_));
@@ -87,6 +93,7 @@ class Preparer {
   Result<CodeImage> build_neighbourhood(const Neighbourhood& n);
   Result<void> make_data();
   void collect_writes();
+  Result<void> make_trap_page();
   void make_batches();
   void collect_semaphores();
 
@@ -108,6 +115,8 @@ Result<void> Preparer::lay_out_data() {
   const bool tracks_calls =
       options_.later_calls ||
       std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->notes_calls(); });
+  const auto traps = static_cast<size_t>(std::ranges::count_if(sites_, is_trap));
+  if (traps != 0) SPILE_TRY_VOID(place_traps(target_, jit::trap_page_bytes(traps), out_.addresses));
   return place_data(target_, out_.layout.size_bytes, tracks_calls, out_.addresses);
 }
 
@@ -189,6 +198,18 @@ void Preparer::collect_writes() {
   out_.by_address.resize(out_.writes.size());
   std::iota(out_.by_address.begin(), out_.by_address.end(), 0u);
   std::ranges::sort(out_.by_address, {}, [&](uint32_t i) { return out_.writes[i].edit->at; });
+}
+
+Result<void> Preparer::make_trap_page() {
+  if (!out_.addresses.trap_page) return {};
+  std::vector<jit::TrapSite> traps;
+  for (const BuiltSite* built : out_.built) {
+    if (is_trap(built->site))
+      traps.push_back({built->site->plan.site, built->detour, built->site->plan.before[0]});
+  }
+  SPILE_TRY(out_.trap_page, jit::make_trap_page(out_.addresses.trap_page->start, traps));
+  SPILE_CHECK(out_.trap_page.size() == out_.addresses.trap_page->size());
+  return {};
 }
 
 /// In the order of writing: what other jumps lead over comes first.

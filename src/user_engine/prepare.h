@@ -34,6 +34,7 @@ struct Prepared {
   Mapping image;             ///< of the data region: formatted, BEGIN has run on it
   shm::Region image_region;  ///< over `image`
   std::vector<abi::SafeRange> safe_ranges;
+  std::vector<uint8_t> trap_page;  ///< at addresses.trap_page; empty: no int3s
   abi::SafeRange main_stack = {};  ///< the [stack] mapping; empty: unknown
   int seccomp_mode = 0;
   std::vector<BuiltSite*> built;     ///< by address

@@ -17,6 +17,8 @@ namespace {
 constexpr uint8_t kPushImm32 = 0x68;
 /// A file of another kind than ours is not searched: nothing has that many relocations.
 constexpr uint64_t kMaxRelocations = 1 << 22;
+/// The data of larger modules are not searched for tables of functions.
+constexpr size_t kMaxTableWords = size_t{8} << 20;
 
 template <typename T>
 std::optional<T> value_at(std::span<const uint8_t> bytes, uint64_t offset) {
@@ -145,12 +147,58 @@ std::vector<TargetAddr> ProcessCode::pointer_targets(const patch::PointerPath& p
   if (!path.base) return {};
   TargetAddr value = *path.base;
   for (const int64_t offset : path.offsets) {
-    const auto word =
-        target_.memory().read_value<uint64_t>(value + static_cast<uint64_t>(offset));
+    const auto word = target_.memory().read_value<uint64_t>(value + static_cast<uint64_t>(offset));
     if (!word) return {};
     value = TargetAddr(*word);
   }
   return {value};
+}
+
+/// A table may begin with words that are no functions: a version, a size, a name.
+std::vector<TargetAddr> ProcessCode::table_targets(TargetAddr at, int64_t offset) {
+  constexpr int64_t kHeaderWords = 6, kWordBytes = 8;
+  const ModuleImage* image = images_.image_at(at);
+  if (image == nullptr || offset < 0 || offset % kWordBytes != 0) return {};
+  std::vector<TargetAddr> found;
+  std::set<uint64_t> seen;
+  for (int64_t header = 0; header <= kHeaderWords; ++header) {
+    const int64_t index = offset / kWordBytes - header;
+    for (const FunctionTable& table : tables_of(*image)) {
+      if (index < 0 || index >= static_cast<int64_t>(table.size())) continue;
+      const TargetAddr function = table[static_cast<size_t>(index)];
+      if (seen.insert(function.value).second) found.push_back(function);
+    }
+  }
+  return found;
+}
+
+const std::vector<ProcessCode::FunctionTable>& ProcessCode::tables_of(const ModuleImage& image) {
+  const auto [entry, is_new] = tables_.try_emplace(&image);
+  if (!is_new) return entry->second;
+  const CodeMap* map = code_at(image.code().text.front().start);
+  for (const target::Segment& segment : image.module().segments) {
+    if (map != nullptr && segment.read && !segment.exec) find_tables(segment, *map, entry->second);
+  }
+  return entry->second;
+}
+
+void ProcessCode::find_tables(const target::Segment& segment,
+                              const CodeMap& map,
+                              std::vector<FunctionTable>& tables) const {
+  std::vector<uint64_t> words((segment.end - segment.start) / sizeof(uint64_t));
+  auto bytes = std::as_writable_bytes(std::span(words));
+  if (words.size() > kMaxTableWords ||
+      !target_.memory().read(segment.start,
+                             {reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()}))
+    return;
+  bool is_running = false;
+  for (const uint64_t word : words) {
+    const patch::FunctionSpan* function = map.function_at(TargetAddr(word));
+    const bool is_function = function != nullptr && function->start.value == word;
+    if (is_function && !is_running) tables.emplace_back();
+    if (is_function) tables.back().push_back(TargetAddr(word));
+    is_running = is_function;
+  }
 }
 
 /// Until the loader has bound it, a word leads back to its stub, which pushes the number of its

@@ -48,8 +48,15 @@ class ProcessCode : public patch::CodeSource {
   std::vector<TargetAddr> landing_pads(TargetAddr function) override;
   bool is_loaders_slot(TargetAddr slot) override;
   std::vector<TargetAddr> pointer_targets(const patch::PointerPath& path) override;
+  std::vector<TargetAddr> table_targets(TargetAddr at, int64_t offset) override;
 
  private:
+  /// Functions that follow each other in data.
+  using FunctionTable = std::vector<TargetAddr>;
+  const std::vector<FunctionTable>& tables_of(const ModuleImage& image);
+  void find_tables(const target::Segment& segment,
+                   const patch::CodeMap& map,
+                   std::vector<FunctionTable>& tables) const;
   const std::set<uint64_t>& loaders_slots(const target::Module& module);
   std::string unbound_name(const ModuleImage& image, TargetAddr slot, TargetAddr stub) const;
   const std::vector<TargetAddr>& exported(const std::string& name);
@@ -67,6 +74,7 @@ class ProcessCode : public patch::CodeSource {
   /// Export tables of modules that no image is needed of. By start.
   std::map<uint64_t, std::unique_ptr<elf::File>> files_;
   std::map<uint64_t, std::vector<elf::Symbol>> symbols_;
+  std::map<const ModuleImage*, std::vector<FunctionTable>> tables_;
   std::map<uint64_t, std::set<uint64_t>> loaders_slots_;  ///< by start of the module
 };
 

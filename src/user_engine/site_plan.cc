@@ -13,7 +13,9 @@
 #include "elf/file.h"
 #include "user_engine/ifunc.h"
 #include "user_engine/process_code.h"
+#include "user_engine/sentries.h"
 #include "user_engine/site_report.h"
+#include "user_engine/trap_sites.h"
 #include "x86/format.h"
 
 namespace spile::user_engine {
@@ -163,9 +165,11 @@ class Planner {
   Planner(const target::Target& target,
           const Bundle& bundle,
           ProcessImages images,
+          PlanOptions options,
           const PlanScope& scope)
       : target_(target),
         bundle_(bundle),
+        traps_(target, options),
         scope_(scope),
         images_(std::move(images)),
         code_(target_, images_),
@@ -175,7 +179,13 @@ class Planner {
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
     for (auto& [image, functions] : returning_) plan_returns(*image, functions);
-    for (auto& [image, requests] : requests_) plan_module(*image, requests);
+    // What decides whether there may be an int3 at all comes first.
+    for (auto& [image, requests] : requests_) {
+      if (is_c_library(image->module().path)) plan_module(*image, requests);
+    }
+    for (auto& [image, requests] : requests_) {
+      if (!is_c_library(image->module().path)) plan_module(*image, requests);
+    }
     for (const auto& [returns, refusal] : failed_) refuse_returns(returns, refusal);
     std::erase_if(plan_.sites, [](const PlannedSite& site) { return !site.has_actions(); });
     for (const target::Module& module : images_.modules())
@@ -200,6 +210,10 @@ class Planner {
       if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
           probe.kind != ProbeKind::kUsdt)
         continue;
+      if (user_engine::is_sentry(probe)) {
+        SPILE_TRY_VOID(collect_sentry(static_cast<int>(i)));
+        continue;
+      }
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = find_modules(images_.modules(), reader, probe.path);
       if (entry->second.empty()) {
@@ -215,6 +229,22 @@ class Planner {
         SPILE_TRY_VOID(collect_in(*module, static_cast<int>(i)));
       }
     }
+    return {};
+  }
+
+  /// In every library that has the function: the older C libraries have some of them twice.
+  Result<void> collect_sentry(int probe) {
+    const std::string& symbol = bundle_.probes[static_cast<size_t>(probe)].symbol;
+    bool found = false;
+    for (const target::Module& module : images_.modules()) {
+      if (!is_c_library(module.path)) continue;
+      SPILE_TRY(ModuleImage * image, images_.image_of(module));
+      for (const symbols::Function* f : image->symbols().find(symbol)) {
+        requests_[image].push_back({module.bias.to_target(f->addr), {Action::Kind::kProbe, probe}});
+        found = true;
+      }
+    }
+    if (!found) plan_.unwatched = fmt::format("the C library's {} was not found", symbol);
     return {};
   }
 
@@ -330,11 +360,11 @@ class Planner {
     for (int probe : planned.probes) {
       const int entry = entries_[static_cast<size_t>(probe)];
       if (entry >= 0)
-        requests_[planned.image].push_back(
-            {found.function, {Action::Kind::kEnter, entry, index, 0, 0}});
+        requests_[planned.image].push_back({found.function, {Action::Kind::kEnter, entry, index}});
     }
     if (number != 0) {
-      request_event(found.function, Action::Kind::kNote, index, number);
+      const auto note = found.reenters ? Action::Kind::kNoteAgain : Action::Kind::kNote;
+      request_event(found.function, note, index, number);
       for (TargetAddr entry : found.arrivals)
         request_event(entry, Action::Kind::kArrive, index, number);
       for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
@@ -344,8 +374,9 @@ class Planner {
       const ModuleImage* image = images_.image_at(ret);
       SPILE_CHECK(image != nullptr);
       for (int probe : planned.probes) {
-        requests_[image].push_back(
-            {ret, {Action::Kind::kReturn, probe, index, number, popped_by(*image, ret)}});
+        requests_[image].push_back({ret,
+                                    {Action::Kind::kReturn, probe, index, number, found.reenters,
+                                     popped_by(*image, ret)}});
       }
     }
   }
@@ -355,7 +386,7 @@ class Planner {
     SPILE_CHECK(image != nullptr);
     const auto* known = &plan_.returns[static_cast<size_t>(index)].known;
     requests_[image].push_back(
-        {at, {kind, -1, index, number, 0, kind == Action::Kind::kLeave ? known : nullptr}});
+        {at, {kind, -1, index, number, false, 0, kind == Action::Kind::kLeave ? known : nullptr}});
   }
 
   /// ret, ret imm16
@@ -372,9 +403,7 @@ class Planner {
   }
 
   void plan_module(const ModuleImage& image, const std::vector<Request>& requests) {
-    std::vector<TargetAddr> addresses;
-    for (const Request& r : requests) addresses.push_back(r.address);
-    auto plans = patch::plan_windows(image.code(), addresses);
+    auto plans = plan_jumps(image, requests);
     std::vector<bool> only_returns(plans.sites.size(), true);
     for (size_t i = 0; i < requests.size(); i++) {
       if (plans.outcomes[i] && requests[i].action.kind != Action::Kind::kReturn)
@@ -394,11 +423,15 @@ class Planner {
       sites[i] = &plan_.sites.emplace_back(
           PlannedSite{std::move(plans.sites[i]), &image, std::vector<std::vector<Action>>(heads)});
     }
+    std::vector<Unplaced> unplaced;
     for (size_t i = 0; i < requests.size(); i++) {
       const auto& outcome = plans.outcomes[i];
-      const patch::Refusal* refusal = outcome ? refused[outcome->site] : &outcome.error();
-      if (refusal != nullptr) {
-        refuse(image, requests[i], *refusal);
+      if (!outcome) {
+        unplaced.push_back({&requests[i], outcome.error()});
+        continue;
+      }
+      if (refused[outcome->site] != nullptr) {
+        refuse(image, requests[i], *refused[outcome->site]);
         continue;
       }
       PlannedSite& site = *sites[outcome->site];
@@ -407,9 +440,65 @@ class Planner {
       site.actions[static_cast<size_t>(head - site.plan.probed.begin())].push_back(
           requests[i].action);
     }
+    plan_traps(live, image, unplaced, sites);
+  }
+
+  patch::Plans plan_jumps(const ModuleImage& image, const std::vector<Request>& requests) const {
+    std::vector<TargetAddr> addresses;
+    for (const Request& r : requests) {
+      if (!traps_.only_traps() || is_sentry(r)) addresses.push_back(r.address);
+    }
+    auto plans = patch::plan_windows(image.code(), addresses);
+    if (!traps_.only_traps()) return plans;
+    patch::Refusal untried;
+    untried.reason = "no jump was tried";
+    for (size_t i = 0; i < requests.size(); i++) {
+      untried.address = requests[i].address;
+      if (!is_sentry(requests[i]))
+        plans.outcomes.insert(plans.outcomes.begin() + static_cast<ptrdiff_t>(i),
+                              std::unexpected(untried));
+    }
+    return plans;
+  }
+
+  struct Unplaced {
+    const Request* request;
+    patch::Refusal refusal;
+  };
+
+  /// What no jump fits: refused, unless an int3 is allowed there.
+  void plan_traps(LiveCode& live,
+                  const ModuleImage& image,
+                  const std::vector<Unplaced>& unplaced,
+                  const std::vector<PlannedSite*>& sites) {
+    std::vector<TrapPlanner::Refused> places;
+    for (const Unplaced& u : unplaced) places.push_back({u.request->address, u.refusal});
+    std::vector<target::AddressRange> taken;
+    for (const PlannedSite* site : sites) {
+      if (site != nullptr) taken.push_back(bytes_taken(site->plan));
+    }
+    auto traps = traps_.instead(image, places, taken, plan_.unwatched);
+    std::map<TargetAddr, PlannedSite*> by_address;
+    for (size_t i = 0; i < traps.size(); i++) {
+      auto refusal = traps[i] ? refuse_site(live, image, *traps[i], false)
+                              : std::optional(std::move(traps[i].error()));
+      if (refusal) {
+        refuse(image, *unplaced[i].request, *refusal);
+        continue;
+      }
+      PlannedSite*& site = by_address[traps[i]->site];
+      if (site == nullptr)
+        site = &plan_.sites.emplace_back(PlannedSite{std::move(*traps[i]), &image, {{}}});
+      site->actions.front().push_back(unplaced[i].request->action);
+    }
   }
 
   void refuse(const ModuleImage& image, const Request& request, const patch::Refusal& refusal) {
+    if (is_sentry(request)) {
+      plan_.unwatched = fmt::format("{} of the C library cannot be watched ({})",
+                                    image.name_of(request.address), refusal.reason);
+      return;
+    }
     if (request.action.returns < 0) {
       plan_.refused.push_back(
           refusal_report(image, request.address, request.action.probe, target_.pid(), refusal));
@@ -423,9 +512,15 @@ class Planner {
     failed_.emplace(request.action.returns, std::move(of_place));
   }
 
+  bool is_sentry(const Request& request) const {
+    return request.action.probe >= 0 &&
+           user_engine::is_sentry(bundle_.probes[static_cast<size_t>(request.action.probe)]);
+  }
+
   static const char* name_of(Action::Kind kind) {
     switch (kind) {
       case Action::Kind::kEnter:
+      case Action::Kind::kNoteAgain:
       case Action::Kind::kNote: return "entry";
       case Action::Kind::kArm: return "tail jump";
       case Action::Kind::kArrive: return "tail jump's target";
@@ -454,6 +549,7 @@ class Planner {
 
   const target::Target& target_;
   const Bundle& bundle_;
+  TrapPlanner traps_;
   const PlanScope& scope_;
   ProcessImages images_;
   ProcessCode code_;
@@ -470,13 +566,18 @@ class Planner {
 
 Result<ProcessPlan> plan_process(const target::Target& target,
                                  const Bundle& bundle,
+                                 PlanOptions options,
                                  const PlanScope& scope) {
   SPILE_TRY(auto images, ProcessImages::open(target));
-  return Planner(target, bundle, std::move(images), scope).plan();
+  return Planner(target, bundle, std::move(images), options, scope).plan();
 }
 
 ModuleIdentity identity_of(const target::Module& module) {
   return {module.device, module.inode, module.start};
+}
+
+target::AddressRange bytes_taken(const patch::SitePlan& plan) {
+  return {plan.site, std::max(plan.window_end(), plan.site + plan.written)};
 }
 
 bool PlannedSite::has_actions() const {
@@ -493,9 +594,22 @@ std::vector<int> returns_at(const PlannedSite& site) {
   return {all.begin(), all.end()};
 }
 
+bool PlannedSite::has_sentry(const Bundle& bundle, bool only) const {
+  bool found = false;
+  for (const auto& list : actions) {
+    for (const Action& action : list) {
+      const bool is_one =
+          action.probe >= 0 && is_sentry(bundle.probes[static_cast<size_t>(action.probe)]);
+      if (only && !is_one) return false;
+      found |= is_one;
+    }
+  }
+  return found;
+}
+
 bool PlannedSite::notes_calls() const {
   return std::ranges::any_of(actions, [](const auto& list) {
-    return std::ranges::find(list, Action::Kind::kNote, &Action::kind) != list.end();
+    return std::ranges::any_of(list, [](const Action& action) { return action.number != 0; });
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -14,24 +15,27 @@
 #include "user_engine/patch/code_map.h"
 #include "user_engine/patch/plan.h"
 #include "user_engine/target/process.h"
+#include "user_engine/trap_use.h"
 
 namespace spile::user_engine {
 
 /// What is done at a probed head.
 struct Action {
   enum class Kind : uint8_t {
-    kProbe,   ///< a probe at this instruction runs
-    kEnter,   ///< a probe that goes with a return probe runs, at the function's entry
-    kNote,    ///< a tracked function begins: the call is noted
-    kArm,     ///< a jump that a noted call may leave a function by
-    kArrive,  ///< the entry of a function that noted calls may come to, and others too
-    kLeave,   ///< an indirect jump that a noted call may leave by, for anywhere
-    kReturn,  ///< a return probe runs, at a `ret`
+    kProbe,      ///< a probe at this instruction runs
+    kEnter,      ///< a probe that goes with a return probe runs, at the function's entry
+    kNote,       ///< a tracked function begins: the call is noted
+    kNoteAgain,  ///< the same, and a jump may lead a call back there
+    kArm,        ///< a jump that a noted call may leave a function by
+    kArrive,     ///< the entry of a function that noted calls may come to, and others too
+    kLeave,      ///< an indirect jump that a noted call may leave by, for anywhere
+    kReturn,     ///< a return probe runs, at a `ret`
   };
   Kind kind = Kind::kProbe;
   int probe = -1;             ///< kProbe, kEnter, kReturn: index into Bundle::probes
   int returns = -1;           ///< all but kProbe: index into ProcessPlan::returns
   uint32_t number = 0;        ///< of the tracked function; 0: every ret here is a return of it
+  bool repeats = false;       ///< kReturn: the program runs for each time the call was noted
   uint32_t popped_bytes = 0;  ///< kReturn: what the ret takes off the stack
   /// kLeave: of ProcessPlan::returns, which keeps it.
   const std::vector<patch::Region>* known = nullptr;
@@ -45,8 +49,10 @@ struct PlannedSite {
   std::vector<std::vector<Action>> actions;
 
   bool has_actions() const;
-  /// Has a tracked function's entry.
+  /// Does anything with the notes of a tracked function: the pending table must be there.
   bool notes_calls() const;
+  /// Has a hidden probe (sentries.h); `only`: and no other.
+  bool has_sentry(const bundle::Bundle& bundle, bool only) const;
 };
 
 /// The return probes of one function: all of its places are patched, or none.
@@ -54,8 +60,8 @@ struct PlannedReturns {
   std::vector<int> probes;  ///< indices into Bundle::probes
   const ModuleImage* image = nullptr;
   TargetAddr function;
-  std::string how;    ///< "3 returns, 1 tail jump to g"
-  bool plain = true;  ///< as patch::Returns
+  std::string how;                   ///< "3 returns, 1 tail jump to g"
+  bool plain = true;                 ///< as patch::Returns
   std::vector<patch::Region> known;  ///< as patch::Returns; empty: it leaves through no pointer
   size_t places = 0;                 ///< instructions that are probed for it
   bool refused = false;
@@ -85,6 +91,8 @@ struct ProcessPlan {
   std::vector<int> absent;           ///< probes whose file is not loaded
   std::set<ModuleIdentity> modules;  ///< all that were there
   uint32_t tracked = 0;              ///< the highest number of a tracked function
+  /// Why nobody would wait who takes SIGTRAP away (sentries.h): then there may be no int3.
+  std::optional<std::string> unwatched;
 
   /// Takes the return probes of a function out of every site. Sites may be left without actions.
   /// The reports for people, one a probe: none the second time.
@@ -93,6 +101,17 @@ struct ProcessPlan {
                                                  const patch::Refusal& refusal);
 };
 
+/// How plan_process() is to plan.
+struct PlanOptions {
+  TrapUse traps = TrapUse::kNever;
+
+  bool allow_trap() const { return traps != TrapUse::kNever; }
+  bool only_traps() const { return traps == TrapUse::kEverywhere; }
+};
+
+/// The bytes that a site has for itself.
+target::AddressRange bytes_taken(const patch::SitePlan& plan);
+
 /// Errors:  not found   a probe's file has no such function; its file is not mapped, and the
 /// process
 ///                      loads no libraries (a static program)
@@ -100,6 +119,7 @@ struct ProcessPlan {
 /// A place that cannot be patched safely is no error: it is in `refused`.
 Result<ProcessPlan> plan_process(const target::Target& target,
                                  const bundle::Bundle& bundle,
+                                 PlanOptions options = {},
                                  const PlanScope& scope = {});
 
 /// The return probes that have a place in a site: indices into ProcessPlan::returns.

@@ -14,6 +14,7 @@
 #include "user_engine/address_plan.h"
 #include "user_engine/target/inject.h"
 #include "user_engine/target/threads_inside.h"
+#include "user_engine/traps.h"
 #include "x86/decode.h"
 #include "x86/format.h"
 
@@ -72,6 +73,7 @@ class Undo {
 
  private:
   Result<bool> once(bool last);
+  void wait(std::chrono::nanoseconds time) const;
   Result<std::vector<AddressRange>> ranges_to_unmap();
   Result<std::vector<AddressRange>> without_missing_late(
       const std::vector<AddressRange>& ranges) const;
@@ -231,6 +233,10 @@ std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
     inside.insert(thread.tid);
     executing_ |= !thread.group_stopped;  // else it lacks no CPU but a SIGCONT
   }
+  for (const size_t thread : threads_trapping(process, job_.traps)) {
+    inside.insert(process.threads()[thread].tid);
+    executing_ |= !process.threads()[thread].group_stopped;
+  }
   auto interrupted = target::live_contexts(process, job_.code);
   for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
   for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
@@ -308,7 +314,9 @@ Result<void> Undo::restore(size_t limit) {
   return {};
 }
 
+/// No thread needs any of it: SIGTRAP's handler, which lies in one of the ranges, goes first.
 Result<void> Undo::unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges) {
+  if (!ranges.empty()) SPILE_TRY_VOID(give_back_sigtrap(process, job_.code, job_.scratch));
   for (const AddressRange& range : ranges) {
     auto gone = target::unmap(process, std::span(&range, 1));
     if (!gone) return forward(gone, "unmap {}-{}", range.start, range.end);
@@ -374,6 +382,15 @@ Result<bool> Undo::once(bool last) {
   return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
 }
 
+/// The process runs meanwhile, some of its probes still in place.
+void Undo::wait(std::chrono::nanoseconds time) const {
+  constexpr std::chrono::nanoseconds kStep = std::chrono::milliseconds(5);
+  for (; time > std::chrono::nanoseconds::zero(); time -= kStep) {
+    if (job_.while_waiting) job_.while_waiting();
+    std::this_thread::sleep_for(std::min(time, kStep));
+  }
+}
+
 Result<void> Undo::run() {
   for (int i = 1; i <= kStops;) {
     auto began = std::chrono::steady_clock::now();
@@ -387,7 +404,7 @@ Result<void> Undo::run() {
     auto held = std::chrono::steady_clock::now() - began;
     if (!done && held > kSlowStop && i >= kSlowStops)
       return forward(done, "detach from process {}", target_.pid());
-    std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(
+    wait(std::max<std::chrono::nanoseconds>(
         std::chrono::milliseconds(std::min(i + waits_for_cpu_, 40)), done ? held * 0 : held * 10));
     // A stop that only restored some sites was no vain attempt; and a thread that was preempted in
     // our code leaves it as soon as it gets a CPU, on a busy machine after seconds.
@@ -407,17 +424,23 @@ bool has_same(const std::vector<os::MapEntry>& maps, const os::MapEntry& wanted)
          same->exec == wanted.exec && same->offset == wanted.offset;
 }
 
-bool has_all(const std::vector<os::MapEntry>& maps, const Job& job) {
-  const auto has = [&](const os::MapEntry& wanted) { return has_same(maps, wanted); };
-  if (job.mappings.empty() || !std::ranges::all_of(job.mappings, has)) return false;
-  // A list that the process gave us says nothing without code: nothing can jump there.
-  return !job.adopted || std::ranges::any_of(job.mappings, &os::MapEntry::exec) ||
-         std::ranges::any_of(job.late, has);
+bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEntry>& wanted) {
+  return !wanted.empty() &&
+         std::ranges::all_of(wanted, [&](const os::MapEntry& w) { return has_same(maps, w); });
 }
 
-/// Other processes that share one of these memory files: children forked while the target was
-/// traced, so none that is older than the tracer.
-std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known) {
+/// A list that a process gave us says nothing without code: nothing can jump there.
+bool is_ours(const std::vector<os::MapEntry>& maps, const Job& job) {
+  if (!has_all(maps, job.mappings)) return false;
+  return !job.adopted || std::ranges::any_of(job.mappings, &os::MapEntry::exec) ||
+         std::ranges::any_of(job.late, [&](const os::MapEntry& w) { return has_same(maps, w); });
+}
+
+}  // namespace
+
+std::vector<pid_t> forked_children(const std::vector<os::MapEntry>& mappings,
+                                   uint64_t tracer_start_time,
+                                   const std::set<pid_t>& known) {
   std::vector<pid_t> found;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
@@ -426,16 +449,14 @@ std::vector<pid_t> forked_children(const Job& job, const std::set<pid_t>& known)
     auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (bad != std::errc() || end != name.data() + name.size() || known.contains(pid)) continue;
     auto stat = os::read_stat(pid, pid);
-    if (!stat || stat->kernel_thread() || stat->start_time < job.tracer_start_time) continue;
+    if (!stat || stat->kernel_thread() || stat->start_time < tracer_start_time) continue;
     auto thread = os::thread_with_memory(pid);
     if (!thread) continue;
     auto maps = os::read_maps(*thread);
-    if (maps && has_all(*maps, job)) found.push_back(pid);
+    if (maps && has_all(*maps, mappings)) found.push_back(pid);
   }
   return found;
 }
-
-}  // namespace
 
 Result<void> undo_in_stop(StoppedProcess& process, const Job& job) {
   DetachReport report;
@@ -450,7 +471,7 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
     report.processes++;
   }
   for (int pass = 0; pass < 20 && !job.mappings.empty(); pass++) {
-    auto children = forked_children(job, known);
+    auto children = forked_children(job.mappings, job.tracer_start_time, known);
     if (children.empty()) break;
     for (pid_t pid : children) {
       known.insert(pid);
@@ -458,7 +479,7 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
       // Looked at again through the opened process: the number may be another's by now, or it has
       // called exec.
       auto maps = child ? child->maps() : Result<std::vector<os::MapEntry>>();
-      if (child && (!maps || !has_all(*maps, job))) continue;
+      if (child && (!maps || !is_ours(*maps, job))) continue;
       if (!child && child.error().code == ErrorCode::kTargetGone) continue;
       if (!child) {
         report.notes.push_back(fmt::format("process {}, forked while traced, keeps its probes: {}",

@@ -37,8 +37,11 @@ struct Job {
   std::vector<target::AddressRange> code;   ///< where a thread may be
   std::vector<target::AddressRange> unmap;  ///< in this order: the journal's own region last
   std::optional<TargetAddr> journal;        ///< its address in the target
-  uint64_t tracer_start_time = 0;           ///< clock ticks since boot; 0: not known
-  bool adopted = false;                     ///< left by another tracer
+  /// Where an int3 of ours is or was: a thread may have run into it and not be in `code` yet.
+  std::set<TargetAddr> traps;
+  std::optional<TargetAddr> scratch;  ///< a page of ours that may be written to
+  uint64_t tracer_start_time = 0;     ///< clock ticks since boot; 0: not known
+  bool adopted = false;               ///< left by another tracer
   /// May a forked child be undone by `patches`? For an adopter, who has only what holds up in the
   /// process that he was asked about. Empty: yes.
   std::function<Result<void>(const target::Target&)> check_child;
@@ -47,6 +50,9 @@ struct Job {
   /// Those that came with libraries loaded later (target::kLateCodeName): children forked before
   /// have none of them, and may have something of their own there.
   std::vector<os::MapEntry> late;
+
+  /// Runs now and then where a stop has to be tried again. May be empty.
+  std::function<void()> while_waiting;
 
   /// Into the order of undoing: by level, highest first, then by address.
   void sort();
@@ -60,6 +66,12 @@ inline constexpr int kStops = 60;
 std::optional<TargetAddr> jump_target(const target::Target& target, TargetAddr at);
 
 bool in_any(const std::vector<target::AddressRange>& ranges, TargetAddr a);
+
+/// Other processes that have all of these mappings: children forked while the target was traced, so
+/// none that is older than the tracer.
+std::vector<pid_t> forked_children(const std::vector<os::MapEntry>& mappings,
+                                   uint64_t tracer_start_time,
+                                   const std::set<pid_t>& known);
 
 /// Undoes the job in a stopped process in which no thread has run since it was patched.
 Result<void> undo_in_stop(target::StoppedProcess& process, const Job& job);

@@ -18,6 +18,7 @@
 #include "user_engine/late.h"
 #include "user_engine/loader.h"
 #include "user_engine/merged_view.h"
+#include "user_engine/sentries.h"
 #include "user_engine/shm/helpers.h"
 #include "user_engine/shm/maps.h"
 #include "user_engine/shm/ring_reader.h"
@@ -36,6 +37,9 @@ namespace {
 constexpr uint64_t kTracerInsnBudget = 10'000'000;
 /// How often the rings are looked at. Nothing in the target wakes us: a hit makes no system call.
 constexpr auto kPollEvery = std::chrono::milliseconds(5);
+constexpr auto kPollTrapsEvery = std::chrono::milliseconds(1);
+/// How often it is asked whether traps are still served.
+constexpr auto kWatchEvery = std::chrono::milliseconds(50);
 
 Result<void> refuse_kernel_probes(const Bundle& bundle) {
   for (const Probe& probe : bundle.probes) {
@@ -103,17 +107,23 @@ class UserTrace final : public engine::Trace {
   Result<void> run_all(ProbeKind kind, const shm::Region& region);
   Result<void> run_program(size_t probe, const shm::Region& region);
   Result<void> run_due_intervals();
+  void hold_records();
+  size_t hand_out_held(const engine::RecordSink& sink);
+  bool forked_children_live();
   void start_intervals(bool paused);
   const shm::Region& primary() const {
     return attachments_.empty() ? local_region_ : attachments_.front()->region;
   }
   std::vector<const shm::Region*> regions() const;
   void refresh_clock();
+  void watch_traps();
+  SteadyClock::duration poll_every() const;
 
-  Bundle bundle_;
+  Bundle bundle_;  ///< with hidden probes behind the others
+  int sentry_map_ = -1;
   Options options_;
   shm::Clock clock_ = shm::Clock::start();
-  SteadyClock::time_point next_refresh_{};
+  SteadyClock::time_point next_refresh_{}, next_watch_{};
   AttachContext context_;
   std::vector<std::unique_ptr<Attachment>> attachments_;
   std::map<const Attachment*, LateLibraries> late_;
@@ -122,6 +132,10 @@ class UserTrace final : public engine::Trace {
   shm::RingReader reader_;
   std::vector<Interval> intervals_;
   std::vector<std::string> warnings_;
+  std::vector<std::vector<uint8_t>> held_;  ///< read while detaching, not handed out yet
+  size_t held_bytes_ = 0;
+  std::vector<target::Target> forked_;  ///< known children of targets that have ended
+  bool told_of_children_ = false;
   bool detached_ = false;
   bool warned_shared_key_ = false;
   bool gave_up_ring_ = false;
@@ -246,11 +260,16 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   if (!bundle_.needs_kernel.empty())
     return fail(ErrorCode::kUnsupported, "{}: only the kernel can tell; use --engine kernel",
                 bundle_.needs_kernel);
+  const Bundle script = bundle_;
+  if (options_.traps != TrapUse::kNever && has_uprobes(bundle_)) {
+    SPILE_TRY(sentry_map_, add_sentries(bundle_));
+  }
   AttachContext& context = context_;
   context.bundle = &bundle_;
   SPILE_TRY(context.analyses, check_programs(bundle_));
   context.clock = &clock_;
   context.count_hits = options_.measure;
+  context.plan.traps = options_.traps;
   context.on_process = scope.on_process;
   context.paused = scope.paused;
   context.interrupted = scope.interrupted;
@@ -262,7 +281,7 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
     }
     SPILE_TRY_VOID(attach_all(scope));
     // Not for the target's sake: no figure is better than no trace.
-    if (options_.measure) hit_ns_ = estimate_hit_ns(bundle_, context.analyses).value_or(0);
+    if (options_.measure) hit_ns_ = estimate_hit_ns(script, context.analyses).value_or(0);
   } else {
     SPILE_TRY_VOID(make_local_region());
     SPILE_TRY_VOID(add_ring(local_region_, 0));
@@ -298,6 +317,36 @@ void UserTrace::follow_libraries() {
   }
 }
 
+/// A thread may be waiting.
+SteadyClock::duration UserTrace::poll_every() const {
+  const bool has_traps = std::ranges::any_of(
+      attachments_, [](const auto& a) { return a->addresses.trap_page.has_value(); });
+  return has_traps ? kPollTrapsEvery : kPollEvery;
+}
+
+/// What serves an int3 can be taken away by the program. Reads /proc, some 20 us a thread.
+void UserTrace::watch_traps() {
+  if (detached_ || sentry_map_ < 0) return;
+  const bool is_due = SteadyClock::now() >= next_watch_;
+  if (is_due) next_watch_ = SteadyClock::now() + kWatchEvery;
+  for (const auto& attachment : attachments_) {
+    if (!attachment->addresses.trap_page || !attachment->target->alive()) continue;
+    const bool waits = has_wish(attachment->region, sentry_map_);
+    std::optional<std::string> why;
+    if (is_due) why = attachment->trap_watch.look(*attachment->target);
+    if (waits) why = "the program changes what is done with SIGTRAP, or blocks it";
+    if (!why) continue;
+    auto out = take_traps_out(*attachment);
+    if (!out && out.error().code == ErrorCode::kBusy) continue;  // asked again at the next look
+    attachment->addresses.trap_page.reset();
+    SPILE_CHECK(answer_wish(attachment->region, sentry_map_).has_value());
+    warnings_.push_back(fmt::format(
+        "process {}: {}, so an int3 could kill it: {}", attachment->pid, *why,
+        out ? fmt::format("probes that need one ({}) have been taken out", *out)
+            : fmt::format("probes that need one cannot be taken out: {}", out.error().message)));
+  }
+}
+
 Result<void> UserTrace::run_due_intervals() {
   for (Interval& interval : intervals_) {
     auto now = SteadyClock::now();
@@ -309,14 +358,33 @@ Result<void> UserTrace::run_due_intervals() {
   return {};
 }
 
+/// What comes while detaching has to wait. Beyond this the rings fill, and count what they lose.
+constexpr size_t kMaxHeldBytes = size_t{64} << 20;
+
+void UserTrace::hold_records() {
+  if (held_bytes_ >= kMaxHeldBytes) return;
+  reader_.poll([&](uint64_t, std::span<const uint8_t> body) {
+    held_.emplace_back(body.begin(), body.end());
+    held_bytes_ += body.size();
+  });
+}
+
+size_t UserTrace::hand_out_held(const engine::RecordSink& sink) {
+  for (const auto& record : held_) sink(record);
+  held_bytes_ = 0;
+  return std::exchange(held_, {}).size();
+}
+
 Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::RecordSink& sink) {
+  const size_t held = hand_out_held(sink);
   auto visit = [&](uint64_t, std::span<const uint8_t> body) { sink(body); };
   auto deadline = SteadyClock::now() + timeout;
   while (true) {
     refresh_clock();
+    watch_traps();
     SPILE_TRY_VOID(run_due_intervals());
     follow_libraries();
-    size_t count = detached_ ? reader_.finish(visit) : reader_.poll(visit);
+    size_t count = held + (detached_ ? reader_.finish(visit) : reader_.poll(visit));
     if (reader_.stats().corrupt_rings > 0 && !std::exchange(gave_up_ring_, true)) {
       // Even exit() of our own programs goes through it, so there is nothing to wait for any more.
       return fail(ErrorCode::kCorrupt,
@@ -324,7 +392,7 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     }
     auto now = SteadyClock::now();
     if (count > 0 || now >= deadline || detached_) return count;
-    auto wait = std::min<SteadyClock::duration>(kPollEvery, deadline - now);
+    auto wait = std::min<SteadyClock::duration>(poll_every(), deadline - now);
     for (const Interval& interval : intervals_) {
       if (interval.on) wait = std::min(wait, interval.next - now);
     }
@@ -349,7 +417,27 @@ Result<void> UserTrace::switch_probes(std::span<const int> probes, bool on) {
 
 bool UserTrace::targets_gone() {
   if (attachments_.empty()) return false;
-  return std::ranges::none_of(attachments_, [](const auto& a) { return a->target->alive(); });
+  if (std::ranges::any_of(attachments_, [](const auto& a) { return a->target->alive(); }))
+    return false;
+  return !forked_children_live();
+}
+
+/// A daemon's parent ends at once: what it forked has the probes too. New ones are looked for when
+/// the last that is known has ended.
+bool UserTrace::forked_children_live() {
+  std::erase_if(forked_, [](const target::Target& child) { return !child.alive(); });
+  if (!forked_.empty()) return true;
+  for (const auto& attachment : attachments_) {
+    for (pid_t pid : forked_children(*attachment)) {
+      if (auto child = target::Target::open(pid)) forked_.push_back(std::move(*child));
+    }
+  }
+  if (!forked_.empty() && !std::exchange(told_of_children_, true)) {
+    warnings_.push_back(
+        fmt::format("process {} has ended; the trace goes on in {} of the processes that it forked",
+                    attachments_.front()->pid, forked_.size()));
+  }
+  return !forked_.empty();
 }
 
 Result<std::vector<engine::MapEntry>> UserTrace::read_map(int map) {
@@ -386,7 +474,10 @@ Result<void> UserTrace::detach() {
   std::optional<Error> first_error;
   for (const auto& attachment : attachments_) {
     bool had_ended = !attachment->target->alive();
-    auto report = user_engine::detach(*attachment);
+    auto report = user_engine::detach(*attachment, [this] {
+      refresh_clock();
+      hold_records();
+    });
     if (report && had_ended && report->processes > 0) {
       warnings_.push_back(
           fmt::format("process {} has ended; {} of the processes that it forked ran on, and are no "

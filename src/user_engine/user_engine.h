@@ -5,11 +5,13 @@
 #include <memory>
 
 #include "engine/engine.h"
+#include "user_engine/trap_use.h"
 
 namespace spile::user_engine {
 
 struct Options {
   bool measure = false;  ///< count every hit for Stats::hits; costs one locked addition a hit
+  TrapUse traps = TrapUse::kNever;
 };
 
 /// Runs uprobes in the processes of Scope, and BEGIN, END and interval in this process on the
@@ -21,7 +23,9 @@ struct Options {
 std::unique_ptr<engine::Engine> make_engine(const Options& options);
 
 /// Where a bundle's probes would sit in a process, without attaching: `spile sites`.
-Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid, const bundle::Bundle& bundle);
+Result<std::vector<engine::SiteReport>> plan_sites(pid_t pid,
+                                                   const bundle::Bundle& bundle,
+                                                   TrapUse traps);
 
 /// Machine code of the bundle's programs and of the detours in `pid`, as text: `spile dump --stage
 /// jit`.

@@ -18,7 +18,18 @@ LOOP_CYCLES = 6
 
 def load_manifest():
     with open(os.path.join(ROOT, "tests/targets/manifest.json"), encoding="utf-8") as file:
-        return {entry["name"]: entry for entry in json.load(file)["targets"]}
+        entries = json.load(file)["targets"]
+    return {entry["name"]: entry for one in entries for entry in [one, *variants(one)]}
+
+
+def variants(entry):
+    """A line with a field `with_trap` or `only_traps` is run with --allow-trap too: where no jump fits, and everywhere."""
+    runs = [run for run in entry["runs"] if run != "bare"]
+    if entry.get("with_trap"):
+        yield {**entry, "name": entry["name"] + "_with_trap", "runs": runs, "extra": ["--allow-trap"], "refusal": "no"}
+    if entry.get("only_traps"):
+        yield {**entry, "name": entry["name"] + "_only_traps", "runs": runs, "extra": ["--allow-trap"], "all_traps": True,
+               "refusal": "no"}
 
 
 class Case:
@@ -28,6 +39,7 @@ class Case:
         self.args = entry["args"]
         self.timeout = entry.get("timeout", RUN_SECONDS)
         self.message = entry.get("message", r"0x[0-9a-f]+")
+        self.extra = entry.get("extra", [])
 
     def probes(self, work_path=None):
         path = self.entry.get("probe_path")
@@ -35,7 +47,8 @@ class Case:
         return [probe if ":" in probe else f"{path}:{probe}" for probe in self.entry["probes"]]
 
     def program(self, work_path=None):
-        return count_program(self.probes(work_path), "uretprobe" if self.entry.get("returns") else "uprobe")
+        kind = {True: "uretprobe", "session": "session"}.get(self.entry.get("returns"), "uprobe")
+        return count_program(self.probes(work_path), kind)
 
     def refusal_passes(self, spile):
         """Called when spile ended without attaching: passes only where the catalogue allows it."""
@@ -57,7 +70,7 @@ class Case:
 
     def command(self):
         bare_output, _ = run_bare(self.path, self.args, self.timeout)
-        with Spile(self.program(), command=" ".join([self.path, *self.args])) as spile:
+        with Spile(self.program(), command=" ".join([self.path, *self.args]), extra=self.extra) as spile:
             status = spile.finish(self.timeout)
             if not any("EXIT-" in line for line in spile.out):
                 return self.refusal_passes(spile)
@@ -71,7 +84,7 @@ class Case:
         with Target(self.path, self.args, wait=True, hold=hold) as target:
             work = next((line[5:] for line in target.out if line.startswith("work=")), None)
             before = Picture(target.pid)
-            with Spile(self.program(work), pid=target.pid) as spile:
+            with Spile(self.program(work), pid=target.pid, extra=self.extra) as spile:
                 attached = spile.wait_attached(self.timeout)
                 if not attached:
                     self.refusal_passes(spile)
@@ -108,7 +121,7 @@ class Case:
             target.send_line()
             end = time.monotonic() + seconds * 0.8
             while time.monotonic() < end and cycles < self.entry.get("cycles", LOOP_CYCLES) and target.alive():
-                with Spile(self.program(), pid=target.pid) as spile:
+                with Spile(self.program(), pid=target.pid, extra=self.extra) as spile:
                     if not spile.wait_attached():
                         if not target.alive() or "done" in target.out:
                             break
@@ -145,7 +158,7 @@ class Case:
         """A probe on each instruction at once, in random order, from the start of the program."""
         heads = self.heads()
         bare_output, _ = run_bare(self.path, self.args, self.timeout)
-        with Spile(heads.program(random.Random(1)), command=" ".join([self.path, *self.args]), extra=["-v"]) as spile:
+        with Spile(heads.program(random.Random(1)), command=" ".join([self.path, *self.args]), extra=["-v", *self.extra]) as spile:
             status = spile.finish(self.timeout)
             if not any("EXIT-" in line for line in spile.out):
                 return check_refused_in_words(spile, self.message)
@@ -172,7 +185,8 @@ class Case:
             end = time.monotonic() + seconds * 0.8
             while time.monotonic() < end and target.alive() and "done" not in target.out:
                 chosen = dice.sample(places, dice.randint(1, len(places)))
-                with Spile(", ".join(f"uprobe:{place}" for place in chosen) + " { @calls = count(); }", pid=target.pid) as spile:
+                with Spile(", ".join(f"uprobe:{place}" for place in chosen) + " { @calls = count(); }", pid=target.pid,
+                           extra=self.extra) as spile:
                     if spile.wait_attached():
                         time.sleep(0.004 * (cycles % 7))
                         spile.stop()
@@ -223,6 +237,9 @@ def run(name, only=None):
     entry = load_manifest()[name]
     check_needs(entry)
     case = Case(entry)
+    os.environ.pop("SPILE_ONLY_TRAPS", None)
+    if entry.get("all_traps"):
+        os.environ["SPILE_ONLY_TRAPS"] = "1"
     for kind in entry["runs"]:
         if only is not None and kind != only:
             continue

@@ -272,7 +272,10 @@ class Spile(Process):
 
 
 def count_program(probes, kind="uprobe"):
-    return ", ".join(f"{kind}:{probe}" for probe in probes) + " { @calls = count(); }"
+    """kind "session": returns whose entries were noted."""
+    wanted = " /duration + 1 > 0/" if kind == "session" else ""
+    kind = "uretprobe" if kind == "session" else kind
+    return ", ".join(f"{kind}:{probe}" for probe in probes) + wanted + " { @calls = count(); }"
 
 
 # --- what a process looks like from outside -----------------------------------------------------------------------------

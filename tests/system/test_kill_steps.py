@@ -76,15 +76,15 @@ class Victim:
         self.kills = 0
 
 
-def trace(pid, probes, step):
+def trace(pid, probes, step, extra=()):
     program = ", ".join(f"uprobe:{probe}" for probe in probes) + " { @ = count(); } interval:ms:1 { exit(); }"
-    return run([SPILE, "-q", "-e", program, "-p", pid], env={"SPILE_KILL_AT_STEP": str(step)})
+    return run([SPILE, "-q", *extra, "-e", program, "-p", pid], env={"SPILE_KILL_AT_STEP": str(step)})
 
 
-def kill_once(victim, probes, step):
+def kill_once(victim, probes, step, extra=()):
     """True where the step was reached."""
     pid = victim.ready()
-    result = trace(pid, probes, step)
+    result = trace(pid, probes, step, extra)
     check("killed-or-done", result.status in (0, KILLED), result.report())
     victim.check_alive(f"killing spile before step {step}")
     cleaned = spile("detach", "-p", pid)
@@ -94,26 +94,26 @@ def kill_once(victim, probes, step):
     return result.status == KILLED
 
 
-def last_step(victim, probes):
+def last_step(victim, probes, extra):
     """The number of operations of one trace from attach to detach, found by halving."""
     low, high = 1, 64
-    while kill_once(victim, probes, high):
+    while kill_once(victim, probes, high, extra):
         low, high = high, high * 2
     while high - low > 8:
         middle = (low + high) // 2
-        low, high = (middle, high) if kill_once(victim, probes, middle) else (low, middle)
+        low, high = (middle, high) if kill_once(victim, probes, middle, extra) else (low, middle)
     return high
 
 
-def every_step(name, args, probes, dense):
+def every_step(name, args, probes, dense, extra=()):
     with Victim(name, *args) as victim:
         path = victim.path
         probes = [f"{path}:{probe}" for probe in probes]
-        last = last_step(victim, probes)
+        last = last_step(victim, probes, extra)
         dense = last if SOAK else min(last, dense)
         sparse = max(1, -(-(last - dense) // SPARSE_STEPS))
         steps = list(range(1, dense + 1)) + list(range(dense + 1, last + 4, sparse))
-        killed = sum(kill_once(victim, probes, step) for step in steps)
+        killed = sum(kill_once(victim, probes, step, extra) for step in steps)
         victim.retire()
     print(f"  {name}: about {last} steps, killed before {killed} of {len(steps)} tried")
     check("hits-happened", killed >= len(steps) * 3 // 4, f"only {killed} kills of {len(steps)} tries")

@@ -30,6 +30,10 @@ def traced(*words, **options):
     return result
 
 
+def engines():
+    return ("user", "kernel") if os.getuid() == 0 else ("user",)
+
+
 FOPEN = r"""
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,9 +102,9 @@ for function in calls.values():
     function()  # bound now
 print("ready", flush=True)
 sys.stdin.readline()
-for name, function in calls.items():
-    for _ in range(30):
-        function()
+got = [(name, function() or 0) for name, function in calls.items() for _ in range(30)]
+for name, value in got:
+    print(f"program {name} {value:x}")
 print(f"calls={30 * len(calls)}", flush=True)
 print("EXIT-SUCCESS", flush=True)
 """
@@ -154,6 +158,48 @@ def functions_of_four_libraries_that_end_in_tail_jumps_return_as_often_as_they_a
         # The interpreter itself may call a function, and some call others of the list.
         check("exact-count", count == 30 or name in ("_Znam", "gmtime", "localtime"), f"{name}: {count}\n{tracer.report()}")
     check("all", partly or len(returns) == len(NAMES), tracer.report())
+
+
+# Of NAMES, those whose result is a number or an address.
+VALUED = [name for name in NAMES if not re.match("strto|wcsto|sqlite3_soft", name)]
+
+
+@case
+def twenty_functions_that_end_in_tail_jumps_return_what_the_program_gets():
+    check("twenty", len(VALUED) == 20, f"{VALUED}")
+    script = " ".join(f'uretprobe:{library_of(name)}:{name} {{ printf("probe {name} %lx\\n", retval); }}' for name in VALUED)
+    for engine in engines():
+        for attempt in range(TRIES):
+            with Process([shutil.which("python3"), "-c", DRIVER]) as target:
+                target.wait_for_line("ready$")
+                with Spile(script, pid=target.pid, extra=["--engine", engine]) as tracer:
+                    if not tracer.wait_attached(30):
+                        raise Failure(tracer.report())
+                    partly = any("not probed" in line for line in tracer.err)
+                    if partly and attempt + 1 < TRIES:
+                        continue
+                    target.send_line()
+                    check_exit_success(target.finish(60), target)
+                    tracer.finish(30)
+                    printed = "".join(tracer.of_type("printf")).splitlines()
+                    break
+        program, probe = ({name: [] for name in VALUED} for _ in range(2))
+        for found, lines, who in ((program, target.out, "program"), (probe, printed, "probe")):
+            for line in lines:
+                match = re.fullmatch(rf"{who} (\S+) ([0-9a-f]+)", line.strip())
+                if match and match[1] in found:
+                    found[match[1]].append(int(match[2], 16))
+        for name in VALUED:
+            if partly and not probe[name]:
+                continue
+            mask = 0xffffffff if name == "hcreate" else 2**64 - 1
+            values = [value & mask for value in probe[name]]
+            # The interpreter itself calls some of them, and some call others of the list.
+            others = name in ("_Znam", "gmtime", "localtime")
+            rest = iter(values)
+            agrees = all(value in rest for value in program[name]) if others else values == program[name]
+            check("same-values", len(program[name]) == 30 and agrees,
+                  f"{engine} {name}: {program[name][:4]} {values[:4]} ({len(values)})\n{tracer.report()}")
 
 
 LAZY = r"""
@@ -319,19 +365,62 @@ def a_hook_is_followed_where_it_leads_and_counted_where_it_does_not():
                 check("exact-count", counts == in_kernel, f"{functions} {counts}\n{result.report()}")
 
 
+METHODS = r"""
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+struct Shape {
+  virtual ~Shape() = default;
+  virtual long name() const { asm volatile(""); return 1; }
+  virtual long area(long n) const = 0;
+};
+struct Square : Shape { long area(long n) const override { asm volatile(""); return n * n; } };
+struct Line : Shape { long area(long n) const override { asm volatile(""); return n; } };
+__attribute__((noinline)) long area_of(const Shape &shape, long n) { return shape.area(n + 1); }     // jmp *24(%rax)
+int main() {
+  Shape *shapes[] = {new Square, new Line, new Line};
+  // An object whose table nobody wrote down: what is not watched is counted.
+  void *copy = malloc(64);
+  memcpy(copy, *reinterpret_cast<void **>(shapes[2]), 32);
+  static long (*odd)(const Shape *, long) = [](const Shape *, long n) { asm volatile(""); return 3 * n; };
+  memcpy(static_cast<char *>(copy) + 24, &odd, 8);
+  *reinterpret_cast<void **>(shapes[2]) = copy;
+  long sum = 0;
+  for (long i = 0; i < 60; i++) sum += area_of(*shapes[i % 3], i);
+  std::printf("sum=%ld\n", sum);
+}
+"""
+
+
+@case
+def virtual_functions_are_found_in_their_tables():
+    with temporary_directory() as directory:
+        program = compile_program(directory, "methods", METHODS, ("-x", "c++", "-O2", "-fno-inline"), "g++")
+        bare = run([program]).out
+        result = traced("--engine", "user", "-e", f"uretprobe:{program}:*area_of* {{ @[retval] = count(); @n = count(); }}",
+                        "-c", program)
+        check_status(result, 0)
+        check("same-output", bare.strip() in result.out, result.report())
+        expected = {}
+        for i in range(60):
+            if i % 3 != 2:
+                value = str((i + 1) ** 2 if i % 3 == 0 else i + 1)
+                expected[value] = expected.get(value, 0) + 1
+        check("every-call", keyed(result.out, "@") == expected, f"{expected}\n{result.report()}")
+        check_says(result, "20 returns not seen")
+
+
 @case
 def what_cannot_be_followed_is_refused_with_the_reason():
     source = r"""
     #include <stdlib.h>
     typedef long (*function)(long);
-    struct object { function *methods; };
     long plus(long n) { return n + 1; }
-    function methods[2] = {plus, plus};
-    struct object object = {methods};
-    __attribute__((noinline)) long method(struct object *o, long n) { return o->methods[1](n * 2); }
+    long volatile key = 0x5a5a, scrambled;
+    __attribute__((noinline)) long method(void *o, long n) { return ((function)(scrambled ^ key))(n * 2); }
     __attribute__((noinline, noreturn)) void never(void) { exit(0); }
-    __attribute__((noinline)) long leads_there(struct object *o, long n) { __asm__ volatile(""); return method(o, n); }
-    int main(void) { if (leads_there(&object, 3) == 7) never(); return 1; }
+    __attribute__((noinline)) long leads_there(void *o, long n) { __asm__ volatile(""); return method(o, n); }
+    int main(void) { scrambled = (long)plus ^ key; if (leads_there(0, 3) == 7) never(); return 1; }
     """
     with temporary_directory() as directory:
         program = compile_program(directory, "leaves", source)
@@ -375,6 +464,66 @@ def the_table_of_calls_goes_when_spile_is_killed_and_its_leftovers_are_taken_out
         check_status(spile("detach", "-p", target.pid), 0)
         check("gone", tables() == 0, f"{tables()} tables")
         check("alive", target.alive(), target.report())
+
+
+PING_PONG = r"""
+#include <stdio.h>
+__attribute__((noinline)) long pong(long n);
+__attribute__((noinline)) long ping(long n) { if (n <= 0) return 7; __asm__ volatile(""); return pong(n - 1); }   // jmp pong
+__attribute__((noinline)) long pong(long n) { if (n <= 0) return 8; __asm__ volatile(""); return ping(n - 1); }   // jmp ping
+int main(void) {
+  long sum = 0;
+  for (long i = 0; i < 20; i++) sum += ping(i) + 100 * pong(i);
+  printf("sum=%ld\n", sum);
+  return 0;
+}
+"""
+
+
+@case
+def a_call_that_jumps_back_to_its_entry_returns_as_often_as_it_was_entered():
+    with temporary_directory() as directory:
+        program = compile_program(directory, "pingpong", PING_PONG, ("-O2", "-fno-inline"))
+        script = " ".join(f"{kind}:{program}:{name} {{ @{kind}_{name} = count(); }}" for name in ("ping", "pong")
+                          for kind in ("uprobe", "uretprobe"))
+        for engine in engines():
+            result = traced("--engine", engine, "-e", script, "-c", program)
+            check_status(result, 0)
+            entries = sum(i // 2 + 1 for i in range(20)) + sum((i + 1) // 2 for i in range(20))
+            for name in ("ping", "pong"):
+                counts = (scalar(result.out, f"@uprobe_{name}"), scalar(result.out, f"@uretprobe_{name}"))
+                check("exact-count", counts == (entries, entries), f"{engine} {name} {counts} {entries}\n{result.report()}")
+
+
+OVERRIDDEN = r"""
+#include <stdio.h>
+__attribute__((noinline)) long last(long n) { __asm__ volatile(""); return n + 1; }
+__attribute__((noinline)) long plain(long n) { __asm__ volatile(""); return n * 2; }
+__attribute__((noinline)) long tracked(long n) { __asm__ volatile(""); return last(n * 3); }
+int main(void) {
+  long a = 0, b = 0;
+  for (long i = 0; i < 40; i++) { a += plain(i); b += tracked(i); last(i); }
+  printf("plain=%ld tracked=%ld\n", a, b);
+  return 0;
+}
+"""
+
+
+@case
+def a_call_that_is_overridden_has_not_run_and_its_return_is_not_told():
+    with temporary_directory() as directory:
+        program = compile_program(directory, "overridden", OVERRIDDEN)
+        script = (" ".join(f"uprobe:{program}:{name} /arg0 % 4 == 1/ {{ override(1000); }} "
+                           f"uretprobe:{program}:{name} {{ @{name}[retval] = count(); @{name}_n = count(); "
+                           f"@{name}_args = sum(arg0); }}" for name in ("plain", "tracked")))
+        result = traced("--engine", "user", "--unsafe", "-e", script, "-c", program)
+        check_status(result, 0)
+        kept = [i for i in range(40) if i % 4 != 1]
+        check_prints(result, f"plain={10000 + sum(2 * i for i in kept)} tracked={10000 + sum(3 * i + 1 for i in kept)}")
+        check("plain", keyed(result.out, "@plain") == {str(2 * i): 1 for i in kept}, result.report())
+        check("tracked", keyed(result.out, "@tracked") == {str(3 * i + 1): 1 for i in kept}, result.report())
+        for name in ("plain", "tracked"):
+            check("arguments", scalar(result.out, f"@{name}_args") == sum(kept), result.report())
 
 
 SESSIONS = r"""
@@ -436,10 +585,6 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
-
-
-def engines():
-    return ("user", "kernel") if os.getuid() == 0 else ("user",)
 
 
 @case

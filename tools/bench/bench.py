@@ -105,6 +105,9 @@ def hit_costs(path):
         ("return counter", "uretprobe:%(path)s:%(function)s { @ = count(); }"),
         ("latency histogram, start by thread", "uprobe:%(path)s:%(function)s { @s[tid] = nsecs; } "
          "uretprobe:%(path)s:%(function)s { @ = hist(nsecs - @s[tid]); }"),
+        ("latency histogram, `duration`", "uretprobe:%(path)s:%(function)s { @ = hist(duration); }"),
+        ("latency by argument, `@[arg1 & 63] = hist(duration)`",
+         "uretprobe:%(path)s:%(function)s { @[arg1 & 63] = hist(duration); }"),
         ("stack `@[ustack(3)] = count()`", "uprobe:%(path)s:%(function)s { @[ustack(3)] = count(); }"),
     ]
     print("\n## Cost of a hit\n")
@@ -183,6 +186,49 @@ def attach_costs():
         row(n, middle(attach), middle(stop), middle(detach))
 
 
+def switching(path):
+    """A hit on a probe that is off, and how long switching all probes of many functions takes, from the signal to the answer."""
+    print("\n## Switching\n")
+    target = Target(path)
+    bare, _, _ = target.run("push")
+    script = f"uprobe:{path}:push {{ @ = count(); }}"
+    spile = Spile(target.pid, script, "user")
+    on, _, calls = target.run("push")
+    spile.process.send_signal(signal.SIGUSR2)
+    time.sleep(0.2)
+    off, _, _ = target.run("push")
+    counted = int(spile.stop()["@"])
+    target.close()
+    row("probe", "ns a hit")
+    row("---", "---")
+    row("on", f"+{on - bare:.1f}" + ("" if counted == calls else f" ({counted} of {calls} counted)"))
+    row("switched off", f"+{off - bare:.2f}")
+    functions = 1000 if QUICK else 10000
+    source = WORK / "many_switched.c"
+    source.write_text(subprocess.run([sys.executable, str(ROOT / "tools/bench/many.py"), str(functions)], check=True, capture_output=True, text=True).stdout)
+    many = build("many_switched", source, "-O1")
+    target = subprocess.Popen([str(many)], stdout=subprocess.PIPE, text=True)
+    target.stdout.readline()
+    process = subprocess.Popen([SPILE, "--engine", "user", "-p", str(target.pid), "-e", f"uprobe:{many}:fn_* {{ @ = count(); }}"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while "Attached" not in process.stderr.readline():
+            pass
+        times = []
+        for word in ("paused", "resumed") * 11:
+            start = time.monotonic()
+            process.send_signal(signal.SIGUSR2)
+            while word not in process.stderr.readline():
+                pass
+            times.append((time.monotonic() - start) * 1e9 / functions)
+        row(f"switching one of {functions}, the signal included", f"{statistics.median(times[2:]):.0f}")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        target.kill()
+        target.wait()
+
+
 def start_up():
     print("\n## Start-up of `BEGIN { exit(); }`\n")
     row("tool", "ms (median)", "peak memory MB")
@@ -232,7 +278,9 @@ def main():
     print("\nmachine:", os.uname().release, "|", next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?"),
           "|", os.cpu_count(), "CPUs")
     try:
-        hit_costs(build("hot", ROOT / "tools/bench/hot.c"))
+        hot = build("hot", ROOT / "tools/bench/hot.c")
+        hit_costs(hot)
+        switching(hot)
         attach_costs()
         start_up()
         sizes()

@@ -36,10 +36,15 @@ std::optional<Session> session_of(const typed::Clause& clause) {
 }
 
 bundle::MapSpec Session::spec() const {
-  return {.kind = bundle::MapKind::kHash,
+  return {.kind = bundle::MapKind::kCalls,
           .key_size = kKeyBytes,
           .value_size = value_bytes(),
           .max_entries = kEntriesKept};
+}
+
+/// From 1: the key's second word is never 0, even where the process is not known.
+int32_t Emitter::number_of(int probe) const {
+  return draft_.cookie_of(probe) + 1;
 }
 
 /// `popped`: bytes that the stack pointer is above the slot.
@@ -50,8 +55,13 @@ int Emitter::session_key(int32_t popped) {
   code_.store(8, Reg::r10, key, Reg::r1);
   builtin(typed::Builtin::kPid);
   code_.store(4, Reg::r10, key + static_cast<int>(kProcessAt), Reg::r0);
-  probe_number();
-  code_.store(4, Reg::r10, key + static_cast<int>(kProbeAt), Reg::r0);
+  if (clause_.probes.size() == 1) {
+    store_imm({{}, key + static_cast<int>(kProbeAt)}, 4, number_of(clause_.probes.front()));
+  } else {
+    probe_number();
+    code_.alu_imm(bpf::kAdd, Reg::r0, 1);
+    code_.store(4, Reg::r10, key + static_cast<int>(kProbeAt), Reg::r0);
+  }
   return key;
 }
 
@@ -114,8 +124,7 @@ void Emitter::take_entry() {
 
 int Emitter::entry_slot(const Expr& expr) const {
   const auto& arguments = session_->arguments;
-  const auto it =
-      expr.kind == ExprKind::kDuration ? arguments.end() : arguments.find(expr.offset);
+  const auto it = expr.kind == ExprKind::kDuration ? arguments.end() : arguments.find(expr.offset);
   return entry_slots_ + 8 * static_cast<int>(std::distance(arguments.begin(), it));
 }
 

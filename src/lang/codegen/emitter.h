@@ -98,6 +98,7 @@ class Emitter {
   void filter_pids();
 
   // What the entry of the call has noted: emit_session.cc.
+  int32_t number_of(int probe) const;
   int session_key(int32_t popped);
   void take_entry();
   int entry_slot(const Expr& expr) const;
@@ -190,6 +191,7 @@ class Emitter {
   void printf(const Expr& expr, bundle::ActionKind kind);
   void map_action(const Expr& expr, bundle::ActionKind kind);
   void exit(const Expr& expr);
+  void leave_exit(const std::optional<Place>& code);
   void override_return(const Expr& expr);
   void time(const Expr& expr);
   void join(const Expr& expr);
@@ -198,7 +200,9 @@ class Emitter {
                      const bundle::Action& action,
                      uint32_t index,
                      Label done);
-  void send(bundle::Action action, const std::function<void(const Place&)>& fields);
+  void send(bundle::Action action,
+            const std::function<void(const Place&)>& fields,
+            const std::function<void()>& lost = {});
 
   // Statements: emit_stmt.cc.
   bool is_too_long() const { return code_.size() > kMaxInsns; }

@@ -685,6 +685,20 @@ TEST(Records, AFullRingIsCountedAndEffectsStillHappen) {
   EXPECT_EQ(machine.number("@x"), 1u);
 }
 
+TEST(Records, AnExitThatFindsTheRingFullIsLeftAmongTheCounters) {
+  for (auto [text, status] : std::initializer_list<std::pair<const char*, uint64_t>>{
+           {"BEGIN { exit(); }", 0},
+           {"BEGIN { exit(3); }", 3},
+           {"BEGIN { $x = 260; exit($x); }", 260}}) {
+    Machine machine(must_compile(text));
+    run_ok(machine);
+    EXPECT_EQ(machine.lost(bundle::Counter::kExit), 0u) << text;
+    machine.ring_is_full = true;
+    run_ok(machine);
+    EXPECT_EQ(machine.lost(bundle::Counter::kExit), bundle::kExitAsked | status) << text;
+  }
+}
+
 TEST(Records, DescribeEveryAction) {
   Machine machine(
       must_compile("BEGIN { @x[1] = 1; print(@x, 5, 2); clear(@x); zero(@x); time(\"%H\"); "
@@ -832,9 +846,10 @@ TEST(Symbol, IsAnAddressAndOfTheUserItsProcess) {
 /// A uretprobe with its entry program, on a stack.
 class Returning {
  public:
-  explicit Returning(const std::string& body) : machine(must_compile("uretprobe:libc:fopen " + body)) {
+  explicit Returning(const std::string& body, const std::string& probes = "uretprobe:libc:fopen")
+      : machine(must_compile(probes + " " + body)) {
     EXPECT_EQ(machine.bundle().programs.size(), 2u);
-    EXPECT_EQ(machine.bundle().named_probes() + 1, machine.bundle().probes.size());
+    EXPECT_EQ(2 * machine.bundle().named_probes(), machine.bundle().probes.size());
   }
   void enter(uint64_t slot, uint64_t a0, uint64_t a1 = 0) {
     Registers regs = arguments(a0, a1);
@@ -885,7 +900,7 @@ TEST(Session, CallsThatNestAreToldApart) {
 }
 
 TEST(Session, FunctionsAndProcessesAtOneSlotAreToldApart) {
-  Returning call("{ @[arg0] = retval; }");
+  Returning call("{ @[arg0] = retval; }", "uretprobe:libc:fopen, uretprobe:libc:fclose");
   call.enter(0x7000, 1);
   call.machine.cookie = 1;
   call.enter(0x7000, 2);

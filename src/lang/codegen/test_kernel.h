@@ -61,13 +61,16 @@ class KernelBundle {
   static Result<Fd> create_map(const bundle::MapSpec& spec) {
     static constexpr uint32_t kTypes[] = {BPF_MAP_TYPE_HASH,        BPF_MAP_TYPE_ARRAY,
                                           BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY,
-                                          BPF_MAP_TYPE_RINGBUF,     BPF_MAP_TYPE_STACK_TRACE};
+                                          BPF_MAP_TYPE_RINGBUF,     BPF_MAP_TYPE_STACK_TRACE,
+                                          BPF_MAP_TYPE_HASH};
     bpf_attr attr{};
     attr.map_type = kTypes[static_cast<int>(spec.kind)];
     attr.key_size = spec.key_size;
     attr.value_size = spec.value_size;
     attr.max_entries = spec.max_entries;
-    bool is_hash = spec.kind == bundle::MapKind::kHash || spec.kind == bundle::MapKind::kPerCpuHash;
+    bool is_hash = spec.kind == bundle::MapKind::kHash ||
+                   spec.kind == bundle::MapKind::kPerCpuHash ||
+                   spec.kind == bundle::MapKind::kCalls;
     if (is_hash) attr.map_flags = BPF_F_NO_PREALLOC;  // quick to make
     Fd fd(static_cast<int>(sys_bpf(BPF_MAP_CREATE, attr)));
     if (!fd) return fail_errno(errno, "create map '{}'", spec.name);

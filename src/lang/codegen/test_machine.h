@@ -55,8 +55,9 @@ class Machine {
     env.context_size = program.context_size;
     env.context_first_byte = program.context == bundle::ContextKind::kTracepoint ? 8 : 0;
     for (const bundle::MapSpec& spec : bundle_.maps) {
-      env.maps.push_back(
-          {static_cast<bpf::MapKind>(spec.kind), spec.key_size, spec.value_size, spec.max_entries});
+      auto kind = spec.kind == bundle::MapKind::kCalls ? bpf::MapKind::kHash
+                                                       : static_cast<bpf::MapKind>(spec.kind);
+      env.maps.push_back({kind, spec.key_size, spec.value_size, spec.max_entries});
     }
     return env;
   }

@@ -145,7 +145,8 @@ TEST(Sema, ReportsOneFaultOfASharedClauseOnce) {
 // ---------------------------------------------------------------------------------------------------------
 
 TEST(Sema, KnowsWhatEachProbeHas) {
-  expect_refused("BEGIN { print(arg0); }", "arg0 is only there in uprobe, uretprobe, kprobe and usdt");
+  expect_refused("BEGIN { print(arg0); }",
+                 "arg0 is only there in uprobe, uretprobe, kprobe and usdt");
   expect_refused("tracepoint:sched:sched_switch { print(arg0); }", "use its fields: args.name");
   expect_refused("kprobe:vfs_read { print(retval); }",
                  "retval is only there in kretprobe and uretprobe");

@@ -132,9 +132,9 @@ constexpr BuiltinEntry kBuiltins[] = {
 };
 
 /// Names for "did you mean" only: handled apart because they depend on the probe.
-constexpr std::string_view kContextNames[] = {"ustack", "kstack", "args", "arg0", "arg1",
-                                              "arg2",   "arg3",   "arg4", "arg5", "retval",
-                                              "duration"};
+constexpr std::string_view kContextNames[] = {"ustack", "kstack", "args",    "arg0",
+                                              "arg1",   "arg2",   "arg3",    "arg4",
+                                              "arg5",   "retval", "duration"};
 
 }  // namespace
 

@@ -22,8 +22,8 @@ std::string arguments_text(const FunctionEntry& entry) {
 
 Lowering::ExprPtr Lowering::lower_call(const ast::Call& call) {
   const BuiltinEntry* builtin = find_builtin(call.name);
-  bool is_plain_name = builtin != nullptr || call.name == "retval" ||
-                       call.name == "duration" || call.name == "args";
+  bool is_plain_name =
+      builtin != nullptr || call.name == "retval" || call.name == "duration" || call.name == "args";
   if (is_plain_name && call.arguments.empty()) return lower_name(call.name, call.name_span);
   if (call.name == "nsecs" && call.arguments.size() == 1) {
     const auto* mode = ast::try_as<ast::Identifier>(call.arguments[0].get());

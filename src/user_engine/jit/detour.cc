@@ -102,7 +102,7 @@ class DetourEmitter {
       needs_.clobbers_flags = true;
       for (const HelperCode* entry :
            {&spec_.pending->note, &spec_.pending->take, &spec_.pending->arm, &spec_.pending->arrive,
-            &spec_.pending->leave})
+            &spec_.pending->leave, &spec_.pending->note_again})
         needs_.stack_bytes = std::max(needs_.stack_bytes, entry->stack_bytes);
     }
     if (has_leave()) {
@@ -362,7 +362,8 @@ class DetourEmitter {
     const uint32_t number = spec_.programs[i].pending;
     size_t end = i;
     while (end < spec_.programs.size() && spec_.programs[end].pending == number) end++;
-    Label past = emit_.new_label();
+    Label past = emit_.new_label(), again = emit_.new_label();
+    emit_.bind(again);
     if (number != 0) {
       call_pending(spec_.pending->take, number);
       emit_.op(Inst::kIdTest, x86::eax, x86::eax);
@@ -372,6 +373,7 @@ class DetourEmitter {
     const size_t begin = needs_gate ? begin_gate() : 0;
     run_group(i, end);
     if (needs_gate) end_gate(begin, i, end - i);
+    if (number != 0 && spec_.programs[i].repeats) emit_.jump(again);
     emit_.bind(past);
     return end;
   }
@@ -392,6 +394,7 @@ class DetourEmitter {
       case CallEvent::Kind::kArm: return spec_.pending->arm;
       case CallEvent::Kind::kArrive: return spec_.pending->arrive;
       case CallEvent::Kind::kLeave: return spec_.pending->leave;
+      case CallEvent::Kind::kNoteAgain: return spec_.pending->note_again;
       case CallEvent::Kind::kNote: break;
     }
     return spec_.pending->note;

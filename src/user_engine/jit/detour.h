@@ -49,21 +49,23 @@ struct DetourProgram {
   /// Not 0: it runs only if the call with this number and our stack pointer was noted; the note is
   /// taken. Programs that follow each other with the same number share one note.
   uint32_t pending = 0;
+  bool repeats = false;  ///< it runs, with all that share the note, as long as there is one
 };
 
 /// The blob's entries that keep notes of calls (rt/pending.h): (stack pointer, number); leave has
 /// the jump's target and abi::KnownCode beside.
 struct PendingCalls {
-  HelperCode note, take, arm, arrive, leave;
+  HelperCode note, take, arm, arrive, leave, note_again;
 };
 
 /// What a site says about the calls that it is part of, before its programs run.
 struct CallEvent {
   enum class Kind : uint8_t {
-    kNote,    ///< a call begins
-    kArm,     ///< it jumps to another function
-    kArrive,  ///< at the entry of a function that may be jumped to, or called
-    kLeave,   ///< it may jump to anywhere: the site is an indirect jump
+    kNote,       ///< a call begins
+    kArm,        ///< it jumps to another function
+    kArrive,     ///< at the entry of a function that may be jumped to, or called
+    kNoteAgain,  ///< a call begins, or comes back to its beginning by a jump
+    kLeave,      ///< it may jump to anywhere: the site is an indirect jump
   };
   Kind kind = Kind::kNote;
   uint32_t number = 0;

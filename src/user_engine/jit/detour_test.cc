@@ -306,8 +306,8 @@ struct PendingSite {
     asked.clear();
     auto note = far_call(world, reinterpret_cast<const void*>(&note_call));
     auto take = far_call(world, reinterpret_cast<const void*>(&take_call));
-    pending = {note, take, take, note,
-               far_call(world, reinterpret_cast<const void*>(&leave_call))};
+    auto leave = far_call(world, reinterpret_cast<const void*>(&leave_call));
+    pending = {note, take, take, note, leave, note};
   }
   DetourSpec spec(std::vector<DetourProgram> programs) {
     DetourSpec spec = site.spec(std::move(programs));
@@ -343,11 +343,14 @@ TEST(Detour, ACallThatLeavesTellsWhereTheJumpGoes) {
       {{0x41, 0xff, 0xe3}, [](const CpuState& s, uint64_t) { return s.gpr[kR11]; }, 0},
       {{0xff, 0x60, 0x18}, [](const CpuState& s, uint64_t) { return s.gpr[kRax] + 0x18; }, 1},
       {{0x41, 0xff, 0xa4, 0xc1, 0x00, 0xff, 0xff, 0xff},  // jmp *-0x100(%r9,%rax,8)
-       [](const CpuState& s, uint64_t) { return s.gpr[kR9] + 8 * s.gpr[kRax] - 0x100; }, 1},
+       [](const CpuState& s, uint64_t) { return s.gpr[kR9] + 8 * s.gpr[kRax] - 0x100; },
+       1},
       {{0xff, 0x24, 0xcd, 0x00, 0x10, 0x00, 0x00},  // jmp *0x1000(,%rcx,8)
-       [](const CpuState& s, uint64_t) { return 8 * s.gpr[kRcx] + 0x1000; }, 1},
+       [](const CpuState& s, uint64_t) { return 8 * s.gpr[kRcx] + 0x1000; },
+       1},
       {{0xff, 0x25, 0x10, 0x00, 0x00, 0x00},
-       [](const CpuState&, uint64_t site) { return site + 0x16; }, 1},
+       [](const CpuState&, uint64_t site) { return site + 0x16; },
+       1},
       {{0x64, 0xff, 0x20}, [](const CpuState&, uint64_t) { return uint64_t{0}; }, 0},
   };
   for (const Jump& jump : kJumps) {
@@ -398,6 +401,25 @@ TEST(Detour, ProgramsOfOneCallShareItsNoteAndOthersDoNot) {
   EXPECT_EQ(p.world.map(map).sum(2), 0u);
   ASSERT_EQ(asked.size(), 2u);
   EXPECT_EQ(asked[0].slot, asked[1].slot);
+}
+
+uint64_t notes_left = 0;
+uint64_t take_one(uint64_t, uint64_t) {
+  return notes_left == 0 ? 0 : notes_left--;
+}
+
+TEST(Detour, ACallThatCameBackToItsEntryReturnsAsOften) {
+  for (const bool repeats : {false, true}) {
+    PendingSite p;
+    int map = p.world.add_per_cpu_array(4);
+    Body one = p.world.compile(count_program(map, 1), as_engine(p.world.env()));
+    p.pending.take = far_call(p.world, reinterpret_cast<const void*>(&take_one));
+    p.site.patch(p.spec({{&one, 0, 8, 1, repeats}, {&one, 0, 8, 1, repeats}}));
+    notes_left = 3;
+    run_with_state(p.site.code().value, distinct_state(1, 0));
+    EXPECT_EQ(p.world.map(map).sum(1), repeats ? 6u : 2u);
+    EXPECT_EQ(notes_left, repeats ? 0u : 2u);
+  }
 }
 
 TEST(Detour, CountsAHitOnlyWhereAProgramRan) {

@@ -101,8 +101,9 @@ Placer::Maybe Placer::evict_next(const SitePlan& plan) {
   const auto owner = ledger_.owner(next);
   if (owner) {
     const SitePlan& other = *sites_[*owner];
-    if (other.site != next || other.mechanism == Mechanism::kShort || !ledger_.is_open(*owner))
-      return std::nullopt;
+    const bool is_jump =
+        other.mechanism != Mechanism::kShort && other.mechanism != Mechanism::kTrap;
+    if (other.site != next || !is_jump || !ledger_.is_open(*owner)) return std::nullopt;
     auto pair = jump_over(plan, next);
     if (!pair) return std::nullopt;
     ledger_.close(*owner);

@@ -98,6 +98,9 @@ class CodeSource {
   /// Where a jump through such a pointer may well lead, in any order: what the words hold now. A
   /// guess.
   virtual std::vector<TargetAddr> pointer_targets(const PointerPath& path) = 0;
+  /// Functions that tables in the data of the module of `at` hold about `offset` bytes from their
+  /// start: virtual functions, methods. The likeliest first. A guess.
+  virtual std::vector<TargetAddr> table_targets(TargetAddr at, int64_t offset) = 0;
   /// Where exceptions continue in the function that begins here, its parts included.
   virtual std::vector<TargetAddr> landing_pads(TargetAddr function) = 0;
 };
@@ -115,6 +118,8 @@ struct Returns {
   /// otherwise. By address.
   std::vector<TargetAddr> arrivals;
   std::vector<TargetAddr> jumps;  ///< every jump that leads to one of `arrivals`; by address
+  /// Tracked only. A call may come back to the entry by one of `jumps`: one return each time.
+  bool reenters = false;
   /// Tracked only. Jumps through pointers: a noted call that one of them takes out of `known` is
   /// counted as unseen. By address; none of them is in `jumps`.
   std::vector<TargetAddr> leaves;
@@ -125,6 +130,9 @@ struct Returns {
   /// "3 returns, 1 tail jump to __fopen_internal".
   std::string describe() const;
 };
+
+/// Guessed methods that are followed for one function, where nothing else is known to be watched.
+inline constexpr size_t kMaxTableTargets = 64;
 
 /// How far a chain of tail jumps is followed.
 inline constexpr size_t kMaxReturnRegions = 512, kMaxReturnSites = 1024;
@@ -138,7 +146,9 @@ class ReturnFinder {
   /// Errors: RegionExits' of any region that the function can get to, with the way there;
   ///         kNoFunction   no function is known at the address, or the way leads where no code is
   ///         kTooShort     it never returns
-///         kUnknownJump  it only leaves through pointers that lead nowhere known
+  ///         kUnknownJump  it only leaves through pointers that lead nowhere known
+  /// Tables are searched only where there is nothing else to watch: each of their functions'
+  /// returns costs time, and one that cannot be patched refuses the whole.
   std::expected<Returns, Refusal> find(TargetAddr function);
 
  private:
@@ -150,9 +160,9 @@ class ReturnFinder {
 
   CodeSource& source_;
   const CodeMap& map_;
-  std::map<uint64_t, RegionExits> exits_;  ///< by start of region
+  std::map<uint64_t, RegionExits> exits_;             ///< by start of region
   std::map<uint64_t, std::optional<size_t>> behind_;  ///< regions_behind, by target
-  std::vector<BranchInto> entrances_;                 ///< into the middle of the functions, by target
+  std::vector<BranchInto> entrances_;  ///< into the middle of the functions, by target
 };
 
 }  // namespace spile::patch

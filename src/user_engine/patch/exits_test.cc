@@ -43,6 +43,10 @@ class Program : public CodeSource {
     variables_[kSlots + offset] = holds;
     return *this;
   }
+  Program& method(int64_t offset, TargetAddr function) {
+    tables_[offset].push_back(function);
+    return *this;
+  }
   Program& landing_pad(uint64_t function, uint64_t pad) {
     pads_[at(function).value].push_back(at(pad));
     return *this;
@@ -71,6 +75,9 @@ class Program : public CodeSource {
                ? std::vector<TargetAddr>{}
                : std::vector{known->second};
   }
+  std::vector<TargetAddr> table_targets(TargetAddr, int64_t offset) override {
+    return tables_[offset];
+  }
   std::vector<TargetAddr> landing_pads(TargetAddr a) override { return pads_[a.value]; }
 
  private:
@@ -89,6 +96,7 @@ class Program : public CodeSource {
   std::vector<Function> functions_, other_functions_;
   std::map<uint64_t, std::vector<TargetAddr>> slots_, pads_;
   std::map<uint64_t, TargetAddr> variables_;
+  std::map<int64_t, std::vector<TargetAddr>> tables_;
   ModuleCode module_, other_module_;
   std::unique_ptr<CodeMap> map_, other_map_;
 };
@@ -301,6 +309,28 @@ TEST(Exits, EntriesThatAreReachedOtherwiseTooAreNotWatched) {
   EXPECT_TRUE(returns->jumps.empty());
 }
 
+TEST(Exits, ACallThatAJumpLeadsBackIsAnnouncedAtTheEntry) {
+  // f: test; je g; ret     g: jmp f
+  Program p;
+  p.function(0x10, {0x85, 0xff, 0x0f, 0x84, 0, 0, 0, 0, 0xc3}, "f").rel32(0x14, Program::at(0x100));
+  p.function(0x100, kTailJump, "g").rel32(0x103, Program::at(0x10));
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_TRUE(returns->reenters);
+  EXPECT_EQ(returns->arrivals, at({0x100}));
+  EXPECT_EQ(returns->jumps, at({0x12, 0x102}));
+}
+
+TEST(Exits, AnEntryThatIsReachedOtherwiseTooIsNotReentered) {
+  // f: dec %edi; jne f; jmp g     g: jmp f
+  Program p;
+  p.function(0x10, {0xff, 0xcf, 0x75, 0xfc, 0xe9, 0, 0, 0, 0}, "f").rel32(0x15, Program::at(0x100));
+  p.function(0x100, {0x85, 0xff, 0x0f, 0x84, 0, 0, 0, 0, 0xc3}, "g")
+      .rel32(0x104, Program::at(0x10));
+  ASSERT_TRUE(p.find(0x10)) << p.find(0x10).error().reason;
+  EXPECT_FALSE(p.find(0x10)->reenters);
+}
+
 // ---- pointers
 // -------------------------------------------------------------------------------------------------
 
@@ -356,6 +386,28 @@ TEST(Exits, AFunctionThatIsOnlyAHookIsWatchedWhereItJumps) {
   ASSERT_TRUE(returns) << returns.error().reason;
   EXPECT_EQ(returns->rets, std::vector{Program::other(0x42)});
   EXPECT_EQ(returns->leaves, at({0x300}));
+}
+
+TEST(Exits, MethodsAreGuessedWhereNothingElseIsKnown) {
+  // mov (%rdi),%rax; jmp *0x18(%rax)
+  Program p;
+  p.function(0x10, {0x48, 0x8b, 0x07, 0xff, 0x60, 0x18}, "f");
+  p.function(0x100, kLeaf, "a").function(0x200, kLeaf, "b").function(0x300, {0x50, 0xc3}, "odd");
+  p.method(0x18, Program::at(0x300)).method(0x18, Program::at(0x100));
+  p.method(0x20, Program::at(0x200));
+  const auto returns = p.find(0x10);
+  ASSERT_TRUE(returns) << returns.error().reason;
+  EXPECT_EQ(returns->rets, at({0x102})) << "what cannot be followed is left out";
+  EXPECT_EQ(returns->leaves, at({0x13}));
+}
+
+TEST(Exits, MethodsAreNotGuessedBesideAReturnOfItsOwn) {
+  // test %edi,%edi; je 1f; mov (%rdi),%rax; jmp *0x18(%rax); 1: ret
+  Program p;
+  p.function(0x10, {0x85, 0xff, 0x74, 0x06, 0x48, 0x8b, 0x07, 0xff, 0x60, 0x18, 0xc3}, "f");
+  p.function(0x100, kLeaf, "a").method(0x18, Program::at(0x100));
+  ASSERT_TRUE(p.find(0x10)) << p.find(0x10).error().reason;
+  EXPECT_EQ(p.find(0x10)->rets, at({0x1a}));
 }
 
 TEST(Exits, AJumpAtTheEntrysDepthInsideAFunctionIsWatched) {

@@ -51,7 +51,8 @@ void Placer::add_unused_bytes(const Reach& reach, std::vector<HostArea>& areas) 
                                [](const SitePlan* s, TargetAddr a) { return s->site < a; });
   for (; site != sites_.end() && (*site)->site <= reach.last; ++site) {
     const SitePlan& plan = **site;
-    if (plan.mechanism == Mechanism::kShort || plan.window.size() <= kPatchBytes) continue;
+    const bool is_jump = plan.mechanism != Mechanism::kShort && plan.mechanism != Mechanism::kTrap;
+    if (!is_jump || plan.window.size() <= kPatchBytes) continue;
     const auto head = std::upper_bound(plan.heads.begin(), plan.heads.end(), kPatchBytes);
     const TargetAddr from = plan.site + kPatchBytes;
     TargetAddr to = head == plan.heads.end() ? plan.window_end() : plan.site + *head;

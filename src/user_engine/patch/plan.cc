@@ -125,7 +125,22 @@ class Planner {
     return window.finish();
   }
 
+  std::vector<Outcome> run_traps(std::span<const TargetAddr> addresses) {
+    prepare(addresses);
+    std::vector<Outcome> outcomes;
+    outcomes.reserve(addresses.size());
+    for (const TargetAddr address : addresses) outcomes.push_back(trap(place_of(address)));
+    return outcomes;
+  }
+
  private:
+  Outcome trap(TargetAddr place) {
+    Window window(*scene_, place);
+    if (auto why = window.take_trap()) return std::unexpected(std::move(*why));
+    window.add_probe(place);
+    return window.finish();
+  }
+
   /// Behind an endbr64, unless its bytes are part of another instruction.
   TargetAddr place_of(TargetAddr address) {
     const TargetAddr behind = skip_endbr(map_, address);
@@ -224,6 +239,7 @@ std::string_view to_string(Mechanism mechanism) {
     case Mechanism::kJump: return "jump";
     case Mechanism::kPadding: return "jump into padding";
     case Mechanism::kShort: return "short site";
+    case Mechanism::kTrap: return "int3 with slot";
   }
   return "?";
 }
@@ -272,6 +288,12 @@ Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& r
 
 Outcome plan_short(const ModuleCode& module, TargetAddr site, const PlanRules& rules) {
   return Planner(module, rules).run_short(site);
+}
+
+std::vector<Outcome> plan_traps(const ModuleCode& module,
+                                std::span<const TargetAddr> addresses,
+                                const PlanRules& rules) {
+  return Planner(module, rules).run_traps(addresses);
 }
 
 std::vector<uint8_t> SitePlan::segment_starts() const {

@@ -109,6 +109,7 @@ enum class Mechanism : uint8_t {
   kJump,       ///< over one or several instructions
   kPadding,    ///< over a short function and the padding behind it
   kShort,      ///< only the first instruction's bytes may change: placement.h finds out how
+  kTrap,       ///< int3 over the first byte, which alone changes: only where it was asked for
 };
 std::string_view to_string(Mechanism mechanism);
 
@@ -156,8 +157,9 @@ struct SitePlan {
   TargetAddr site;      ///< where the jump goes: after an endbr64
   TargetAddr function;  ///< start of the function
   Mechanism mechanism = Mechanism::kJump;
-  PatchBytes before{};            ///< what the jump overwrites
-  uint8_t written = kPatchBytes;  ///< bytes from `site` on that may change: kShort has 1 to 4
+  PatchBytes before{};  ///< what the jump overwrites
+  /// Bytes from `site` on that may change: kShort has 1 to 4, kTrap 1.
+  uint8_t written = kPatchBytes;
   std::vector<uint8_t>
       window;  ///< the displaced instructions: 1..64 bytes, may be fewer than five (padding)
   std::vector<uint8_t> heads;  ///< offsets of their first bytes; [0] is 0
@@ -210,6 +212,14 @@ Outcome plan_entry(const ModuleCode& module, TargetAddr site, const PlanRules& r
 /// behind the first instruction it is in nobody's way.
 Outcome plan_short(const ModuleCode& module, TargetAddr site, const PlanRules& rules = {});
 
+/// The last resort, for whoever has allowed it: each address as a site of which only the first byte
+/// changes, to an int3. What enters the instruction behind that byte runs the original on. Outcome
+/// i belongs to addresses[i]. Windows are one instruction; that no other site's window has it is
+/// for the caller to check. Cost: as plan_sites.
+std::vector<Outcome> plan_traps(const ModuleCode& module,
+                                std::span<const TargetAddr> addresses,
+                                const PlanRules& rules = {});
+
 /// The window's instructions as they must stand at `address`, and the jump back behind them.
 Result<x86::RelocatedCode> displaced_code(const SitePlan& plan, TargetAddr address);
 /// Those of one segment; the jump back is behind the last one only.
@@ -220,8 +230,11 @@ Result<x86::RelocatedCode> displaced_segment(const SitePlan& plan,
 /// An upper bound of the size of displaced_code, or of all segments together, wherever they go.
 Result<size_t> displaced_size_bytes(const SitePlan& plan);
 
+/// An int3 in one byte.
+inline constexpr uint8_t kTrapByte = 0xcc;
+
 /// What to write at plan.site so that it continues at `detour`. Errors: unsupported, out of reach;
-/// invalid, a short site.
+/// invalid, a short site or a trap.
 Result<PatchBytes> patch_bytes(const SitePlan& plan, TargetAddr detour);
 
 /// One segment of a detour: at `entry` its probes run, then `displaced`.

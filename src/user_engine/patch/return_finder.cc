@@ -68,12 +68,14 @@ std::string Returns::describe() const {
 /// Everything that one function can get to by jumps.
 class ReturnFinder::Walk {
  public:
-  /// kNowhere: jumps through pointers are not followed, and what the others lead to is all that is
-  /// asked for.
-  enum class Follow : uint8_t { kPointers, kNowhere };
+  enum class Follow : uint8_t {
+    kNowhere,   ///< only direct jumps: what they lead to is all that is asked for
+    kPointers,  ///< also pointers at known places
+    kTables,    ///< also functions that tables hold
+  };
 
   Walk(ReturnFinder& finder, const CodeMap& home, TargetAddr function, Follow follow)
-      : finder_(finder), home_(home), follows_pointers_(follow == Follow::kPointers) {
+      : finder_(finder), home_(home), follow_(follow) {
     out_.function = function;
   }
 
@@ -107,7 +109,7 @@ class ReturnFinder::Walk {
   bool reach_all() {
     region_ = home_.region_at(out_.function);
     const FunctionSpan* f = home_.function_at(out_.function);
-    const bool is_stub = !follows_pointers_ && stub_at(home_, out_.function).has_value();
+    const bool is_stub = follow_ == Follow::kNowhere && stub_at(home_, out_.function).has_value();
     if (!is_stub && (f == nullptr || f->start != out_.function)) {
       refuse({RefusalKind::kNoFunction,
               out_.function,
@@ -154,8 +156,7 @@ class ReturnFinder::Walk {
   }
 
   /// A jump alone: an entry of the linkage table, or a function that calls a hook.
-  void visit_stub(
-      const CodeMap& map, TargetAddr at, const Stub& stub, TargetAddr from, Way way) {
+  void visit_stub(const CodeMap& map, TargetAddr at, const Stub& stub, TargetAddr from, Way way) {
     if (from.value != 0) out_.plain = false;
     regions_.emplace(at.value, Region{at, stub.jump + 1});
     if (finder_.source_.is_loaders_slot(stub.slot))
@@ -168,13 +169,22 @@ class ReturnFinder::Walk {
   void leave(const CodeMap& map, const PointerJump& jump) {
     out_.plain = false;
     out_.leaves.push_back(jump.at);
-    if (!follows_pointers_ || !jump.path) return;
-    for (const TargetAddr target : finder_.source_.pointer_targets(*jump.path)) {
+    if (follow_ == Follow::kNowhere || !jump.path) return;
+    for (const TargetAddr target : guess(jump)) {
       if (map.region_at(jump.at).contains(target)) continue;
       const auto behind = finder_.regions_behind(target);
       if (!behind || regions_.size() + *behind > kMaxReturnRegions) continue;
       visit(target, jump.at, Way::kJump);
     }
+  }
+
+  std::vector<TargetAddr> guess(const PointerJump& jump) {
+    if (jump.path->base || follow_ != Follow::kTables)
+      return finder_.source_.pointer_targets(*jump.path);
+    auto all = finder_.source_.table_targets(jump.at, jump.path->offsets.back());
+    if (all.size() > guesses_left_) all.resize(guesses_left_);
+    guesses_left_ -= all.size();
+    return all;
   }
 
   void visit_slot(const CodeMap& map, TargetAddr at, TargetAddr slot, TargetAddr from, Way way) {
@@ -260,7 +270,7 @@ class ReturnFinder::Walk {
     Arrival& arrival = arrivals_[region.start.value];
     if (way == Way::kJump && at_start) {
       arrival.jumps.push_back(from);
-    } else if (way == Way::kOther) {
+    } else if (way == Way::kOther && from.value != 0) {
       arrival.is_certain = false;
     }
     const FunctionSpan* f = map.function_at(region.start);
@@ -275,9 +285,11 @@ class ReturnFinder::Walk {
     for (auto& [start, arrival] : arrivals_) {
       const auto exits = finder_.exits_.find(start);
       const bool loops = exits != finder_.exits_.end() && exits->second.loops_to_start;
-      if (!arrival.is_certain || arrival.jumps.empty() || loops || start == out_.function.value)
-        continue;
-      out_.arrivals.push_back(TargetAddr(start));
+      if (!arrival.is_certain || arrival.jumps.empty() || loops) continue;
+      if (start == out_.function.value)
+        out_.reenters = true;
+      else
+        out_.arrivals.push_back(TargetAddr(start));
       out_.jumps.insert(out_.jumps.end(), arrival.jumps.begin(), arrival.jumps.end());
     }
     make_set(out_.jumps);
@@ -337,7 +349,8 @@ class ReturnFinder::Walk {
 
   ReturnFinder& finder_;
   const CodeMap& home_;
-  bool follows_pointers_;
+  Follow follow_;
+  size_t guesses_left_ = kMaxTableTargets;
   Region region_;
   std::map<uint64_t, Region> regions_;  ///< that were got to, by start
   std::set<uint64_t> own_parts_;
@@ -363,7 +376,10 @@ ReturnFinder::ReturnFinder(CodeSource& source,
 }
 
 std::expected<Returns, Refusal> ReturnFinder::find(TargetAddr function) {
-  return Walk(*this, map_, function, Walk::Follow::kPointers).run();
+  auto found = Walk(*this, map_, function, Walk::Follow::kPointers).run();
+  if (found || found.error().kind != RefusalKind::kUnknownJump) return found;
+  auto wider = Walk(*this, map_, function, Walk::Follow::kTables).run();
+  return wider ? wider : found;
 }
 
 std::optional<size_t> ReturnFinder::regions_behind(TargetAddr target) {

@@ -171,6 +171,18 @@ Window::MaybeRefusal Window::take_short(TargetAddr through, bool one_instruction
   return std::nullopt;
 }
 
+Window::MaybeRefusal Window::take_trap() {
+  if (auto r = begin()) return r;
+  plan_.mechanism = Mechanism::kTrap;
+  plan_.written = 1;
+  if (auto r = take_next()) return r;
+  for (const auto check : {&Window::check_changed_bytes, &Window::check_reserved}) {
+    if (auto r = (this->*check)()) return r;
+  }
+  plan_.reason = "an int3 over the first byte: a signal a hit, some 0.5 to 2 us";
+  return std::nullopt;
+}
+
 Window::MaybeRefusal Window::extend(TargetAddr through) {
   const SitePlan before = plan_;
   const bool nops_only = nops_only_, uses_padding = uses_padding_;
@@ -325,6 +337,8 @@ Window::MaybeRefusal Window::check_instruction(const x86::Insn& insn, size_t off
 /// Behind the start, an instruction that is entered would not run in the copy, nor would those
 /// behind it; bytes that are entered cannot change; and relocated code cannot branch into itself.
 Window::MaybeRefusal Window::check_entered(const x86::Insn& insn, size_t offset) const {
+  // Whoever enters behind an int3 finds the original bytes.
+  if (plan_.mechanism == Mechanism::kTrap) return std::nullopt;
   if (offset > 0 && unresolved_ != nullptr) return refusal_of(scene_->map, *unresolved_);
   const size_t end = offset + insn.length;
   for (const TargetAddr target : own_targets_) {

@@ -63,6 +63,8 @@ class Window {
   MaybeRefusal take_full(TargetAddr through);
   /// Fewer than five bytes: all that may change, `one_instruction`: of the first alone.
   MaybeRefusal take_short(TargetAddr through, bool one_instruction);
+  /// One instruction, of which only the first byte may change.
+  MaybeRefusal take_trap();
   /// Makes a full window longer, up to the instruction at `through`. Refused, it stays as it was.
   MaybeRefusal extend(TargetAddr through);
 

@@ -16,7 +16,7 @@ std::span<const uint8_t> blob_bytes();
 /// Entries for detours, beside those of eBPF's helpers (rt/pending.h), each (slot, number); take
 /// returns 1 or 0; leave has (slot, number, target, KnownCode, whether target is an address).
 inline constexpr int32_t kNotePending = 65001, kTakePending = 65002, kArmPending = 65003,
-                         kArrivePending = 65004, kLeavePending = 65005;
+                         kArrivePending = 65004, kLeavePending = 65005, kNoteAgainPending = 65006;
 
 /// Offset of a helper's entry in the image, by its eBPF number (bpf::Helper); nothing for one that
 /// is not in the blob.

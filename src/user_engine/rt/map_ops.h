@@ -30,6 +30,7 @@
 #include "abi/code_region.h"
 #include "abi/map.h"
 #include "user_engine/rt/atomics.h"
+#include "user_engine/rt/call_ops.h"
 #include "user_engine/rt/cpu.h"
 #include "user_engine/rt/stats.h"
 #include "user_engine/rt/wide.h"
@@ -430,6 +431,7 @@ inline uint64_t* map_lookup(const abi::RtConsts& consts,
                             const uint8_t* key,
                             uint32_t cpu) {
   if (is_hash(map)) return hash_lookup(consts, map, key, cpu);
+  if (is_calls(map)) return calls_lookup(map, key);
   return is_array(map) ? array_lookup(map, key, cpu) : nullptr;
 }
 
@@ -442,11 +444,13 @@ inline int64_t map_update(const abi::RtConsts& consts,
                           uint32_t cpu) {
   if (flags > kFlagExist) return kErrInvalid;
   if (is_hash(map)) return hash_update(consts, map, key, value, flags, cpu);
+  if (is_calls(map)) return calls_update(map, key, value) ? 0 : kErrTooBig;
   return is_array(map) ? array_update(map, key, value, flags, cpu) : kErrInvalid;
 }
 
 /// 0 or -errno; arrays have nothing to delete.
 inline int64_t map_delete(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key) {
+  if (is_calls(map)) return calls_delete(map, key) ? 0 : kErrNoEntry;
   return is_hash(map) ? hash_delete(consts, map, key) : kErrInvalid;
 }
 

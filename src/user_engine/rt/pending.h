@@ -76,7 +76,7 @@ inline PendingPlace find_pending_place(const abi::RtConsts& consts, uint64_t slo
 inline bool is_alive(const abi::RtConsts& consts, const abi::PendingCell& cell, uint64_t slot) {
   uint64_t now = 0;
   return probe_read(consts, reinterpret_cast<uint8_t*>(&now), sizeof now, slot) == 0 &&
-         now == (load_acquire(&cell.return_address) & ~abi::kPendingArmed);
+         now == (load_acquire(&cell.return_address) & abi::kPendingAddressMask);
 }
 
 /// Empties cells whose frame is gone, among those where this slot's notes may be. While a cell is
@@ -135,12 +135,34 @@ inline abi::PendingCell* find_pending(const abi::RtConsts& consts, uint64_t slot
   return nullptr;
 }
 
-/// At a `ret`: whether it returns from a call that was noted. The note is gone afterwards.
+/// At the entry of a tracked function that a call may come back to by jumps: an armed note of the
+/// same call counts one more return.
+inline void note_again_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
+  abi::PendingCell* cell = find_pending(consts, slot, number);
+  const uint64_t held = cell == nullptr ? 0 : load_relaxed(&cell->return_address);
+  const bool same =
+      (held & abi::kPendingAddressMask) == *reinterpret_cast<const volatile uint64_t*>(slot);
+  const bool is_full = (held & ~abi::kPendingArmed) >> abi::kPendingAgainShift == 0x7fff;
+  if ((held & abi::kPendingArmed) == 0 || !same) return note_pending(consts, slot, number);
+  if (is_full) {
+    store_relaxed(&cell->return_address, held & ~abi::kPendingArmed);
+    return count_one(&stats_here(consts)->missed);
+  }
+  store_relaxed(&cell->return_address, (held & ~abi::kPendingArmed) + abi::kPendingAgain);
+}
+
+/// At a `ret`: whether it returns from a call that was noted. The note is gone afterwards, unless
+/// it stands for more entries than one.
 inline bool take_pending(const abi::RtConsts& consts, uint64_t slot, uint64_t number) {
   abi::PendingCell* cell = find_pending(consts, slot, number);
   if (cell == nullptr) return false;
-  const bool same = (load_relaxed(&cell->return_address) & ~abi::kPendingArmed) ==
-                    *reinterpret_cast<const volatile uint64_t*>(slot);
+  const uint64_t held = load_relaxed(&cell->return_address);
+  const bool same =
+      (held & abi::kPendingAddressMask) == *reinterpret_cast<const volatile uint64_t*>(slot);
+  if (same && (held & ~abi::kPendingArmed) >> abi::kPendingAgainShift != 0) {
+    store_relaxed(&cell->return_address, held - abi::kPendingAgain);
+    return true;
+  }
   store_release(&cell->key, uint64_t{0});
   return same;
 }
@@ -180,9 +202,8 @@ inline void leave_pending(const abi::RtConsts& consts,
   abi::PendingCell* cell = find_pending(consts, slot, number);
   if (cell == nullptr) return;
   uint64_t leads_to = target;
-  const bool is_read =
-      !is_address ||
-      probe_read(consts, reinterpret_cast<uint8_t*>(&leads_to), sizeof leads_to, target) == 0;
+  const bool is_read = !is_address || probe_read(consts, reinterpret_cast<uint8_t*>(&leads_to),
+                                                 sizeof leads_to, target) == 0;
   if (is_read && is_known_code(known, leads_to)) {
     store_relaxed(&cell->return_address, load_relaxed(&cell->return_address) | abi::kPendingArmed);
     return;

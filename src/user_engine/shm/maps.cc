@@ -13,8 +13,9 @@ namespace {
 Result<const abi::RtMap*> data_map(const Region& region, size_t map) {
   if (map >= region.map_count()) return fail(ErrorCode::kInvalid, "no map {}", map);
   const abi::RtMap& found = region.map(map);
-  if (found.kind == abi::RtMapKind::kRing || found.kind == abi::RtMapKind::kStacks)
-    return fail(ErrorCode::kInvalid, "map {} is a ring or holds stacks", map);
+  if (found.kind == abi::RtMapKind::kRing || found.kind == abi::RtMapKind::kStacks ||
+      found.kind == abi::RtMapKind::kCalls)
+    return fail(ErrorCode::kInvalid, "map {} is a ring, or holds stacks or calls", map);
   return &found;
 }
 

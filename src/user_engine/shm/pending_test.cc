@@ -126,6 +126,49 @@ TEST_F(Pending, ArmingIsNoNote) {
   EXPECT_TRUE(take(&stack[0])) << "its own ret, without an arrival";
 }
 
+TEST_F(Pending, ACallThatCameBackToItsEntryIsTakenAsOften) {
+  const auto stack = stack_of(1);
+  const auto enter = [&] { entry(rt::kNoteAgainPending, &stack[0], 1); };
+  enter();
+  for (int i = 0; i < 3; ++i) {
+    entry(rt::kArmPending, &stack[0], 1);
+    enter();
+  }
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(take(&stack[0])) << i;
+  EXPECT_FALSE(take(&stack[0]));
+}
+
+TEST_F(Pending, AnEntryThatNoJumpAnnouncedIsAnotherCall) {
+  const auto stack = stack_of(1);
+  entry(rt::kNoteAgainPending, &stack[0], 1);
+  entry(rt::kNoteAgainPending, &stack[0], 1);
+  EXPECT_TRUE(take(&stack[0]));
+  EXPECT_FALSE(take(&stack[0])) << "the first ended otherwise";
+}
+
+TEST_F(Pending, ACallFromElsewhereIsNoComingBack) {
+  auto stack = stack_of(1);
+  entry(rt::kNoteAgainPending, &stack[0], 1);
+  entry(rt::kArmPending, &stack[0], 1);
+  stack[0]++;
+  entry(rt::kNoteAgainPending, &stack[0], 1);
+  EXPECT_TRUE(take(&stack[0]));
+  EXPECT_FALSE(take(&stack[0]));
+}
+
+TEST_F(Pending, CallsThatComeBackForEverAreCountedOnwards) {
+  const auto stack = stack_of(1);
+  entry(rt::kNoteAgainPending, &stack[0], 1);
+  for (int i = 0; i < 0x8005; ++i) {
+    entry(rt::kArmPending, &stack[0], 1);
+    entry(rt::kNoteAgainPending, &stack[0], 1);
+  }
+  size_t taken = 0;
+  while (take(&stack[0])) ++taken;
+  EXPECT_LE(taken, 0x8000u);
+  EXPECT_GE(taken + missed(), 0x8006u);
+}
+
 TEST_F(Pending, ACallThatLeavesForKnownCodeIsKept) {
   const auto stack = stack_of(1);
   for (const uint64_t target : {0x1000, 0x1fff, 0x5000}) {

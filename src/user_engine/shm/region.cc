@@ -34,6 +34,8 @@ static_assert(static_cast<int>(bundle::MapKind::kPerCpuArray) ==
 static_assert(static_cast<int>(bundle::MapKind::kRing) == static_cast<int>(abi::RtMapKind::kRing));
 static_assert(static_cast<int>(bundle::MapKind::kStacks) ==
               static_cast<int>(abi::RtMapKind::kStacks));
+static_assert(static_cast<int>(bundle::MapKind::kCalls) ==
+              static_cast<int>(abi::RtMapKind::kCalls));
 
 bool is_hash(abi::RtMapKind kind) {
   return kind == abi::RtMapKind::kHash || kind == abi::RtMapKind::kPerCpuHash;
@@ -77,6 +79,12 @@ Result<void> check_spec(const bundle::MapSpec& spec, size_t index) {
                  !std::has_single_bit(spec.max_entries))) {
     return fail(ErrorCode::kInvalid, "stack map {}: {} slots of {} bytes", index, spec.max_entries,
                 spec.value_size);
+  }
+  const bool calls = spec.kind == bundle::MapKind::kCalls;
+  if (calls &&
+      (spec.key_size != 16 || spec.value_size % 8 != 0 || !std::has_single_bit(spec.max_entries))) {
+    return fail(ErrorCode::kInvalid, "map of calls {}: {} cells of {} and {} bytes", index,
+                spec.max_entries, spec.key_size, spec.value_size);
   }
   if (array || stacks ? spec.key_size != 4
                       : (spec.key_size == 0 || spec.key_size > abi::kMaxKeyBytes)) {
@@ -125,6 +133,10 @@ abi::RtMap place_map(const bundle::MapSpec& spec,
   if (is_hash(map.kind)) place_hash(map, cursor);
   if (map.kind == abi::RtMapKind::kStacks) {
     map.value_stride += sizeof(abi::StackHead);
+    map.bucket_mask = map.max_entries - 1;
+  }
+  if (map.kind == abi::RtMapKind::kCalls) {
+    map.value_stride += sizeof(abi::CallHead);
     map.bucket_mask = map.max_entries - 1;
   }
   const uint64_t values = is_hash(map.kind) ? map.capacity : map.max_entries;

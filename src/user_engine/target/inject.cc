@@ -32,6 +32,8 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kAllSignals = ~0ull;
+constexpr uint64_t kTrapBit = uint64_t{1} << (SIGTRAP - 1);
+constexpr uint64_t kSigsetBytes = 8;
 constexpr int64_t kNoDescriptor = -1;
 /// One injected call; more means that something holds the memory map's lock, or a frozen cgroup.
 constexpr auto kCallTimeout = std::chrono::seconds(2);
@@ -40,6 +42,11 @@ constexpr auto kRescueTimeout = std::chrono::milliseconds(200);
 bool inside_stub(const StoppedProcess& process, TargetAddr at, uint64_t size_bytes) {
   const AddressRange range{at, at + size_bytes};
   return !threads_at(process, {&range, 1}).empty();
+}
+
+/// A SIGTRAP will be delivered before its next instruction.
+bool is_trapping(const os::Status& status) {
+  return (status.pending & ~status.blocked & kTrapBit) != 0;
 }
 
 }  // namespace
@@ -81,6 +88,7 @@ class Injection {
 
   Result<void> choose_thread();
   Result<bool> is_usable(size_t thread, bool accept_filter) const;
+  Error nobody_usable() const;
   Result<void> suspend_filter();
   void follow_to_cpu();
   Result<void> leave_rseq();
@@ -128,8 +136,16 @@ Result<void> Injection::choose_thread() {
       }
     }
   }
-  return fail(ErrorCode::kUnsupported,
-              "every thread redirects its own system calls (as under Wine)");
+  return std::unexpected(nobody_usable());
+}
+
+Error Injection::nobody_usable() const {
+  for (const StoppedThread& thread : process_->threads_) {
+    auto status = os::read_status(thread.tid);
+    if (status && thread.in_user_code() && is_trapping(*status))
+      return {ErrorCode::kBusy, "every thread is about to get a SIGTRAP"};
+  }
+  return {ErrorCode::kUnsupported, "every thread redirects its own system calls (as under Wine)"};
 }
 
 Result<bool> Injection::is_usable(size_t index, bool accept_filter) const {
@@ -137,6 +153,7 @@ Result<bool> Injection::is_usable(size_t index, bool accept_filter) const {
   auto status = os::read_status(candidate.tid);
   if (!status) return false;
   if (status->seccomp != 0 && !accept_filter) return false;
+  if (candidate.in_user_code() && is_trapping(*status)) return false;
   return !os::ptrace_user_dispatch(candidate.tid);
 }
 
@@ -516,6 +533,40 @@ Result<void> unmap(StoppedProcess& process, std::span<const AddressRange> ranges
     if (value < 0)
       return call_failed(value, fmt::format("unmap {} bytes at {}", range.size(), range.start));
   }
+  return injection.end();
+}
+
+namespace {
+
+Result<void> call_sigaction(Injection& injection,
+                            int signal,
+                            TargetAddr action,
+                            TargetAddr former) {
+  SPILE_TRY(const int64_t value,
+            injection.call(SYS_rt_sigaction, {static_cast<uint64_t>(signal), action.value,
+                                              former.value, kSigsetBytes}));
+  if (value < 0) return call_failed(value, fmt::format("rt_sigaction of {}", ::strsignal(signal)));
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<abi::KernelSigaction>> signal_actions(StoppedProcess& process,
+                                                         std::span<const int> signals,
+                                                         TargetAddr scratch) {
+  SPILE_TRY(Injection injection, Injection::begin(process));
+  std::vector<abi::KernelSigaction> actions;
+  for (const int signal : signals) {
+    SPILE_TRY_VOID(call_sigaction(injection, signal, TargetAddr(0), scratch));
+    SPILE_TRY(actions.emplace_back(), process.memory().read_value<abi::KernelSigaction>(scratch));
+  }
+  SPILE_TRY_VOID(injection.end());
+  return actions;
+}
+
+Result<void> set_signal_action(StoppedProcess& process, int signal, TargetAddr action) {
+  SPILE_TRY(Injection injection, Injection::begin(process));
+  SPILE_TRY_VOID(call_sigaction(injection, signal, action, TargetAddr(0)));
   return injection.end();
 }
 

@@ -18,8 +18,10 @@
 // recognises. The stub uses no stack (Go stacks may have no room), no flags, no memory that can be
 // written by the target; signals are blocked while it runs, so none is delivered in between.
 //
-// Only memfd_create, mmap, munmap, mprotect, madvise, membarrier and close are ever injected: a
-// call that sleeps would overwrite the restart state of the interrupted one.
+// Only memfd_create, mmap, munmap, mprotect, madvise, membarrier, rt_sigaction and close are ever
+// injected: a call that sleeps would overwrite the restart state of the interrupted one. A thread
+// that has run into an int3 and has not got its SIGTRAP yet is not borrowed: the tail puts its mask
+// back, and the signal's frame would hold an address of the stub.
 //
 // Limits: under a seccomp filter the stub's calls are judged by the filter once a dying tracer no
 // longer suspends it. We choose a thread without a filter; where all have one we need
@@ -33,6 +35,7 @@
 #include <string>
 #include <vector>
 
+#include "abi/trap.h"
 #include "base/address.h"
 #include "base/error.h"
 #include "base/fd.h"
@@ -90,6 +93,16 @@ Result<void> allocate_pages(RemoteMemory& region);
 ///          target gone
 Result<std::vector<RemoteMemory>> map_shared(StoppedProcess& process,
                                              std::span<const RegionSpec> specs);
+
+/// The actions of signals as the kernel has them. `scratch`: memory of the target that may be
+/// written to. Errors: those of injecting; internal, the kernel's own.
+Result<std::vector<abi::KernelSigaction>> signal_actions(StoppedProcess& process,
+                                                         std::span<const int> signals,
+                                                         TargetAddr scratch);
+
+/// Sets an action; `action` is the address of an abi::KernelSigaction in the target. Errors: as
+/// signal_actions.
+Result<void> set_signal_action(StoppedProcess& process, int signal, TargetAddr action);
 
 /// Unmaps ranges. Threads whose open restartable sequence lies in them get it cleared first.
 /// Errors:  unsafe   a thread's rip is inside one of them; nothing was unmapped

@@ -129,6 +129,10 @@ RT_HELPER(65004)(uint64_t slot, uint64_t number) {
   rt::arrive_pending(rt_consts, slot, number);
   return 0;
 }
+RT_HELPER(65006)(uint64_t slot, uint64_t number) {
+  rt::note_again_pending(rt_consts, slot, number);
+  return 0;
+}
 RT_HELPER(65005)
 (uint64_t slot, uint64_t number, uint64_t target, uint64_t known, uint64_t is_address) {
   rt::leave_pending(rt_consts, slot, number, target, reinterpret_cast<const abi::KnownCode*>(known),
