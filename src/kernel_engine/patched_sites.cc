@@ -32,7 +32,7 @@ std::vector<FileMapping> patched_mappings(const std::string& maps_path, const st
     if (sscanf(line.c_str(), "%lx-%lx %4s %lx %x:%x %lu", &m.start, &m.end, perms, &m.file_offset,
                &major, &minor, &inode) != 7)
       continue;
-    if (line.find("/memfd:spile-code") != std::string::npos) has_engine = true;
+    if (line.find("/memfd:spile-") != std::string::npos) has_engine = true;
     // The device is not compared: overlay file systems show another one than stat(2) does.
     if (perms[2] == 'x' && inode == file.st_ino) found.push_back(m);
   }

@@ -176,6 +176,12 @@ std::vector<AddressRange> occupy_all(const AddressPlan& plan, std::vector<os::Ma
     if (near.empty()) near.push_back({n.base, n.base + n.max_code_bytes});
   }
   if (plan.trap_page) occupy(maps, plan.trap_page->start, plan.trap_page->size());
+  // Nothing to be near yet: with the program's code, rather than above its stack.
+  if (near.empty()) {
+    auto code = std::ranges::find_if(
+        maps, [](const os::MapEntry& m) { return m.exec && m.path.starts_with('/'); });
+    if (code != maps.end()) near.push_back({code->start, code->end});
+  }
   return near;
 }
 

@@ -171,14 +171,17 @@ std::optional<PatchedBytes> believe(const Target& target,
   if (!target.memory().read(patch.address, now) || now != patch.patched) return std::nullopt;
   if (!leads_to_ours(target, found, patch.address)) return std::nullopt;
   if (!originals.are(patch.original, patch.address)) return std::nullopt;
+  if (const target::Module* module = originals.module_at(patch.address))
+    patch.inode = module->inode;
   return patch;
 }
 
-/// The tracer had come further than its regions tell: the original bytes are back already.
-bool is_restored(const Target& target, const abi::SiteEntry& entry) {
+/// The tracer had come further than its regions tell: the original bytes are back already. Or the
+/// library has been unloaded, and our bytes with it.
+bool is_restored_or_gone(const Target& target, const abi::SiteEntry& entry) {
   if (entry.length > abi::kMaxSiteBytes) return false;
   std::vector<uint8_t> now(entry.length);
-  return target.memory().read(TargetAddr(entry.address), now) &&
+  return !target.memory().read(TargetAddr(entry.address), now) ||
          std::equal(now.begin(), now.end(), entry.original);
 }
 
@@ -227,8 +230,12 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
   job.adopted = true;
   job.code = found.code;
   job.unmap = found.code;
-  job.mappings = target::our_mappings(found.maps);
+  for (const os::MapEntry& m : target::our_mappings(found.maps)) {
+    bool is_late = m.path == fmt::format("/memfd:{}", target::kLateCodeName);
+    (is_late ? job.late : job.mappings).push_back(m);
+  }
   Originals originals(target, found);
+  std::set<TargetAddr> doubtful;  // places with no entry that holds up
   for (const AddressRange& data : found.data) {
     auto adopted = read_journal(target, data);
     add_private_memory(found, data.start, job);
@@ -243,16 +250,28 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
       auto patch = believe(target, found, originals, entry);
       if (patch)
         job.patches.push_back(std::move(*patch));
-      else if (!is_restored(target, entry))
-        report.notes.push_back(fmt::format(
-            "process {}: the journal's entry for {:#x} does not hold up and is not used",
-            target.pid(), entry.address));
+      else if (!is_restored_or_gone(target, entry))
+        doubtful.insert(TargetAddr(entry.address));
     }
+  }
+  for (const PatchedBytes& patch : job.patches) doubtful.erase(patch.address);
+  for (TargetAddr address : doubtful) {
+    report.notes.push_back(
+        fmt::format("process {}: the journal's entry for {:#x} does not hold up and is not used",
+                    target.pid(), address.value));
   }
   add_traps(target, found, job);
   if (!found.data.empty()) job.scratch = found.data.front().start + abi::kScratchOffset;
   job.sort();
   return job;
+}
+
+/// Whether `memory`, which is what lies at `start`, has the patch in place.
+bool holds(std::span<const uint8_t> memory, TargetAddr start, const PatchedBytes& patch) {
+  if (patch.address < start) return true;  // not to be seen as a whole
+  const auto offset = static_cast<size_t>(patch.address - start);
+  return offset + patch.patched.size() > memory.size() ||
+         std::ranges::equal(memory.subspan(offset, patch.patched.size()), patch.patched);
 }
 
 /// A jump into our code that no journal entry explains.
@@ -267,7 +286,7 @@ std::optional<TargetAddr> unknown_jump(std::span<const uint8_t> memory,
     TargetAddr at = start + i;
     TargetAddr to = at + patch::kPatchBytes + static_cast<uint64_t>(static_cast<int64_t>(distance));
     bool known = std::ranges::any_of(job.patches, [&](const PatchedBytes& p) {
-      return at >= p.address && at < p.address + p.patched.size();
+      return at >= p.address && at < p.address + p.patched.size() && holds(memory, start, p);
     });
     if (in_any(found.code, to) && !known) return at;
   }
@@ -338,6 +357,7 @@ Result<DetachReport> detach_leftovers(pid_t pid) {
   DetachReport notes;
   Job job = job_of(target, found, notes);
   if (!found.code.empty()) SPILE_TRY_VOID(refuse_unknown_jumps(target, found, job));
+  job.check_child = [&](const Target& child) { return refuse_unknown_jumps(child, found, job); };
   SPILE_TRY(auto report, undo_everywhere(target, job));
   report.notes.insert(report.notes.begin(), notes.notes.begin(), notes.notes.end());
   return report;

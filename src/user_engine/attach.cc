@@ -33,11 +33,13 @@ constexpr int kMaxAttempts = 8, kMaxSlowAttempts = 3;
 /// their bytes, so everything is chosen anew.
 Result<Prepared> prepare_what_fits(const Target& target,
                                    const AttachContext& context,
-                                   WantedSites& sites) {
+                                   WantedSites& sites,
+                                   const PrepareOptions& options) {
   for (;;) {
     auto wanted = sites.wanted();
-    if (wanted.empty()) return std::unexpected(sites.all_refused());
-    SPILE_TRY(auto prepared, prepare(target, context, wanted));
+    if (sites.is_hopeless() || (wanted.empty() && options.home != nullptr))
+      return std::unexpected(sites.all_refused());
+    SPILE_TRY(auto prepared, prepare(target, context, wanted, options));
     if (prepared.refused.empty()) return prepared;
     sites.give_way(prepared.refused);
   }
@@ -105,22 +107,36 @@ std::vector<uint8_t> jump_of(const PatchedSite& site) {
 
 }  // namespace
 
+const patch::Placement* placement_of(const Attachment& attachment, const PlannedSite& site) {
+  auto placed = attachment.addresses.placements.find(&site);
+  if (placed != attachment.addresses.placements.end()) return &placed->second;
+  for (const Addition& addition : attachment.additions) {
+    auto later = addition.addresses.placements.find(&site);
+    if (later != addition.addresses.placements.end()) return &later->second;
+  }
+  return nullptr;
+}
+
 std::vector<SiteReport> site_reports(const Attachment& attachment, const bundle::Bundle& bundle) {
   std::vector<SiteReport> reports;
   for (const PatchedSite& site : attachment.sites) {
-    auto placed = attachment.addresses.placements.find(site.planned);
+    const patch::Placement* placed = placement_of(attachment, *site.planned);
     for (SiteReport& report : describe(*site.planned, attachment.pid, bundle)) {
-      if (placed != attachment.addresses.placements.end()) {
-        report.mechanism = placed->second.how;
-        report.reason = placed->second.why;
+      if (placed != nullptr) {
+        report.mechanism = placed->how;
+        report.reason = placed->why;
       }
       if (is_sentry(bundle.probes[static_cast<size_t>(report.probe)])) continue;
       if (report.address == site.planned->plan.site.value) report.after = jump_of(site);
       reports.push_back(std::move(report));
     }
   }
-  for (const PlannedReturns& returns : attachment.plan->returns) {
-    if (!returns.refused) reports.push_back(describe(returns, attachment.pid));
+  std::vector<const ProcessPlan*> plans{attachment.plan.get()};
+  for (const Addition& addition : attachment.additions) plans.push_back(addition.plan.get());
+  for (const ProcessPlan* plan : plans) {
+    for (const PlannedReturns& returns : plan->returns) {
+      if (!returns.refused) reports.push_back(describe(returns, attachment.pid));
+    }
   }
   reports.insert(reports.end(), attachment.refused.begin(), attachment.refused.end());
   return reports;
@@ -137,12 +153,12 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
   // here.
   SPILE_TRY(auto plan, plan_process(*target, *context.bundle, context.plan));
   WantedSites sites(*target, *context.bundle, std::move(plan), context.plan);
-  if (sites.wanted().empty()) return name_owner(*target, sites.all_refused());
+  if (sites.is_hopeless()) return name_owner(*target, sites.all_refused());
 
   for (int attempt = 1;; attempt++) {
     // Addresses are chosen, programs compiled and detours made for exactly these addresses; BEGIN
     // runs.
-    SPILE_TRY(auto prepared, prepare_what_fits(*target, context, sites));
+    SPILE_TRY(auto prepared, prepare_what_fits(*target, context, sites, sites.room_for_later()));
     Patcher patcher(*target, context, std::move(prepared));
 
     // The stop: look, map, fill, journal, move threads, write jumps, go. Where that would take too
@@ -192,6 +208,72 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
   }
 }
 
+namespace {
+
+Home home_of(const Attachment& attachment) {
+  return {attachment.region.layout(), attachment.addresses.data_base,
+          attachment.addresses.private_base, attachment.addresses.pending_base};
+}
+
+/// In the stop: what the new sites are to share is still there.
+Result<void> expect_ours(const Target& target, const Attachment& attachment) {
+  SPILE_TRY(auto maps, target.maps());
+  const auto ours = target::our_mappings(maps);
+  bool there = std::ranges::any_of(ours, [&](const os::MapEntry& m) {
+    return m.start == attachment.addresses.data_base &&
+           std::ranges::find(attachment.mappings, m.inode, &os::MapEntry::inode) !=
+               attachment.mappings.end();
+  });
+  if (there) return {};
+  return fail(ErrorCode::kUnsafe, "our shared memory is gone from process {}", target.pid());
+}
+
+}  // namespace
+
+Result<bool> extend(Attachment& attachment,
+                    const std::set<ModuleIdentity>& modules,
+                    const AttachContext& context) {
+  const Target& target = *attachment.target;
+  // No int3 in what comes later.
+  const PlanOptions how;
+  SPILE_TRY(auto plan, plan_process(target, *context.bundle, how, {&modules, attachment.tracked}));
+  const uint32_t tracked = plan.tracked;
+  const size_t refused_before = plan.refused.size();
+  WantedSites sites(target, *context.bundle, std::move(plan), how);
+  if (sites.wanted().empty() && refused_before == 0) return false;
+  const Home home = home_of(attachment);
+  PrepareOptions options;
+  options.home = &home;
+  for (int attempt = 1;; attempt++) {
+    SPILE_TRY(auto prepared, prepare_what_fits(target, context, sites, options));
+    attachment.additions.push_back({sites.shared_plan(), {}});
+    Patcher patcher(target, context, std::move(prepared), &attachment);
+    auto done = target::with_tracer_thread([&]() -> Result<void> {
+      SPILE_TRY(auto process, StoppedProcess::stop(target));
+      SPILE_TRY_VOID(expect_ours(target, attachment));
+      auto committed = patcher.needs_many_stops() ? patcher.commit_first_of_many(process)
+                                                  : patcher.commit(process);
+      if (!committed) patcher.roll_back(process);
+      return committed;
+    });
+    if (done && patcher.needs_many_stops()) {
+      done = patcher.commit_rest();
+      if (!done) patcher.roll_back_running();
+    }
+    if (done) {
+      patcher.join();
+      attachment.tracked = tracked;
+      sites.hand_over_more(attachment);
+      return true;
+    }
+    if (!patcher.has_joined()) attachment.additions.pop_back();
+    if (done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2)
+      return std::unexpected(std::move(done.error()));
+    if (attempt >= kMaxAttempts / 4) sites.give_up(patcher.blocked());
+    std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
+  }
+}
+
 Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command,
                                                    const AttachContext& context) {
   return target::with_tracer_thread([&]() -> Result<std::unique_ptr<Attachment>> {
@@ -200,7 +282,8 @@ Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string
     if (context.on_process) context.on_process(child.target().pid());
     SPILE_TRY(auto plan, plan_process(child.target(), *context.bundle, context.plan));
     WantedSites sites(child.target(), *context.bundle, std::move(plan), context.plan);
-    SPILE_TRY(auto prepared, prepare_what_fits(child.target(), context, sites));
+    SPILE_TRY(auto prepared,
+              prepare_what_fits(child.target(), context, sites, sites.room_for_later()));
     Patcher patcher(child.target(), context, std::move(prepared));
     {
       SPILE_TRY(auto process, child.take_stopped());

@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +39,29 @@ struct RegionRange {
   target::AddressRange range;
 };
 
+/// What came after the attach: sites in a library that was loaded later. What its sites point to.
+struct Addition {
+  std::shared_ptr<ProcessPlan> plan;
+  AddressPlan addresses;
+};
+
+/// Entries of the site table, by the tracer's own account: the table is the target's to write.
+class SiteSlots {
+ public:
+  SiteSlots() = default;
+  explicit SiteSlots(uint32_t capacity) : capacity_(capacity) {}
+
+  /// Errors: none; nullopt where the table is full.
+  std::optional<uint32_t> take();
+  void give_back(uint32_t slot) { free_.push_back(slot); }
+  size_t room() const { return free_.size() + (capacity_ - used_); }
+  uint32_t used() const { return used_; }  ///< entries [0, used) have been in use
+
+ private:
+  uint32_t capacity_ = 0, used_ = 0;
+  std::vector<uint32_t> free_;
+};
+
 /// Owned by the trace. Nothing in it is read from memory that the target can write, but through
 /// `region`.
 struct Attachment {
@@ -44,17 +69,25 @@ struct Attachment {
   std::unique_ptr<target::Target> target;
   std::shared_ptr<ProcessPlan> plan;
   AddressPlan addresses;
+  std::vector<Addition> additions;
   TrapWatch trap_watch;  ///< used where `addresses` has a trap page
   std::vector<PatchedSite> sites;
+  /// Sites in libraries that the process has unloaded. A child that it forked before may still have
+  /// them, so they are undone like the others, and their entries stay in the site table.
+  std::vector<PatchedSite> unloaded;
+  SiteSlots slots;
   std::vector<Semaphore> semaphores;  ///< counters of static tracepoints that we raised
   std::vector<RegionRange> ranges;
-  std::vector<os::MapEntry>
-      mappings;  ///< the same as the kernel lists them, memory files only: children have them too
-  Mapping data;  ///< our view of the data region
+  /// The same as the kernel lists them, memory files only: children have them too. `late_mappings`
+  /// are those made after the attach: only children that were forked later have them.
+  std::vector<os::MapEntry> mappings, late_mappings;
+  Mapping data;        ///< our view of the data region
   shm::Region region;  ///< over `data`
   Switches switches;
   std::vector<engine::SiteReport> refused;
   std::vector<std::string> warnings;
+  std::set<ModuleIdentity> modules;  ///< whose sites are set, or refused: newer ones are looked at
+  uint32_t tracked = 0;              ///< the highest number of a tracked function
   uint64_t stopped_ns = 0;
 };
 
@@ -80,6 +113,16 @@ struct AttachContext {
   /// Runs in the stop, when all is mapped and no code byte has changed: for tests to fail there.
   std::function<Result<void>()> before_patch;
 };
+
+/// Sets the probes in modules that the process has loaded meanwhile, in the same shared memory.
+/// Nothing to do there: false. Errors: those of attach(); busy: try again later. Whatever fails,
+/// the process and the attachment are as before.
+Result<bool> extend(Attachment& attachment,
+                    const std::set<ModuleIdentity>& modules,
+                    const AttachContext& context);
+
+/// How a site's jump is made where it is no plain one: null.
+const patch::Placement* placement_of(const Attachment& attachment, const PlannedSite& site);
 
 /// Attaches to a running process.
 /// Errors: those of Target::open and plan_process; unsafe when every site was refused; busy when

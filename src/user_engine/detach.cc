@@ -16,8 +16,8 @@ Job job_of(const std::vector<PatchedSite>& sites,
   job.semaphores = semaphores;
   for (const PatchedSite& site : sites) {
     for (const patch::Edit& edit : site.edits)
-      job.patches.push_back(
-          {edit.at, edit.before, edit.after, edit.level, &edit == &site.edits.back()});
+      job.patches.push_back({edit.at, edit.before, edit.after, edit.level,
+                             &edit == &site.edits.back(), site.planned->image->module().inode});
     if (site.planned->plan.mechanism == patch::Mechanism::kTrap)
       job.traps.insert(site.planned->plan.site);
     for (const patch::Segment& segment : site.segments) job.displaced.push_back(&segment.displaced);
@@ -53,8 +53,11 @@ Result<size_t> take_traps_out_of(const target::Target& target,
 }  // namespace
 
 Result<DetachReport> detach(Attachment& attachment, const std::function<void()>& while_waiting) {
-  Job job = job_of(attachment.sites, attachment.semaphores, attachment.ranges);
+  std::vector<PatchedSite> sites = attachment.sites;
+  sites.insert(sites.end(), attachment.unloaded.begin(), attachment.unloaded.end());
+  Job job = job_of(sites, attachment.semaphores, attachment.ranges);
   job.mappings = attachment.mappings;
+  job.late = attachment.late_mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
   job.while_waiting = while_waiting;
   return undo_everywhere(*attachment.target, job);

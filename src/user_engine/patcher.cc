@@ -43,6 +43,10 @@ constexpr std::string_view kCodeName = "spile-code", kDataName = "spile-data";
 constexpr size_t kJumpReachBytes = 8;
 constexpr int kMaxBatchAttempts = 4;
 
+bool is_in(const std::vector<RegionRange>& ranges, TargetAddr a) {
+  return std::ranges::any_of(ranges, [&](const RegionRange& r) { return r.range.contains(a); });
+}
+
 uint64_t page_of(TargetAddr a) {
   return a.value / kPageBytes;
 }
@@ -163,19 +167,20 @@ std::vector<target::RegionSpec> Patcher::region_specs() const {
   std::vector<target::RegionSpec> specs;
   // Where the process runs before the code is written, it need not wait for the pages.
   bool later = needs_many_stops();
+  const std::string code_name(extended_ != nullptr ? target::kLateCodeName : kCodeName);
   for (const CodeImage& code : prepared_.code) {
-    specs.push_back(
-        {Kind::kCode, std::string(kCodeName), code.base, code.bytes.size(), !later, later});
+    specs.push_back({Kind::kCode, code_name, code.base, code.bytes.size(), !later, later});
   }
   if (addresses.trap_page) {
     specs.push_back({Kind::kCode, std::string(kCodeName), addresses.trap_page->start,
                      addresses.trap_page->size(), true});
   }
   if (!addresses.stone_pages.empty()) {
-    target::RegionSpec stones{Kind::kCode, std::string(kCodeName), {}, 0, true};
+    target::RegionSpec stones{Kind::kCode, code_name, {}, 0, true};
     for (const AddressRange& page : addresses.stone_pages) stones.add_piece(page);
     specs.push_back(std::move(stones));
   }
+  if (extended_ != nullptr) return specs;
   specs.push_back({Kind::kData, std::string(kDataName), addresses.data_base,
                    prepared_.layout.size_bytes, false});
   specs.push_back({Kind::kPrivate, {}, addresses.private_base, kPageBytes, true});
@@ -192,6 +197,20 @@ std::vector<target::RegionSpec> Patcher::region_specs() const {
     specs.push_back(std::move(stacks));
   }
   return specs;
+}
+
+/// An attachment's site table and journal were made when it began.
+Result<void> Patcher::check_room() const {
+  if (extended_ == nullptr) return {};
+  if (prepared_.writes.size() > extended_->slots.room())
+    return fail(ErrorCode::kUnsupported,
+                "{} places are to be changed, and the site table has room for {} more: start the "
+                "trace anew",
+                prepared_.writes.size(), extended_->slots.room());
+  if (first_semaphore_ + prepared_.semaphores.size() > abi::kMaxSemaphores)
+    return fail(ErrorCode::kUnsupported, "more than {} counters of static tracepoints",
+                abi::kMaxSemaphores);
+  return {};
 }
 
 /// Strict mode takes the time-stamp counter away too: reading it ends the process.
@@ -239,11 +258,14 @@ Result<void> Patcher::map_regions(StoppedProcess& process) {
   // Now, while nothing can change: later the target may be gone, and its children still have them.
   SPILE_TRY(auto maps, target_.maps());
   mappings_ = target::our_mappings(maps);
+  if (extended_ != nullptr)
+    std::erase_if(mappings_, [&](const os::MapEntry& m) { return !is_in(ranges(), m.start); });
   return {};
 }
 
 /// Fresh memory is zero, as most of the image is.
 Result<void> Patcher::fill_data() {
+  if (extended_ != nullptr) return {};
   static constexpr std::array<uint8_t, kPageBytes> kZeroes{};
   auto from = prepared_.image.bytes();
   auto to = data_.bytes();
@@ -306,6 +328,12 @@ Result<void> Patcher::fill_code() {
 /// Our writable views stay for switching probes, the only ones there are and will be: the files are
 /// sealed. That of the stones goes.
 void Patcher::keep_views() {
+  if (extended_ != nullptr) {
+    for (size_t i = 0; i < prepared_.code.size(); i++)
+      extended_->switches.add(prepared_.code[i], std::move(code_[i].local));
+    code_.clear();
+    return;
+  }
   switches_ = Switches(context_.bundle->probes.size());
   // Entries are noted for returns all the time: else a return after a pause would find the entry of
   // an earlier call at the same place of the stack.
@@ -353,12 +381,15 @@ void Patcher::fill_stones() {
 }
 
 void Patcher::set_state(abi::JournalState state) {
+  // Of an attachment that is there already: each entry speaks for itself.
+  if (extended_ != nullptr) return;
   __atomic_store_n(reinterpret_cast<uint32_t*>(&region_.journal_untrusted().state),
                    static_cast<uint32_t>(state), __ATOMIC_RELEASE);
 }
 
 /// Whose the mappings are: another spile that finds them leaves them alone.
 void Patcher::begin_journal() {
+  if (extended_ != nullptr) return;
   abi::Journal& journal = region_.journal_untrusted();
   journal.magic = abi::kJournalMagic;
   journal.version = abi::kJournalVersion;
@@ -394,8 +425,10 @@ void Patcher::begin_journal() {
 
 /// Before the first code byte changes, everything that undoing it takes is in the journal.
 void Patcher::write_journal_ahead() {
-  auto entries = region_.sites_untrusted();
-  SPILE_CHECK(prepared_.writes.size() <= entries.size());
+  auto entries = region().sites_untrusted();
+  SiteSlots& slots = extended_ != nullptr ? extended_->slots : slots_;
+  if (extended_ == nullptr) slots = SiteSlots(static_cast<uint32_t>(entries.size()));
+  slot_of_write_.clear();
   for (size_t i = 0; i < prepared_.writes.size(); i++) {
     const patch::Edit& edit = *prepared_.writes[i].edit;
     const PlannedSite& site = *prepared_.writes[i].site->site;
@@ -410,10 +443,14 @@ void Patcher::write_journal_ahead() {
     std::ranges::copy(edit.before, entry.original);
     std::ranges::copy(edit.after, entry.patched);
     entry.state = abi::SiteState::kPlanned;
-    entries[i] = entry;
+    auto slot = slots.take();
+    SPILE_CHECK(slot.has_value());
+    slot_of_write_.push_back(*slot);
+    entries[*slot] = entry;
   }
-  region_.journal_untrusted().site_count = static_cast<uint32_t>(prepared_.writes.size());
-  list_semaphores(prepared_.semaphores, region_.journal_untrusted());
+  abi::Journal& journal = region().journal_untrusted();
+  __atomic_store_n(&journal.site_count, slots.used(), __ATOMIC_RELEASE);
+  list_semaphores(prepared_.semaphores, journal, first_semaphore_);
   set_state(abi::JournalState::kPatching);
 }
 
@@ -459,9 +496,9 @@ Result<void> Patcher::write_page(const StoppedProcess& process, size_t first, si
                       bytes.begin() + (prepared_.writes[i].edit->at - start));
   auto written = process.memory().write(start, bytes);
   if (!written) return forward(written, "write {} jumps at {}", last - first + 1, start);
-  auto entries = region_.sites_untrusted();
+  auto entries = region().sites_untrusted();
   for (size_t i = first; i <= last; i++) {
-    __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[i].state),
+    __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[slot_of_write_[i]].state),
                      static_cast<uint8_t>(abi::SiteState::kPatched), __ATOMIC_RELEASE);
   }
   return {};
@@ -489,8 +526,8 @@ Result<void> Patcher::patch(StoppedProcess& process, const Batch& batch) {
 
 /// With the last jumps: what goes up while a place is not probed yet would only cost.
 Result<void> Patcher::raise_semaphores(const StoppedProcess& process) {
-  abi::Journal& journal = region_.journal_untrusted();
-  auto raised = user_engine::raise_semaphores(process.memory(), journal);
+  abi::Journal& journal = region().journal_untrusted();
+  auto raised = user_engine::raise_semaphores(process.memory(), journal, first_semaphore_);
   prepared_.semaphores = listed_semaphores(journal);
   return raised;
 }
@@ -500,6 +537,7 @@ Result<void> Patcher::commit(StoppedProcess& process) {
     SPILE_TRY_VOID(check_unchanged(process, batch, 0));
     SPILE_TRY_VOID(find_blocked_sites(process, batch));
   }
+  SPILE_TRY_VOID(check_room());
   SPILE_TRY_VOID(check_calls(process));
   if (prepared_.addresses.trap_page) {
     auto possible = check_traps_possible(process);
@@ -522,6 +560,7 @@ Result<void> Patcher::commit(StoppedProcess& process) {
 }
 
 Result<void> Patcher::commit_first_of_many(StoppedProcess& process) {
+  SPILE_TRY_VOID(check_room());
   SPILE_TRY_VOID(check_calls(process));
   SPILE_TRY_VOID(map_regions(process));
   SPILE_TRY_VOID(fill_data());
@@ -572,6 +611,13 @@ void Patcher::roll_back_running() {
 }
 
 void Patcher::forget_regions(bool undone) {
+  if (extended_ != nullptr) {
+    // What could not be undone stays the attachment's: its end tries again.
+    if (!undone) return join();
+    give_back_slots();
+    code_.clear();
+    return;
+  }
   // Where that failed, whoever comes next may take it out: nobody lives who needs it.
   if (!undone && journaled_)
     __atomic_store_n(&region_.journal_untrusted().tracer_pid, 0, __ATOMIC_RELEASE);
@@ -580,6 +626,15 @@ void Patcher::forget_regions(bool undone) {
   data_.reset();
   code_.clear();
   switches_ = Switches();
+}
+
+void Patcher::give_back_slots() {
+  auto entries = region().sites_untrusted();
+  for (uint32_t slot : slot_of_write_) {
+    entries[slot].state = abi::SiteState::kEmpty;
+    extended_->slots.give_back(slot);
+  }
+  slot_of_write_.clear();
 }
 
 std::vector<PatchedSite> Patcher::patched_sites() const {
@@ -599,6 +654,7 @@ std::vector<RegionRange> Patcher::ranges() const {
   for (const AddressRange& page : addresses.stone_pages)
     ranges.push_back({abi::RegionKind::kCode, page});
   if (addresses.trap_page) ranges.push_back({abi::RegionKind::kCode, *addresses.trap_page});
+  if (extended_ != nullptr) return ranges;
   if (addresses.pending_base) {
     ranges.push_back(
         {abi::RegionKind::kPending,
@@ -628,7 +684,26 @@ std::unique_ptr<Attachment> Patcher::finish() {
   attachment->switches = std::move(switches_);
   attachment->stopped_ns = stopped_ns_;
   attachment->warnings = std::move(warnings_);
+  attachment->slots = std::move(slots_);
   return attachment;
+}
+
+void Patcher::join() {
+  Attachment& to = *extended_;
+  joined_ = true;
+  // Before those that were there: the data region is taken out last.
+  auto mine = ranges();
+  to.ranges.insert(to.ranges.begin(), mine.begin(), mine.end());
+  if (!prepared_.semaphores.empty())
+    to.semaphores = listed_semaphores(region().journal_untrusted());
+  for (BuiltSite* b : prepared_.built) {
+    to.sites.push_back(
+        {b->site, b->detour, std::move(b->segments), std::move(b->edits), b->stack_bytes});
+  }
+  to.additions.back().addresses = std::move(prepared_.addresses);
+  std::ranges::move(mappings_, std::back_inserter(to.late_mappings));
+  std::ranges::move(warnings_, std::back_inserter(to.warnings));
+  to.stopped_ns = std::max(to.stopped_ns, stopped_ns_);
 }
 
 }  // namespace spile::user_engine

@@ -18,8 +18,18 @@ namespace spile::user_engine {
 
 class Patcher {
  public:
-  Patcher(const target::Target& target, const AttachContext& context, Prepared prepared)
-      : target_(target), context_(context), prepared_(std::move(prepared)) {}
+  /// `extended`: the sites join an attachment and its shared memory. It must outlive this.
+  Patcher(const target::Target& target,
+          const AttachContext& context,
+          Prepared prepared,
+          Attachment* extended = nullptr)
+      : target_(target),
+        context_(context),
+        extended_(extended),
+        prepared_(std::move(prepared)),
+        first_semaphore_(extended == nullptr ? 0
+                                             : static_cast<uint32_t>(extended->semaphores.size())) {
+  }
 
   /// Patches the stopped process. Errors:
   ///   busy    a thread stands in the way (blocked()), something is mapped where we wanted to be
@@ -43,6 +53,9 @@ class Patcher {
   const std::optional<std::string>& no_traps() const { return no_traps_; }
   /// After success. The patcher is empty then.
   std::unique_ptr<Attachment> finish();
+  /// The same where there is an attachment already.
+  void join();
+  bool has_joined() const { return joined_; }
 
  private:
   /// `written`: how many of all edits have been made.
@@ -56,6 +69,8 @@ class Patcher {
   target::AddressRange private_stacks() const;
   std::vector<target::RegionSpec> region_specs() const;
   bool may_read_tsc() const;
+  shm::Region& region() { return extended_ != nullptr ? extended_->region : region_; }
+  Result<void> check_room() const;
   Result<void> check_calls(const target::StoppedProcess& process);
   Result<void> map_regions(target::StoppedProcess& process);
   Result<void> fill_data();
@@ -77,10 +92,12 @@ class Patcher {
   Result<void> write_page(const target::StoppedProcess& process, size_t first, size_t last);
   void set_state(abi::JournalState state);
   std::vector<PatchedSite> patched_sites() const;
+  void give_back_slots();
   std::vector<RegionRange> ranges() const;
 
   const target::Target& target_;
   const AttachContext& context_;
+  Attachment* extended_;
   Prepared prepared_;
   std::set<const PlannedSite*> blocked_;
   std::optional<std::string> no_traps_;
@@ -91,9 +108,12 @@ class Patcher {
   Switches switches_;  ///< keeps our view of the code
   std::optional<int64_t> tid_offset_, stack_offset_;
   uint32_t allowed_calls_ = abi::kCallAll;
+  SiteSlots slots_;                      ///< of a new attachment
+  std::vector<uint32_t> slot_of_write_;  ///< entries of the site table
+  uint32_t first_semaphore_;             ///< those of the journal before it are the attachment's
   std::vector<std::string> warnings_;
   uint64_t stopped_ns_ = 0;
-  bool mapped_ = false, journaled_ = false, has_sigtrap_ = false;
+  bool mapped_ = false, journaled_ = false, joined_ = false, has_sigtrap_ = false;
   std::vector<os::MapEntry> mappings_;
 };
 

@@ -61,8 +61,9 @@ class Preparer {
  public:
   Preparer(const Target& target,
            const AttachContext& context,
-           const std::vector<const PlannedSite*>& sites)
-      : target_(target), context_(context), sites_(sites) {}
+           const std::vector<const PlannedSite*>& sites,
+           const PrepareOptions& options)
+      : target_(target), context_(context), sites_(sites), options_(options) {}
 
   Result<Prepared> run() {
     SPILE_TRY(out_.addresses, plan_addresses(target_, *context_.bundle, sites_));
@@ -70,9 +71,10 @@ class Preparer {
       out_.refused.emplace_back(site, refusal.reason);
     if (!out_.refused.empty()) return std::move(out_);
     SPILE_TRY_VOID(lay_out_data());
+    if (!out_.refused.empty()) return std::move(out_);
     SPILE_TRY_VOID(build_code());
     if (!out_.refused.empty()) return std::move(out_);
-    SPILE_TRY_VOID(make_data());
+    if (options_.home == nullptr) SPILE_TRY_VOID(make_data());
     collect_writes();
     SPILE_TRY_VOID(make_trap_page());
     make_batches();
@@ -86,6 +88,7 @@ class Preparer {
 
  private:
   Result<void> lay_out_data();
+  void move_in(const Home& home);
   Result<void> build_code();
   Result<CodeImage> build_neighbourhood(const Neighbourhood& n);
   Result<void> make_data();
@@ -97,24 +100,41 @@ class Preparer {
   const Target& target_;
   const AttachContext& context_;
   const std::vector<const PlannedSite*>& sites_;
+  const PrepareOptions& options_;
   Prepared out_;
 };
 
 /// The site table has an entry an edit, so its size is known only now.
 Result<void> Preparer::lay_out_data() {
-  size_t edits = sites_.size();
+  if (options_.home != nullptr) return move_in(*options_.home), Result<void>{};
+  size_t edits = sites_.size() + options_.later_edits;
   for (const auto& [site, placement] : out_.addresses.placements) edits += placement.edits.size();
   shm::RegionOptions options;
   options.site_capacity = static_cast<uint32_t>(edits);
   SPILE_TRY(out_.layout, shm::plan_region(*context_.bundle, options));
   DataNeighbours wanted;
   wanted.pending_table =
+      options_.later_calls ||
       std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->notes_calls(); });
   wanted.private_stacks =
       std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->image->is_go(); });
   const auto traps = static_cast<size_t>(std::ranges::count_if(sites_, is_trap));
   if (traps != 0) SPILE_TRY_VOID(place_traps(target_, jit::trap_page_bytes(traps), out_.addresses));
   return place_data(target_, out_.layout.size_bytes, wanted, out_.addresses);
+}
+
+void Preparer::move_in(const Home& home) {
+  out_.layout = home.layout;
+  out_.addresses.data_base = home.data_base;
+  out_.addresses.private_base = home.private_base;
+  out_.addresses.pending_base = home.pending_base;
+  for (const PlannedSite* site : sites_) {
+    if (site->notes_calls() && !home.pending_base)
+      out_.refused.emplace_back(
+          site,
+          "calls of it would have to be noted, and this trace has no table for "
+          "that: no return probe needed one when it began");
+  }
 }
 
 Result<CodeImage> Preparer::build_neighbourhood(const Neighbourhood& n) {
@@ -229,8 +249,9 @@ void Preparer::collect_semaphores() {
 
 Result<Prepared> prepare(const Target& target,
                          const AttachContext& context,
-                         const std::vector<const PlannedSite*>& sites) {
-  return Preparer(target, context, sites).run();
+                         const std::vector<const PlannedSite*>& sites,
+                         const PrepareOptions& options) {
+  return Preparer(target, context, sites, options).run();
 }
 
 }  // namespace spile::user_engine

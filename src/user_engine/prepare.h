@@ -2,6 +2,7 @@
 // written where. Nothing of the target is changed.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,9 +52,24 @@ struct Prepared {
   }
 };
 
+/// The shared memory that an attachment has already.
+struct Home {
+  shm::RegionLayout layout;
+  TargetAddr data_base, private_base;
+  std::optional<TargetAddr> pending_base;
+};
+
+struct PrepareOptions {
+  const Home* home = nullptr;  ///< the sites join these; null: memory of their own
+  /// Without a home: what may come to be needed when libraries are loaded later.
+  size_t later_edits = 0;
+  bool later_calls = false;  ///< calls may have to be noted (Action::Kind::kNote)
+};
+
 /// Errors: those of plan_addresses, of the JIT and of context.begin.
 Result<Prepared> prepare(const target::Target& target,
                          const AttachContext& context,
-                         const std::vector<const PlannedSite*>& sites);
+                         const std::vector<const PlannedSite*>& sites,
+                         const PrepareOptions& options = {});
 
 }  // namespace spile::user_engine

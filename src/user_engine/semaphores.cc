@@ -81,16 +81,18 @@ Result<void> check_semaphores(std::span<const Semaphore> semaphores, const targe
   return {};
 }
 
-void list_semaphores(std::span<const Semaphore> semaphores, abi::Journal& journal) {
-  SPILE_CHECK(semaphores.size() <= abi::kMaxSemaphores);
+void list_semaphores(std::span<const Semaphore> semaphores, abi::Journal& journal, uint32_t first) {
+  SPILE_CHECK(first + semaphores.size() <= abi::kMaxSemaphores);
   for (size_t i = 0; i < semaphores.size(); i++)
-    journal.semaphores[i] = {semaphores[i].address.value, semaphores[i].site.value,
-                             SemaphoreState::kListed, 0, 0};
-  journal.semaphore_count = static_cast<uint32_t>(semaphores.size());
+    journal.semaphores[first + i] = {semaphores[i].address.value, semaphores[i].site.value,
+                                     SemaphoreState::kListed, 0, 0};
+  journal.semaphore_count = first + static_cast<uint32_t>(semaphores.size());
 }
 
-Result<void> raise_semaphores(const os::ProcessMemory& memory, abi::Journal& journal) {
-  for (uint32_t i = 0; i < journal.semaphore_count; i++) {
+Result<void> raise_semaphores(const os::ProcessMemory& memory,
+                              abi::Journal& journal,
+                              uint32_t first) {
+  for (uint32_t i = first; i < std::min(journal.semaphore_count, abi::kMaxSemaphores); i++) {
     SemaphoreEntry& entry = journal.semaphores[i];
     auto now = memory.read_value<uint16_t>(TargetAddr(entry.address));
     if (!now) return forward(now, "read the semaphore at {:#x}", entry.address);

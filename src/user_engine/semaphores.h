@@ -38,12 +38,17 @@ struct Semaphore {
 ///          corrupt      the place of one cannot be read: there is no such counter
 Result<void> check_semaphores(std::span<const Semaphore> semaphores, const target::Target& target);
 
-/// Writes checked ones into the journal, before anything changes.
-void list_semaphores(std::span<const Semaphore> semaphores, abi::Journal& journal);
+/// Writes checked ones into the journal, before anything changes, behind the `first` that it has.
+void list_semaphores(std::span<const Semaphore> semaphores,
+                     abi::Journal& journal,
+                     uint32_t first = 0);
 
-/// Adds 1 to each that the journal lists, which is our own view of the target's. Errors: those of
-/// os::ProcessMemory; unsupported, a counter that other tracers have raised to 65,535.
-Result<void> raise_semaphores(const os::ProcessMemory& memory, abi::Journal& journal);
+/// Adds 1 to each that the journal lists from `first` on, which is our own view of the target's.
+/// Errors: those of os::ProcessMemory; unsupported, a counter that other tracers have raised to
+/// 65,535.
+Result<void> raise_semaphores(const os::ProcessMemory& memory,
+                              abi::Journal& journal,
+                              uint32_t first = 0);
 
 /// What a counter of this state and value must become; nullopt: it is not (or no longer) raised by
 /// us.

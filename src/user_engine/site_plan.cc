@@ -166,13 +166,16 @@ class Planner {
   Planner(const target::Target& target,
           const Bundle& bundle,
           ProcessImages images,
-          PlanOptions options)
+          PlanOptions options,
+          const PlanScope& scope)
       : target_(target),
         bundle_(bundle),
         traps_(target, options),
+        scope_(scope),
         images_(std::move(images)),
         code_(target_, images_),
-        ifuncs_(target, images_.modules()) {}
+        ifuncs_(target, images_.modules()),
+        tracked_(scope.tracked) {}
 
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
@@ -186,6 +189,9 @@ class Planner {
     }
     for (const auto& [returns, refusal] : failed_) refuse_returns(returns, refusal);
     std::erase_if(plan_.sites, [](const PlannedSite& site) { return !site.has_actions(); });
+    for (const target::Module& module : images_.modules())
+      plan_.modules.insert(identity_of(module));
+    plan_.tracked = tracked_;
     plan_.images = images_.take();
     return std::move(plan_);
   }
@@ -212,13 +218,17 @@ class Planner {
       auto [entry, is_new] = modules_of_path.try_emplace(probe.path);
       if (is_new) entry->second = find_modules(images_.modules(), reader, probe.path);
       if (entry->second.empty()) {
-        return fail(
-            ErrorCode::kNotFound,
-            "process {} ({}) does not have {} loaded; libraries loaded later are not followed yet",
-            target_.pid(), target_.name(), probe.path);
+        if (scope_.modules == nullptr && !target_.loads_libraries())
+          return fail(
+              ErrorCode::kNotFound,
+              "process {} ({}) does not have {} loaded, and will not: it is a static program",
+              target_.pid(), target_.name(), probe.path);
+        plan_.absent.push_back(static_cast<int>(i));
       }
-      for (const target::Module* module : entry->second)
+      for (const target::Module* module : entry->second) {
+        if (scope_.modules != nullptr && !scope_.modules->contains(identity_of(*module))) continue;
         SPILE_TRY_VOID(collect_in(*module, static_cast<int>(i)));
+      }
     }
     return {};
   }
@@ -534,11 +544,12 @@ class Planner {
   const target::Target& target_;
   const Bundle& bundle_;
   TrapPlanner traps_;
+  const PlanScope& scope_;
   ProcessImages images_;
   ProcessCode code_;
   IfuncFinder ifuncs_;
   ProcessPlan plan_;
-  uint32_t tracked_ = 0;
+  uint32_t tracked_;
   std::vector<int> entries_;  ///< by probe: the one that goes with it; -1: none
   std::map<const ModuleImage*, std::vector<Request>> requests_;
   std::map<const ModuleImage*, ReturningFunctions> returning_;
@@ -549,9 +560,14 @@ class Planner {
 
 Result<ProcessPlan> plan_process(const target::Target& target,
                                  const Bundle& bundle,
-                                 PlanOptions options) {
+                                 PlanOptions options,
+                                 const PlanScope& scope) {
   SPILE_TRY(auto images, ProcessImages::open(target));
-  return Planner(target, bundle, std::move(images), options).plan();
+  return Planner(target, bundle, std::move(images), options, scope).plan();
+}
+
+ModuleIdentity identity_of(const target::Module& module) {
+  return {module.device, module.inode, module.start};
 }
 
 target::AddressRange bytes_taken(const patch::SitePlan& plan) {

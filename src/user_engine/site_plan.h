@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "bundle/bundle.h"
@@ -66,11 +67,30 @@ struct PlannedReturns {
   bool refused = false;
 };
 
+/// Which loaded copy of which file: a library that was unloaded and loaded again is the same one
+/// only if it came back to its place.
+struct ModuleIdentity {
+  uint64_t device = 0, inode = 0;
+  TargetAddr start;
+  auto operator<=>(const ModuleIdentity&) const = default;
+};
+ModuleIdentity identity_of(const target::Module& module);
+
+/// What of a process is planned.
+struct PlanScope {
+  /// Only sites in these: the rest is planned already. Null: all of the process.
+  const std::set<ModuleIdentity>* modules = nullptr;
+  uint32_t tracked = 0;  ///< numbers of tracked functions up to this one are taken
+};
+
 struct ProcessPlan {
   std::vector<std::unique_ptr<ModuleImage>> images;  ///< only modules that have sites
   std::deque<PlannedSite> sites;                     ///< in no order; they stay where they are
   std::deque<PlannedReturns> returns;
   std::vector<engine::SiteReport> refused;
+  std::vector<int> absent;           ///< probes whose file is not loaded
+  std::set<ModuleIdentity> modules;  ///< all that were there
+  uint32_t tracked = 0;              ///< the highest number of a tracked function
   /// Why nobody would wait who takes SIGTRAP away (sentries.h): then there may be no int3.
   std::optional<std::string> unwatched;
 
@@ -92,12 +112,15 @@ struct PlanOptions {
 /// The bytes that a site has for itself.
 target::AddressRange bytes_taken(const patch::SitePlan& plan);
 
-/// Errors:  not found   a probe's file is not mapped in the process, or it has no such function
+/// Errors:  not found   a probe's file has no such function; its file is not mapped, and the
+/// process
+///                      loads no libraries (a static program)
 ///          those of reading the process and its files
 /// A place that cannot be patched safely is no error: it is in `refused`.
 Result<ProcessPlan> plan_process(const target::Target& target,
                                  const bundle::Bundle& bundle,
-                                 PlanOptions options = {});
+                                 PlanOptions options = {},
+                                 const PlanScope& scope = {});
 
 /// The return probes that have a place in a site: indices into ProcessPlan::returns.
 std::vector<int> returns_at(const PlannedSite& site);

@@ -16,8 +16,20 @@ void Switches::add(const CodeImage& image, Mapping view) {
     gates_.push_back({word, gate.open, gate.closed, first + gate.first_probe, gate.probes});
   }
   probes_.insert(probes_.end(), image.gate_probes.begin(), image.gate_probes.end());
+  close_new_gates(gates_.size() - image.gates.size());
   views_.push_back(std::move(view));
   starts_.clear();
+}
+
+/// Of code that comes later, whose probes may be off already.
+void Switches::close_new_gates(size_t first) {
+  for (size_t g = first; g < gates_.size(); g++) {
+    Gate& gate = gates_[g];
+    for (uint32_t probe : std::span(probes_).subspan(gate.first_probe, gate.probes))
+      gate.off += off_.at(probe) ? 1u : 0u;
+    if (gate.probes > 0 && gate.off == gate.probes)
+      __atomic_store_n(gate.word, gate.closed, __ATOMIC_RELEASE);
+  }
 }
 
 /// Counting sort of gates by probe.

@@ -22,7 +22,8 @@ class Switches {
   /// set() passes this probe over.
   void keep_on(size_t probe) { always_on_.at(probe) = true; }
 
-  /// `view`: of the region that holds the image's code. The image may go.
+  /// `view`: of the region that holds the image's code, which nothing runs yet. The image may go.
+  /// Probes that are off are off there too.
   void add(const CodeImage& image, Mapping view);
   /// `probes`: indices into Bundle::probes. Twice the same is once. Returns how many gates changed.
   /// Cost: a store and some counting a gate; the first call looks up which gate is whose.
@@ -37,6 +38,7 @@ class Switches {
   };
 
   void find_gates_of_probes();
+  void close_new_gates(size_t first);
 
   std::vector<Mapping> views_;
   std::vector<Gate> gates_;

@@ -71,6 +71,17 @@ TEST(Switches, AGateOfSomethingThatIsNeverSwitchedStaysOpen) {
   EXPECT_EQ(memory.closed(2), (std::vector{false, true}));
 }
 
+TEST(Switches, CodeThatComesLaterIsAsItsProbesAre) {
+  Words first, later;
+  Switches switches(3);
+  switches.add(image_with_gates({{0}, {1}}), first.view());
+  EXPECT_EQ(set(switches, {0, 1}, false), 2u);
+  switches.add(image_with_gates({{0}, {0, 1}, {0, 2}, {2}}), later.view());
+  EXPECT_EQ(later.closed(4), (std::vector{true, true, false, false}));
+  EXPECT_EQ(set(switches, {0}, true), 3u) << "of the first code one, of the later two";
+  EXPECT_EQ(later.closed(4), (std::vector{false, false, false, false}));
+}
+
 TEST(Switches, WhatIsNoProbeOrIsSoAlreadyChangesNothing) {
   Words memory;
   Switches switches(1);

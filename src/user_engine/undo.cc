@@ -76,9 +76,13 @@ class Undo {
   Result<bool> once(bool last);
   void wait(std::chrono::nanoseconds time) const;
   Result<std::vector<AddressRange>> ranges_to_unmap();
+  Result<std::vector<AddressRange>> without_missing_late(
+      const std::vector<AddressRange>& ranges) const;
   Result<void> restore(size_t limit);
   Result<void> lower();
   bool is_patched(TargetAddr site) const;
+  bool is_mapped(const PatchedBytes& patch) const;
+  bool is_other_jump_of_ours(TargetAddr at, std::span<const uint8_t> here) const;
   void note_stop(const StoppedProcess& process);
   void note_interrupted(const StoppedProcess& process);
   Result<void> unmap(StoppedProcess& process, const std::vector<AddressRange>& ranges);
@@ -125,6 +129,20 @@ Result<void> Undo::restore_bytes(size_t limit) {
   return {};
 }
 
+/// A library that came back to its place was patched anew there, with other jumps.
+bool Undo::is_other_jump_of_ours(TargetAddr at, std::span<const uint8_t> here) const {
+  return std::ranges::any_of(job_.patches, [&](const PatchedBytes& p) {
+    return p.address == at && std::ranges::equal(p.patched, here);
+  });
+}
+
+bool Undo::is_mapped(const PatchedBytes& patch) const {
+  auto maps = target_.maps();
+  return !maps || std::ranges::any_of(*maps, [&](const os::MapEntry& m) {
+    return m.contains(patch.address) && (patch.inode == 0 || m.inode == patch.inode);
+  });
+}
+
 Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
   TargetAddr start = patches.front().address;
   std::vector<uint8_t> bytes(static_cast<size_t>(patches.back().address - start) +
@@ -138,7 +156,8 @@ Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
       std::ranges::copy(patch.original, here.begin());
       changed = true;
       report_.restored++;
-    } else if (!std::ranges::equal(here, patch.original)) {
+    } else if (!std::ranges::equal(here, patch.original) && is_mapped(patch) &&
+               !is_other_jump_of_ours(patch.address, here)) {
       report_.notes.push_back(
           fmt::format("process {}: the code at {} was changed by somebody else meanwhile ({}) "
                       "and is left alone",
@@ -229,7 +248,7 @@ std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
 /// target may have mapped something of its own there, and a new tracer may have attached, even at
 /// the same addresses.
 Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
-  if (!job_.adopted) return job_.unmap;
+  if (!job_.adopted) return without_missing_late(job_.unmap);
   auto free = refuse_live_owner(target_);
   if (!free) {
     refused_ = true;
@@ -247,12 +266,30 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
       const bool is_stacks = range.size() == abi::kPrivatePoolBytes &&
                              (m.start == above + kPageBytes ||
                               m.start == above + kPageBytes + abi::kPendingTableBytes);
-      return has_inode(job_.mappings, m.inode) &&
-             (m.contains(range.start) || is_page || is_table || is_stacks);
+      const bool is_known = has_inode(job_.mappings, m.inode) || has_inode(job_.late, m.inode);
+      return is_known && (m.contains(range.start) || is_page || is_table || is_stacks);
     });
     if (is_there) ranges.push_back(range);
   }
   return ranges;
+}
+
+/// Of the ranges that came later only those that this process has.
+Result<std::vector<AddressRange>> Undo::without_missing_late(
+    const std::vector<AddressRange>& ranges) const {
+  if (job_.late.empty()) return ranges;
+  SPILE_TRY(auto maps, target_.maps());
+  const auto ours = target::our_mappings(maps);
+  std::vector<AddressRange> there;
+  for (const AddressRange& range : ranges) {
+    bool is_late =
+        std::ranges::find(job_.late, range.start, &os::MapEntry::start) != job_.late.end();
+    bool is_there = std::ranges::any_of(ours, [&](const os::MapEntry& m) {
+      return m.start == range.start && has_inode(job_.late, m.inode);
+    });
+    if (!is_late || is_there) there.push_back(range);
+  }
+  return there;
 }
 
 bool Undo::is_patched(TargetAddr site) const {
@@ -385,17 +422,23 @@ Result<void> Undo::run() {
 /// A child that was forked while its parent was traced has the same files at the same addresses.
 /// Anything else that happens to map one of them is none of our business: what a hostile process
 /// says of itself must not reach another.
+bool has_same(const std::vector<os::MapEntry>& maps, const os::MapEntry& wanted) {
+  auto same = std::ranges::find_if(
+      maps, [&](const os::MapEntry& m) { return m.start == wanted.start && m.end == wanted.end; });
+  return same != maps.end() && same->inode == wanted.inode && same->device == wanted.device &&
+         same->exec == wanted.exec && same->offset == wanted.offset;
+}
+
 bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEntry>& wanted) {
-  bool has_code = false;
-  for (const os::MapEntry& w : wanted) {
-    auto same = std::ranges::find_if(
-        maps, [&](const os::MapEntry& m) { return m.start == w.start && m.end == w.end; });
-    if (same == maps.end() || same->inode != w.inode || same->device != w.device ||
-        same->exec != w.exec || same->offset != w.offset)
-      return false;
-    has_code |= w.exec;
-  }
-  return has_code;
+  return !wanted.empty() &&
+         std::ranges::all_of(wanted, [&](const os::MapEntry& w) { return has_same(maps, w); });
+}
+
+/// A list that a process gave us says nothing without code: nothing can jump there.
+bool is_ours(const std::vector<os::MapEntry>& maps, const Job& job) {
+  if (!has_all(maps, job.mappings)) return false;
+  return !job.adopted || std::ranges::any_of(job.mappings, &os::MapEntry::exec) ||
+         std::ranges::any_of(job.late, [&](const os::MapEntry& w) { return has_same(maps, w); });
 }
 
 }  // namespace
@@ -441,14 +484,15 @@ Result<DetachReport> undo_everywhere(const Target& target, const Job& job) {
       // Looked at again through the opened process: the number may be another's by now, or it has
       // called exec.
       auto maps = child ? child->maps() : Result<std::vector<os::MapEntry>>();
-      if (child && (!maps || !has_all(*maps, job.mappings))) continue;
+      if (child && (!maps || !is_ours(*maps, job))) continue;
       if (!child && child.error().code == ErrorCode::kTargetGone) continue;
       if (!child) {
         report.notes.push_back(fmt::format("process {}, forked while traced, keeps its probes: {}",
                                            pid, child.error().message));
         continue;
       }
-      auto undone = Undo(*child, job, report).run();
+      auto undone = job.check_child ? job.check_child(*child) : Result<void>();
+      if (undone) undone = Undo(*child, job, report).run();
       if (undone)
         report.processes++;
       else

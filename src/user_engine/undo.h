@@ -22,6 +22,9 @@ struct PatchedBytes {
   uint8_t level = 0;  ///< higher levels are undone first
   /// False: a place that a site's jump leads over. A thread may be there, between two jumps.
   bool is_site = true;
+  /// Of the file that they belong to, as maps show it; 0: not known. Where another is mapped, or
+  /// none, the library has gone and our bytes with it.
+  uint64_t inode = 0;
 };
 
 /// What is to be undone in one process. The same for its forked children.
@@ -40,8 +43,14 @@ struct Job {
   std::optional<TargetAddr> scratch;  ///< a page of ours that may be written to
   uint64_t tracer_start_time = 0;     ///< clock ticks since boot; 0: not known
   bool adopted = false;               ///< left by another tracer
+  /// May a forked child be undone by `patches`? For an adopter, who has only what holds up in the
+  /// process that he was asked about. Empty: yes.
+  std::function<Result<void>(const target::Target&)> check_child;
   /// Our memory files in the process: a forked child has exactly these.
   std::vector<os::MapEntry> mappings;
+  /// Those that came with libraries loaded later (target::kLateCodeName): children forked before
+  /// have none of them, and may have something of their own there.
+  std::vector<os::MapEntry> late;
 
   /// Runs now and then where a stop has to be tried again. May be empty.
   std::function<void()> while_waiting;

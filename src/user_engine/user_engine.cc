@@ -15,6 +15,7 @@
 #include "user_engine/attachment.h"
 #include "user_engine/detach.h"
 #include "user_engine/estimate.h"
+#include "user_engine/late.h"
 #include "user_engine/loader.h"
 #include "user_engine/merged_view.h"
 #include "user_engine/sentries.h"
@@ -98,7 +99,8 @@ class UserTrace final : public engine::Trace {
   uint64_t stopped_ns() const override;
 
  private:
-  Result<void> attach_all(const engine::Scope& scope, AttachContext& context);
+  Result<void> attach_all(const engine::Scope& scope);
+  void follow_libraries();
   Result<void> make_local_region();
   Result<void> spawn_untraced(const std::vector<std::string>& command);
   Result<void> add_ring(const shm::Region& region, pid_t pid);
@@ -122,7 +124,9 @@ class UserTrace final : public engine::Trace {
   Options options_;
   shm::Clock clock_ = shm::Clock::start();
   SteadyClock::time_point next_refresh_{}, next_watch_{};
+  AttachContext context_;
   std::vector<std::unique_ptr<Attachment>> attachments_;
+  std::map<const Attachment*, LateLibraries> late_;
   Mapping local_memory_;
   shm::Region local_region_;
   shm::RingReader reader_;
@@ -220,9 +224,10 @@ Result<void> UserTrace::add_ring(const shm::Region& region, pid_t pid) {
   return reader_.add(region, static_cast<size_t>(bundle_.ring_map), owner);
 }
 
-Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& context) {
+Result<void> UserTrace::attach_all(const engine::Scope& scope) {
+  AttachContext& context = context_;
   // An attach that is tried again starts with a new region: BEGIN runs again, too.
-  context.begin = [&](shm::Region& region) -> Result<void> {
+  context.begin = [this](shm::Region& region) -> Result<void> {
     if (!attachments_.empty()) return {};
     return run_all(ProbeKind::kBegin, region);
   };
@@ -237,7 +242,7 @@ Result<void> UserTrace::attach_all(const engine::Scope& scope, AttachContext& co
   }
   for (const auto& attachment : attachments_) {
     SPILE_TRY_VOID(add_ring(attachment->region, attachment->pid));
-    std::ranges::move(attachment->warnings, std::back_inserter(warnings_));
+    std::ranges::move(std::exchange(attachment->warnings, {}), std::back_inserter(warnings_));
   }
   return {};
 }
@@ -259,7 +264,7 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   if (options_.traps != TrapUse::kNever && has_uprobes(bundle_)) {
     SPILE_TRY(sentry_map_, add_sentries(bundle_));
   }
-  AttachContext context;
+  AttachContext& context = context_;
   context.bundle = &bundle_;
   SPILE_TRY(context.analyses, check_programs(bundle_));
   context.clock = &clock_;
@@ -274,7 +279,7 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
                   "the user engine needs a process: -p PID or -c COMMAND (system-wide uprobes need "
                   "--engine kernel)");
     }
-    SPILE_TRY_VOID(attach_all(scope, context));
+    SPILE_TRY_VOID(attach_all(scope));
     // Not for the target's sake: no figure is better than no trace.
     if (options_.measure) hit_ns_ = estimate_hit_ns(script, context.analyses).value_or(0);
   } else {
@@ -299,6 +304,16 @@ void UserTrace::refresh_clock() {
       clock_.refresh(region->time_page());
     else
       clock_.publish(region->time_page());
+  }
+}
+
+void UserTrace::follow_libraries() {
+  if (detached_) return;
+  for (const auto& attachment : attachments_) {
+    LateLibraries& late = late_[attachment.get()];
+    late.look(*attachment, context_);
+    std::ranges::move(late.take_warnings(), std::back_inserter(warnings_));
+    std::ranges::move(std::exchange(attachment->warnings, {}), std::back_inserter(warnings_));
   }
 }
 
@@ -368,6 +383,7 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     refresh_clock();
     watch_traps();
     SPILE_TRY_VOID(run_due_intervals());
+    follow_libraries();
     size_t count = held + (detached_ ? reader_.finish(visit) : reader_.poll(visit));
     if (reader_.stats().corrupt_rings > 0 && !std::exchange(gave_up_ring_, true)) {
       // Even exit() of our own programs goes through it, so there is nothing to wait for any more.

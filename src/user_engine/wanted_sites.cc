@@ -125,4 +125,49 @@ Error WantedSites::all_refused() const {
   return {ErrorCode::kUnsafe, text};
 }
 
+// ---- what is not there yet
+// ---------------------------------------------------------------------------------------
+
+namespace {
+/// An entry of the site table an edit: a short site may take several.
+constexpr size_t kEditsPerLaterProbe = 8, kMoreLaterEdits = 256;
+}  // namespace
+
+PrepareOptions WantedSites::room_for_later() const {
+  PrepareOptions options;
+  if (!target_.loads_libraries()) return options;
+  // What is loaded now may be loaded a second time, or elsewhere.
+  options.later_edits =
+      kEditsPerLaterProbe * plan_->absent.size() + wanted().size() + kMoreLaterEdits;
+  options.later_calls = std::ranges::any_of(plan_->absent, [&](int probe) {
+    return bundle_.probes[static_cast<size_t>(probe)].kind == bundle::ProbeKind::kUretprobe;
+  });
+  return options;
+}
+
+/// For the user.
+std::vector<std::string> WantedSites::awaited() const {
+  std::set<std::string> files;
+  for (int probe : plan_->absent) files.insert(bundle_.probes[static_cast<size_t>(probe)].path);
+  std::vector<std::string> told;
+  for (const std::string& file : files)
+    told.push_back(fmt::format(
+        "process {} ({}) does not have {} loaded; when it loads it, calls are counted from some 20 "
+        "ms later on",
+        target_.pid(), target_.name(), file));
+  return told;
+}
+
+void WantedSites::hand_over(Attachment& attachment) const {
+  attachment.plan = plan_;
+  attachment.refused = all_refusals();
+  attachment.modules = plan_->modules;
+  attachment.tracked = plan_->tracked;
+  std::ranges::move(awaited(), std::back_inserter(attachment.warnings));
+}
+
+void WantedSites::hand_over_more(Attachment& attachment) const {
+  std::ranges::move(all_refusals(), std::back_inserter(attachment.refused));
+}
+
 }  // namespace spile::user_engine

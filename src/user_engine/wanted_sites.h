@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "user_engine/attachment.h"
+#include "user_engine/prepare.h"
 #include "user_engine/site_plan.h"
 #include "user_engine/trap_sites.h"
 
@@ -35,12 +36,16 @@ class WantedSites {
   Error all_refused() const;
   std::vector<engine::SiteReport> all_refusals() const;
   const ProcessPlan& plan() const { return *plan_; }
-  void hand_over(Attachment& attachment) const {
-    attachment.plan = plan_;
-    attachment.refused = all_refusals();
-  }
+  const std::shared_ptr<ProcessPlan>& shared_plan() const { return plan_; }
+  /// Nothing can be set now, and nothing will come later.
+  bool is_hopeless() const { return wanted().empty() && plan_->absent.empty(); }
+  PrepareOptions room_for_later() const;
+  void hand_over(Attachment& attachment) const;
+  /// Of a library that was loaded later.
+  void hand_over_more(Attachment& attachment) const;
 
  private:
+  std::vector<std::string> awaited() const;
   void refuse(const PlannedSite& site, const std::string& reason);
   void leave_unwatched(const PlannedSite& site, const std::string& reason);
   void refuse_returns(int returns, const patch::Refusal& refusal);

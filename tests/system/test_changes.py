@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 
 import harness
 from harness import (SPILE, SLOWNESS, Picture, Process, Spile, Target, check, check_count, check_hits_happened,
@@ -117,6 +119,22 @@ def case_53_leader_gone_killed_at_each_step():
         target.finish_well()
     check("hits-happened", killed >= 5, f"only {killed} kills")
     print(f"  {killed} kills")
+
+
+# --- 54: a thread that cannot be stopped ---------------------------------------------------------------------------------------
+
+
+def case_54_vfork_parent_is_named():
+    """While its child runs a vfork parent cannot be stopped: the attach gives up in time, says which thread, and changes nothing."""
+    path = target_path("case_54_vfork_parent")
+    with Target(path, ["--mode", "long"], wait=True) as target:
+        before = Picture(target.pid)
+        with Spile(count_program([f"{path}:probe_me"]), pid=target.pid) as tracer:
+            check("refused", not tracer.wait_attached(), tracer.report())
+            harness.check_refused_in_words(tracer, r"thread \d+ .*does not stop")
+        check("target-survives", target.alive(), target.report())
+        check_left_as_before(before, Picture(target.pid))
+        check("no-mapping-left", not our_mappings(target.pid), tracer.report())
 
 
 # --- 56: the file behind the code is gone ------------------------------------------------------------------------------------
@@ -232,6 +250,312 @@ def case_56_new_file_of_the_same_name():
         out, _ = spile("-l", f"uprobe:{work}:*probe_me*", "-p", target.pid)
         check("listed", "probe_me_too" not in out and "probe_me" in out, out)
         check_traced(target, count_program([f"{work}:probe_me"]))
+
+
+# --- 56: libraries that come and go ---------------------------------------------------------------------------------------------
+
+
+LIBRARY = "libcase_56.so"
+
+
+def library_is_patched(pid):
+    """Whether the library's code in memory is not that of its file. None: it is not loaded."""
+    path = target_path(LIBRARY)
+    for fields in Picture(pid).maps:
+        if len(fields) > 5 and fields[5] == path and "x" in fields[1]:
+            begin, end = (int(part, 16) for part in fields[0].split("-"))
+            with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory, open(path, "rb") as file:
+                memory.seek(begin)
+                file.seek(int(fields[2], 16))
+                return memory.read(end - begin) != file.read(end - begin).ljust(end - begin, b"\0")
+    return None
+
+
+def wait_until(condition, what, seconds=5):
+    end = time.monotonic() + seconds * SLOWNESS
+    while not condition():
+        check("in-time", time.monotonic() < end, f"{what}: did not happen in {seconds} s")
+        time.sleep(0.005)
+
+
+def step(target, name):
+    """The target's next halt; it has printed how many calls it has made."""
+    halts = lambda: [line for line in target.out if " calls=" in line]
+    seen = getattr(target, "halts_seen", 0)
+    wait_until(lambda: len(halts()) > seen or not target.alive(), f"the target's halt '{name}'", 20)
+    check("halt", len(halts()) > seen and halts()[seen].startswith(name), f"{name} is not the halt\n{target.report()}")
+    target.halts_seen = seen + 1
+    return int(halts()[seen].rsplit("=", 1)[1])
+
+
+def late_program():
+    path = target_path(LIBRARY)
+    return f"uprobe:{path}:probe_me {{ @calls = count(); @sum = sum(arg0); }} uretprobe:{path}:probe_me {{ @returns = count(); }}"
+
+
+def case_56_loaded_when_it_comes():
+    """Loaded after the attach, unloaded, loaded again to the same place, then to another while something else is in the old one:
+    each time every call is counted from the moment the jump is there, in the same maps; what took the old place is not touched."""
+    with library_user("steps") as target:
+        before = Picture(target.pid)
+        with Spile(late_program(), pid=target.pid, extra=["-v"]) as tracer:
+            check("attached", tracer.wait_attached(), tracer.report())
+            target.send_line()
+            for _ in range(4):
+                step(target, "loaded")
+                wait_until(lambda: library_is_patched(target.pid), "the library's probes")
+                target.send_line()
+                step(target, "worked")
+                target.send_line()
+                step(target, "unloaded")
+                target.send_line()
+            target.wait_for_line("done$")
+            tracer.stop()
+            check("told", f"does not have {target_path(LIBRARY)} loaded" in "\n".join(tracer.err), tracer.report())
+            check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
+            check_left_as_before(before, Picture(target.pid), strict=False)
+            check("no-mapping-left", not our_mappings(target.pid), tracer.report())
+            target.finish_well()
+            check_count("exact", int(tracer.maps().get("@calls", 0)), target.calls(), tracer)
+            check_count("exact", int(tracer.maps().get("@returns", 0)), target.calls(), tracer)
+            check("values", tracer.maps()["@sum"] == 4 * sum(range(100)), str(tracer.maps()))
+
+
+def case_56_unloaded_before_detach():
+    """Probes set while it was loaded; at the end of the trace something else has its place, and keeps every byte."""
+    with library_user("steps") as target:
+        target.send_line()
+        for _ in range(1):
+            for name in ("loaded", "worked", "unloaded"):
+                step(target, name)
+                target.send_line()
+        step(target, "loaded")
+        with Spile(late_program(), pid=target.pid) as tracer:
+            check("attached", tracer.wait_attached(), tracer.report())
+            check("patched", library_is_patched(target.pid), tracer.report())
+            target.send_line()
+            calls = step(target, "worked")
+            target.send_line()
+            step(target, "unloaded")
+            tracer.send(signal.SIGSTOP)  # it does not see what comes now before it detaches
+            target.send_line()
+            step(target, "loaded")
+            tracer.send(signal.SIGINT)
+            tracer.send(signal.SIGCONT)
+            check("clean-stop", tracer.finish() == 0, tracer.report())
+            check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
+            check_count("exact", int(tracer.maps().get("@calls", 0)), calls - 100, tracer)
+        for name in ("worked", "unloaded", "loaded", "worked", "unloaded"):
+            target.send_line()
+            step(target, name)
+        target.send_line()
+        target.wait_for_line("done$")
+        check("no-mapping-left", not our_mappings(target.pid), tracer.report())
+        target.finish_well()
+
+
+def case_56_loaded_late_killed_tracer():
+    """The journal knows the later sites too: `spile detach` takes them out, and what was unloaded is no news."""
+    for unload_first in (False, True):
+        with library_user("steps") as target:
+            with Spile(late_program(), pid=target.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                target.send_line()
+                step(target, "loaded")
+                wait_until(lambda: library_is_patched(target.pid), "the library's probes")
+                kill(tracer)
+            target.send_line()
+            step(target, "worked")
+            if unload_first:
+                target.send_line()
+                step(target, "unloaded")
+            check("left-behind", any("/memfd:spile-late" in line for line in our_mappings(target.pid)), "nothing is left")
+            out, err = spile("detach", "-p", target.pid)
+            check("restored", ("0 sites" in out) == unload_first and "does not hold up" not in err, out + err)
+            check("restored", not library_is_patched(target.pid) and not our_mappings(target.pid), out)
+            for name in (["loaded", "worked", "unloaded"] * 4)[3 if unload_first else 2:]:
+                target.send_line()
+                step(target, name)
+            target.send_line()
+            target.wait_for_line("done$")
+            target.finish_well()
+
+
+def case_56_loaded_late_killed_at_each_step():
+    """The tracer dies while it sets the probes of a library that has just come."""
+    killed = 0
+    for number in range(24, 110, 4):
+        with library_user("steps") as target:
+            environment = dict(os.environ, SPILE_KILL_AT_STEP=str(number))
+            with Spile(late_program(), pid=target.pid, env=environment) as tracer:
+                if tracer.wait_attached():
+                    target.send_line()
+                    step(target, "loaded")
+                    wait_until(lambda: library_is_patched(target.pid) or not tracer.alive(), "probes, or the end of the tracer")
+                    killed += not tracer.alive()
+                    kill(tracer)
+                else:
+                    target.send_line()
+                    step(target, "loaded")
+            spile("detach", "-p", target.pid)
+            check("target-survives", target.alive(), f"step {number}\n{target.report()}")
+            check("text-unchanged", library_is_patched(target.pid) is False, f"step {number}")
+            check("no-mapping-left", not our_mappings(target.pid), f"step {number}")
+            for name in (["loaded", "worked", "unloaded"] * 4)[1:]:
+                target.send_line()
+                step(target, name)
+            target.send_line()
+            target.wait_for_line("done$")
+            target.finish_well()
+    check("hits-happened", killed >= 5, f"only {killed} kills while probes were set in the library")
+    print(f"  {killed} kills")
+
+
+def children_of(target):
+    line = next(line for line in target.out if line.startswith("children="))
+    return list(map(int, line[len("children="):].split()))
+
+
+def let_end(target, names):
+    for name in names:
+        target.send_line()
+        step(target, name)
+    target.send_line()
+    target.wait_for_line("done$")
+    target.finish_well()
+
+
+def trace_forks(target, tracer, until):
+    """Lets the parent load, work and fork, unload and load again, as far as `until`."""
+    check("attached", tracer.wait_attached(), tracer.report())
+    target.send_line()
+    step(target, "loaded")
+    wait_until(lambda: library_is_patched(target.pid), "the library's probes")
+    target.send_line()
+    step(target, "worked")
+    first, second = children_of(target)
+    check("inherited", library_is_patched(second) and our_mappings(second) and our_mappings(first),
+          "the children have nothing of ours: the test says nothing")
+    if until == "worked":
+        return first, second, 100
+    target.send_line()
+    step(target, "reloaded")
+    wait_until(lambda: library_is_patched(target.pid), "the library's probes, again")
+    target.send_line()
+    return first, second, step(target, "ended")
+
+
+def case_56_loaded_late_forked_children():
+    """A child from before the library has none of the later mappings, and memory of its own there; one from after has all of
+    them, and keeps the library when the parent unloads it and loads it anew. Both are cleaned with the parent."""
+    for until, rest in (("worked", ["reloaded", "ended"]), ("ended", [])):
+        with library_user("forks") as target:
+            with Spile(late_program(), pid=target.pid) as tracer:
+                first, second, calls = trace_forks(target, tracer, until)
+                tracer.stop()
+                check_count("exact", int(tracer.maps().get("@calls", 0)), calls, tracer)
+            check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
+            for child in (first, second):
+                check("no-mapping-left", not our_mappings(child), f"child {child}, {until}\n{tracer.report()}")
+            check("text-unchanged", library_is_patched(second) is False, "the second child's library")
+            let_end(target, rest)
+
+
+def case_56_loaded_late_forked_children_killed_tracer():
+    """The journal of the parent is used for a child only where it explains all of our jumps there; its own pid does it."""
+    for until, rest in (("worked", ["reloaded", "ended"]), ("ended", [])):
+        with library_user("forks") as target:
+            with Spile(late_program(), pid=target.pid) as tracer:
+                first, second, _ = trace_forks(target, tracer, until)
+                kill(tracer)
+            out, err = spile("detach", "-p", target.pid)
+            check("no-mapping-left", not our_mappings(target.pid), out + err)
+            kept = bool(our_mappings(second))
+            check("all-or-nothing", kept == library_is_patched(second), f"the second child, {until}\n{out}{err}")
+            check("told", not kept or str(second) in err, err)
+            for child in (first, second):
+                spile("detach", "-p", child)
+                check("no-mapping-left", not our_mappings(child), f"child {child}, {until}")
+            check("text-unchanged", library_is_patched(second) is False, "the second child's library")
+            let_end(target, rest)
+
+
+TRACEPOINT_LIBRARY = r"""
+#define _SDT_HAS_SEMAPHORES 1
+#include <sys/sdt.h>
+__attribute__((section(".probes"), used)) unsigned short late_hit_semaphore;
+int up(void) { return late_hit_semaphore; }
+void work(int n) {
+  for (int i = 0; i < n; i++)
+    if (__builtin_expect(late_hit_semaphore, 0)) STAP_PROBE1(late, hit, i);
+}
+"""
+TRACEPOINT_USER = """
+import _ctypes, ctypes, sys
+library = None
+for line in sys.stdin:
+    word, value = line.split()
+    if word == "load":
+        library = ctypes.CDLL(value)
+    elif word == "unload":
+        _ctypes.dlclose(library._handle)
+    elif word == "work":
+        library.work(int(value))
+    print(word, library.up() if word in ("up", "work") else "", flush=True)
+"""
+
+
+def case_56_tracepoints_loaded_late():
+    """The counter of a static tracepoint goes up when its library comes, each time anew, and down at the end."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        library = os.path.join(folder, "liblate.so")
+        source = os.path.join(folder, "late.c")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write(TRACEPOINT_LIBRARY)
+        if subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=False, capture_output=True).returncode != 0:
+            raise harness.Skip("needs <sys/sdt.h>")
+        with Process([sys.executable, "-c", TRACEPOINT_USER]) as user:
+            def ask(words):
+                answers = len(user.out)
+                user.process.stdin.write(words + "\n")
+                user.process.stdin.flush()
+                wait_until(lambda: len(user.out) > answers or not user.alive(), words)
+                check("target-survives", user.alive(), user.report())
+                return user.out[-1].split()[-1]
+            with Spile(f"usdt:{library}:late:hit {{ @calls = count(); @sum = sum(arg0); }}", pid=user.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                for _ in range(3):
+                    ask(f"load {library}")
+                    wait_until(lambda: ask("up 0") == "1", "the counter")
+                    ask("work 100")
+                    ask("unload 0")
+                ask(f"load {library}")
+                wait_until(lambda: ask("up 0") == "1", "the counter")
+                tracer.stop()
+                check("lowered", ask("up 0") == "0", user.report())
+                check("counted", tracer.maps() == {"@calls": 300, "@sum": 3 * sum(range(100))}, f"{tracer.maps()}\n{tracer.report()}")
+            check("no-mapping-left", not our_mappings(user.pid), user.report())
+
+
+def case_56_never_loaded():
+    """A dynamic program is told so and traced on; a static one is refused: it will never load the file."""
+    program = count_program([f"{target_path(LIBRARY)}:probe_me"])
+    with Target(target_path("case_46_counter"), ["--mode", "slow"], wait=True, hold=True) as target:
+        with Spile(program, pid=target.pid) as tracer:
+            check("attached", tracer.wait_attached(), tracer.report())
+            target.send_line()
+            target.wait_for_line("done$")
+            tracer.stop()
+            check("told", "does not have" in "\n".join(tracer.err), tracer.report())
+        check("no-mapping-left", not our_mappings(target.pid), tracer.report())
+        target.finish_well()
+    with Target(target_path("variant_static"), wait=True) as target:
+        with Spile(program, pid=target.pid) as tracer:
+            check("refused", not tracer.wait_attached(), tracer.report())
+            harness.check_refused_in_words(tracer, "static program")
+        target.send_line()
+        target.finish_well()
 
 
 CASES = {name: function for name, function in globals().items() if name.startswith("case_") and callable(function)}

@@ -40,7 +40,8 @@ int main(int argc, char **argv) {
   pthread_t thread;
   target_begin(argc, argv, 1, NULL);
   TARGET_CHECK(pthread_create(&thread, NULL, wait_in_vfork, NULL) == 0 && pthread_join(thread, NULL) == 0);
-  const long held_us = target.wait ? 4000000 : 500000;
+  // `long`: longer than any tracer may try.
+  const long held_us = target_mode_is("long") ? 60000000 : target.wait ? 4000000 : 500000;
   TARGET_CHECK(pthread_create(&thread, NULL, hold_vfork, (void *)(intptr_t)held_us) == 0);
   usleep(50000);
   target_ready();

@@ -1,6 +1,8 @@
 // Case 56: code whose mapping is unusual. Modes: `sealed` (mseal), `deleted` (the library's file is gone), `replaced`
 // (another file has its name), `memfd` (loaded from an anonymous file), `twice` (mapped twice, by dlopen of two copies of
-// the path through dlmopen), `reload` (dlclose and dlopen again while the program runs), `late` (loaded after ready).
+// the path through dlmopen), `reload` (dlclose and dlopen again while the program runs), `late` (loaded after ready), `steps` (loaded
+// and unloaded four times, each when the harness says so), `forks` (loaded
+// between two forks).
 // The harness probes probe_me of the library; `work` is the path it has.
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,6 +15,7 @@
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "target.h"
@@ -85,6 +88,89 @@ static void reload(void) {
   }
 }
 
+// Waits for a line, so that the harness decides what it finds before the next step.
+static void step(const char *name) {
+  char line[64];
+  printf("%s calls=%lu\n", name, (unsigned long)target_calls());
+  fflush(stdout);
+  TARGET_CHECK(fgets(line, sizeof line, stdin) != NULL);
+}
+
+// Loads, works, unloads, at the harness's pace: to the same place again, to another one, and with something else in its place.
+static void load_and_unload(void) {
+  void *handle, *place = NULL;
+  for (int round = 0; round < 4; round++) {
+    if (round == 2) {
+      // Its old place is taken: it comes to another one.
+      place = mmap((void *)((uintptr_t)place & ~4095ul), 2 * 4096, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+      TARGET_CHECK(place != MAP_FAILED);
+      memset(place, 0x5a, 2 * 4096);
+    }
+    const function probe_me = load(library_path, &handle);
+    step("loaded");
+    call(probe_me, 100);
+    step("worked");
+    if (round < 2) place = (void *)probe_me;
+    TARGET_CHECK(dlclose(handle) == 0);
+    step("unloaded");
+  }
+  for (int i = 0; i < 2 * 4096; i++) TARGET_CHECK(((unsigned char *)place)[i] == 0x5a);
+}
+
+// A child from before the library, and one from after that still has it when the parent has unloaded and loaded it again.
+// They go on when the trace is over.
+static pid_t fork_a_child(int *end, function probe_me) {
+  int pipe_ends[2], ready[2];
+  char c;
+  TARGET_CHECK(pipe(pipe_ends) == 0 && pipe(ready) == 0);
+  const pid_t pid = fork();
+  TARGET_CHECK(pid >= 0);
+  if (pid == 0) {
+    const size_t size = 1 << 20;  // less than a huge page, which would be put elsewhere
+    close(pipe_ends[1]);
+    // Memory of its own where the tracer will put something into the parent.
+    unsigned char *own = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (own == MAP_FAILED) _exit(2);
+    memset(own, 0x5a, size);
+    if (write(ready[1], "r", 1) != 1 || read(pipe_ends[0], &c, 1) != 0) _exit(1);
+    for (size_t i = 0; i < size; i++)
+      if (own[i] != 0x5a) _exit(3);
+    for (uint64_t i = 0; probe_me != NULL && i < 100; i++)
+      if (probe_me(i) != i * 11 + 5) _exit(4);
+    _exit(0);
+  }
+  close(pipe_ends[0]);
+  TARGET_CHECK(read(ready[0], &c, 1) == 1);
+  close(ready[0]);
+  close(ready[1]);
+  *end = pipe_ends[1];
+  return pid;
+}
+
+static void fork_around_loading(void) {
+  void *handle;
+  int ends[2], status;
+  pid_t children[2];
+  children[0] = fork_a_child(&ends[0], NULL);
+  function probe_me = load(library_path, &handle);
+  step("loaded");
+  call(probe_me, 100);
+  children[1] = fork_a_child(&ends[1], probe_me);
+  printf("children=%d %d\n", (int)children[0], (int)children[1]);
+  step("worked");
+  TARGET_CHECK(dlclose(handle) == 0);
+  probe_me = load(library_path, &handle);
+  step("reloaded");
+  call(probe_me, 100);
+  step("ended");
+  close(ends[0]);  // the second child holds a copy of it, too
+  close(ends[1]);
+  for (int i = 1; i >= 0; i--) {
+    TARGET_CHECK(waitpid(children[i], &status, 0) == children[i] && status == 0);
+  }
+}
+
 int main(int argc, char **argv) {
   target_begin(argc, argv, 200, "late");
   find_library();
@@ -92,7 +178,9 @@ int main(int argc, char **argv) {
   void *handle;
   if (target_mode_is("deleted") || target_mode_is("replaced")) copy_library();
   if (target_mode_is("memfd")) first = load_from_memfd(&handle);
-  else if (!target_mode_is("reload") && !target_mode_is("late")) first = load(library_path, &handle);
+  else if (!target_mode_is("reload") && !target_mode_is("late") && !target_mode_is("steps") &&
+           !target_mode_is("forks"))
+    first = load(library_path, &handle);
   if (target_mode_is("sealed")) seal(first);
   if (target_mode_is("twice")) {
     void *again = dlmopen(LM_ID_NEWLM, library_path, RTLD_NOW);
@@ -109,6 +197,10 @@ int main(int argc, char **argv) {
   target_ready();
   if (target_mode_is("reload")) {
     reload();
+  } else if (target_mode_is("steps")) {
+    load_and_unload();
+  } else if (target_mode_is("forks")) {
+    fork_around_loading();
   } else {
     if (first == NULL) first = load(library_path, &handle);
     for (long round = 0; target_more(round); round++) {

@@ -64,6 +64,8 @@ bool target_more(long done) {
 
 void target_count(uint64_t n) { __atomic_fetch_add(calls, n, __ATOMIC_RELAXED); }
 
+uint64_t target_calls(void) { return __atomic_load_n(calls, __ATOMIC_RELAXED); }
+
 void target_share_calls(void) {
   void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED) target_fail("mmap: %m");

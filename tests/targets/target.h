@@ -37,6 +37,8 @@ bool target_more(long done);
 /// Adds to the number of calls printed at the end. Safe from threads, signal handlers and forked children of
 /// a program that called target_share_calls().
 void target_count(uint64_t calls);
+/// What has been added so far.
+uint64_t target_calls(void);
 /// Keeps the counter in shared memory, so that children count into the same total.
 void target_share_calls(void);
 bool target_mode_is(const char *name);

@@ -415,6 +415,14 @@ Result<std::vector<os::MapEntry>> Target::maps() const {
   return os::read_maps(tid);
 }
 
+bool Target::loads_libraries() const {
+  auto tid = live_thread();
+  auto auxv = tid ? os::read_auxv(*tid) : Result<std::vector<std::pair<uint64_t, uint64_t>>>();
+  if (!tid || !auxv) return false;
+  return std::ranges::any_of(*auxv,
+                             [](const auto& e) { return e.first == AT_BASE && e.second != 0; });
+}
+
 int Target::seccomp_mode() const {
   int strictest = 0;
   auto tids = os::list_threads(pid_);

@@ -53,9 +53,9 @@ struct Module {
   std::vector<LoadSegment> loads;
   std::string build_id;   ///< lower-case hex, from memory; empty: it has none
   std::string host_path;  ///< opens the very same file from here; empty: no way to it
-  /// Where the file is beyond reach (removed, and we may not use map_files): `host_path` is this file
-  /// of ours, made of what the process has mapped (memory_image.h). It has no sections and no symbols
-  /// but the dynamic ones, and other tools' patches look like the file's own code.
+  /// Where the file is beyond reach (removed, and we may not use map_files): `host_path` is this
+  /// file of ours, made of what the process has mapped (memory_image.h). It has no sections and no
+  /// symbols but the dynamic ones, and other tools' patches look like the file's own code.
   std::shared_ptr<Fd> image;
 
   bool contains(TargetAddr a) const { return a >= start && a < end; }
@@ -96,6 +96,8 @@ class Target {
   bool alive() const;
 
   Result<std::vector<os::MapEntry>> maps() const;
+  /// False for a static program: it has no dynamic loader.
+  bool loads_libraries() const;
   /// A thread that has memory: the leader, or another one where the leader has exited.
   Result<pid_t> live_thread() const;
   /// Every module that has memory has a `host_path`, be it an image.
@@ -133,6 +135,8 @@ std::string explain_denied(pid_t pid);
 /// Mappings of ours, from now or left by an earlier tracer: memory files whose name starts with
 /// kRegionPrefix.
 inline constexpr std::string_view kRegionPrefix = "spile-";
+/// Of code that came after the attach, with a library that was loaded later.
+inline constexpr std::string_view kLateCodeName = "spile-late";
 std::vector<os::MapEntry> our_mappings(const std::vector<os::MapEntry>& maps);
 
 /// Where to put a new mapping of `size_bytes`.
