@@ -479,7 +479,7 @@ class Planner {
     auto traps = traps_.instead(image, places, taken, plan_.unwatched);
     std::map<TargetAddr, PlannedSite*> by_address;
     for (size_t i = 0; i < traps.size(); i++) {
-      auto refusal = traps[i] ? refuse_site(live, image, *traps[i], false)
+      auto refusal = traps[i] ? refuse_site(live, image, *traps[i])
                               : std::optional(std::move(traps[i].error()));
       if (refusal) {
         refuse(image, *unplaced[i].request, *refusal);
