@@ -379,6 +379,7 @@ Result<engine::Stats> KernelTrace::stats() {
   SPILE_TRY(stats.map_full, sum_counter(bundle::Counter::kMapFull));
   SPILE_TRY(stats.read_failed, sum_counter(bundle::Counter::kReadFailed));
   SPILE_TRY(stats.stacks_lost, sum_counter(bundle::Counter::kStackLost));
+  SPILE_TRY(stats.loops_cut, sum_counter(bundle::Counter::kLoopCut));
   uint64_t time_ns = 0;
   for (const auto& [key, fd] : programs_) {
     if (!fd || key.second == LoadType::kTestRun) continue;

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -450,6 +451,49 @@ Result<uint64_t> MachineWorld::kernel_address(std::string_view symbol) {
 std::vector<std::string> MachineWorld::near_kernel_functions(std::string_view symbol) {
   const auto kernel = this->kernel();
   return kernel ? (*kernel)->nearest(symbol, kSuggestions) : std::vector<std::string>();
+}
+
+// ---- the kernel's types
+// ------------------------------------------------------------------------------------------
+
+Result<const KernelTypes*> MachineWorld::kernel_types() {
+  if (!kernel_types_) kernel_types_ = KernelTypes::load(options_.btf);
+  if (!*kernel_types_) return std::unexpected(kernel_types_->error());
+  return &**kernel_types_;
+}
+
+bool MachineWorld::has_kernel_types() {
+  return ::access(options_.btf.c_str(), R_OK) == 0;
+}
+
+Result<lang::Structure> MachineWorld::kernel_structure(std::string_view name) {
+  SPILE_TRY(const KernelTypes* types, kernel_types());
+  return types->structure(name);
+}
+
+Result<lang::Type> MachineWorld::kernel_type(std::string_view name) {
+  SPILE_TRY(const KernelTypes* types, kernel_types());
+  return types->named(name);
+}
+
+Result<int64_t> MachineWorld::kernel_enumerator(std::string_view name) {
+  SPILE_TRY(const KernelTypes* types, kernel_types());
+  return types->enumerator(name);
+}
+
+/// A cgroup's id is the inode of its folder.
+Result<uint64_t> MachineWorld::cgroup_id(std::string_view path) {
+  struct stat st{};
+  const std::string full = std::string(path).starts_with(options_.cgroups)
+                               ? std::string(path)
+                               : options_.cgroups + "/" + std::string(path);
+  if (::stat(full.c_str(), &st) != 0) return fail_errno(errno, "find the cgroup {}", full);
+  return st.st_ino;
+}
+
+uint32_t MachineWorld::cpu_count() {
+  const long count = ::sysconf(_SC_NPROCESSORS_CONF);
+  return count > 0 ? static_cast<uint32_t>(count) : 1;
 }
 
 // ---- tracepoints

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "lang/sema/world.h"
+#include "session/kernel_types.h"
 #include "session/usdt_file.h"
 #include "symbols/kallsyms.h"
 #include "symbols/library_path.h"
@@ -26,6 +27,8 @@ struct WorldOptions {
   std::string program;  ///< -c: path or name of the program that will run; "" none
   std::string search_path;  ///< $PATH; "" is the usual one
   std::string kallsyms = "/proc/kallsyms";
+  std::string btf = "/sys/kernel/btf/vmlinux";
+  std::string cgroups = "/sys/fs/cgroup";
   /// Where tracefs may be mounted, in the order of trial.
   std::vector<std::string> tracefs = {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"};
 };
@@ -48,6 +51,12 @@ class MachineWorld final : public lang::World {
   Result<uint64_t> kernel_address(std::string_view symbol) override;
   Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
                                                     std::string_view event) override;
+  bool has_kernel_types() override;
+  Result<lang::Structure> kernel_structure(std::string_view name) override;
+  Result<lang::Type> kernel_type(std::string_view name) override;
+  Result<int64_t> kernel_enumerator(std::string_view name) override;
+  Result<uint64_t> cgroup_id(std::string_view path) override;
+  uint32_t cpu_count() override;
   std::vector<std::string> near_user_functions(std::string_view target,
                                                std::string_view symbol) override;
   std::vector<std::string> near_usdt(std::string_view target, std::string_view name) override;
@@ -72,6 +81,7 @@ class MachineWorld final : public lang::World {
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
   Result<std::string> events_folder();
+  Result<const KernelTypes*> kernel_types();
 
   WorldOptions options_;
   std::map<std::string, Result<std::vector<symbols::Located>>, std::less<>> files_;  ///< by target
@@ -79,6 +89,7 @@ class MachineWorld final : public lang::World {
   std::map<elf::FileIdentity, Result<UsdtFile>> usdt_;
   std::vector<std::shared_ptr<Fd>> images_;  ///< of removed files, for as long as they are read
   std::optional<Result<symbols::Kallsyms>> kernel_;
+  std::optional<Result<KernelTypes>> kernel_types_;
 };
 
 }  // namespace spile::session

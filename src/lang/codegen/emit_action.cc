@@ -20,6 +20,9 @@ void Emitter::effect(const Expr& expr) {
   switch (expr.kind) {
     case ExprKind::kPrintf: return printf(expr, ActionKind::kPrintf);
     case ExprKind::kPrintValue: return printf(expr, ActionKind::kPrintValue);
+    case ExprKind::kSystem: return printf(expr, ActionKind::kSystem);
+    case ExprKind::kCat: return printf(expr, ActionKind::kCat);
+    case ExprKind::kSignal: return send_signal(expr);
     case ExprKind::kPrintMap: return map_action(expr, ActionKind::kPrintMap);
     case ExprKind::kClear: return map_action(expr, ActionKind::kClearMap);
     case ExprKind::kZero: return map_action(expr, ActionKind::kZeroMap);
@@ -30,6 +33,7 @@ void Emitter::effect(const Expr& expr) {
     case ExprKind::kOverride: return override_return(expr);
     case ExprKind::kModifyVariable: return modify_variable(expr, Yields::kNothing);
     case ExprKind::kModifyMap: return modify_map(expr, Yields::kNothing);
+    case ExprKind::kBlock: return block_value(expr, [this](const Expr& last) { effect(last); });
     case ExprKind::kConditional:
     case ExprKind::kElvis:
       if (expr.type.is_none()) return conditional(expr, [this](const Expr& side) { effect(side); });
@@ -125,6 +129,12 @@ void Emitter::override_return(const Expr& expr) {
   value_in(*expr.args[0], Reg::r2);
   code_.mov(Reg::r1, Reg::r6);
   code_.call(Helper::kOverrideReturn);
+}
+
+void Emitter::send_signal(const Expr& expr) {
+  draft_.need_kernel("signal()");
+  value_in(*expr.args[0], Reg::r1);
+  code_.call(Helper::kSendSignal);
 }
 
 void Emitter::time(const Expr& expr) {

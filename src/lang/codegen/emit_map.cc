@@ -131,6 +131,7 @@ void Emitter::add_number(const typed::Stmt& stmt) {
     case MapRole::kMin:
     case MapRole::kMax: add_extreme(map); break;
     case MapRole::kAvg:
+    case MapRole::kStats:
       code_.mov_imm(Reg::r2, 1);
       code_.atomic(bpf::kAtomicAdd, Reg::r0, 0, Reg::r2);
       code_.atomic(bpf::kAtomicAdd, Reg::r0, 8, Reg::r1);
@@ -172,7 +173,7 @@ void Emitter::add_to_bucket(const typed::Stmt& stmt) {
   Label done = code_.new_label();
   value_in(*stmt.expr, Reg::r1);
   if (map.role == MapRole::kHist) {
-    log2_bucket();
+    log2_bucket(map.hist_bits);
   } else {
     linear_bucket(map);
   }
@@ -192,23 +193,35 @@ void Emitter::add_to_bucket(const typed::Stmt& stmt) {
   code_.bind(done);
 }
 
-/// r0 := the bucket of r1: 0 negative, 1 zero, n holds [2^(n-2), 2^(n-1)). Halving the range six
-/// times finds the top bit.
-void Emitter::log2_bucket() {
-  Label done = code_.new_label();
+/// r0 := the bucket of r1 (bundle::hist_bucket_low). Halving the range six times finds the top bit;
+/// with `bits` the next lower ones choose the part.
+void Emitter::log2_bucket(uint32_t bits) {
+  Label done = code_.new_label(), is_large = code_.new_label();
+  const auto shift = static_cast<int32_t>(bits);
   code_.mov_imm(Reg::r0, 0);
   code_.jump_if_imm(bpf::kJslt, Reg::r1, 0, done);
-  code_.mov_imm(Reg::r0, 1);
-  code_.jump_if_imm(bpf::kJeq, Reg::r1, 0, done);
-  code_.mov_imm(Reg::r0, 2);
-  for (int32_t bits = 32; bits >= 1; bits /= 2) {
+  code_.jump_if_imm(bpf::kJge, Reg::r1, 1 << shift, is_large);
+  code_.mov(Reg::r0, Reg::r1);
+  code_.alu_imm(bpf::kAdd, Reg::r0, 1);
+  code_.jump(done);
+  code_.bind(is_large);
+  if (bits != 0) code_.mov(Reg::r3, Reg::r1);
+  code_.mov_imm(Reg::r0, bits == 0 ? 2 : 0);
+  for (int32_t half = 32; half >= 1; half /= 2) {
     Label is_low = code_.new_label();
     code_.mov(Reg::r2, Reg::r1);
-    code_.alu_imm(bpf::kRsh, Reg::r2, bits);
+    code_.alu_imm(bpf::kRsh, Reg::r2, half);
     code_.jump_if_imm(bpf::kJeq, Reg::r2, 0, is_low);
     code_.mov(Reg::r1, Reg::r2);
-    code_.alu_imm(bpf::kAdd, Reg::r0, bits);
+    code_.alu_imm(bpf::kAdd, Reg::r0, half);
     code_.bind(is_low);
+  }
+  if (bits != 0) {  // 1 + (power - bits) * 2^bits + number >> (power - bits)
+    code_.alu_imm(bpf::kSub, Reg::r0, shift);
+    code_.alu(bpf::kRsh, Reg::r3, Reg::r0);
+    code_.alu_imm(bpf::kLsh, Reg::r0, shift);
+    code_.alu(bpf::kAdd, Reg::r0, Reg::r3);
+    code_.alu_imm(bpf::kAdd, Reg::r0, 1);
   }
   code_.bind(done);
 }

@@ -52,6 +52,8 @@ class Emitter {
   Emitter(Draft& draft, const typed::Clause& clause)
       : draft_(draft), clause_(clause), session_(session_of(clause)) {}
 
+  /// A loop whose bounds are not known before makes at most so many rounds; more are counted.
+  static constexpr int32_t kMaxOpenRounds = 1024;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
 
@@ -90,6 +92,7 @@ class Emitter {
   };
 
   // Keeping values: emitter.cc.
+  bool uses_task() const;
   Held hold(Reg from);
   void get(const Location& location, Reg dst);
   void put(const Location& location, Reg src);
@@ -120,6 +123,9 @@ class Emitter {
   void truth(const Expr& expr);
   void conditional(const Expr& expr, const std::function<void(const Expr&)>& side);
   void load_memory(const Expr& expr);
+  void task_value(bpf::Helper helper, std::string_view name);
+  void text_length(const Expr& expr);
+  void text_contains(const Expr& expr);
   void load_unaligned_field(const Expr& expr);
   void modify_variable(const Expr& expr, typed::Yields yields);
 
@@ -127,6 +133,7 @@ class Emitter {
   void branch(const Expr& expr, bool when, Label to);
   void branch_compare(const Expr& expr, bool when, Label to);
   void branch_text(const Expr& expr, bool when, Label to);
+  void branch_differs(const Expr& expr, bool when, Label to);
   void branch_text_literal(const Expr& expr, const std::string& text, bool is_equal, Label to);
   void branch_text_bytes(const Place& place, const std::string& text, Label if_different);
 
@@ -145,6 +152,7 @@ class Emitter {
   void string_into(
       const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit);
   void buffer_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
+  void inet_into(const Expr& expr, const Place& place);
   void comm_into(const Place& place, const Type& type, Fill fill);
   /// r0 := the id of the stack. One that found no room is counted.
   void stack_id(const Type& type);
@@ -179,7 +187,7 @@ class Emitter {
   void add_number(const typed::Stmt& stmt);
   void add_to_bucket(const typed::Stmt& stmt);
   void add_extreme(const typed::Map& map);
-  void log2_bucket();
+  void log2_bucket(uint32_t bits);
   void linear_bucket(const typed::Map& map);
   void modify_map(const Expr& expr, typed::Yields yields);
   void modify_in_place(const Expr& expr, typed::Yields yields, const Location* operand);
@@ -192,6 +200,7 @@ class Emitter {
   void map_action(const Expr& expr, bundle::ActionKind kind);
   void exit(const Expr& expr);
   void override_return(const Expr& expr);
+  void send_signal(const Expr& expr);
   void time(const Expr& expr);
   void join(const Expr& expr);
   void join_argument(const Location& argv,
@@ -204,11 +213,17 @@ class Emitter {
   // Statements: emit_stmt.cc.
   bool is_too_long() const { return code_.size() > kMaxInsns; }
   void block(const typed::Block& block);
+  void declare(const typed::Block& block, int except = -1);
+  void statements(const typed::Block& block);
+  /// The statements of a kBlock, then `last` for its value, where it has one.
+  void block_value(const Expr& expr, const std::function<void(const Expr&)>& last);
   void statement(const typed::Stmt& stmt);
   void set_variable(const typed::Stmt& stmt);
   void if_statement(const typed::Stmt& stmt);
   void while_loop(const typed::Stmt& stmt);
   void for_range(const typed::Stmt& stmt);
+  void for_open_range(const typed::Stmt& stmt);
+  void range_body(const typed::Stmt& stmt, int counter, Label next, Label done);
 
   const typed::Map& script_map(int map) const {
     return draft_.program().maps[static_cast<size_t>(map)];
@@ -226,6 +241,7 @@ class Emitter {
   int counter_key_ = 0;
   std::optional<Session> session_;
   int entry_slots_ = 0;  ///< the arguments, then the duration
+  bool reads_kernel_ = false;  ///< addresses may be the kernel's
 };
 
 }  // namespace spile::lang::codegen

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lang/sema/c_declarations.h"
 #include "lang/sema/lower.h"
 #include "lang/sema/probes.h"
 
@@ -20,10 +21,15 @@ class Analyzer {
            World& world,
            const CompileOptions& options,
            Diagnostics& diagnostics)
-      : program_(program), world_(world), options_(options), diagnostics_(diagnostics) {}
+      : program_(program),
+        world_(world),
+        options_(options),
+        diagnostics_(diagnostics),
+        types_(world) {}
 
   std::optional<typed::Program> run() {
     refuse_definitions();
+    declare_c(program_, types_, diagnostics_);
     ProbeTable table = resolve_probes(program_, world_, diagnostics_);
     declare_maps();
     Diagnostics scratch;
@@ -41,15 +47,13 @@ class Analyzer {
   }
 
   void refuse_definitions() {
-    for (const ast::CDefinition& definition : program_.c_definitions) {
-      refuse(definition.span,
-             definition.kind == ast::CDefinition::Kind::kInclude ? "#include" : "a C definition");
-    }
-    for (const ast::ConfigEntry& entry : program_.config)
-      refuse(entry.key_span, fmt::format("config {}", entry.key));
     for (const ast::Import& import : program_.imports) refuse(import.span, "import");
     for (const ast::Routine& routine : program_.routines) {
-      refuse(routine.name_span, routine.kind == ast::Routine::Kind::kMacro ? "macro" : "fn");
+      if (routine.kind == ast::Routine::Kind::kFunction) refuse(routine.name_span, "fn");
+      for (const ast::Parameter& parameter : routine.parameters) {
+        if (routine.kind == ast::Routine::Kind::kMacro && parameter.type)
+          diagnostics_.error(parameter.span, "a macro's parameters have no types");
+      }
     }
   }
 
@@ -74,7 +78,7 @@ class Analyzer {
   std::vector<typed::Clause> lower_all(std::vector<Instance>& instances, Diagnostics& diagnostics) {
     std::vector<typed::Clause> clauses;
     for (Instance& instance : instances)
-      clauses.push_back(Lowering(options_, world_, maps_, instance, diagnostics).run());
+      clauses.push_back(Lowering(options_, world_, types_, program_.routines, maps_, instance, diagnostics).run());
     return clauses;
   }
 
@@ -158,6 +162,7 @@ class Analyzer {
   World& world_;
   const CompileOptions& options_;
   Diagnostics& diagnostics_;
+  TypeTable types_;
   MapTable maps_;
   std::vector<typed::Clause> clauses_;
 };

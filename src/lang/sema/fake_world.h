@@ -82,6 +82,29 @@ class FakeWorld : public World {
     if (found.empty()) return fail(ErrorCode::kNotFound, "no tracepoint '{}:{}'", category, event);
     return found;
   }
+  bool has_types = true;
+  std::vector<Structure> structures = default_structures();
+
+  bool has_kernel_types() override { return has_types; }
+  Result<Structure> kernel_structure(std::string_view name) override {
+    for (const Structure& one : structures) {
+      if (has_types && one.name == name) return one;
+    }
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  Result<Type> kernel_type(std::string_view name) override {
+    if (has_types && name == "sector_t") return Type::uint64();
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  Result<int64_t> kernel_enumerator(std::string_view name) override {
+    if (has_types && name == "TCP_CLOSE") return 7;
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  Result<uint64_t> cgroup_id(std::string_view path) override {
+    if (path == "/sys/fs/cgroup/user.slice") return 77;
+    return fail(ErrorCode::kNotFound, "no cgroup {}", path);
+  }
+  uint32_t cpu_count() override { return 4; }
   std::vector<std::string> near_user_functions(std::string_view, std::string_view symbol) override {
     return symbol == "fopne" ? std::vector<std::string>{"fopen"} : std::vector<std::string>{};
   }
@@ -100,6 +123,27 @@ class FakeWorld : public World {
  private:
   using Shape = EventField::Shape;
   using Place = UsdtArgument::Place;
+
+  static std::vector<Structure> default_structures() {
+    const Type task = Type::pointer_to(Type::structure("struct task_struct"));
+    return {
+        {"struct task_struct",
+         96,
+         {{"pid", Type::integer(4, true), 0},
+          {"tgid", Type::integer(4, true), 4},
+          {"real_parent", task, 8},
+          {"group_leader", task, 16},
+          {"comm", Type::string(16), 24},
+          {"flag", Type::integer(4, false), 40, 3, 2},
+          {"level", Type::integer(4, true), 40, 5, 3},
+          {"se", Type::structure("struct entity"), 48},
+          {"", Type::structure("union <7>"), 64},
+          {"words", Type::array_of(Type::integer(4, false), 4), 72},
+          {"next", Type::pointer_to(Type::structure("struct opaque")), 88}}},
+        {"struct entity", 16, {{"load", Type::uint64(), 0}, {"runs", Type::integer(2, false), 8}}},
+        {"union <7>", 8, {{"as_word", Type::uint64(), 0}, {"as_byte", Type::integer(1, false), 0}}},
+    };
+  }
 
   /// query_start twice, with its arguments in other places; one that cannot be read in query_done.
   static std::vector<UsdtSite> default_usdt() {

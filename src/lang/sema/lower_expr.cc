@@ -56,11 +56,13 @@ Lowering::ExprPtr Lowering::lower(const ast::Expr& expr, Want want) {
     case ast::ExprKind::kTuple: return lower_tuple(ast::as<ast::Tuple>(expr));
     case ast::ExprKind::kCall: return lower_call(ast::as<ast::Call>(expr));
     case ast::ExprKind::kSizeof: return lower_sizeof(ast::as<ast::Sizeof>(expr));
-    case ast::ExprKind::kRecord: refuse(expr.span, "a record"); break;
-    case ast::ExprKind::kOffsetof: refuse(expr.span, "offsetof"); break;
+    case ast::ExprKind::kRecord: return lower_record(ast::as<ast::Record>(expr));
+    case ast::ExprKind::kOffsetof: return lower_offsetof(ast::as<ast::Offsetof>(expr));
     case ast::ExprKind::kTypeArgument: refuse(expr.span, "a type as an argument"); break;
-    case ast::ExprKind::kBlock: refuse(expr.span, "a block as a value"); break;
-    case ast::ExprKind::kIf: refuse(expr.span, "'if' as a value"); break;
+    case ast::ExprKind::kBlock:
+      return lower_block_expr(ast::as<ast::BlockExpr>(expr).block, expr.span);
+    case ast::ExprKind::kIf:
+      return lower_if_expr(ast::as<ast::If>(*ast::as<ast::IfExpr>(expr).statement), expr.span);
     case ast::ExprKind::kComptime: refuse(expr.span, "comptime"); break;
   }
   return unknown(expr.span);
@@ -104,7 +106,36 @@ Lowering::ExprPtr Lowering::lower_positional(const ast::Positional& expr, Want w
 }
 
 Lowering::ExprPtr Lowering::lower_identifier(const ast::Identifier& expr) {
+  if (expansion_ != nullptr) {
+    const auto parameter = expansion_->expressions.find(expr.name);
+    if (parameter != expansion_->expressions.end()) return lower_parameter(*parameter->second);
+  }
+  if (ExprPtr value = lower_macro(expr.name, {}, expr.span)) return value;
   return lower_name(expr.name, expr.span);
+}
+
+/// The name stands for another expression; inside of that it stands for nothing.
+Lowering::ExprPtr Lowering::lower_define(const std::string& name, const ast::Expr& body) {
+  if (!expanding_.insert(name).second) {
+    diagnostics_.error(body.span, "#define {} needs itself", name);
+    return unknown(body.span);
+  }
+  ExprPtr value = lower(body);
+  expanding_.erase(name);
+  return value;
+}
+
+/// Names of #define and of enums.
+bool Lowering::lower_constant(const std::string& name, Span span, ExprPtr& value) {
+  if (const ast::Expr* body = types_.expression(name)) {
+    value = lower_define(name, *body);
+    value->span = span;
+    return true;
+  }
+  const auto known = types_.constant(name);
+  if (!known) return false;
+  value = number(static_cast<uint64_t>(*known), *known < 0 ? Type::int64() : Type::literal(), span);
+  return true;
 }
 
 Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
@@ -123,8 +154,10 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     auto kind = name == "ustack" ? Type::Kind::kUserStack : Type::Kind::kKernelStack;
     return stack(kind, bundle::StackMode::kBpftrace, kMaxStackFrames, span);
   }
+  if (ExprPtr value = lower_derived(name, span)) return value;
   const BuiltinEntry* entry = find_builtin(name);
   if (entry == nullptr) {
+    if (ExprPtr value; lower_constant(name, span, value)) return value;
     Diagnostic& diagnostic = diagnostics_.error(span, "unknown name '{}'", name);
     std::string_view near = nearest_builtin(name);
     if (!near.empty()) {
@@ -218,18 +251,6 @@ bool Lowering::is_args(const ast::Expr& expr) {
   return call != nullptr && call->name == "args" && call->arguments.empty();
 }
 
-Lowering::ExprPtr Lowering::lower_field(const ast::Field& expr) {
-  if (is_args(*expr.base)) return lower_event_field(expr);
-  ExprPtr base = lower(*expr.base);
-  if (base->type.is_unknown()) return unknown(expr.span);
-  if (base->type.is_pointer()) {
-    refuse(expr.span, "access to the fields of a struct");
-  } else {
-    diagnostics_.error(expr.span, "{} has no field '{}'", to_string(base->type), expr.name);
-  }
-  return unknown(expr.span);
-}
-
 namespace {
 
 /// How a field of an event is read, or kUnknown in the type when it cannot be.
@@ -237,6 +258,17 @@ struct FieldAccess {
   ExprKind kind = ExprKind::kContext;
   Type type;
 };
+
+/// "const struct file *" -> "struct file"; "" for any other type.
+std::string pointed_struct(std::string_view type) {
+  constexpr std::string_view kConst = "const ";
+  if (type.starts_with(kConst)) type.remove_prefix(kConst.size());
+  if (!type.starts_with("struct ") && !type.starts_with("union ")) return {};
+  if (!type.ends_with('*') || type.find('*') != type.size() - 1) return {};
+  type.remove_suffix(1);
+  while (type.ends_with(' ')) type.remove_suffix(1);
+  return std::string(type);
+}
 
 FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
   switch (field.shape) {
@@ -247,7 +279,10 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
     case EventField::Shape::kPointer: {
       // `char *` may be given to str(), and so may everything else: the type only matters when it
       // is printed.
-      return {ExprKind::kContext, field.size == 8 ? Type::void_pointer() : Type{}};
+      const std::string structure = pointed_struct(field.type);
+      Type type =
+          structure.empty() ? Type::void_pointer() : Type::pointer_to(Type::structure(structure));
+      return {ExprKind::kContext, field.size == 8 ? std::move(type) : Type{}};
     }
     case EventField::Shape::kCharArray:
       return {ExprKind::kContextString, Type::string(std::min(field.size, max_strlen))};
@@ -302,49 +337,23 @@ Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
 }
 
 Lowering::ExprPtr Lowering::lower_tuple_field(const ast::TupleField& expr) {
-  ExprPtr base = lower(*expr.base);
-  if (base->type.is_unknown()) return unknown(expr.span);
+  return element_of_tuple(lower(*expr.base), expr.index, expr.span);
+}
+
+Lowering::ExprPtr Lowering::element_of_tuple(ExprPtr base, uint64_t index, Span span) {
+  if (base->type.is_unknown()) return unknown(span);
   if (base->type.kind != Type::Kind::kTuple) {
-    diagnostics_.error(expr.span, "{} has no element .{}", to_string(base->type), expr.index);
-    return unknown(expr.span);
+    diagnostics_.error(span, "{} has no element .{}", to_string(base->type), index);
+    return unknown(span);
   }
-  if (expr.index >= base->type.fields.size()) {
-    diagnostics_.error(expr.span, "the tuple has {} elements, there is no .{}",
-                       base->type.fields.size(), expr.index);
-    return unknown(expr.span);
+  if (index >= base->type.fields.size()) {
+    diagnostics_.error(span, "the tuple has {} elements, there is no .{}", base->type.fields.size(),
+                       index);
+    return unknown(span);
   }
-  ExprPtr value = make(ExprKind::kTupleField, base->type.fields[expr.index], expr.span);
-  value->number = expr.index;
+  ExprPtr value = make(ExprKind::kTupleField, base->type.fields[index], span);
+  value->number = index;
   value->args.push_back(std::move(base));
-  return value;
-}
-
-Lowering::ExprPtr Lowering::lower_index(const ast::Index& expr) {
-  ExprPtr base = lower(*expr.base);
-  ExprPtr index = lower_number(*expr.index, "an index");
-  if (base->type.is_unknown() || index->type.is_unknown()) return unknown(expr.span);
-  if (!base->type.is_pointer()) {
-    refuse(expr.span, fmt::format("an index into {}", to_string(base->type)));
-    return unknown(expr.span);
-  }
-  return lower_deref(
-      pointer_arithmetic(BinaryOp::kAdd, std::move(base), std::move(index), expr.span), expr.span);
-}
-
-Lowering::ExprPtr Lowering::lower_deref(ExprPtr address, Span span) {
-  if (address->type.is_unknown()) return unknown(span);
-  if (!address->type.is_pointer()) {
-    diagnostics_.error(span, "'*' needs a pointer, not {}", to_string(address->type))
-        .with_hint("say what it points to: *(uint64 *)...");
-    return unknown(span);
-  }
-  if (address->type.fields.empty()) {
-    diagnostics_.error(span, "'*' of a void pointer")
-        .with_hint("say what it points to: *(uint64 *)...");
-    return unknown(span);
-  }
-  ExprPtr value = make(ExprKind::kLoad, address->type.fields[0], span);
-  value->args.push_back(std::move(address));
   return value;
 }
 

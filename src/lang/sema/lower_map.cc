@@ -19,7 +19,13 @@ int MapTable::find_or_add(const std::string& name, Span span) {
 }
 
 int Lowering::map_named(const ast::Map& map) {
-  return maps_.find_or_add(map.name, map.name_span);
+  if (expansion_ != nullptr && !expansion_->maps.contains(map.name)) {
+    diagnostics_
+        .error(map.name_span, "macro {}: {} is none of its parameters", expansion_->macro->name,
+               map.name)
+        .with_hint("a macro uses only maps that it is given");
+  }
+  return maps_.find_or_add(resolve_map_name(map.name), map.name_span);
 }
 
 bool Lowering::join_key(int index, const Type& key, Span span) {
@@ -44,7 +50,8 @@ bool Lowering::add_key(int index,
                        std::vector<ExprPtr> given,
                        Span span,
                        std::vector<ExprPtr>& parts) {
-  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple) {  // @x[(1, 2)] is @x[1, 2]
+  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple &&
+      given[0]->type.names.empty()) {  // @x[(1, 2)] is @x[1, 2]
     std::vector<ExprPtr> elements = std::move(given[0]->args);
     given = std::move(elements);
   }
@@ -54,6 +61,7 @@ bool Lowering::add_key(int index,
       diagnostics_.error(part->span, "this has no value, it cannot be a key");
       return false;
     }
+    if (!check_has_bytes(*part)) return false;
     types.push_back(widened(part->type));
   }
   parts = std::move(given);

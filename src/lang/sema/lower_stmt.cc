@@ -119,20 +119,23 @@ void Lowering::lower_while(const ast::While& stmt, typed::Block& into) {
   into.statements.push_back(std::move(result));
 }
 
+/// Constant bounds are checked here; others are calculated once, when the loop begins.
 void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
   typed::Stmt result = statement(StmtKind::kForRange, stmt.span);
   ExprPtr first = lower_number(*stmt.first, "a range");
   ExprPtr last = lower_number(*stmt.last, "a range");
-  for (const ExprPtr* bound : {&first, &last}) {
-    if ((*bound)->kind != ExprKind::kNumber) refuse((*bound)->span, "a range that is not constant");
-  }
-  result.first = static_cast<int64_t>(first->number);
-  result.last = static_cast<int64_t>(last->number);
-  if (first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber &&
-      result.last > result.first &&
-      last->number - first->number > static_cast<uint64_t>(kMaxRounds)) {
-    diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number,
-                       kMaxRounds);
+  const bool is_constant = first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber;
+  if (is_constant) {
+    result.first = static_cast<int64_t>(first->number);
+    result.last = static_cast<int64_t>(last->number);
+    if (result.last > result.first &&
+        last->number - first->number > static_cast<uint64_t>(kMaxRounds)) {
+      diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number,
+                         kMaxRounds);
+    }
+  } else {
+    result.keys.push_back(std::move(first));
+    result.keys.push_back(std::move(last));
   }
   scopes_.emplace_back();
   typed::Block* outer = std::exchange(declaring_, &result.body);
@@ -213,7 +216,7 @@ void Lowering::report_undefined(const std::string& name, Span span) {
 void Lowering::join_variable(int variable, const Type& type, Span span) {
   typed::Variable& known = instance_.variables[variable];
   Type before = known.type;
-  switch (join(known.type, widened(type))) {
+  switch (join(known.type, type.is_int() ? type : widened(type))) {
     case Join::kSame: return;
     case Join::kWidened: maps_.changed = true; return;
     case Join::kMismatch: break;
@@ -309,6 +312,7 @@ void Lowering::lower_assign_map(const ast::Assign& assign,
     return;
   }
   if (!set_role(stmt.map, bundle::MapRole::kValue, assign.span) || !has_key) return;
+  if (!check_has_bytes(*stmt.expr)) return;
   join_value(stmt.map, stmt.expr->type, assign.span);
   into.statements.push_back(std::move(stmt));
 }
@@ -344,9 +348,19 @@ bool Lowering::lower_aggregate(const ast::Assign& assign,
     join_value(stmt.map, Type::uint64(), assign.span);
   }
   int64_t bits = 0;
-  if (entry->function == Function::kHist && given > 1 &&
-      constant(*call->arguments[1], "the second argument of hist()", bits) && bits != 0) {
-    refuse(call->span, "hist() with finer buckets");
+  if (entry->function == Function::kHist) {
+    if (given > 1 && constant(*call->arguments[1], "the second argument of hist()", bits) &&
+        (bits < 0 || bits > 5)) {
+      diagnostics_.error(call->arguments[1]->span, "hist: 0 to 5 bits, not {}", bits);
+      bits = 0;
+    }
+    typed::Map& map = maps_.maps[stmt.map].map;
+    if (map.hist_bits != bits && !maps_.maps[stmt.map].has_bits) {
+      map.hist_bits = static_cast<uint32_t>(bits);
+    } else if (map.hist_bits != bits) {
+      diagnostics_.error(call->span, "hist: {} has {} bits elsewhere", map.name, map.hist_bits);
+    }
+    maps_.maps[stmt.map].has_bits = true;
   }
   if (entry->function == Function::kLhist) lower_lhist(*call, maps_.maps[stmt.map].map);
   if (has_key) into.statements.push_back(std::move(stmt));

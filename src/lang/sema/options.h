@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ struct CompileOptions {
   uint32_t ring_bytes = 1u << 20;
   /// $1, $2, ...
   std::vector<std::string> positional;
+  /// --name=value behind `--`: what getopt() finds. "" where no value was given.
+  std::map<std::string, std::string> named;
   /// When not empty, programs of kprobe, kretprobe and tracepoint probes end at once in any other
   /// process. Uprobes are attached to processes instead.
   std::vector<pid_t> pid_filter;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "lang/sema/structure.h"
 
 namespace spile::lang {
 
@@ -146,6 +147,28 @@ class World {
   ///          unsupported  no tracefs is mounted; the message says where it was looked for
   virtual Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
                                                       std::string_view event) = 0;
+
+  /// The kernel describes its types (BTF).
+  virtual bool has_kernel_types() { return false; }
+  /// "struct sock", "union ktime". Errors: not found    the kernel has none, or only declares it
+  ///                                        unsupported  this kernel describes no types
+  virtual Result<Structure> kernel_structure(std::string_view name) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  /// A typedef ("sector_t") or an enum ("enum pid_type"). Errors: as kernel_structure.
+  virtual Result<Type> kernel_type(std::string_view name) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  /// A constant of one of the kernel's enums. Errors: as kernel_structure.
+  virtual Result<int64_t> kernel_enumerator(std::string_view name) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  /// The id of a cgroup by its path below the mount or from the root. Errors: not found, denied.
+  virtual Result<uint64_t> cgroup_id(std::string_view path) {
+    return fail(ErrorCode::kNotFound, "no cgroup {}", path);
+  }
+  /// CPUs that may ever be there.
+  virtual uint32_t cpu_count() { return 1; }
 
   // Names near a wrong one, nearest first, at most three, for "did you mean". Empty when there is
   // nothing near.

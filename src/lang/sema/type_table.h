@@ -1,0 +1,71 @@
+// Names of types -> types: those of the script's C definitions first, then the machine's.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "lang/sema/structure.h"
+#include "lang/sema/world.h"
+#include "lang/syntax/ast.h"
+
+namespace spile::lang {
+
+class TypeTable {
+ public:
+  explicit TypeTable(World& world) : world_(world) {}
+
+  void define(Structure structure) { structures_[structure.name] = std::move(structure); }
+  void define_name(const std::string& name, Type type) { names_[name] = std::move(type); }
+  void define_constant(const std::string& name, int64_t value) { constants_[name] = value; }
+  /// `#define NAME expression`.
+  void define_expression(const std::string& name, const ast::Expr* value) {
+    defines_[name] = value;
+  }
+  /// The script includes a header: what the kernel's headers define counts, too.
+  void include_headers() { has_headers_ = true; }
+  bool has_headers() const { return has_headers_; }
+
+  /// "struct sock". Null: unknown, or only declared. Valid as long as the table.
+  const Structure* structure(const std::string& name);
+  /// "uint32", "unsigned long", "pid_t", "sector_t"; not structs.
+  std::optional<Type> named(const std::string& name);
+  /// Enumerators and constants.
+  std::optional<int64_t> constant(const std::string& name);
+  const ast::Expr* expression(const std::string& name) const;
+  bool is_defined(const std::string& name) const;
+
+  struct Found {
+    StructField field;
+    uint32_t offset_bytes = 0;  ///< from the start of the whole
+  };
+  /// A field, also of anonymous members.
+  std::optional<Found> field(const Structure& structure, const std::string& name);
+  /// Names for "did you mean".
+  std::vector<std::string> field_names(const Structure& structure);
+
+  /// In C. 0: not known.
+  uint32_t size_of(const Type& type);
+  uint32_t alignment_of(const Type& type);
+
+ private:
+  uint32_t alignment_of(const Structure& structure, int depth);
+
+  World& world_;
+  std::map<std::string, Structure> structures_;
+  std::set<std::string> unknown_;
+  std::map<std::string, Type> names_;
+  std::map<std::string, int64_t> constants_;
+  std::map<std::string, const ast::Expr*> defines_;
+  std::map<std::string, uint32_t> alignments_;  ///< of the script's own
+  bool has_headers_ = false;
+
+ public:
+  /// A definition may lower it (packed).
+  void set_alignment(const std::string& structure, uint32_t bytes) {
+    alignments_[structure] = bytes;
+  }
+};
+
+}  // namespace spile::lang
