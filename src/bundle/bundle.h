@@ -240,6 +240,8 @@ struct Bundle {
       false;  ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
   int start_map =
       -1;  ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
+  bool prints_maps = true;         ///< when the trace ends
+  uint32_t max_cat_bytes = 10240;  ///< of a file that cat() prints
   /// Not empty: a construct that only the kernel engine can carry ("kstack").
   std::string needs_kernel;
   bool reads_symbols = false;  ///< something is printed as a symbol of a process: its files matter

@@ -6,9 +6,6 @@
 
 namespace spile::output {
 
-/// As bpftrace's max_cat_bytes.
-inline constexpr size_t kMostCatBytes = 10240;
-
 /// What `sh -c command` writes to standard output; its standard error is ours. Waits for its end.
 std::string run_command(const std::string& command);
 /// At most `most` bytes of a file. One that cannot be read: "", and a line on standard error.

@@ -55,7 +55,7 @@ Result<void> Records::run(const Action& action,
       // What was printed before comes before what the command says.
       SPILE_TRY_VOID(output_.flush());
       if (action.kind == ActionKind::kSystem) return output_.system(run_command(text));
-      return output_.cat(read_for_cat(text, kMostCatBytes));
+      return output_.cat(read_for_cat(text, bundle_.max_cat_bytes));
     }
     case ActionKind::kPrintMap: return print_map(action.map, {action.top, action.div}, trace);
     case ActionKind::kPrintValue: return print_value(action, record, trace);

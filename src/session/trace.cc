@@ -416,7 +416,7 @@ void Session::finish() {
   take_records(std::chrono::milliseconds(0));
   if (!output_gone_) {
     auto ended = output_->end();
-    if (ended) {
+    if (ended && bundle_.prints_maps) {
       auto printed = records_->print_maps(*trace_);
       if (!printed && printed.error().code != ErrorCode::kTargetGone) say(printed.error().message);
     }

@@ -11,6 +11,7 @@
 #include <set>
 #include <unordered_set>
 
+#include "elf/debug_file.h"
 #include "elf/root_path.h"
 #include "os/process.h"
 #include "session/tracepoint_format.h"
@@ -435,11 +436,27 @@ Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::st
               module.empty() ? "" : fmt::format(" in module {}", module));
 }
 
+/// Of the kernel's data, which the list of functions leaves out.
+Result<uint64_t> MachineWorld::kernel_variable(std::string_view symbol) {
+  SPILE_TRY(const std::string text, os::read_file(options_.kallsyms));
+  const std::string wanted = fmt::format(" {}\n", symbol);
+  size_t at = text.find(wanted);
+  if (at == std::string::npos)
+    return fail(ErrorCode::kNotFound, "/proc/kallsyms has no '{}'", symbol);
+  at = text.rfind('\n', at);
+  const uint64_t address =
+      std::strtoull(text.c_str() + (at == std::string::npos ? 0 : at + 1), nullptr, 16);
+  if (address == 0)
+    return fail(ErrorCode::kDenied,
+                "the kernel hides its addresses from this user (kernel.kptr_restrict); root sees "
+                "them");
+  return address;
+}
+
 Result<uint64_t> MachineWorld::kernel_address(std::string_view symbol) {
   SPILE_TRY(const symbols::Kallsyms* kernel, this->kernel());
   const auto found = kernel->find(symbol);
-  if (found.empty())
-    return fail(ErrorCode::kNotFound, "/proc/kallsyms has no function '{}'", symbol);
+  if (found.empty()) return kernel_variable(symbol);
   if (found.front()->addr == 0) {
     return fail(ErrorCode::kDenied,
                 "the kernel hides its addresses from this user (kernel.kptr_restrict); root sees "
@@ -451,6 +468,44 @@ Result<uint64_t> MachineWorld::kernel_address(std::string_view symbol) {
 std::vector<std::string> MachineWorld::near_kernel_functions(std::string_view symbol) {
   const auto kernel = this->kernel();
   return kernel ? (*kernel)->nearest(symbol, kSuggestions) : std::vector<std::string>();
+}
+
+// ---- types of programs
+// ----------------------------------------------------------------------------------------------
+
+/// From the file itself, or where that is stripped from its separate debug file.
+Result<UserTypes> MachineWorld::load_user_types(const std::string& path) {
+  auto own = UserTypes::load(path, path);
+  if (own || own.error().code != ErrorCode::kUnsupported) return own;
+  SPILE_TRY(const elf::File file, elf::File::open(path));
+  const auto debug = elf::open_debug_file(file, "", path);
+  if (!debug) return own;
+  return UserTypes::load(debug->path(), path);
+}
+
+Result<const UserTypes*> MachineWorld::user_types(const std::string& path) {
+  auto known = user_types_.find(path);
+  if (known == user_types_.end()) known = user_types_.emplace(path, load_user_types(path)).first;
+  if (!known->second) return std::unexpected(known->second.error());
+  return &*known->second;
+}
+
+Result<std::vector<lang::UserParameter>> MachineWorld::user_parameters(
+    const lang::UserFunction& function) {
+  SPILE_TRY(const UserTypes* types, user_types(function.path));
+  SPILE_TRY(const auto files, this->files(function.path));
+  SPILE_TRY(const symbols::ModuleSymbols* module, this->module(files.front()));
+  for (const auto* one : module->find(function.symbol)) {
+    auto parameters = types->parameters(one->addr.value);
+    if (parameters) return parameters;
+  }
+  return fail(ErrorCode::kNotFound, "the debug information of {} does not have {}", function.path,
+              function.symbol);
+}
+
+Result<lang::Structure> MachineWorld::user_structure(std::string_view path, std::string_view name) {
+  SPILE_TRY(const UserTypes* types, user_types(std::string(path)));
+  return types->structure(name);
 }
 
 // ---- the kernel's types

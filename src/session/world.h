@@ -15,6 +15,7 @@
 #include "lang/sema/world.h"
 #include "session/kernel_types.h"
 #include "session/usdt_file.h"
+#include "session/user_types.h"
 #include "symbols/kallsyms.h"
 #include "symbols/library_path.h"
 #include "symbols/module_symbols.h"
@@ -51,6 +52,9 @@ class MachineWorld final : public lang::World {
   Result<uint64_t> kernel_address(std::string_view symbol) override;
   Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
                                                     std::string_view event) override;
+  Result<std::vector<lang::UserParameter>> user_parameters(
+      const lang::UserFunction& function) override;
+  Result<lang::Structure> user_structure(std::string_view path, std::string_view name) override;
   bool has_kernel_types() override;
   Result<lang::Structure> kernel_structure(std::string_view name) override;
   Result<lang::Type> kernel_type(std::string_view name) override;
@@ -80,8 +84,11 @@ class MachineWorld final : public lang::World {
   Result<std::vector<symbols::Located>> usdt_files(std::string_view target);
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
+  Result<uint64_t> kernel_variable(std::string_view symbol);
   Result<std::string> events_folder();
   Result<const KernelTypes*> kernel_types();
+  Result<const UserTypes*> user_types(const std::string& path);
+  Result<UserTypes> load_user_types(const std::string& path);
 
   WorldOptions options_;
   std::map<std::string, Result<std::vector<symbols::Located>>, std::less<>> files_;  ///< by target
@@ -90,6 +97,7 @@ class MachineWorld final : public lang::World {
   std::vector<std::shared_ptr<Fd>> images_;  ///< of removed files, for as long as they are read
   std::optional<Result<symbols::Kallsyms>> kernel_;
   std::optional<Result<KernelTypes>> kernel_types_;
+  std::map<std::string, Result<UserTypes>> user_types_;  ///< by path
 };
 
 }  // namespace spile::session

@@ -92,6 +92,8 @@ Draft::Draft(const typed::Program& program, const CompileOptions& options)
     : program_(program), options_(options) {
   for (const typed::Map& map : program.maps) bundle_.maps.push_back(spec_of(map, options));
   bundle_.probes = program.probes;
+  bundle_.prints_maps = options.prints_maps;
+  bundle_.max_cat_bytes = options.max_cat_bytes;
   std::unordered_map<std::string_view, int> first;
   first.reserve(bundle_.probes.size());
   for (size_t i = 0; i < bundle_.probes.size(); ++i)

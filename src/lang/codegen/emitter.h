@@ -52,7 +52,8 @@ class Emitter {
   Emitter(Draft& draft, const typed::Clause& clause)
       : draft_(draft), clause_(clause), session_(session_of(clause)) {}
 
-  /// A loop whose bounds are not known before makes at most so many rounds; more are counted.
+  /// Loops whose bounds are not known before make together at most so many rounds in one hit; the
+  /// loop that wants more ends and is counted.
   static constexpr int32_t kMaxOpenRounds = 1024;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
@@ -93,6 +94,7 @@ class Emitter {
 
   // Keeping values: emitter.cc.
   bool uses_task() const;
+  bool has_open_loops() const;
   Held hold(Reg from);
   void get(const Location& location, Reg dst);
   void put(const Location& location, Reg src);
@@ -242,6 +244,7 @@ class Emitter {
   std::optional<Session> session_;
   int entry_slots_ = 0;  ///< the arguments, then the duration
   bool reads_kernel_ = false;  ///< addresses may be the kernel's
+  int budget_ = 0;             ///< slot: rounds left for open loops; 0: there are none
 };
 
 }  // namespace spile::lang::codegen

@@ -29,6 +29,8 @@ class Machine {
   bool pads_comm = true;  ///< get_current_comm zeroes what lies behind the name
   int64_t stack = 42;     ///< what get_stackid gives
   uint64_t overridden = 0, stack_flags = 0;
+  uint64_t task = 0;  ///< what get_current_task gives
+  uint64_t sent_signal = 0, random = 4;
   bool maps_are_full = false;
   std::vector<Bytes> records;
   /// Runs at the start of every update: what another CPU does at that moment.
@@ -167,6 +169,15 @@ class Machine {
     helpers_.set(Helper::kGetCurrentPidTgid, [this](auto...) { return uint64_t{pid} << 32 | tid; });
     helpers_.set(Helper::kGetCurrentUidGid, [this](auto...) { return uint64_t{gid} << 32 | uid; });
     helpers_.set(Helper::kGetAttachCookie, [this](auto...) { return cookie; });
+    helpers_.set(Helper::kGetCurrentTask, [this](auto...) { return task; });
+    helpers_.set(Helper::kGetPrandomU32, [this](auto...) { return random; });
+    helpers_.set(Helper::kGetNumaNodeId, [](auto...) { return uint64_t{1}; });
+    helpers_.set(Helper::kGetCurrentCgroupId, [](auto...) { return uint64_t{88}; });
+    helpers_.set(Helper::kJiffies64, [](auto...) { return uint64_t{99}; });
+    helpers_.set(Helper::kSendSignal, [this](uint64_t signal, auto...) -> uint64_t {
+      sent_signal = signal;
+      return 0;
+    });
     helpers_.set(Helper::kGetStackid, [this](uint64_t, uint64_t, uint64_t flags, auto...) {
       stack_flags = flags;
       return static_cast<uint64_t>(stack);

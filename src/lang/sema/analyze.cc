@@ -1,6 +1,7 @@
 #include "lang/sema/analyze.h"
 
 #include <algorithm>
+#include <set>
 
 #include "lang/sema/c_declarations.h"
 #include "lang/sema/lower.h"
@@ -30,12 +31,15 @@ class Analyzer {
   std::optional<typed::Program> run() {
     refuse_definitions();
     declare_c(program_, types_, diagnostics_);
-    ProbeTable table = resolve_probes(program_, world_, diagnostics_);
+    const size_t errors_before = diagnostics_.error_count();
+    ProbeTable table = resolve_probes(program_, world_, options_.missing_probes, diagnostics_);
+    lacks_probes_ = diagnostics_.error_count() != errors_before;
     declare_maps();
     Diagnostics scratch;
     lower_all(table.instances, scratch);
     table.instances = split_by_layout(std::move(table.instances));
     sort_maps();
+    if (table.instances.empty()) return std::nullopt;  // reported
     if (!infer(table.instances)) return std::nullopt;
     if (diagnostics_.has_errors()) return std::nullopt;
     return finish(std::move(table));
@@ -78,7 +82,9 @@ class Analyzer {
   std::vector<typed::Clause> lower_all(std::vector<Instance>& instances, Diagnostics& diagnostics) {
     std::vector<typed::Clause> clauses;
     for (Instance& instance : instances)
-      clauses.push_back(Lowering(options_, world_, types_, program_.routines, maps_, instance, diagnostics).run());
+      clauses.push_back(
+          Lowering(options_, world_, types_, program_.routines, maps_, instance, diagnostics)
+              .run());
     return clauses;
   }
 
@@ -97,6 +103,7 @@ class Analyzer {
       clauses_ = lower_all(instances, found);
       if (maps_.changed || (!found.has_errors() && settle_variables(instances))) continue;
       keep(found);
+      tell_hoisted(instances);
       check_known();
       return true;
     }
@@ -108,10 +115,25 @@ class Analyzer {
   /// One clause may have been lowered for several contexts: each fault once.
   void keep(const Diagnostics& found) {
     for (const Diagnostic& one : found) {
+      // What a missing probe would have put into a map is no fault of the others.
+      if (lacks_probes_ && one.message.starts_with("undefined map")) continue;
       bool is_known = std::ranges::any_of(diagnostics_, [&](const Diagnostic& other) {
         return other.span == one.span && other.message == one.message;
       });
       if (!is_known) diagnostics_.add(one);
+    }
+  }
+
+  void tell_hoisted(const std::vector<Instance>& instances) {
+    std::set<std::string> told;
+    for (const Instance& instance : instances) {
+      for (const std::string& name : instance.hoisted) {
+        if (!told.insert(fmt::format("{} {}", instance.clause->span.begin, name)).second) continue;
+        diagnostics_
+            .warning(instance.clause->attach_points.front().span,
+                     "{} is used behind the block that it is first used in", name)
+            .with_hint("newer bpftrace refuses this; put 'let {};' before that block", name);
+      }
     }
   }
 
@@ -164,6 +186,7 @@ class Analyzer {
   Diagnostics& diagnostics_;
   TypeTable types_;
   MapTable maps_;
+  bool lacks_probes_ = false;
   std::vector<typed::Clause> clauses_;
 };
 

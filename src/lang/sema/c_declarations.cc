@@ -102,11 +102,13 @@ class Declarer {
       case Kind::kTypedef: return declaration(definition);
       default: break;
     }
+    const bool is_define = definition.kind == Kind::kDefine;
+    // Of other directives the name is the word, or what a #define with parameters defines.
+    const bool has_parameters = !is_define && definition.text.starts_with('(');
     diagnostics_.error(definition.span, "{} is not built yet",
-                       definition.kind == Kind::kDefine
-                           ? "a #define of something else than an expression"
-                       : definition.name == "define" ? "a #define with parameters"
-                                                     : "#" + definition.name);
+                       is_define        ? "a #define of something else than an expression"
+                       : has_parameters ? "a #define with parameters"
+                                        : "#" + definition.name);
   }
 
   /// The kernel's headers are not read: BTF has their types.

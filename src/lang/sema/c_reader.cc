@@ -496,7 +496,8 @@ std::optional<int64_t> CReader::operand() {
     fail(fmt::format("'{}' is no constant that is known here", name));
     return std::nullopt;
   }
-  fail(fmt::format("expected a constant, found '{}'", peek().text));
+  fail(fmt::format("expected a constant, found {}",
+                   peek().text.empty() ? "the end" : fmt::format("'{}'", peek().text)));
   return std::nullopt;
 }
 

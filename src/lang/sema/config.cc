@@ -17,9 +17,9 @@ constexpr auto kWithoutMeaning = std::to_array<std::string_view>(
      "max_bpf_progs", "max_probes", "on_stack_limit", "show_debug_info", "str_trunc_trailer",
      "unstable_dw_ustack", "unstable_import", "unstable_import_statement", "unstable_macro",
      "unstable_map_decl", "unstable_tseries", "unstable_typeinfo", "use_blazesym"});
-constexpr auto kKnown = std::to_array<std::string_view>(
-    {"max_strlen", "max_map_keys", "perf_rb_pages", "max_cat_bytes", "missing_probes",
-     "print_maps_on_exit", "stack_mode"});
+constexpr auto kKnown =
+    std::to_array<std::string_view>({"max_strlen", "max_map_keys", "perf_rb_pages", "max_cat_bytes",
+                                     "missing_probes", "print_maps_on_exit", "stack_mode"});
 
 class Applier {
  public:
@@ -30,7 +30,8 @@ class Applier {
     if (std::ranges::find(kWithoutMeaning, entry.key) != kWithoutMeaning.end()) return;
     if (std::ranges::find(kKnown, entry.key) == kKnown.end()) return unknown(entry);
     if (options_.fixed.contains(entry.key)) return;
-    if (entry.key == "max_strlen") return number(entry, 8, CompileOptions::kMaxStrlen, options_.max_strlen);
+    if (entry.key == "max_strlen")
+      return number(entry, 8, CompileOptions::kMaxStrlen, options_.max_strlen);
     if (entry.key == "max_map_keys") return number(entry, 1, 1u << 24, options_.max_map_keys);
     if (entry.key == "max_cat_bytes") return number(entry, 1, 1u << 30, options_.max_cat_bytes);
     if (entry.key == "perf_rb_pages") {

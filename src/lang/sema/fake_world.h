@@ -82,6 +82,23 @@ class FakeWorld : public World {
     if (found.empty()) return fail(ErrorCode::kNotFound, "no tracepoint '{}:{}'", category, event);
     return found;
   }
+  Result<std::vector<UserParameter>> user_parameters(const UserFunction& function) override {
+    const Type name = Type::pointer_to(Type::integer(1, true));
+    const Type file = Type::pointer_to(Type::structure("struct file of " + function.path));
+    if (function.symbol == "fopen")
+      return std::vector<UserParameter>{{"name", name, 0, ""}, {"mode", name, 1, ""}};
+    if (function.symbol == "fclose")
+      return std::vector<UserParameter>{{"stream", file, 0, ""},
+                                        {"mode", name, 2, ""},
+                                        {"x", {}, -1, "it is not passed in a register"}};
+    return fail(ErrorCode::kUnsupported, "{} has no debug information", function.path);
+  }
+  Result<Structure> user_structure(std::string_view path, std::string_view name) override {
+    if (name != "struct file") return fail(ErrorCode::kNotFound, "no {}", name);
+    return Structure{fmt::format("{} of {}", name, path),
+                     16,
+                     {{"fd", Type::integer(4, true), 0}, {"name", Type::string(8), 4}}};
+  }
   bool has_types = true;
   std::vector<Structure> structures = default_structures();
 
@@ -134,8 +151,8 @@ class FakeWorld : public World {
           {"real_parent", task, 8},
           {"group_leader", task, 16},
           {"comm", Type::string(16), 24},
-          {"flag", Type::integer(4, false), 40, 3, 2},
-          {"level", Type::integer(4, true), 40, 5, 3},
+          {"flag", Type::integer(4, false), 40, 2, 3},
+          {"level", Type::integer(4, true), 40, 5, 5},
           {"se", Type::structure("struct entity"), 48},
           {"", Type::structure("union <7>"), 64},
           {"words", Type::array_of(Type::integer(4, false), 4), 72},

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -87,6 +88,8 @@ class Lowering {
   bool lower_constant(const std::string& name, Span span, ExprPtr& value);
   ExprPtr lower_define(const std::string& name, const ast::Expr& body);
   ExprPtr lower_event_field(const ast::Field& expr);
+  ExprPtr lower_function_parameter(const ast::Field& expr);
+  std::optional<UserParameter> find_parameter(const UserFunction& function, const ast::Field& expr);
   ExprPtr lower_tuple_field(const ast::TupleField& expr);
   ExprPtr element_of_tuple(ExprPtr tuple, uint64_t index, Span span);
   ExprPtr lower_record(const ast::Record& expr);
@@ -227,6 +230,7 @@ class Lowering {
   void lower_if(const ast::If& stmt, typed::Block& into);
   void lower_while(const ast::While& stmt, typed::Block& into);
   void lower_for_range(const ast::ForRange& stmt, typed::Block& into);
+  void refuse_for_map(const ast::ForMap& stmt);
   void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
   void lower_jump(const ast::Stmt& stmt, typed::Block& into);
   ExprPtr lower_condition(const ast::Expr& expr);
@@ -240,6 +244,8 @@ class Lowering {
   void assign_variable(int variable, ExprPtr value, Span span, typed::Block& into);
   void join_variable(int variable, const Type& type, Span span);
   void report_undefined(const std::string& name, Span span);
+  bool hoist(const std::string& name, Span span);
+  void declare_hoisted(typed::Block& block);
 
   /// Memory in the kernel's sense: 512 bytes of stack make larger values senseless.
   static constexpr uint32_t kMaxTupleBytes = 4096;

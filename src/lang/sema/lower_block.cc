@@ -48,20 +48,33 @@ std::string signature(const Routine& macro) {
 
 // ---- blocks
 
-/// The last statement, where it is an expression without ';', is the value.
+namespace {
+
+/// The last statement is a value: an expression without ';', or an `if` both sides of which are.
+bool has_value(const ast::Block& block) {
+  if (block.statements.empty()) return false;
+  const ast::Stmt* last = block.statements.back().get();
+  if (const auto* expr = ast::try_as<ast::ExprStmt>(last)) return !expr->has_semicolon;
+  const auto* choice = ast::try_as<ast::If>(last);
+  return choice != nullptr && choice->else_block && has_value(choice->then_block) &&
+         has_value(*choice->else_block);
+}
+
+}  // namespace
+
 Lowering::ExprPtr Lowering::lower_block_expr(const ast::Block& block, Span span) {
   ExprPtr result = make(ExprKind::kBlock, Type::none(), span);
   result->block = std::make_shared<typed::Block>();
   typed::Block* outer = std::exchange(declaring_, result->block.get());
   scopes_.emplace_back();
-  const auto* last = block.statements.empty()
-                         ? nullptr
-                         : ast::try_as<ast::ExprStmt>(block.statements.back().get());
-  const bool has_value = last != nullptr && !last->has_semicolon;
-  const size_t count = block.statements.size() - (has_value ? 1 : 0);
+  const bool is_value = has_value(block);
+  const size_t count = block.statements.size() - (is_value ? 1 : 0);
   for (size_t i = 0; i < count; ++i) lower_statement(*block.statements[i], *result->block);
-  if (has_value) {
-    result->args.push_back(lower(*last->expr));
+  if (is_value) {
+    const ast::Stmt& last = *block.statements.back();
+    const auto* expr = ast::try_as<ast::ExprStmt>(&last);
+    result->args.push_back(expr != nullptr ? lower(*expr->expr)
+                                           : lower_if_expr(ast::as<ast::If>(last), last.span));
     result->type = result->args[0]->type;
   }
   scopes_.pop_back();
@@ -88,6 +101,12 @@ Lowering::ExprPtr Lowering::choose(ExprPtr condition,
                                    ExprPtr else_value,
                                    Span span) {
   Type type = then_value->type;
+  if (type.is_none() != else_value->type.is_none() && !type.is_unknown() &&
+      !else_value->type.is_unknown()) {
+    diagnostics_.error(span, "one side of this 'if' has a value, the other has none")
+        .with_hint("as a value: if c {{ 1 }} else {{ 2 }}, without ';' behind the values");
+    return unknown(span);
+  }
   if (join(type, else_value->type) == Join::kMismatch) {
     diagnostics_.error(span, "one side has {}, the other {}", to_string(then_value->type),
                        to_string(else_value->type));

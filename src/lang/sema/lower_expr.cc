@@ -12,6 +12,14 @@ using bundle::ContextKind;
 using bundle::ProbeKind;
 using typed::ExprKind;
 
+namespace {
+
+namespace regs = bpf::x86_64_regs;
+constexpr std::array kArgumentOffsets = {regs::kDi, regs::kSi, regs::kDx,
+                                         regs::kCx, regs::kR8, regs::kR9};
+
+}  // namespace
+
 Lowering::ExprPtr Lowering::make(ExprKind kind, Type type, Span span) {
   auto expr = std::make_unique<typed::Expr>();
   expr->kind = kind;
@@ -152,7 +160,7 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
   }
   if (name == "ustack" || name == "kstack") {
     auto kind = name == "ustack" ? Type::Kind::kUserStack : Type::Kind::kKernelStack;
-    return stack(kind, bundle::StackMode::kBpftrace, kMaxStackFrames, span);
+    return stack(kind, options_.stack_mode, kMaxStackFrames, span);
   }
   if (ExprPtr value = lower_derived(name, span)) return value;
   const BuiltinEntry* entry = find_builtin(name);
@@ -183,9 +191,6 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
 }
 
 Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
-  namespace regs = bpf::x86_64_regs;
-  constexpr std::array kOffsets = {regs::kDi, regs::kSi, regs::kDx,
-                                   regs::kCx, regs::kR8, regs::kR9};
   ProbeKind kind = instance_.context.probe;
   if (kind == ProbeKind::kUsdt) return lower_usdt_argument(index, span);
   if (kind == ProbeKind::kTracepoint) {
@@ -196,14 +201,14 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
   } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe &&
              kind != ProbeKind::kUretprobe) {
     diagnostics_.error(span, "arg{} is only there in uprobe, uretprobe, kprobe and usdt", index);
-  } else if (index >= kOffsets.size()) {
+  } else if (index >= kArgumentOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
   } else {
     bool is_return = kind == ProbeKind::kUretprobe;
     ExprPtr expr =
         make(is_return ? ExprKind::kEntryArgument : ExprKind::kContext, Type::uint64(), span);
-    expr->offset = static_cast<uint32_t>(kOffsets[index]);
+    expr->offset = static_cast<uint32_t>(kArgumentOffsets[index]);
     return expr;
   }
   return unknown(span);
@@ -296,10 +301,7 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
 }  // namespace
 
 Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
-  if (instance_.context.kind == ContextKind::kRegs) {
-    refuse(expr.span, "args of functions (from debug information)");
-    return unknown(expr.span);
-  }
+  if (instance_.context.kind == ContextKind::kRegs) return lower_function_parameter(expr);
   if (instance_.context.kind == ContextKind::kNone) {
     diagnostics_.error(expr.span, "args is only there in tracepoints");
     return unknown(expr.span);
@@ -334,6 +336,64 @@ Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
   value->offset = field->offset;
   value->is_relative = field->shape == EventField::Shape::kRelLocStr;
   return value;
+}
+
+/// args.name in a uprobe: debug information says which register. All functions of the clause must
+/// agree, since they share its program.
+Lowering::ExprPtr Lowering::lower_function_parameter(const ast::Field& expr) {
+  const ProbeKind kind = instance_.context.probe;
+  if ((kind != ProbeKind::kUprobe && kind != ProbeKind::kUretprobe) ||
+      instance_.functions.empty()) {
+    if (instance_.context.probe == ProbeKind::kKprobe) {
+      refuse(expr.span, "args of kernel functions");
+    } else {
+      diagnostics_.error(expr.span, "args is only there in tracepoints and at functions (uprobe, uretprobe)");
+    }
+    return unknown(expr.span);
+  }
+  std::optional<UserParameter> wanted;
+  for (const UserFunction& function : instance_.functions) {
+    auto found = find_parameter(function, expr);
+    if (!found) return unknown(expr.span);
+    if (wanted &&
+        (wanted->register_index != found->register_index || wanted->type != found->type)) {
+      diagnostics_
+          .error(expr.span, "args.{} is another parameter in {} than in {}", expr.name,
+                 function.symbol, instance_.functions.front().symbol)
+          .with_hint("a clause for each of them");
+      return unknown(expr.span);
+    }
+    wanted = std::move(found);
+  }
+  const bool is_return = kind == ProbeKind::kUretprobe;  // as it was when the call began
+  ExprPtr value =
+      make(is_return ? ExprKind::kEntryArgument : ExprKind::kContext, Type::uint64(), expr.span);
+  value->offset =
+      static_cast<uint32_t>(kArgumentOffsets[static_cast<size_t>(wanted->register_index)]);
+  return truncate(std::move(value), wanted->type, expr.span);
+}
+
+std::optional<UserParameter> Lowering::find_parameter(const UserFunction& function,
+                                                      const ast::Field& expr) {
+  auto parameters = world_.user_parameters(function);
+  if (!parameters) {
+    diagnostics_.error(expr.span, "args: {}", parameters.error().message)
+        .with_hint("arg0 to arg5 are the registers of the first six");
+    return std::nullopt;
+  }
+  std::vector<std::string_view> names;
+  for (const UserParameter& one : *parameters) {
+    names.push_back(one.name);
+    if (one.name != expr.name) continue;
+    if (one.register_index >= 0) return one;
+    diagnostics_.error(expr.span, "args.{} of {}: {}", expr.name, function.symbol, one.problem);
+    return std::nullopt;
+  }
+  Diagnostic& diagnostic =
+      diagnostics_.error(expr.name_span, "{} has no parameter '{}'", function.symbol, expr.name);
+  const std::string_view near = nearest(expr.name, names);
+  if (!near.empty()) diagnostic.with_hint("did you mean '{}'?", near);
+  return std::nullopt;
 }
 
 Lowering::ExprPtr Lowering::lower_tuple_field(const ast::TupleField& expr) {

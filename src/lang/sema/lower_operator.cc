@@ -252,6 +252,14 @@ bool Lowering::resolve_base(const ast::TypeName& name, Type& type) {
     case Base::kStruct:
     case Base::kUnion: {
       type = Type::structure((name.base == Base::kStruct ? "struct " : "union ") + name.name);
+      // In a program's function the program's own types come before the kernel's.
+      if (!types_.is_own(type.name) && !instance_.functions.empty()) {
+        const std::string of_program = type.name + " of " + instance_.functions.front().path;
+        if (types_.structure(of_program) != nullptr) {
+          type = Type::structure(of_program);
+          return true;
+        }
+      }
       if (types_.structure(type.name) != nullptr) return true;
       diagnostics_.error(name.span, "unknown type '{}'", type.name)
           .with_hint("{}", world_.has_kernel_types()

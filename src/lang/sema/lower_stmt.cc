@@ -38,6 +38,9 @@ typed::Clause Lowering::run() {
   clause.span = instance_.clause->span;
   clause.context = instance_.context;
   clause.probes = instance_.probes;
+  scopes_.emplace_back();
+  declaring_ = &clause.body;
+  declare_hoisted(clause.body);
   if (instance_.clause->predicate != nullptr) {
     scopes_.emplace_back();
     declaring_ = &clause.body;
@@ -46,8 +49,12 @@ typed::Clause Lowering::run() {
     scopes_.pop_back();
     guard.body = lower_block(instance_.clause->body);
     clause.body.statements.push_back(std::move(guard));
-  } else {
+  } else if (instance_.hoisted.empty()) {
     clause.body = lower_block(instance_.clause->body);
+  } else {
+    typed::Stmt whole = statement(StmtKind::kBlock, instance_.clause->body.span);
+    whole.body = lower_block(instance_.clause->body);
+    clause.body.statements.push_back(std::move(whole));
   }
   clause.variables = instance_.variables;
   return clause;
@@ -80,7 +87,7 @@ void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
     case ast::StmtKind::kIf: return lower_if(ast::as<ast::If>(stmt), into);
     case ast::StmtKind::kWhile: return lower_while(ast::as<ast::While>(stmt), into);
     case ast::StmtKind::kForRange: return lower_for_range(ast::as<ast::ForRange>(stmt), into);
-    case ast::StmtKind::kForMap: return refuse(stmt.span, "'for' over a map");
+    case ast::StmtKind::kForMap: return refuse_for_map(ast::as<ast::ForMap>(stmt));
     case ast::StmtKind::kUnroll: return lower_unroll(ast::as<ast::Unroll>(stmt), into);
     case ast::StmtKind::kBreak:
     case ast::StmtKind::kContinue:
@@ -149,6 +156,13 @@ void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
   into.statements.push_back(std::move(result));
 }
 
+/// The kernel walks through a map by calling a function of the program back, which needs functions.
+void Lowering::refuse_for_map(const ast::ForMap& stmt) {
+  if (stmt.map->kind == ast::ExprKind::kMap) return refuse(stmt.span, "'for' over a map");
+  diagnostics_.error(stmt.map->span, "'for' goes over a range or a map")
+      .with_hint("for ({} : 0..10) {{ ... }}", stmt.variable);
+}
+
 void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
   typed::Stmt result = statement(StmtKind::kUnroll, stmt.span);
   if (constant(*stmt.count, "the count of unroll", result.first) &&
@@ -193,18 +207,34 @@ int Lowering::declare_variable(const std::string& name, typed::Block& block) {
   }
   int variable = static_cast<int>(next_variable_++);
   scopes_.back()[name] = variable;
-  seen_variables_.insert(name);
+  if (expansion_ == nullptr) seen_variables_.insert(name);
   block.variables.push_back(variable);
   return variable;
 }
 
-void Lowering::report_undefined(const std::string& name, Span span) {
-  Diagnostic& diagnostic = diagnostics_.error(span, "undefined variable {}", name);
-  if (seen_variables_.contains(name)) {
-    diagnostic.with_hint(
-        "it ends with the block that it is first used in; put 'let {};' before that block", name);
-    return;
+/// Scripts written before variables had a block use them behind it: the next round declares them
+/// for the whole clause.
+bool Lowering::hoist(const std::string& name, Span span) {
+  if (expansion_ != nullptr || !seen_variables_.contains(name)) return false;
+  instance_.hoisted.insert(name);
+  instance_.variables.clear();
+  instance_.is_declared.clear();
+  maps_.changed = true;
+  diagnostics_.error(span, "undefined variable {}", name);  // of this round, which nobody reads
+  return true;
+}
+
+void Lowering::declare_hoisted(typed::Block& block) {
+  for (const std::string& name : instance_.hoisted) {
+    typed::Stmt stmt = statement(StmtKind::kDeclare, instance_.clause->span);
+    stmt.variable = declare_variable(name, block);
+    block.statements.push_back(std::move(stmt));
   }
+}
+
+void Lowering::report_undefined(const std::string& name, Span span) {
+  if (hoist(name, span)) return;
+  Diagnostic& diagnostic = diagnostics_.error(span, "undefined variable {}", name);
   std::vector<std::string_view> names;
   for (const auto& scope : scopes_) {
     for (const auto& [known, variable] : scope) names.push_back(known);

@@ -51,13 +51,19 @@ constexpr HeaderConstant kHeaderConstants[] = {
 };
 
 constexpr int kMaxDepth = 32;
+/// "struct pair of /bin/x": of that file's debug information.
+constexpr std::string_view kOwner = " of ";
 
 }  // namespace
 
 const Structure* TypeTable::structure(const std::string& name) {
   if (const auto known = structures_.find(name); known != structures_.end()) return &known->second;
   if (unknown_.contains(name)) return nullptr;
-  auto found = world_.kernel_structure(name);
+  const size_t owner = name.find(kOwner);
+  auto found =
+      owner == std::string::npos
+          ? world_.kernel_structure(name)
+          : world_.user_structure(name.substr(owner + kOwner.size()), name.substr(0, owner));
   if (found) return &structures_.emplace(name, std::move(*found)).first->second;
   unknown_.insert(name);
   return nullptr;

@@ -16,7 +16,10 @@ class TypeTable {
  public:
   explicit TypeTable(World& world) : world_(world) {}
 
-  void define(Structure structure) { structures_[structure.name] = std::move(structure); }
+  void define(Structure structure) {
+    own_.insert(structure.name);
+    structures_[structure.name] = std::move(structure);
+  }
   void define_name(const std::string& name, Type type) { names_[name] = std::move(type); }
   void define_constant(const std::string& name, int64_t value) { constants_[name] = value; }
   /// `#define NAME expression`.
@@ -27,8 +30,11 @@ class TypeTable {
   void include_headers() { has_headers_ = true; }
   bool has_headers() const { return has_headers_; }
 
-  /// "struct sock". Null: unknown, or only declared. Valid as long as the table.
+  /// "struct sock", "struct pair of /bin/x". Null: unknown, or only declared. Valid as long as the
+  /// table.
   const Structure* structure(const std::string& name);
+  /// The script itself defines it.
+  bool is_own(const std::string& name) const { return own_.contains(name); }
   /// "uint32", "unsigned long", "pid_t", "sector_t"; not structs.
   std::optional<Type> named(const std::string& name);
   /// Enumerators and constants.
@@ -54,7 +60,7 @@ class TypeTable {
 
   World& world_;
   std::map<std::string, Structure> structures_;
-  std::set<std::string> unknown_;
+  std::set<std::string> unknown_, own_;
   std::map<std::string, Type> names_;
   std::map<std::string, int64_t> constants_;
   std::map<std::string, const ast::Expr*> defines_;

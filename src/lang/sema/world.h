@@ -93,6 +93,15 @@ struct UsdtSite {
   std::vector<UsdtArgument> arguments;
 };
 
+/// One parameter of a user function, from debug information.
+struct UserParameter {
+  std::string name;
+  Type type;
+  int register_index =
+      -1;               ///< 0: rdi ... 5: r9, at the function's first instruction; -1: see problem
+  std::string problem;  ///< why it cannot be read: "it is not passed in a register"
+};
+
 class World {
  public:
   virtual ~World() = default;
@@ -148,6 +157,16 @@ class World {
   virtual Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
                                                       std::string_view event) = 0;
 
+  /// What a function takes, in order. Errors: not found    the debug information does not have it
+  ///                                        unsupported  the file has no debug information
+  virtual Result<std::vector<UserParameter>> user_parameters(const UserFunction& function) {
+    return fail(ErrorCode::kUnsupported, "{} has no debug information", function.path);
+  }
+  /// A struct ("struct pair") of a file's debug information; structs in its fields are called
+  /// "struct x of PATH". Errors: as user_parameters.
+  virtual Result<Structure> user_structure(std::string_view path, std::string_view) {
+    return fail(ErrorCode::kUnsupported, "{} has no debug information", path);
+  }
   /// The kernel describes its types (BTF).
   virtual bool has_kernel_types() { return false; }
   /// "struct sock", "union ktime". Errors: not found    the kernel has none, or only declares it
