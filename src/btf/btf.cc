@@ -181,27 +181,21 @@ std::vector<Parameter> Types::parameters(uint32_t number) const {
   return out;
 }
 
-void Types::sort_names() const {
-  if (!names_.empty()) return;
-  for (uint32_t number = 1; number < offsets_.size(); number++) {
-    const size_t at = offsets_[number];
-    const Kind kind = kind_of(word(at + 4));
-    const std::string_view name = text(word(at));
-    if (!name.empty()) names_.push_back({name, kind, number});
-    if (kind == Kind::kEnum || kind == Kind::kEnum64) {
-      for (const Enumerator& one : enumerators(number)) enumerators_.push_back(one);
-    }
-  }
-  std::ranges::stable_sort(names_, {}, [](const Named& n) { return std::pair(n.name, n.kind); });
-  std::ranges::stable_sort(enumerators_, {}, &Enumerator::name);
+/// Whether the string at `offset` of the table is exactly `name`; without looking for its end
+/// first, since nearly all differ at once.
+bool Types::is_named(uint32_t offset, std::string_view name) const {
+  if (offset >= strings_end_ - strings_ || name.size() >= strings_end_ - strings_ - offset)
+    return false;
+  const uint8_t* text = bytes_.data() + strings_ + offset;
+  return std::memcmp(text, name.data(), name.size()) == 0 && text[name.size()] == 0;
 }
 
 std::optional<uint32_t> Types::find(Kind kind, std::string_view name) const {
-  sort_names();
-  const auto found = std::ranges::lower_bound(
-      names_, std::pair(name, kind), {}, [](const Named& n) { return std::pair(n.name, n.kind); });
-  if (found == names_.end() || found->name != name || found->kind != kind) return std::nullopt;
-  return found->number;
+  for (uint32_t number = 1; number < offsets_.size(); number++) {
+    const size_t at = offsets_[number];
+    if (kind_of(word(at + 4)) == kind && is_named(word(at), name)) return number;
+  }
+  return std::nullopt;
 }
 
 uint32_t Types::strip(uint32_t number) const {
@@ -219,10 +213,16 @@ uint32_t Types::strip(uint32_t number) const {
 }
 
 std::optional<int64_t> Types::enumerator(std::string_view name) const {
-  sort_names();
-  const auto found = std::ranges::lower_bound(enumerators_, name, {}, &Enumerator::name);
-  if (found == enumerators_.end() || found->name != name) return std::nullopt;
-  return found->value;
+  for (uint32_t number = 1; number < offsets_.size(); number++) {
+    const size_t at = offsets_[number];
+    const Kind kind = kind_of(word(at + 4));
+    if (kind != Kind::kEnum && kind != Kind::kEnum64) continue;
+    const size_t step = kind == Kind::kEnum ? 8 : 12;
+    for (uint32_t i = 0; i < length_of(word(at + 4)); i++) {
+      if (is_named(word(at + kEntryBytes + step * i), name)) return enumerators(number)[i].value;
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace spile::btf

@@ -2,7 +2,8 @@
 //
 // The section is a header, a list of types without an index, and a string table. Types are numbered
 // from 1 in the order of the list; 0 is void. One pass over the list (about 150,000 types, a few
-// milliseconds) finds where each begins; names are looked up in a table sorted on first use.
+// milliseconds) finds where each begins. A name is looked for from the first type to the last (less
+// than that): a script asks for a few, and a table of all names would cost many times as much.
 // Source: Documentation/bpf/btf.rst.
 #pragma once
 
@@ -88,23 +89,15 @@ class Types {
   std::optional<int64_t> enumerator(std::string_view name) const;
 
  private:
-  struct Named {
-    std::string_view name;
-    Kind kind;
-    uint32_t number;
-  };
-
   Result<void> index();
   Result<size_t> entry_bytes(size_t at) const;
   uint32_t word(size_t at) const;
   std::string_view text(uint32_t offset) const;
-  void sort_names() const;
+  bool is_named(uint32_t offset, std::string_view name) const;
 
   std::vector<uint8_t> bytes_;
   size_t strings_ = 0, strings_end_ = 0, types_ = 0, types_end_ = 0;
-  std::vector<uint32_t> offsets_;     ///< by number; [0] is void
-  mutable std::vector<Named> names_;  ///< sorted, made when first asked for
-  mutable std::vector<Enumerator> enumerators_;
+  std::vector<uint32_t> offsets_;  ///< by number; [0] is void
 };
 
 }  // namespace spile::btf
