@@ -58,6 +58,10 @@ constexpr HelperSignature kSignatures[] = {
     {Helper::kRingbufSubmit, "ringbuf_submit", {kRecord, kScalar}, ReturnType::kNothing},
     {Helper::kRingbufDiscard, "ringbuf_discard", {kRecord, kScalar}, ReturnType::kNothing},
     {Helper::kGetAttachCookie, "get_attach_cookie", {kContext}, ReturnType::kScalar},
+    {Helper::kMapLookupPercpuElem,
+     "map_lookup_percpu_elem",
+     {kMap, kMapKey, kScalar},
+     ReturnType::kMapValueOrNull},
 };
 
 }  // namespace

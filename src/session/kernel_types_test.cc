@@ -7,8 +7,8 @@
 namespace spile::session {
 namespace {
 
-using lang::Structure;
 using lang::StructField;
+using lang::Structure;
 using lang::Type;
 
 /// The running kernel's own description.

@@ -449,7 +449,7 @@ void Session::report_end() {
     line += fmt::format(", {} returns not seen, of calls that left through a pointer",
                         stats->unseen_returns);
   if (stats->loops_cut > 0)
-    line += fmt::format(", {} loops ended after 1024 rounds", stats->loops_cut);
+    line += fmt::format(", {} loops ended before their bound", stats->loops_cut);
   if (stats->hit_ns > 0)
     line += fmt::format(", {} {:.0f} ns a hit",
                         stats->hit_ns_is_estimated ? "an estimated" : "about", stats->hit_ns);

@@ -74,11 +74,11 @@ Result<Located> program_of(pid_t pid) {
   return Located{link, link, link, {st.st_dev, st.st_ino}};
 }
 
-/// A mapped file that has been removed or replaced: no path leads to it but the kernel's own name for
-/// the mapping.
+/// A mapped file that has been removed or replaced: no path leads to it but the kernel's own name
+/// for the mapping.
 Located removed_file(pid_t tid, const os::MapEntry& map) {
-  return {map.path, target::map_file_path(tid, map.start, map.end), map.path,
-          {map.device, map.inode}};
+  return {
+      map.path, target::map_file_path(tid, map.start, map.end), map.path, {map.device, map.inode}};
 }
 
 bool is_removed(const Located& file) {
@@ -286,8 +286,9 @@ std::vector<Located> MachineWorld::mapped_files(std::string_view target) {
   return found;
 }
 
-/// The files that processes still run under a path that has been removed or given to another file (a
-/// package upgrade). Empty where one of them runs the file that has the path now: that one is meant.
+/// The files that processes still run under a path that has been removed or given to another file
+/// (a package upgrade). Empty where one of them runs the file that has the path now: that one is
+/// meant.
 std::vector<Located> MachineWorld::removed_files(std::string_view path) {
   std::vector<Located> found;
   bool is_current = false;
@@ -298,8 +299,9 @@ std::vector<Located> MachineWorld::removed_files(std::string_view path) {
     // The path may lead through links: /lib/x is mapped as /usr/lib/x.
     const auto slash = path.rfind('/');
     const auto folder = elf::canonical_path(root_of(tid), slash == 0 ? "/" : path.substr(0, slash));
-    const auto real = folder ? fmt::format("{}{}", *folder == "/" ? "" : *folder, path.substr(slash))
-                             : std::string(path);
+    const auto real = folder
+                          ? fmt::format("{}{}", *folder == "/" ? "" : *folder, path.substr(slash))
+                          : std::string(path);
     visit_first_mappings(*maps, [&](const os::MapEntry& map, const os::MapEntry& first) {
       if (map.path != path && map.path != real) return;
       is_current |= !map.deleted;

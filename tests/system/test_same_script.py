@@ -77,6 +77,8 @@ SCRIPTS = {
     "macros": ("macro add(a, b) {{ a + b }} macro note(@m, k) {{ @m[k] = count(); }} "
                "uprobe:{P}:step_one {{ note(@n, arg0 % 3); @s = sum(add(arg0, add(1, 2))); }}"),
     "open_ranges": "uprobe:{P}:step_one {{ for ($i : 0..(arg0 % 5)) {{ @s = sum($i); @n++; }} }}",
+    "aggregations_read": ("uprobe:{P}:step_one {{ @c = count(); @s[arg0 % 3] = sum(arg0); @m = min((int32)arg0 - 7); @a = avg(arg0); "
+                          'if (@c % 10 == 0) {{ printf("%d %d %d %d\\n", @c, @s[1], @m, @a); }} }}'),
     "fine_histograms": "uprobe:{P}:step_one {{ @h = hist(arg0, 2); @k[arg0 % 2] = hist(arg0 * 100, 5); }}",
     "settings": ("config = {{ max_strlen = 16; print_maps_on_exit = false }} "
                  'uprobe:{P}:step_one {{ printf("%s\\n", str(arg1)); @n = count(); }}'),

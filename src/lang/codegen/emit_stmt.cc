@@ -130,8 +130,8 @@ void Emitter::for_range(const typed::Stmt& stmt) {
 }
 
 /// The kernel's verifier walks through every round that it cannot rule out, so there must be a last
-/// one: a second counter, that starts at a constant and is shared by all such loops of the clause
-/// (nested ones would multiply), says which.
+/// one: a second counter, that starts at a constant and is shared by all such loops of the clause,
+/// says which.
 void Emitter::for_open_range(const typed::Stmt& stmt) {
   FrameScope scope(frame_);
   Label again = code_.new_label(), next = code_.new_label(), done = code_.new_label(),
@@ -141,10 +141,7 @@ void Emitter::for_open_range(const typed::Stmt& stmt) {
   code_.store(8, Reg::r10, counter, Reg::r0);
   value(*stmt.keys[1]);
   code_.store(8, Reg::r10, end, Reg::r0);
-  // An exchanged value is an unknown one: the verifier shall not tell rounds apart by the counter.
-  code_.mov_imm(Reg::r0, 0);
-  code_.atomic(bpf::kXchg, Reg::r10, counter, Reg::r0);
-  code_.store(8, Reg::r10, counter, Reg::r0);
+  code_.load(8, Reg::r0, Reg::r10, counter);
   code_.bind(again);
   code_.load(8, Reg::r1, Reg::r10, end);
   code_.jump_if(bpf::kJsge, Reg::r0, Reg::r1, done);

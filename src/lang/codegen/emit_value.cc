@@ -37,6 +37,7 @@ void Emitter::value(const Expr& expr) {
   if (is_leaf(expr)) return leaf(expr, Reg::r0);
   switch (expr.kind) {
     case ExprKind::kMapRead: return map_read(expr);
+    case ExprKind::kAggregateRead: return aggregate_read(expr);
     case ExprKind::kBuiltin: return builtin(expr.builtin);
     case ExprKind::kLoad: return load_memory(expr);
     case ExprKind::kStack: {

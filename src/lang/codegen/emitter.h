@@ -55,6 +55,9 @@ class Emitter {
   /// Loops whose bounds are not known before make together at most so many rounds in one hit; the
   /// loop that wants more ends and is counted.
   static constexpr int32_t kMaxOpenRounds = 1024;
+  /// Where one of them is inside of another loop, or another inside of it: the verifier's work is
+  /// the square of this.
+  static constexpr int32_t kMaxNestedRounds = 128;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
 
@@ -94,7 +97,8 @@ class Emitter {
 
   // Keeping values: emitter.cc.
   bool uses_task() const;
-  bool has_open_loops() const;
+  /// How many rounds loops with open bounds have together; 0: there are none.
+  int32_t open_rounds() const;
   Held hold(Reg from);
   void get(const Location& location, Reg dst);
   void put(const Location& location, Reg src);
@@ -184,6 +188,9 @@ class Emitter {
   /// `done`.
   void lookup_or_insert(int map, int key, Label done);
   void map_read(const Expr& expr);
+  void aggregate_read(const Expr& expr);
+  void add_cpu(const typed::Map& map, int total, int second);
+  void aggregate_result(const typed::Map& map, int total, int second);
   void set_map(const typed::Stmt& stmt);
   void aggregate(const typed::Stmt& stmt);
   void add_number(const typed::Stmt& stmt);
@@ -242,7 +249,7 @@ class Emitter {
   Label leave_{};
   int counter_key_ = 0;
   std::optional<Session> session_;
-  int entry_slots_ = 0;  ///< the arguments, then the duration
+  int entry_slots_ = 0;        ///< the arguments, then the duration
   bool reads_kernel_ = false;  ///< addresses may be the kernel's
   int budget_ = 0;             ///< slot: rounds left for open loops; 0: there are none
 };

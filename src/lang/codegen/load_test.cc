@@ -141,6 +141,10 @@ const char* const kScripts[] = {
     "cgroup/user.slice\"); } kprobe:vfs_read { @u = usermode; }",
     "BEGIN { cat(\"/proc/%d/stat\", pid); @s = stats(5); @k[1] = stats(-5); @h = hist(pid, 3); "
     "@hk[comm] = hist(pid, 5); delete(@hk[comm]); }",
+    "uprobe:libc:malloc { @c = count(); @s[comm] = sum((int32)arg0); @m[pid] = min((int64)arg0); "
+    "@x = "
+    "max(arg0); @a[1, comm] = avg((int64)arg0); if (@c > 100 && @s[comm] < -3) { exit(); } "
+    "printf(\"%d %d %d\", @m[pid], @x, @a[1, comm]); @copy = @c; }",
     // Records, blocks, macros, loops.
     "BEGIN { $r = (a=pid, b=comm, c=(1, 2)); print($r); @[$r] = $r.c.1; @m = $r; print(@m.b); }",
     "BEGIN { @ = { $x = pid; $x + 1 }; printf(\"%s %d\", if pid > 1 { comm } else { \"one\" }, { "

@@ -261,6 +261,18 @@ TEST(FineHistogram, BucketsAgreeWithTheirBounds) {
   }
 }
 
+TEST(Aggregations, AreReadOverAllCpus) {
+  EXPECT_EQ(result_of("@c = count(); @c = count(); @r = @c;"), 4);
+  EXPECT_EQ(result_of("@s[comm] = sum((int64)arg0 - 10); @r = @s[comm];", arguments(3)), -14);
+  EXPECT_EQ(result_of("@a = avg((int32)arg0); @a = avg((int32)-9); @r = @a;", arguments(3)), -3);
+  EXPECT_EQ(result_of("@m = min((int64)arg0 - 10); @m = min(5); @r = @m;", arguments(3)), -7);
+  EXPECT_EQ(result_of("@m = max(arg0); @m = max(5); @r = @m;", arguments(3)), 5);
+  EXPECT_EQ(result_of("@c[1] = count(); @r = @c[2];"), 0);
+  EXPECT_EQ(result_of("@m[1] = min(-3); @r = @m[2];"), 0);
+  EXPECT_EQ(result_of("@a[1] = avg(3); @r = @a[2];"), 0);
+  EXPECT_EQ(result_of("@c = count(); if (@c > 1) { @r = 1; }"), 1);
+}
+
 TEST(Stats, CountAndAddUp) {
   auto machine = ran("uprobe:libc:fopen { @s = stats(arg0); @s = stats(5); }", arguments(37));
   const Bytes value = machine->contents("@s").begin()->second;
@@ -319,6 +331,13 @@ TEST(OpenRanges, EndAfterAThousandRoundsAndCountIt) {
       ran("uprobe:libc:fopen { for ($i : 0..arg0) { @r++; } @end = 1; }", arguments(1000000));
   EXPECT_EQ(machine->number("@r"), 1024u);
   EXPECT_EQ(machine->number("@end"), 1u);
+  EXPECT_EQ(machine->lost(bundle::Counter::kLoopCut), 1u);
+}
+
+TEST(OpenRanges, HaveFewerRoundsTogetherWhereOneIsInsideAnother) {
+  auto machine = ran("uprobe:libc:fopen { for ($i : 0..arg0) { for ($j : 0..2) { @r++; } } }",
+                     arguments(1000000));
+  EXPECT_EQ(machine->number("@r"), 256u);
   EXPECT_EQ(machine->lost(bundle::Counter::kLoopCut), 1u);
 }
 

@@ -163,6 +163,14 @@ class Machine {
       return map_at(map).entries.erase(key_at(map_at(map), key)) != 0 ? 0
                                                                       : static_cast<uint64_t>(-2);
     });
+    // CPUs 0 and 1 have the same value: what is read must be added up.
+    helpers_.set(Helper::kMapLookupPercpuElem,
+                 [](uint64_t map, uint64_t key, uint64_t cpu, auto...) -> uint64_t {
+                   auto found = map_at(map).entries.find(key_at(map_at(map), key));
+                   return cpu > 1 || found == map_at(map).entries.end()
+                              ? 0
+                              : reinterpret_cast<uint64_t>(found->second.get());
+                 });
     helpers_.set(Helper::kKtimeGetNs, [this](auto...) { return now_ns; });
     helpers_.set(Helper::kKtimeGetBootNs, [this](auto...) { return boot_ns; });
     helpers_.set(Helper::kGetSmpProcessorId, [this](auto...) { return cpu; });

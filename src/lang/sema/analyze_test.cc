@@ -89,11 +89,13 @@ TEST(Sema, RefusesStatementsThatAreNotBuiltByName) {
   expect_refused("import \"x.bt\"; BEGIN { exit(); }", "import is not built yet");
 }
 
-TEST(Sema, RefusesReadingAggregationsByName) {
-  expect_refused("BEGIN { @c = count(); $x = @c; }",
-                 "reading @c, a map of count(), is not built yet");
-  expect_refused("BEGIN { @c[1] = sum(2); print(@c[1]); }",
-                 "reading @c, a map of sum(), is not built yet");
+TEST(Sema, ReadsAggregationsThatAreOneNumber) {
+  expect_map("BEGIN { @c = count(); @x = @c; }", "@x[] : value uint64");
+  expect_map("BEGIN { @c[1] = sum(-2); @x = @c[1]; }", "@x[] : value int64");
+  expect_refused("BEGIN { @c = hist(1); $x = @c; }",
+                 "reading @c, a map of hist(), is not built yet");
+  expect_refused("BEGIN { @c[1] = stats(2); print(@c[1]); }",
+                 "reading @c, a map of stats(), is not built yet");
 }
 
 // ---- names

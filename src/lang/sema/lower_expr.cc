@@ -347,7 +347,8 @@ Lowering::ExprPtr Lowering::lower_function_parameter(const ast::Field& expr) {
     if (instance_.context.probe == ProbeKind::kKprobe) {
       refuse(expr.span, "args of kernel functions");
     } else {
-      diagnostics_.error(expr.span, "args is only there in tracepoints and at functions (uprobe, uretprobe)");
+      diagnostics_.error(expr.span,
+                         "args is only there in tracepoints and at functions (uprobe, uretprobe)");
     }
     return unknown(expr.span);
   }

@@ -1,10 +1,22 @@
 // Lowering of maps: their keys, their roles, their values.
+#include <bit>
+
 #include "lang/sema/lower.h"
 
 namespace spile::lang {
 
 using bundle::MapRole;
 using typed::ExprKind;
+
+namespace {
+
+/// Has one number to give.
+bool is_readable(MapRole role) {
+  return role == MapRole::kValue || role == MapRole::kCount || role == MapRole::kSum ||
+         role == MapRole::kAvg || role == MapRole::kMin || role == MapRole::kMax;
+}
+
+}  // namespace
 
 int MapTable::find_or_add(const std::string& name, Span span) {
   auto [found, is_new] = by_name.try_emplace(name, static_cast<int>(maps.size()));
@@ -109,7 +121,7 @@ bool Lowering::check_readable(int index, Span span) {
                        state.map.name);
     return false;
   }
-  if (state.map.role != MapRole::kValue) {
+  if (!is_readable(state.map.role)) {
     refuse(span, fmt::format("reading {}, a map of {},", state.map.name, describe(state.map.role)));
     return false;
   }
@@ -121,7 +133,14 @@ Lowering::ExprPtr Lowering::lower_map_read(const ast::Map& expr) {
   std::vector<ExprPtr> parts;
   bool has_key = lower_key(expr, index, parts);
   if (!check_readable(index, expr.span) || !has_key) return unknown(expr.span);
-  ExprPtr value = make(ExprKind::kMapRead, maps_.maps[index].map.value, expr.span);
+  const typed::Map& map = maps_.maps[index].map;
+  ExprPtr value = make(ExprKind::kMapRead, map.value, expr.span);
+  if (map.role != MapRole::kValue) {  // counted on each CPU: added up when it is read
+    const bool is_signed = map.role != MapRole::kCount && map.value.is_signed;
+    value->kind = ExprKind::kAggregateRead;
+    value->type = Type::integer(8, is_signed);
+    value->number = std::bit_ceil(world_.cpu_count());
+  }
   value->map = index;
   value->args = std::move(parts);
   return value;

@@ -26,6 +26,8 @@ enum class ExprKind : uint8_t {
   kText,            ///< text: a string literal
   kVariable,        ///< variable
   kMapRead,         ///< map; args: the parts of the key. 0 or "" where there is no such key
+  kAggregateRead,   ///< map; args: the parts of the key. What count(), sum(), avg(), min() or max()
+                    ///< is so far
   kContext,         ///< offset: a number of type.size bytes in the context
   kEntryArgument,   ///< offset: of the register in the context that the entry of this call had
   kDuration,        ///< nanoseconds since the entry of this call

@@ -37,6 +37,7 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kText: return "text";
     case ExprKind::kVariable: return "variable";
     case ExprKind::kMapRead: return "map-read";
+    case ExprKind::kAggregateRead: return "aggregate-read";
     case ExprKind::kContext: return "context";
     case ExprKind::kEntryArgument: return "entry-argument";
     case ExprKind::kDuration: return "duration";
