@@ -54,10 +54,10 @@ class Emitter {
 
   /// Loops whose bounds are not known before make together at most so many rounds in one hit; the
   /// loop that wants more ends and is counted.
-  static constexpr int32_t kMaxOpenRounds = 1024;
+  static constexpr int32_t kMaxOpenRounds = 256;
   /// Where one of them is inside of another loop, or another inside of it: the verifier's work is
   /// the square of this.
-  static constexpr int32_t kMaxNestedRounds = 128;
+  static constexpr int32_t kMaxNestedRounds = 32;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
 
@@ -210,6 +210,7 @@ class Emitter {
   void exit(const Expr& expr);
   void override_return(const Expr& expr);
   void send_signal(const Expr& expr);
+  void system(const Expr& expr);
   void time(const Expr& expr);
   void join(const Expr& expr);
   void join_argument(const Location& argv,

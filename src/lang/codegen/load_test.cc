@@ -145,6 +145,7 @@ const char* const kScripts[] = {
     "@x = "
     "max(arg0); @a[1, comm] = avg((int64)arg0); if (@c > 100 && @s[comm] < -3) { exit(); } "
     "printf(\"%d %d %d\", @m[pid], @x, @a[1, comm]); @copy = @c; }",
+    "uprobe:libc:malloc { @c = count(); print((@c, 1)); print(@c); @k[@c] = @c; exit(@c); }",
     // Records, blocks, macros, loops.
     "BEGIN { $r = (a=pid, b=comm, c=(1, 2)); print($r); @[$r] = $r.c.1; @m = $r; print(@m.b); }",
     "BEGIN { @ = { $x = pid; $x + 1 }; printf(\"%s %d\", if pid > 1 { comm } else { \"one\" }, { "

@@ -253,6 +253,11 @@ TEST(SemaStructs, HeadersConstantsAndConditions) {
       "#define V 3\n#if V > 2 && defined(V)\n#define A 5\n#elif 1\n#define A "
       "6\n#endif\nBEGIN { print(A); }",
       "number 5");
+  expect_typed("#define L (5 * 2)\n#if L > 3\n#define A 5\n#endif\nstruct s { int x[L + 1]; };\nBEGIN { "
+               "print(A); print(sizeof(struct s)); }",
+               "number 44");
+  expect_refused("#define A B\n#define B A\n#if A\n#endif\nBEGIN { exit(); }",
+                 "nested too deeply");
   expect_refused("#include \"own.h\"\nBEGIN { exit(); }", "only headers of the system");
   expect_refused("#if 1\nBEGIN { exit(); }", "#if without #endif");
   expect_refused("#if 0\nBEGIN { exit(); }\n#endif\nEND { exit(); }",

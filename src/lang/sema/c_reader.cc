@@ -490,8 +490,13 @@ std::optional<int64_t> CReader::operand() {
   }
   if (at_name()) {
     const std::string name = take().text;
-    if (const auto* value = ast::try_as<ast::Integer>(types_.expression(name)))
-      return static_cast<int64_t>(value->value);
+    if (const std::string* text = types_.text(name)) {
+      CReader inner(*text, types_);
+      inner.nesting_ = nesting_;
+      const auto value = inner.condition();
+      if (!value) fail(fmt::format("{}: {}", name, inner.fault()));
+      return value;
+    }
     if (const auto value = types_.constant(name)) return value;
     fail(fmt::format("'{}' is no constant that is known here", name));
     return std::nullopt;

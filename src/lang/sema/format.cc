@@ -103,7 +103,7 @@ bool accepts(char letter, const Type& type) {
              type.kind == Type::Kind::kInet || type.kind == Type::Kind::kMac ||
              type.kind == Type::Kind::kTimestamp || type.kind == Type::Kind::kNamed;
     case 'r': return type.kind == Type::Kind::kBuffer;
-    default: return type.is_number() || type.kind == Type::Kind::kNamed;
+    default: return type.is_number();
   }
 }
 

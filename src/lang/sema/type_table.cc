@@ -84,8 +84,9 @@ std::optional<int64_t> TypeTable::constant(const std::string& name) {
     const auto* known = std::ranges::find(kHeaderConstants, name, &HeaderConstant::name);
     if (known != std::end(kHeaderConstants)) return known->value;
   }
-  if (auto found = world_.kernel_enumerator(name)) return *found;
-  return std::nullopt;
+  auto found = world_.kernel_enumerator(name);
+  if (!found) return std::nullopt;
+  return constants_[name] = *found;
 }
 
 const ast::Expr* TypeTable::expression(const std::string& name) const {

@@ -22,9 +22,10 @@ class TypeTable {
   }
   void define_name(const std::string& name, Type type) { names_[name] = std::move(type); }
   void define_constant(const std::string& name, int64_t value) { constants_[name] = value; }
-  /// `#define NAME expression`.
-  void define_expression(const std::string& name, const ast::Expr* value) {
+  /// `#define NAME expression`, and the same as text.
+  void define_expression(const std::string& name, const ast::Expr* value, std::string text) {
     defines_[name] = value;
+    texts_[name] = std::move(text);
   }
   /// The script includes a header: what the kernel's headers define counts, too.
   void include_headers() { has_headers_ = true; }
@@ -40,6 +41,11 @@ class TypeTable {
   /// Enumerators and constants.
   std::optional<int64_t> constant(const std::string& name);
   const ast::Expr* expression(const std::string& name) const;
+  /// The text of a #define; null: there is none.
+  const std::string* text(const std::string& name) const {
+    const auto known = texts_.find(name);
+    return known == texts_.end() ? nullptr : &known->second;
+  }
   bool is_defined(const std::string& name) const;
 
   struct Found {
@@ -64,6 +70,7 @@ class TypeTable {
   std::map<std::string, Type> names_;
   std::map<std::string, int64_t> constants_;
   std::map<std::string, const ast::Expr*> defines_;
+  std::map<std::string, std::string> texts_;
   std::map<std::string, uint32_t> alignments_;  ///< of the script's own
   bool has_headers_ = false;
 

@@ -45,4 +45,8 @@ bool has_effects(const Expr& expr) {
   return any_expr(expr, [](const Expr& node) { return node.kind >= ExprKind::kModifyVariable; });
 }
 
+bool has_loops(const Expr& expr) {
+  return any_expr(expr, [](const Expr& node) { return node.kind == ExprKind::kAggregateRead; });
+}
+
 }  // namespace spile::lang::typed

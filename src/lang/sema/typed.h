@@ -129,6 +129,8 @@ struct Expr {
 
 /// Calculating it changes something, so it must happen exactly once and in order.
 bool has_effects(const Expr& expr);
+/// Calculating it takes a loop, which may not be while a record is held.
+bool has_loops(const Expr& expr);
 
 enum class StmtKind : uint8_t {
   kEval,         ///< expr
