@@ -27,39 +27,20 @@ bool uses_context(const typed::Clause& clause) {
 
 namespace {
 
-/// How loops whose bounds are not constant stand in a clause.
-struct OpenLoops {
-  bool any = false, nested = false;
-};
-
-void look_for_loops(const typed::Block& block, bool in_loop, bool in_open, OpenLoops& found);
-
-/// Blocks inside of expressions.
-void look_for_loops(const typed::Expr& expr, bool in_loop, bool in_open, OpenLoops& found) {
-  if (expr.block != nullptr) look_for_loops(*expr.block, in_loop, in_open, found);
-  for (const typed::ExprPtr& arg : expr.args) look_for_loops(*arg, in_loop, in_open, found);
-}
-
-void look_for_loops(const typed::Block& block, bool in_loop, bool in_open, OpenLoops& found) {
-  for (const typed::Stmt& stmt : block.statements) {
-    const bool is_range = stmt.kind == typed::StmtKind::kForRange;
-    const bool is_open = is_range && !stmt.keys.empty();
-    const bool is_loop = is_range || stmt.kind == typed::StmtKind::kWhile;
-    found.any |= is_open;
-    found.nested |= (is_open && in_loop) || (is_loop && in_open);
-    if (stmt.expr != nullptr) look_for_loops(*stmt.expr, in_loop, in_open, found);
-    for (const typed::ExprPtr& key : stmt.keys) look_for_loops(*key, in_loop, in_open, found);
-    look_for_loops(stmt.body, in_loop || is_loop, in_open || is_open, found);
-    look_for_loops(stmt.other, in_loop, in_open, found);
-  }
+/// A loop whose bounds are not constant.
+bool has_open_loop(const typed::Block& block) {
+  return std::ranges::any_of(block.statements, [](const typed::Stmt& stmt) {
+    const bool is_open = stmt.kind == typed::StmtKind::kForRange && !stmt.keys.empty();
+    return is_open || has_open_loop(stmt.body) || has_open_loop(stmt.other);
+  });
 }
 
 }  // namespace
 
-int32_t Emitter::open_rounds() const {
-  OpenLoops found;
-  look_for_loops(clause_.body, false, false, found);
-  return !found.any ? 0 : found.nested ? kMaxNestedRounds : kMaxOpenRounds;
+bool Emitter::has_open_loops() const {
+  return has_open_loop(clause_.body) || any_expr(clause_.body, [](const typed::Expr& expr) {
+           return expr.block != nullptr && has_open_loop(*expr.block);
+         });
 }
 
 bool Emitter::uses_task() const {
@@ -140,10 +121,10 @@ void Emitter::prologue() {
   if (uses_context(clause_)) code_.mov(Reg::r6, Reg::r1);
   filter_pids();
   if (session_) take_entry();
-  const int32_t rounds = open_rounds();
-  if (rounds == 0) return;
+  if (!has_open_loops()) return;
   budget_ = frame_.allocate(8);
-  code_.mov_imm(Reg::r2, rounds);  // by a register: older verifiers forget a stored constant
+  code_.mov_imm(Reg::r2,
+                kMaxOpenRounds);  // by a register: older verifiers forget a stored constant
   code_.store(8, Reg::r10, budget_, Reg::r2);
 }
 

@@ -55,9 +55,6 @@ class Emitter {
   /// Loops whose bounds are not known before make together at most so many rounds in one hit; the
   /// loop that wants more ends and is counted.
   static constexpr int32_t kMaxOpenRounds = 256;
-  /// Where one of them is inside of another loop, or another inside of it: the verifier's work is
-  /// the square of this.
-  static constexpr int32_t kMaxNestedRounds = 32;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
 
@@ -97,8 +94,7 @@ class Emitter {
 
   // Keeping values: emitter.cc.
   bool uses_task() const;
-  /// How many rounds loops with open bounds have together; 0: there are none.
-  int32_t open_rounds() const;
+  bool has_open_loops() const;
   Held hold(Reg from);
   void get(const Location& location, Reg dst);
   void put(const Location& location, Reg src);

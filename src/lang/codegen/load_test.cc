@@ -153,8 +153,10 @@ const char* const kScripts[] = {
     "macro add(a, b) { a + b } macro note(@m, k) { @m[k] = count(); } macro up($x) { $x++; } BEGIN "
     "{ $v = 1; up($v); note(@n, comm); print(add($v, add(pid, 2))); }",
     "BEGIN { for ($i : 0..pid) { @[$i] = count(); if ($i > 100) { break; } } }",
-    "uprobe:libc:fopen { $a = arg0; for ($i : $a..(arg1 + 5)) { if ($i % 2 == 0) { continue; } for "
-    "($j : 0..$i) { @s = sum($j); } } @e = count(); }",
+    "uprobe:libc:fopen { $a = arg0; for ($i : $a..(arg1 + 5)) { if ($i % 2 == 0) { continue; } @s "
+    "= "
+    "sum($i); @n[comm]++; printf(\"%d\", $i); } for ($k : 0..arg2) { @t = sum($k); } @e = count(); "
+    "}",
     // Output.
     "BEGIN { printf(\"plain\\n\"); printf(\"%d %s %x %c %p\\n\", 1, \"two\", 3, 52, 5); }",
     "BEGIN { printf(\"%d %d %d %d\\n\", @x++, ++@x, $1, 4); }",

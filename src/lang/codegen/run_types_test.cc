@@ -334,13 +334,6 @@ TEST(OpenRanges, EndAfterTheMostRoundsAndCountIt) {
   EXPECT_EQ(machine->lost(bundle::Counter::kLoopCut), 1u);
 }
 
-TEST(OpenRanges, HaveFewerRoundsTogetherWhereOneIsInsideAnother) {
-  auto machine = ran("uprobe:libc:fopen { for ($i : 0..arg0) { for ($j : 0..2) { @r++; } } }",
-                     arguments(1000000));
-  EXPECT_EQ(machine->number("@r"), 64u);
-  EXPECT_EQ(machine->lost(bundle::Counter::kLoopCut), 1u);
-}
-
 TEST(Signals, AreSentByNumber) {
   EXPECT_EQ(ran("uprobe:libc:fopen { signal(\"SIGUSR1\"); }")->sent_signal, 10u);
   EXPECT_EQ(ran("uprobe:libc:fopen { signal(arg0); }", arguments(9))->sent_signal, 9u);

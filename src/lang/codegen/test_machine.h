@@ -165,9 +165,9 @@ class Machine {
     });
     // CPUs 0 and 1 have the same value: what is read must be added up.
     helpers_.set(Helper::kMapLookupPercpuElem,
-                 [](uint64_t map, uint64_t key, uint64_t cpu, auto...) -> uint64_t {
+                 [](uint64_t map, uint64_t key, uint64_t slot, auto...) -> uint64_t {
                    auto found = map_at(map).entries.find(key_at(map_at(map), key));
-                   return cpu > 1 || found == map_at(map).entries.end()
+                   return slot > 1 || found == map_at(map).entries.end()
                               ? 0
                               : reinterpret_cast<uint64_t>(found->second.get());
                  });

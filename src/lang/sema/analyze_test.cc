@@ -253,11 +253,11 @@ TEST(SemaStructs, HeadersConstantsAndConditions) {
       "#define V 3\n#if V > 2 && defined(V)\n#define A 5\n#elif 1\n#define A "
       "6\n#endif\nBEGIN { print(A); }",
       "number 5");
-  expect_typed("#define L (5 * 2)\n#if L > 3\n#define A 5\n#endif\nstruct s { int x[L + 1]; };\nBEGIN { "
-               "print(A); print(sizeof(struct s)); }",
-               "number 44");
-  expect_refused("#define A B\n#define B A\n#if A\n#endif\nBEGIN { exit(); }",
-                 "nested too deeply");
+  expect_typed(
+      "#define L (5 * 2)\n#if L > 3\n#define A 5\n#endif\nstruct s { int x[L + 1]; };\nBEGIN { "
+      "print(A); print(sizeof(struct s)); }",
+      "number 44");
+  expect_refused("#define A B\n#define B A\n#if A\n#endif\nBEGIN { exit(); }", "nested too deeply");
   expect_refused("#include \"own.h\"\nBEGIN { exit(); }", "only headers of the system");
   expect_refused("#if 1\nBEGIN { exit(); }", "#if without #endif");
   expect_refused("#if 0\nBEGIN { exit(); }\n#endif\nEND { exit(); }",
@@ -292,6 +292,21 @@ TEST(SemaBlocks, HaveTheValueOfTheirLastExpression) {
   expect_refused("BEGIN { @ = { $x = 3; }; }", "this has no value to assign");
   expect_refused("BEGIN { @ = if pid > 1 { 1 } else { \"one\" }; }",
                  "one side has int64, the other string[4]");
+}
+
+TEST(SemaLoops, WithoutConstantBoundsStandAlone) {
+  expect_accepted(
+      "BEGIN { for ($i : 0..pid) { @ = count(); } for ($i : 0..pid) { @ = count(); } }");
+  expect_accepted("BEGIN { for ($i : 0..5) { for ($j : 0..5) { @ = count(); } } }");
+  expect_refused("BEGIN { for ($i : 0..pid) { for ($j : 0..5) { @ = count(); } } }",
+                 "one of which");
+  expect_refused("BEGIN { for ($i : 0..5) { for ($j : 0..pid) { @ = count(); } } }",
+                 "one of which");
+  expect_refused("BEGIN { while (pid) { for ($j : 0..pid) { @ = count(); } } }", "one of which");
+  expect_refused(
+      "macro m(@c) { for ($j : 0..5) { @c = count(); } } BEGIN { for ($i : 0..pid) { "
+      "m(@c); } }",
+      "one of which");
 }
 
 TEST(SemaBlocks, RecordsAreTuplesWithNames) {

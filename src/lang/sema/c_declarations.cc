@@ -95,8 +95,7 @@ class Declarer {
       case Kind::kInclude: return include(definition);
       case Kind::kDefine:
         if (definition.value == nullptr && !definition.text.empty()) break;
-        return types_.define_expression(definition.name, definition.value.get(),
-                                        definition.text);
+        return types_.define_expression(definition.name, definition.value.get(), definition.text);
       case Kind::kStruct:
       case Kind::kUnion:
       case Kind::kEnum:

@@ -31,6 +31,9 @@ class CReader {
   const std::string& fault() const { return fault_; }
 
  private:
+  /// Structs in structs, parentheses and names in constants.
+  static constexpr int kMaxDepth = 32;
+
   struct Base {
     Type type;
     bool is_char = false, is_void = false;

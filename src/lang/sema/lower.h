@@ -230,6 +230,8 @@ class Lowering {
   void lower_if(const ast::If& stmt, typed::Block& into);
   void lower_while(const ast::While& stmt, typed::Block& into);
   void lower_for_range(const ast::ForRange& stmt, typed::Block& into);
+  bool enter_loop(bool is_open, Span span);
+  void leave_loop(bool is_open);
   void refuse_for_map(const ast::ForMap& stmt);
   void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
   void lower_jump(const ast::Stmt& stmt, typed::Block& into);
@@ -266,6 +268,8 @@ class Lowering {
   typed::Block* declaring_ = nullptr;     ///< the innermost block
   size_t next_variable_ = 0;
   int loop_depth_ = 0;
+  /// Loops around this place, also outside of a macro; and those of them without constant bounds.
+  int all_loops_ = 0, open_loops_ = 0;
   std::set<std::string> expanding_;  ///< #defines under way
 };
 

@@ -117,12 +117,32 @@ void Lowering::lower_if(const ast::If& stmt, typed::Block& into) {
   into.statements.push_back(std::move(result));
 }
 
+/// The kernel's verifier walks through all rounds of a loop whose bounds it does not know; two such
+/// loops in each other are more than it takes. False: reported.
+bool Lowering::enter_loop(bool is_open, Span span) {
+  const bool is_too_much = open_loops_ > 0 || (is_open && all_loops_ > 0);
+  if (is_too_much) {
+    refuse(span, "a loop inside of another, one of which has no constant bounds");
+    return false;
+  }
+  ++loop_depth_;
+  ++all_loops_;
+  open_loops_ += is_open;
+  return true;
+}
+
+void Lowering::leave_loop(bool is_open) {
+  --loop_depth_;
+  --all_loops_;
+  open_loops_ -= is_open;
+}
+
 void Lowering::lower_while(const ast::While& stmt, typed::Block& into) {
   typed::Stmt result = statement(StmtKind::kWhile, stmt.span);
   result.expr = lower_condition(*stmt.condition);
-  ++loop_depth_;
+  if (!enter_loop(false, stmt.span)) return;
   result.body = lower_block(stmt.body);
-  --loop_depth_;
+  leave_loop(false);
   into.statements.push_back(std::move(result));
 }
 
@@ -144,13 +164,13 @@ void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
     result.keys.push_back(std::move(first));
     result.keys.push_back(std::move(last));
   }
+  if (!enter_loop(!is_constant, stmt.span)) return;
   scopes_.emplace_back();
   typed::Block* outer = std::exchange(declaring_, &result.body);
   result.variable = declare_variable(stmt.variable, result.body);
   join_variable(result.variable, Type::int64(), stmt.variable_span);
-  ++loop_depth_;
   lower_statements(stmt.body, result.body);
-  --loop_depth_;
+  leave_loop(!is_constant);
   declaring_ = outer;
   scopes_.pop_back();
   into.statements.push_back(std::move(result));

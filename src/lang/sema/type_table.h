@@ -20,6 +20,10 @@ class TypeTable {
     own_.insert(structure.name);
     structures_[structure.name] = std::move(structure);
   }
+  /// Of a struct of the script's own, which may be packed.
+  void set_alignment(const std::string& structure, uint32_t bytes) {
+    alignments_[structure] = bytes;
+  }
   void define_name(const std::string& name, Type type) { names_[name] = std::move(type); }
   void define_constant(const std::string& name, int64_t value) { constants_[name] = value; }
   /// `#define NAME expression`, and the same as text.
@@ -73,12 +77,6 @@ class TypeTable {
   std::map<std::string, std::string> texts_;
   std::map<std::string, uint32_t> alignments_;  ///< of the script's own
   bool has_headers_ = false;
-
- public:
-  /// A definition may lower it (packed).
-  void set_alignment(const std::string& structure, uint32_t bytes) {
-    alignments_[structure] = bytes;
-  }
 };
 
 }  // namespace spile::lang
