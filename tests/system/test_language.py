@@ -170,7 +170,7 @@ def settings_of_the_script_count():
 def a_loop_without_end_is_cut_and_told():
     result = spile("-e", r'BEGIN { $n = nsecs; for ($i : 0..$n) { @n = count(); } }')
     check_status(result, 0)
-    check("exact-count", "@n: 256" in result.out, result.report())
+    check("exact-count", "@n: 128" in result.out, result.report())
     check("told", "1 loops ended before their bound" in result.err, result.report())
 
 

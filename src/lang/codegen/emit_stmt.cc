@@ -130,28 +130,30 @@ void Emitter::for_range(const typed::Stmt& stmt) {
 }
 
 /// The kernel's verifier walks through every round that it cannot rule out, so there must be a last
-/// one: a second counter, that starts at a constant and is shared by all such loops of the clause,
-/// says which.
+/// one: a second counter, that starts at a constant, says which.
 void Emitter::for_open_range(const typed::Stmt& stmt) {
   FrameScope scope(frame_);
   Label again = code_.new_label(), next = code_.new_label(), done = code_.new_label(),
         go = code_.new_label();
-  int counter = frame_.allocate(8), end = frame_.allocate(8);
+  int counter = frame_.allocate(8), end = frame_.allocate(8), budget = frame_.allocate(8);
   value(*stmt.keys[0]);
   code_.store(8, Reg::r10, counter, Reg::r0);
   value(*stmt.keys[1]);
   code_.store(8, Reg::r10, end, Reg::r0);
+  code_.mov_imm(Reg::r2,
+                kMaxOpenRounds);  // by a register: older verifiers forget a stored constant
+  code_.store(8, Reg::r10, budget, Reg::r2);
   code_.load(8, Reg::r0, Reg::r10, counter);
   code_.bind(again);
   code_.load(8, Reg::r1, Reg::r10, end);
   code_.jump_if(bpf::kJsge, Reg::r0, Reg::r1, done);
-  code_.load(8, Reg::r2, Reg::r10, budget_);
+  code_.load(8, Reg::r2, Reg::r10, budget);
   code_.jump_if_imm(bpf::kJne, Reg::r2, 0, go);
   bump(bundle::Counter::kLoopCut);
   code_.jump(done);
   code_.bind(go);
   code_.alu_imm(bpf::kSub, Reg::r2, 1);
-  code_.store(8, Reg::r10, budget_, Reg::r2);
+  code_.store(8, Reg::r10, budget, Reg::r2);
   range_body(stmt, counter, next, done);
   code_.jump(again);
   code_.bind(done);

@@ -25,24 +25,6 @@ bool uses_context(const typed::Clause& clause) {
 
 }  // namespace
 
-namespace {
-
-/// A loop whose bounds are not constant.
-bool has_open_loop(const typed::Block& block) {
-  return std::ranges::any_of(block.statements, [](const typed::Stmt& stmt) {
-    const bool is_open = stmt.kind == typed::StmtKind::kForRange && !stmt.keys.empty();
-    return is_open || has_open_loop(stmt.body) || has_open_loop(stmt.other);
-  });
-}
-
-}  // namespace
-
-bool Emitter::has_open_loops() const {
-  return has_open_loop(clause_.body) || any_expr(clause_.body, [](const typed::Expr& expr) {
-           return expr.block != nullptr && has_open_loop(*expr.block);
-         });
-}
-
 bool Emitter::uses_task() const {
   return any_expr(clause_.body, [](const typed::Expr& expr) {
     return expr.kind == ExprKind::kBuiltin && expr.builtin == typed::Builtin::kCurtask;
@@ -121,11 +103,6 @@ void Emitter::prologue() {
   if (uses_context(clause_)) code_.mov(Reg::r6, Reg::r1);
   filter_pids();
   if (session_) take_entry();
-  if (!has_open_loops()) return;
-  budget_ = frame_.allocate(8);
-  code_.mov_imm(Reg::r2,
-                kMaxOpenRounds);  // by a register: older verifiers forget a stored constant
-  code_.store(8, Reg::r10, budget_, Reg::r2);
 }
 
 Result<bpf::Program> Emitter::run() {

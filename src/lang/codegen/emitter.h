@@ -52,9 +52,9 @@ class Emitter {
   Emitter(Draft& draft, const typed::Clause& clause)
       : draft_(draft), clause_(clause), session_(session_of(clause)) {}
 
-  /// Loops whose bounds are not known before make together at most so many rounds in one hit; the
-  /// loop that wants more ends and is counted.
-  static constexpr int32_t kMaxOpenRounds = 256;
+  /// A loop whose bounds are not known before makes at most so many rounds; one that wants more
+  /// ends and is counted.
+  static constexpr int32_t kMaxOpenRounds = 128;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
 
@@ -94,7 +94,6 @@ class Emitter {
 
   // Keeping values: emitter.cc.
   bool uses_task() const;
-  bool has_open_loops() const;
   Held hold(Reg from);
   void get(const Location& location, Reg dst);
   void put(const Location& location, Reg src);
@@ -248,7 +247,6 @@ class Emitter {
   std::optional<Session> session_;
   int entry_slots_ = 0;        ///< the arguments, then the duration
   bool reads_kernel_ = false;  ///< addresses may be the kernel's
-  int budget_ = 0;             ///< slot: rounds left for open loops; 0: there are none
 };
 
 }  // namespace spile::lang::codegen

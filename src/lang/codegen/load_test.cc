@@ -155,8 +155,8 @@ const char* const kScripts[] = {
     "BEGIN { for ($i : 0..pid) { @[$i] = count(); if ($i > 100) { break; } } }",
     "uprobe:libc:fopen { $a = arg0; for ($i : $a..(arg1 + 5)) { if ($i % 2 == 0) { continue; } @s "
     "= "
-    "sum($i); @n[comm]++; printf(\"%d\", $i); } for ($k : 0..arg2) { @t = sum($k); } @e = count(); "
-    "}",
+    "sum($i); } for ($k : 0..arg2) { @t = sum($k); } @e = count(); }",
+    "uprobe:libc:fopen { for ($i : arg0..arg1) { @s = sum($i); @n[comm]++; printf(\"%d\", $i); } }",
     // Output.
     "BEGIN { printf(\"plain\\n\"); printf(\"%d %s %x %c %p\\n\", 1, \"two\", 3, 52, 5); }",
     "BEGIN { printf(\"%d %d %d %d\\n\", @x++, ++@x, $1, 4); }",
