@@ -31,11 +31,16 @@ uint64_t step_count(int64_t min, int64_t max, int64_t step) {
   return (range - 1) / static_cast<uint64_t>(step) + 1;
 }
 
+/// bundle::hist_bucket_low, also where 64 bits do not hold it.
+Wide hist_low(uint32_t bits, uint32_t bucket) {
+  const uint64_t exact = uint64_t{1} << bits, n = bucket - 1;
+  if (n < exact) return n;
+  return Wide{exact + ((n - exact) & (exact - 1))} << ((n - exact) >> bits);
+}
+
 Bounds hist_bounds(uint32_t bits, uint32_t bucket) {
   if (bucket == 0) return {std::nullopt, 0};
-  const bool is_last = bucket + 1 == bundle::hist_bucket_count(bits);
-  return {bundle::hist_bucket_low(bits, bucket),
-          is_last ? Wide{1} << 63 : Wide{bundle::hist_bucket_low(bits, bucket + 1)}};
+  return {hist_low(bits, bucket), hist_low(bits, bucket + 1)};
 }
 
 Bounds lhist_bounds(const MapRows& map, uint32_t bucket) {
