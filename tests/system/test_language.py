@@ -104,7 +104,7 @@ def tools_attach_on(kernel):
             shutil.copy(tool, f"{root}/tools/")
         names = [os.path.basename(tool)[:-3] for tool in tools]
         script = test_vm.OPENING + "LOOP=$!; (while true; do sleep 0.2; done) & " + "".join(
-            f"echo '== {name}'; timeout -s INT 6 spile /tools/{name}.bt 2>&1 | head -c 3000; " for name in names)
+            f"echo '== {name}'; timeout -s INT 15 spile /tools/{name}.bt 2>&1 | head -c 3000; " for name in names)
         result = test_vm.in_vm(kernel, script + "kill $LOOP; echo '== end'", root=root)
         check_status(result, 0)
         found = test_vm.sections(result.out)
