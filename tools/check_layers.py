@@ -13,7 +13,7 @@ import pathlib, re, sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 FREESTANDING_OK = {"stddef.h", "stdint.h", "stdarg.h", "cpuid.h", "immintrin.h", "atomic", "cstddef", "cstdint"}
-PUBLIC_C_HEADERS = {"stddef.h", "stdint.h", "sys/types.h"}
+PUBLIC_C_HEADERS = {"stddef.h", "stdint.h", "stdio.h", "stdlib.h", "string.h", "sys/types.h"}
 TEST_ONLY = {"testing"}
 CALL = re.compile(r"spile_module\(([^)]*)\)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)')
@@ -60,7 +60,7 @@ def visit(m, trail):
 for m in modules:
     visit(m, [])
 
-for file in sorted([*(ROOT / "src").rglob("*.h"), *(ROOT / "src").rglob("*.cc"), *(ROOT / "include").rglob("*.h")]):
+for file in sorted([*(ROOT / "src").rglob("*.h"), *(ROOT / "src").rglob("*.cc"), *(ROOT / "include").rglob("*.h*")]):
     rel = file.relative_to(ROOT).as_posix()
     public = rel.startswith("include/")
     me = None if public else owner(rel.removeprefix("src/"))

@@ -21,7 +21,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "detail/tracepoint_core.h"
+#include <spile/detail/tracepoint_core.h>
 
 namespace spile {
 

@@ -7,11 +7,12 @@
 //          RtConsts::saved_offset        SavedBytes[saved_count]           this file
 //
 // It is a memfd, mapped R-X in the target and sealed against writing once the tracer has its own
-// view, so what it holds can be trusted by the code in it. The blob finds RtConsts relative to its
+// view, so what it holds can be trusted by the code in it. Through that view the tracer switches
+// probes off and on (jit::Gate), one aligned word at a time. The blob finds RtConsts relative to its
 // own instructions. There is one code region per +-2 GiB neighbourhood; all hold the same bytes up
 // to the program bodies.
 //
-// Every field is written by the tracer, before the region is mapped in the target, and never
+// Every field is written by the tracer, before the first jump into the region is written, and never
 // changes afterwards.
 #pragma once
 
@@ -105,8 +106,11 @@ struct RtConsts {
   uint64_t main_stack_begin, main_stack_end;  ///< the [stack] mapping at attach; equal: unknown
   uint64_t code_base;                         ///< address of this code region in the target
   uint64_t pending_table;  ///< address of PendingBucket[kPendingBuckets]; 0: nothing is noted
-  uint32_t saved_offset;  ///< of SavedBytes, from the start of this region
+  uint32_t saved_offset;   ///< of SavedBytes, from the start of this region
   uint32_t saved_count;
+  /// The pool of private stacks (private_stack.h): its first byte, the control block of its first
+  /// stack, where that of one more would be. All 0: there is none.
+  uint64_t private_pool, private_first, private_end;
   uint32_t safe_range_count;
   uint32_t reserved2;
   SafeRange safe_ranges[kMaxSafeRanges];  ///< ascending, not overlapping

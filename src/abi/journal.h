@@ -29,7 +29,7 @@ inline constexpr uint32_t kMaxSemaphores = 128;
 
 enum class JournalState : uint32_t { kInit, kMapped, kPatching, kAttached, kDetaching, kDetached };
 
-enum class RegionKind : uint32_t { kNone, kCode, kData, kPerThread, kPending };
+enum class RegionKind : uint32_t { kNone, kCode, kData, kPerThread, kPending, kStackPool };
 
 /// One mapping made in the target. Written by the tracer.
 struct RegionEntry {

@@ -1,9 +1,10 @@
 #include "api/boundary.h"
 
+#include <pthread.h>
+#include <spile/detail/base.h>
+
 #include <cerrno>
 #include <cstring>
-
-#include "spile/detail/base.h"
 
 namespace spile::api {
 namespace {
@@ -35,6 +36,10 @@ int refuse(int number, const char* text) {
 
 int refuse(const Error& error) {
   return refuse(error_number(error.code), error.message.c_str());
+}
+
+void keep_over_fork(void (*lock)(), void (*unlock)()) {
+  ::pthread_atfork(lock, unlock, unlock);
 }
 
 }  // namespace spile::api

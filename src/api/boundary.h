@@ -15,6 +15,10 @@ int error_number(ErrorCode code);
 int refuse(int number, const char* text);
 int refuse(const Error& error);
 
+/// A lock that is held while the program forks, so that the child finds it free and what it guards
+/// whole.
+void keep_over_fork(void (*lock)(), void (*unlock)());
+
 /// Runs `work`, a function that returns an int (0 or a negative errno). No exception comes out.
 template <typename F>
 int guarded(F&& work) noexcept {

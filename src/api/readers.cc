@@ -2,6 +2,7 @@
 
 #include <linux/membarrier.h>
 #include <pthread.h>
+#include <spile/detail/base.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -10,7 +11,13 @@
 #include <atomic>
 #include <cerrno>
 
-#include "spile/detail/base.h"
+#include "api/hit.h"
+
+extern "C" {
+/// The calling thread's word; null before its first hit. trampoline.S looks at it.
+__attribute__((tls_model("initial-exec"),
+               visibility("hidden"))) __thread uint64_t* spile_reader_word = nullptr;
+}
 
 namespace spile::api {
 namespace {
@@ -28,11 +35,10 @@ uint64_t g_crowd_word = 0;         ///< only its address is used: "count me in g
 pthread_key_t g_key;
 bool g_has_key = false;
 
-__attribute__((tls_model("initial-exec"))) thread_local uint64_t* t_word = nullptr;
 __attribute__((tls_model("initial-exec"))) thread_local uint32_t t_crowd_depth = 0;
 
 void give_back(void* word) {
-  t_word = nullptr;
+  spile_reader_word = nullptr;
   const auto index = static_cast<size_t>(reinterpret_cast<Slot*>(word) - g_slots);
   // A thread that ended inside a handler does not hold up anybody.
   __atomic_store_n(static_cast<uint64_t*>(word), uint64_t{0}, __ATOMIC_RELEASE);
@@ -42,7 +48,7 @@ void give_back(void* word) {
 /// The forking thread keeps its slot; those of the others are free.
 void in_child() {
   for (size_t i = 0; i < kSlots; ++i) {
-    if (g_slots == nullptr || t_word != &g_slots[i].epoch)
+    if (g_slots == nullptr || spile_reader_word != &g_slots[i].epoch)
       g_taken[i].store(0, std::memory_order_relaxed);
   }
   g_crowd.store(t_crowd_depth, std::memory_order_relaxed);
@@ -67,13 +73,13 @@ uint64_t* take_slot() {
     if (g_taken[i].load(std::memory_order_relaxed) != 0) continue;
     if (!g_taken[i].compare_exchange_strong(free, 1, std::memory_order_acquire)) continue;
     // A signal handler may have been here meanwhile.
-    if (t_word != nullptr) {
+    if (spile_reader_word != nullptr) {
       g_taken[i].store(0, std::memory_order_release);
-      return t_word;
+      return spile_reader_word;
     }
-    t_word = &g_slots[i].epoch;
-    ::pthread_setspecific(g_key, t_word);
-    return t_word;
+    spile_reader_word = &g_slots[i].epoch;
+    ::pthread_setspecific(g_key, spile_reader_word);
+    return spile_reader_word;
   }
   return nullptr;
 }
@@ -110,7 +116,11 @@ void nap(unsigned round) {
 }  // namespace
 
 bool is_inside_handler() {
-  return t_crowd_depth != 0 || (t_word != nullptr && *t_word != 0);
+  return t_crowd_depth != 0 || (spile_reader_word != nullptr && *spile_reader_word != 0);
+}
+
+uint64_t* reader_word() {
+  return spile_reader_word;
 }
 
 Result<void> wait_for_readers() {
@@ -143,8 +153,8 @@ void synchronize_code() {
 
 using namespace spile::api;
 
-extern "C" uint64_t* spile_enter() {
-  uint64_t* word = t_word;
+extern "C" __attribute__((section("spile_hit_text"))) uint64_t* spile_enter() {
+  uint64_t* word = spile_reader_word;
   if (__builtin_expect(word == nullptr, 0)) return enter_slowly();
   // A signal handler that comes in here enters and leaves wholly.
   if (*word != 0) return nullptr;
@@ -154,7 +164,7 @@ extern "C" uint64_t* spile_enter() {
   return word;
 }
 
-extern "C" void spile_leave(uint64_t* entered) {
+extern "C" __attribute__((section("spile_hit_text"))) void spile_leave(uint64_t* entered) {
   if (entered == nullptr) return;
   if (__builtin_expect(entered == &g_crowd_word, 0)) {
     --t_crowd_depth;

@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "api/boundary.h"
 #include "api/readers.h"
 #include "os/memory.h"
 
@@ -31,7 +32,11 @@ struct Registry {
 };
 
 Registry& registry() {
-  static auto* const kRegistry = new Registry;
+  static auto* const kRegistry = [] {
+    auto* made = new Registry;
+    keep_over_fork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); });
+    return made;
+  }();
   return *kRegistry;
 }
 

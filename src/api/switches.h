@@ -1,10 +1,11 @@
 // The switches of tracepoints in all loaded modules, by name (include/spile/detail/site.h).
 #pragma once
 
+#include <spile/detail/site.h>
+
 #include <string>
 
 #include "base/error.h"
-#include "spile/detail/site.h"
 
 namespace spile::api {
 

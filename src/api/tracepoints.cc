@@ -3,6 +3,8 @@
 //   attach   new list published, then the switches thrown (a pass before that finds the list, too)
 //   detach   switches thrown back with the last one, new list published, readers waited for, old
 //   list freed
+#include <spile/detail/tracepoint_core.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <memory>
@@ -13,7 +15,6 @@
 #include "api/boundary.h"
 #include "api/readers.h"
 #include "api/switches.h"
-#include "spile/detail/tracepoint_core.h"
 
 namespace spile::api {
 namespace {
@@ -27,7 +28,11 @@ struct Replaced {
   std::vector<std::unique_ptr<const spile_callback[]>> lists;
 };
 Replaced& replaced() {
-  static auto* const kReplaced = new Replaced;
+  static auto* const kReplaced = [] {
+    auto* made = new Replaced;
+    keep_over_fork([] { replaced().mutex.lock(); }, [] { replaced().mutex.unlock(); });
+    return made;
+  }();
   return *kReplaced;
 }
 

@@ -115,8 +115,12 @@ constexpr uint64_t hist_bucket_low(uint32_t bits, uint32_t bucket) {
   return (exact + part) << power;
 }
 
-/// Indices into the kCounters map: what was lost, by reason.
-enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kLoopCut, kCount };
+/// Indices into the kCounters map: what was lost, by reason. kExit is none: there an exit() leaves
+/// its status that found the ring full.
+enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kLoopCut, kExit, kCount };
+
+/// What kExit holds: the status in the low half, and this beside it.
+inline constexpr uint64_t kExitAsked = uint64_t{1} << 32;
 
 struct MapSpec {
   std::string name;  ///< "@", "@x"; "" for internal maps
@@ -188,8 +192,27 @@ enum class ProbeKind : uint8_t {
   kKprobe,
   kKretprobe,
   kTracepoint,
-  kUsdt
+  kUsdt,
+  kProfile,        ///< every interval_ns on every CPU
+  kSoftware,       ///< every event_count-th event `symbol` of the kernel's counters
+  kHardware,       ///< the same of the CPU's
+  kWatchpoint,     ///< watch_length bytes at `address` are used as watch_mode says
+  kRawTracepoint,  ///< arguments as the kernel's BTF types them
+  kFentry,
+  kFexit,
+  kIter,  ///< once for each object of the kernel's iterator `symbol`, at attach
 };
+
+/// Fires by the clock or a counter, wherever the CPU then is.
+inline bool is_sampling(ProbeKind kind) {
+  return kind == ProbeKind::kProfile || kind == ProbeKind::kSoftware ||
+         kind == ProbeKind::kHardware || kind == ProbeKind::kWatchpoint;
+}
+/// Its program takes ContextKind::kTyped.
+inline bool is_typed(ProbeKind kind) {
+  return kind == ProbeKind::kRawTracepoint || kind == ProbeKind::kFentry ||
+         kind == ProbeKind::kFexit || kind == ProbeKind::kIter;
+}
 
 /// One attach point after glob expansion; inlined copies of a static tracepoint are several.
 struct Probe {
@@ -198,15 +221,20 @@ struct Probe {
   std::string function;  ///< as `func` prints it
   std::string
       path;  ///< uprobes: the file as the user's name resolved, seen from our mount namespace
-  std::string symbol;  ///< uprobe, kprobe: function. tracepoint: the event. usdt: its name
-  /// tracepoint: the category. kprobe: the module, or empty. usdt: the provider
+  /// uprobe, kprobe, fentry: function. tracepoint, software, hardware, iter: the event. usdt: its
+  /// name
+  std::string symbol;
+  /// tracepoint: the category. kprobe, fentry: the module, or empty. usdt: the provider
   std::string module;
   uint64_t offset = 0;  ///< bytes after the symbol
-  /// uprobe by address, usdt: link address. kprobe by raw address
+  /// uprobe by address, usdt: link address. kprobe by raw address. watchpoint: what is watched
   std::optional<uint64_t> address;
   uint64_t semaphore = 0;  ///< usdt: link address of a 16-bit counter to hold above 0; 0: none
   uint64_t interval_ns = 0;
-  int program = -1;  ///< index into Bundle::programs
+  uint64_t event_count = 1;     ///< software, hardware
+  uint32_t watch_length = 0;    ///< watchpoint: 1, 2, 4, 8 bytes
+  std::string watch_mode = "";  ///< watchpoint: of r, w, x
+  int program = -1;             ///< index into Bundle::programs
   /// Its cookie, what helper get_attach_cookie gives: the index of the first probe of the same
   /// name, so that in maps they are one. -1: its own index.
   int cookie = -1;
@@ -220,6 +248,7 @@ enum class ContextKind : uint8_t {
   kNone,        ///< BEGIN, END, interval: reads nothing
   kRegs,        ///< struct pt_regs, bpf::x86_64_regs
   kTracepoint,  ///< the event's record, context_size bytes
+  kTyped,       ///< u64 each: the arguments, for fexit then the result
 };
 
 struct Program {

@@ -15,9 +15,12 @@
 
 #include "session/detach.h"
 #include "session/dump.h"
+#include "session/event_list.h"
+#include "session/info.h"
 #include "session/list.h"
 #include "session/request.h"
 #include "session/sites.h"
+#include "session/stat.h"
 #include "session/trace.h"
 
 #ifndef SPILE_VERSION
@@ -60,10 +63,19 @@ void add_target_options(CLI::App& app, Options& options) {
       ->type_name("COMMAND");
   app.add_option("--engine", options.engine, "auto (default), kernel, or user")
       ->check(CLI::IsMember({"auto", "kernel", "user"}));
-  app.add_flag("--allow-trap", options.trace.target.allow_trap,
-               "user engine: where no jump fits, an int3 served by a SIGTRAP handler of ours. Not "
-               "without risk: it kills a program that blocks SIGTRAP in a thread, or sets a "
-               "handler for it, while it is traced. Refused where that is so from the start");
+  app.add_flag(
+      "--allow-trap", options.trace.target.allow_trap,
+      "user engine: where no jump fits, an int3 served by a SIGTRAP handler of ours: "
+      "microseconds a hit, and not without risk. Refused where SIGTRAP is handled, ignored "
+      "or blocked; a program that changes that by system calls of its own while it is "
+      "traced, or has less stack left than a signal's frame takes, can be killed");
+  app.add_option(
+         "--attach", options.trace.target.attach,
+         "how the kernel engine attaches kprobes and uprobes: auto (default), session, multi, "
+         "link, ioctl or tracefs")
+      ->type_name("PATH")
+      ->check(CLI::IsMember({"auto", "session", "multi", "link", "ioctl", "tracefs",
+                             "kprobe.session", "kprobe.multi", "uprobe.multi"}));
   app.add_option(
       "words", options.words,
       "a script file (- for standard input), then its positional parameters $1, $2, ...; behind -- "
@@ -188,6 +200,41 @@ int run_sites(Options& options) {
   return session::plan_sites(options.trace);
 }
 
+/// Options of `stat`; its command follows `--`.
+void add_stat_options(CLI::App& app, session::StatRequest& stat, Options& options) {
+  app.add_option("-e,--event", stat.events,
+                 "what to count: PROBE[,PROBE...], a tracepoint (sched:sched_switch) or a counter "
+                 "(page-faults)")
+      ->type_name("EVENTS")
+      ->required()
+      ->allow_extra_args(false);
+  app.add_flag("-a,--all-cpus", stat.system_wide, "of all processes");
+  app.add_option("-p,--pid", options.trace.target.pids, "of this process")
+      ->type_name("PID")
+      ->check(check_pid)
+      ->allow_extra_args(false);
+  app.add_option("-I,--interval-print", stat.interval_ms, "print every so many milliseconds")
+      ->type_name("MS")
+      ->check(CLI::Range(10, 86'400'000));
+  app.add_flag("-A,--per-cpu", stat.per_cpu, "a line for each CPU");
+  app.add_option("-f,--format", options.format, "text (default) or json")
+      ->check(CLI::IsMember({"text", "json"}));
+  app.add_option("-o,--output", stat.output_path, "write there instead of standard error")
+      ->type_name("FILE");
+  app.add_option("--engine", options.engine, "auto (default), kernel, or user")
+      ->check(CLI::IsMember({"auto", "kernel", "user"}));
+  app.add_option("command", stat.command,
+                 "run this and count until it ends (after --); of a probe the hits of the process "
+                 "itself, of a counter also those of its children");
+}
+
+int run_stat(Options& options, session::StatRequest& stat) {
+  take_choices(options);
+  stat.target = options.trace.target;
+  stat.format = options.trace.format;
+  return session::stat(stat);
+}
+
 int parse_and_run(int argc, char** argv) {
   Options options;
   CLI::App app{
@@ -216,6 +263,17 @@ int parse_and_run(int argc, char** argv) {
       ->check(CLI::IsMember({"tokens", "ast", "typed", "bpf", "plan", "jit"}));
   add_target_options(*dump, options);
 
+  session::StatRequest stat_request;
+  CLI::App* stat = app.add_subcommand("stat", "count events, as perf stat does");
+  add_stat_options(*stat, stat_request, options);
+  CLI::App* list =
+      app.add_subcommand("list", "events that can be counted, as perf list shows them");
+  list->add_option("words", options.words, "a pattern: 'sched:*'");
+  CLI::App* info =
+      app.add_subcommand("info", "what works on this machine, what is missing, and how to get it");
+  info->add_option("-f,--format", options.format, "text (default) or json")
+      ->check(CLI::IsMember({"text", "json"}));
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -225,6 +283,14 @@ int parse_and_run(int argc, char** argv) {
   if (detach->parsed()) return session::detach(options.trace.target.pids);
   if (sites->parsed()) return run_sites(options);
   if (dump->parsed()) return run_dump(options);
+  if (stat->parsed()) return run_stat(options, stat_request);
+  if (list->parsed())
+    return session::list_events(options.words.empty() ? "" : options.words.front(),
+                                options.trace.target);
+  if (info->parsed()) {
+    take_choices(options);
+    return session::info(options.trace.format);
+  }
   return run_main(options);
 }
 

@@ -8,12 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <map>
 
-#include "kernel_engine/attach.h"
+#include "kernel_engine/attacher.h"
 #include "kernel_engine/maps.h"
 #include "kernel_engine/program.h"
-#include "kernel_engine/uprobe_sites.h"
 #include "os/process.h"
 
 namespace spile::kernel_engine {
@@ -29,36 +27,6 @@ uint64_t monotonic_ns() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
-
-LoadType load_type(ProbeKind kind) {
-  switch (kind) {
-    case ProbeKind::kBegin:
-    case ProbeKind::kEnd: return LoadType::kTestRun;
-    case ProbeKind::kInterval: return LoadType::kPerfEvent;
-    case ProbeKind::kTracepoint: return LoadType::kTracepoint;
-    default: return LoadType::kKprobe;
-  }
-}
-
-/// Placed by the kernel's uprobes.
-bool is_user_code(ProbeKind kind) {
-  return kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe || kind == ProbeKind::kUsdt;
-}
-
-UprobeMoment moment_of(ProbeKind kind) {
-  return kind == ProbeKind::kUretprobe ? UprobeMoment::kReturn : UprobeMoment::kEntry;
-}
-
-const char* name_of(ProbeKind kind) {
-  return kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe";
-}
-
-bool calls(const bundle::Program& program, bpf::Helper helper) {
-  return std::ranges::any_of(program.code, [&](const bpf::Insn& insn) {
-    return insn.code == (bpf::kClassJmp | bpf::kCall) && insn.src() == bpf::kCallHelper &&
-           insn.imm == static_cast<int32_t>(helper);
-  });
 }
 
 struct RingDeleter {
@@ -84,38 +52,27 @@ class KernelTrace final : public engine::Trace {
   Result<void> run_end() override { return run_all(ProbeKind::kEnd); }
   Result<void> detach() override;
   Result<engine::Stats> stats() override;
-  std::vector<SiteReport> sites() override { return sites_; }
+  std::vector<SiteReport> sites() override { return attacher_->sites(); }
 
  private:
-  Result<int> program(int index, LoadType type);
   bool overrides(const Probe& probe) const {
-    return probe.program >= 0 && calls(bundle_.programs.at(static_cast<size_t>(probe.program)),
+    return probe.program >= 0 && calls(bundle_.programs.at(static_cast<size_t>(probe.program)).code,
                                        bpf::Helper::kOverrideReturn);
   }
   Result<void> refuse_overrides_of_programs() const;
   Result<void> open_ring();
   Result<void> run_all(ProbeKind kind);
-  Result<void> attach_probe(size_t index);
-  Result<void> attach_single_uprobe(const UprobeSite& site);
-  Result<void> attach_uprobes();
-  Result<std::vector<UprobeSite>> find_uprobe_sites(const std::vector<size_t>& probes);
-  Result<void> attach_uprobe_group(const std::string& path,
-                                   int program_index,
-                                   const std::vector<size_t>& probes);
-  void report(size_t probe, std::string mechanism, uint64_t address = 0);
-  void refuse(size_t probe, std::string reason);
+  Error explain(Error error) const;
   Result<uint64_t> sum_counter(bundle::Counter counter);
 
   Bundle bundle_;
   engine::Scope scope_;
   Options options_;
   std::optional<Maps> maps_;
-  std::map<std::pair<int, LoadType>, Fd> programs_;
-  std::vector<Link> links_;
+  std::optional<Programs> programs_;
+  std::optional<Attacher> attacher_;
   std::unique_ptr<ring_buffer, RingDeleter> ring_;
   const engine::RecordSink* sink_ = nullptr;
-  SiteResolver resolver_;
-  std::vector<SiteReport> sites_;
   Fd run_stats_;
   std::vector<Fd> processes_;  ///< pidfds of the scope
 };
@@ -124,34 +81,6 @@ int on_record(void* sink_slot, void* data, size_t size) {
   const auto* sink = *static_cast<const engine::RecordSink**>(sink_slot);
   if (sink != nullptr) (*sink)({static_cast<const uint8_t*>(data), size});
   return 0;
-}
-
-void KernelTrace::report(size_t probe, std::string mechanism, uint64_t address) {
-  if (bundle_.probes[probe].entry_of >= 0) return;
-  SiteReport site;
-  site.probe = static_cast<int>(probe);
-  site.location = bundle_.probes[probe].name;
-  site.address = address;
-  site.mechanism = std::move(mechanism);
-  sites_.push_back(std::move(site));
-}
-
-void KernelTrace::refuse(size_t probe, std::string reason) {
-  if (bundle_.probes[probe].entry_of >= 0) return;
-  SiteReport site;
-  site.probe = static_cast<int>(probe);
-  site.location = bundle_.probes[probe].name;
-  site.refused = true;
-  site.reason = std::move(reason);
-  sites_.push_back(std::move(site));
-}
-
-Result<int> KernelTrace::program(int index, LoadType type) {
-  Fd& fd = programs_[{index, type}];
-  if (!fd) {
-    SPILE_TRY(fd, load_program(bundle_.programs.at(index), type, *maps_));
-  }
-  return fd.get();
 }
 
 Result<void> KernelTrace::open_ring() {
@@ -164,119 +93,8 @@ Result<void> KernelTrace::open_ring() {
 Result<void> KernelTrace::run_all(ProbeKind kind) {
   for (const Probe& probe : bundle_.probes) {
     if (probe.kind != kind) continue;
-    SPILE_TRY(int fd, program(probe.program, LoadType::kTestRun));
+    SPILE_TRY(int fd, programs_->shared(probe.program, LoadType::kTestRun));
     SPILE_TRY_VOID(run_once(fd, kind == ProbeKind::kBegin ? "BEGIN" : "END"));
-  }
-  return {};
-}
-
-Result<void> KernelTrace::attach_single_uprobe(const UprobeSite& site) {
-  const Probe& probe = bundle_.probes[site.probe];
-  SPILE_TRY(int fd, program(probe.program, LoadType::kKprobe));
-  std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{-1} : scope_.pids;
-  for (pid_t pid : pids) {
-    SPILE_TRY(Link link, attach_uprobe(fd, probe.path, site, moment_of(probe.kind), pid));
-    links_.push_back(std::move(link));
-  }
-  report(site.probe, fmt::format("{} (perf event)", name_of(probe.kind)), site.offset.value);
-  return {};
-}
-
-/// The places of these probes. One of many that cannot be probed is left out by name.
-Result<std::vector<UprobeSite>> KernelTrace::find_uprobe_sites(const std::vector<size_t>& probes) {
-  std::vector<UprobeSite> sites;
-  std::optional<Error> refused;
-  for (size_t index : probes) {
-    auto found = resolver_.resolve(bundle_.probes[index]);
-    if (found) {
-      for (const FileSite& site : *found)
-        sites.push_back({site.offset, site.semaphore, bundle_.cookie_of(index), index});
-      continue;
-    }
-    ErrorCode code = found.error().code;
-    bool is_refusal = code == ErrorCode::kUnsupported || code == ErrorCode::kUnsafe ||
-                      code == ErrorCode::kInvalid;
-    if (!is_refusal || probes.size() == 1) return std::unexpected(std::move(found.error()));
-    refuse(index, found.error().message);
-    if (!refused) refused = std::move(found.error());
-  }
-  if (sites.empty() && refused) return std::unexpected(std::move(*refused));
-  return sites;
-}
-
-Result<void> KernelTrace::attach_uprobe_group(const std::string& path,
-                                              int program_index,
-                                              const std::vector<size_t>& probes) {
-  SPILE_TRY(const auto sites, find_uprobe_sites(probes));
-  SPILE_TRY_VOID(refuse_patched_sites(path, sites));
-  ProbeKind kind = bundle_.probes[probes.front()].kind;  // a program has probes of one kind
-  if (options_.force_perf_uprobes || !has_uprobe_multi(!scope_.pids.empty())) {
-    for (const UprobeSite& site : sites) SPILE_TRY_VOID(attach_single_uprobe(site));
-    return {};
-  }
-  SPILE_TRY(int fd, program(program_index, LoadType::kUprobeMulti));
-  std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{0} : scope_.pids;
-  for (pid_t pid : pids) {
-    SPILE_TRY(Link link, attach_uprobe_multi(fd, path, sites, moment_of(kind), pid));
-    links_.push_back(std::move(link));
-  }
-  for (const UprobeSite& site : sites)
-    report(site.probe, fmt::format("{} (uprobe.multi)", name_of(kind)), site.offset.value);
-  return {};
-}
-
-/// All uprobes of one program and file share a link. Groups keep the order of their first probe.
-Result<void> KernelTrace::attach_uprobes() {
-  std::map<std::pair<std::string, int>, std::vector<size_t>> groups;
-  std::vector<std::pair<std::string, int>> order;
-  for (size_t i = 0; i < bundle_.probes.size(); i++) {
-    const Probe& probe = bundle_.probes[i];
-    if (!is_user_code(probe.kind)) continue;
-    auto key = std::pair(probe.path, probe.program);
-    if (groups[key].empty()) order.push_back(key);
-    groups[key].push_back(i);
-  }
-  for (const auto& key : order)
-    SPILE_TRY_VOID(attach_uprobe_group(key.first, key.second, groups[key]));
-  return {};
-}
-
-Result<void> KernelTrace::attach_probe(size_t index) {
-  const Probe& probe = bundle_.probes[index];
-  switch (probe.kind) {
-    case ProbeKind::kBegin:
-    case ProbeKind::kEnd:
-    case ProbeKind::kUprobe:
-    case ProbeKind::kUretprobe:
-    case ProbeKind::kUsdt: return {};  // run_all, attach_uprobes
-    case ProbeKind::kInterval: {
-      SPILE_TRY(int fd, program(probe.program, LoadType::kPerfEvent));
-      SPILE_TRY(Link link, attach_interval(fd, probe.interval_ns, bundle_.cookie_of(index)));
-      links_.push_back(std::move(link));
-      report(index, "perf event cpu-clock");
-      return {};
-    }
-    case ProbeKind::kKprobe:
-    case ProbeKind::kKretprobe: {
-      bool is_return = probe.kind == ProbeKind::kKretprobe;
-      SPILE_TRY(int fd, program(probe.program, LoadType::kKprobe));
-      std::string function =
-          probe.module.empty() ? probe.symbol : probe.module + ":" + probe.symbol;
-      if (probe.address) function.clear();
-      SPILE_TRY(Link link, attach_kprobe(fd, function, probe.address.value_or(probe.offset),
-                                         is_return, bundle_.cookie_of(index)));
-      links_.push_back(std::move(link));
-      report(index, is_return ? "kretprobe (perf event)" : "kprobe (perf event)");
-      return {};
-    }
-    case ProbeKind::kTracepoint: {
-      SPILE_TRY(int fd, program(probe.program, LoadType::kTracepoint));
-      SPILE_TRY(Link link,
-                attach_tracepoint(fd, probe.module, probe.symbol, bundle_.cookie_of(index)));
-      links_.push_back(std::move(link));
-      report(index, "tracepoint (perf event)");
-      return {};
-    }
   }
   return {};
 }
@@ -305,34 +123,33 @@ Result<void> KernelTrace::start() {
   }
   SPILE_TRY_VOID(refuse_overrides_of_programs());
   SPILE_TRY(maps_, Maps::create(bundle_.maps));
-  for (const Probe& probe : bundle_.probes) {
-    if (is_user_code(probe.kind) || probe.program < 0) continue;
-    auto loaded = program(probe.program, load_type(probe.kind));
-    if (!loaded && loaded.error().message.find("bpf_override_return") != std::string::npos) {
-      return fail(
-          ErrorCode::kUnsupported,
-          "{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE, which this one is "
-          "not",
-          probe.name);
-    }
-    if (!loaded) return forward(loaded, "{}", probe.name);
-  }
+  programs_.emplace(bundle_, *maps_);
+  attacher_.emplace(bundle_, scope_, options_.attach_path, *programs_);
+  if (auto loaded = attacher_->load(); !loaded) return std::unexpected(explain(loaded.error()));
   SPILE_TRY_VOID(open_ring());
   if (options_.measure) run_stats_ = Fd(bpf_enable_stats(BPF_STATS_RUN_TIME));
   if (bundle_.start_map >= 0)
     SPILE_TRY_VOID(maps_->set_array(bundle_.start_map, 0, monotonic_ns()));
   SPILE_TRY_VOID(run_all(ProbeKind::kBegin));
-  SPILE_TRY_VOID(attach_uprobes());
-  for (size_t i = 0; i < bundle_.probes.size(); i++) {
-    auto attached = attach_probe(i);
-    if (!attached && overrides(bundle_.probes[i]))
-      return forward(attached,
-                     "attach {}: override() works at functions listed in "
-                     "/sys/kernel/debug/error_injection/list",
-                     bundle_.probes[i].name);
-    if (!attached) return forward(attached, "attach {}", bundle_.probes[i].name);
-  }
+  if (auto attached = attacher_->attach(); !attached)
+    return std::unexpected(explain(attached.error()));
   return {};
+}
+
+/// override() asks for more than other functions do.
+Error KernelTrace::explain(Error error) const {
+  auto overriding =
+      std::ranges::find_if(bundle_.probes, [&](const Probe& p) { return overrides(p); });
+  if (overriding == bundle_.probes.end() || error.code == ErrorCode::kDenied) return error;
+  if (error.message.find("bpf_override_return") != std::string::npos) {
+    return {ErrorCode::kUnsupported,
+            fmt::format("{}: override() needs a kernel with CONFIG_BPF_KPROBE_OVERRIDE, which this "
+                        "one is not",
+                        overriding->name)};
+  }
+  error.message +=
+      "; override() works at functions listed in /sys/kernel/debug/error_injection/list";
+  return error;
 }
 
 Result<size_t> KernelTrace::poll(std::chrono::milliseconds timeout,
@@ -355,7 +172,7 @@ bool KernelTrace::targets_gone() {
 }
 
 Result<void> KernelTrace::detach() {
-  links_.clear();
+  attacher_->detach();
   return {};
 }
 
@@ -380,15 +197,11 @@ Result<engine::Stats> KernelTrace::stats() {
   SPILE_TRY(stats.read_failed, sum_counter(bundle::Counter::kReadFailed));
   SPILE_TRY(stats.stacks_lost, sum_counter(bundle::Counter::kStackLost));
   SPILE_TRY(stats.loops_cut, sum_counter(bundle::Counter::kLoopCut));
-  uint64_t time_ns = 0;
-  for (const auto& [key, fd] : programs_) {
-    if (!fd || key.second == LoadType::kTestRun) continue;
-    SPILE_TRY(RunCounts counts, run_counts(fd.get()));
-    stats.hits += counts.runs;
-    stats.missed += counts.missed;
-    time_ns += counts.time_ns;
-  }
-  if (stats.hits > 0) stats.hit_ns = static_cast<double>(time_ns) / static_cast<double>(stats.hits);
+  SPILE_TRY(RunCounts counts, programs_->counts());
+  stats.hits = counts.runs;
+  stats.missed = counts.missed + attacher_->missed();
+  if (stats.hits > 0)
+    stats.hit_ns = static_cast<double>(counts.time_ns) / static_cast<double>(stats.hits);
   return stats;
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "engine/engine.h"
+#include "kernel_engine/attach_path.h"
 
 namespace spile::kernel_engine {
 
@@ -11,9 +12,13 @@ struct Options {
   /// Let the kernel count and time program runs, for Stats::hits and hit_ns. Costs some
   /// 30 ns a hit.
   bool measure = false;
-  /// One perf event for every uprobe even where uprobe.multi works.
-  bool force_perf_uprobes = false;
+  /// This way for kprobes and uprobes, or an error that says why it cannot be had.
+  AttachPath attach_path = AttachPath::kAuto;
 };
+
+/// Every kprobe that is in place in this kernel, whoever set it, with its state and its first bytes
+/// where /proc/kcore shows them: `spile sites` without a process. Errors: denied, unsupported.
+Result<std::vector<engine::SiteReport>> kernel_sites();
 
 /// Errors of attach: denied (CAP_BPF and CAP_PERFMON are needed), unsupported (this kernel cannot,
 /// the message says what), invalid (the verifier refused a program: our fault, its log is in the

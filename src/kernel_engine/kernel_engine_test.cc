@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "bpf/builder.h"
+#include "kernel_engine/features.h"
 
 namespace spile::kernel_engine {
 namespace {
@@ -157,7 +158,7 @@ extern "C" __attribute__((noinline)) int spile_kernel_engine_test_target(int x) 
   return x + 1;
 }
 
-void counts_own_function(bool force_perf) {
+void counts_own_function(AttachPath path) {
   Bundle bundle;
   bundle.maps = {counter_map(), ring_map()};
   bundle.ring_map = 1;
@@ -180,8 +181,8 @@ void counts_own_function(bool force_perf) {
   bundle.probes.push_back(probe);
   probe.program = 1;
   bundle.probes.push_back(probe);
-  auto attached = make_engine({.measure = true, .force_perf_uprobes = force_perf})
-                      ->attach(bundle, {.pids = {getpid()}});
+  auto attached =
+      make_engine({.measure = true, .attach_path = path})->attach(bundle, {.pids = {getpid()}});
   if (!attached && attached.error().code == ErrorCode::kDenied)
     GTEST_SKIP() << "SKIP: " << attached.error().message;
   ASSERT_TRUE(attached) << attached.error().message;
@@ -199,10 +200,17 @@ void counts_own_function(bool force_perf) {
 }
 
 TEST(KernelEngine, CountsAUprobeByMultiLink) {
-  counts_own_function(false);
+  if (!Features().uprobe_multi_with_pid()) GTEST_SKIP() << "SKIP: this kernel has no uprobe.multi";
+  counts_own_function(AttachPath::kMulti);
 }
 TEST(KernelEngine, CountsAUprobeByPerfEvent) {
-  counts_own_function(true);
+  counts_own_function(AttachPath::kLink);
+}
+TEST(KernelEngine, CountsAUprobeByIoctlAndItsCookieIsInTheCode) {
+  counts_own_function(AttachPath::kIoctl);
+}
+TEST(KernelEngine, CountsAUprobeByATracefsEventAndItsCookieIsInTheCode) {
+  counts_own_function(AttachPath::kTracefs);
 }
 
 TEST(KernelEngine, FiresAnInterval) {

@@ -46,6 +46,9 @@ Error create_error(int errno_value, const MapSpec& spec) {
       errno_error(errno_value, fmt::format("create the map {} ({} entries of {} + {} bytes)",
                                            spec.name.empty() ? "(internal)" : spec.name,
                                            spec.max_entries, spec.key_size, spec.value_size));
+  if (errno_value == EINVAL && spec.kind == MapKind::kRing)
+    return {ErrorCode::kUnsupported,
+            "this kernel has no BPF ring buffer, by which scripts print: it came with Linux 5.8"};
   if (errno_value == EPERM)
     error.message += "; the kernel engine needs root, or CAP_BPF and CAP_PERFMON";
   return error;

@@ -6,22 +6,33 @@
 #include <cerrno>
 #include <cstring>
 
+#include "kernel_engine/multi_link.h"
+#include "kernel_engine/session_program.h"
+
 namespace spile::kernel_engine {
 
 namespace {
 
-/// BPF_TRACE_UPROBE_MULTI: newer than the headers of Debian 12.
-constexpr int kTraceUprobeMulti = 48;
+struct KernelKind {
+  enum bpf_prog_type type = BPF_PROG_TYPE_UNSPEC;
+  int attach_type = 0;
+};
 
-enum bpf_prog_type kernel_type(LoadType type) {
+KernelKind kernel_kind(LoadType type) {
   switch (type) {
-    case LoadType::kKprobe:
-    case LoadType::kUprobeMulti: return BPF_PROG_TYPE_KPROBE;
-    case LoadType::kTracepoint: return BPF_PROG_TYPE_TRACEPOINT;
-    case LoadType::kPerfEvent: return BPF_PROG_TYPE_PERF_EVENT;
-    case LoadType::kTestRun: return BPF_PROG_TYPE_RAW_TRACEPOINT;
+    case LoadType::kKprobe: return {BPF_PROG_TYPE_KPROBE};
+    case LoadType::kKprobeMulti: return {BPF_PROG_TYPE_KPROBE, kTraceKprobeMulti};
+    case LoadType::kKprobeSession: return {BPF_PROG_TYPE_KPROBE, kTraceKprobeSession};
+    case LoadType::kUprobeMulti: return {BPF_PROG_TYPE_KPROBE, kTraceUprobeMulti};
+    case LoadType::kTracepoint: return {BPF_PROG_TYPE_TRACEPOINT};
+    case LoadType::kPerfEvent: return {BPF_PROG_TYPE_PERF_EVENT};
+    case LoadType::kTestRun: return {BPF_PROG_TYPE_RAW_TRACEPOINT};
+    case LoadType::kRawTracepoint: return {BPF_PROG_TYPE_TRACING, BPF_TRACE_RAW_TP};
+    case LoadType::kFentry: return {BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY};
+    case LoadType::kFexit: return {BPF_PROG_TYPE_TRACING, BPF_TRACE_FEXIT};
+    case LoadType::kIter: return {BPF_PROG_TYPE_TRACING, BPF_TRACE_ITER};
   }
-  return BPF_PROG_TYPE_UNSPEC;
+  return {};
 }
 
 /// The kernel's struct bpf_insn has our layout; only map loads change.
@@ -50,13 +61,20 @@ std::string tail(const std::string& log, size_t lines) {
 
 }  // namespace
 
-Result<Fd> load_program(const bundle::Program& program, LoadType type, const Maps& maps) {
+Result<Fd> load_program(const bundle::Program& program,
+                        LoadType type,
+                        const Maps& maps,
+                        const TypeTarget* target) {
   std::vector<bpf_insn> code = with_descriptors(program.code, maps);
+  const KernelKind kind = kernel_kind(type);
   LIBBPF_OPTS(bpf_prog_load_opts, options);
-  if (type == LoadType::kUprobeMulti)
-    options.expected_attach_type = static_cast<bpf_attach_type>(kTraceUprobeMulti);
-  int fd = bpf_prog_load(kernel_type(type), program.name.c_str(), "GPL", code.data(), code.size(),
-                         &options);
+  options.expected_attach_type = static_cast<bpf_attach_type>(kind.attach_type);
+  if (target != nullptr) {
+    options.attach_btf_id = target->id;
+    if (target->object) options.attach_btf_obj_fd = static_cast<uint32_t>(target->object.get());
+  }
+  int fd =
+      bpf_prog_load(kind.type, program.name.c_str(), "GPL", code.data(), code.size(), &options);
   if (fd >= 0) return Fd(fd);
   if (fd == -EPERM) {
     return fail(ErrorCode::kDenied,
@@ -68,8 +86,8 @@ Result<Fd> load_program(const bundle::Program& program, LoadType type, const Map
   options.log_buf = log.data();
   options.log_size = static_cast<uint32_t>(log.size());
   options.log_level = 1;
-  int again = bpf_prog_load(kernel_type(type), program.name.c_str(), "GPL", code.data(),
-                            code.size(), &options);
+  int again =
+      bpf_prog_load(kind.type, program.name.c_str(), "GPL", code.data(), code.size(), &options);
   if (again >= 0) return Fd(again);
   log.resize(strlen(log.c_str()));
   if (log.empty()) return fail_errno(-again, "load the program {}", program.name);
@@ -90,6 +108,99 @@ Result<RunCounts> run_counts(int program_fd) {
   int err = bpf_obj_get_info_by_fd(program_fd, &info, &length);
   if (err < 0) return fail_errno(-err, "read a program's statistics");
   return RunCounts{info.run_cnt, info.run_time_ns, info.recursion_misses};
+}
+
+namespace {
+
+LoadType as_typed(bundle::ProbeKind kind, LoadType otherwise) {
+  switch (kind) {
+    case bundle::ProbeKind::kRawTracepoint: return LoadType::kRawTracepoint;
+    case bundle::ProbeKind::kFentry: return LoadType::kFentry;
+    case bundle::ProbeKind::kFexit: return LoadType::kFexit;
+    case bundle::ProbeKind::kIter: return LoadType::kIter;
+    default: return otherwise;
+  }
+}
+
+bundle::Program trivial_program() {
+  return {
+      .name = "spile_feature",
+      .code = {{bpf::kClassAlu64 | bpf::kMov, 0, 0, 0}, {bpf::kClassJmp | bpf::kExit, 0, 0, 0}}};
+}
+
+bool may_load_others(const Maps& maps) {
+  return load_program(trivial_program(), LoadType::kKprobe, maps).has_value();
+}
+
+}  // namespace
+
+Result<void> takes_function_programs(KernelTypes& types) {
+  TypeTarget target;
+  SPILE_TRY(target.id, types.function_id("vfs_read"));
+  SPILE_TRY(Maps none, Maps::create({}));
+  auto loaded = load_program(trivial_program(), LoadType::kFentry, none, &target);
+  if (loaded) return {};
+  return fail(ErrorCode::kUnsupported,
+              "this kernel takes no programs there (a security policy, or no "
+              "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)");
+}
+
+Result<int> Programs::shared(int index, LoadType type) {
+  Fd& fd = loaded_[{index, type, -1}];
+  if (!fd) {
+    SPILE_TRY(fd, load_program(bundle_.programs.at(static_cast<size_t>(index)), type, maps_));
+  }
+  return fd.get();
+}
+
+Result<int> Programs::of_probe(size_t index, LoadType type) {
+  const bundle::Probe& probe = bundle_.probes.at(index);
+  const auto& program = bundle_.programs.at(static_cast<size_t>(probe.program));
+  bool is_typed = bundle::is_typed(probe.kind);
+  if (!is_typed && !calls(program.code, bpf::Helper::kGetAttachCookie))
+    return shared(probe.program, type);
+  Fd& fd = loaded_[{probe.program, as_typed(probe.kind, type), static_cast<int64_t>(index)}];
+  if (fd) return fd.get();
+  bundle::Program own = program;
+  fix_cookie(own.code, bundle_.cookie_of(index));
+  TypeTarget target;
+  if (is_typed) {
+    SPILE_TRY(target, types_.target(probe));
+  }
+  auto loaded = load_program(own, as_typed(probe.kind, type), maps_, is_typed ? &target : nullptr);
+  if (!loaded && is_typed && loaded.error().code == ErrorCode::kDenied && may_load_others(maps_))
+    return fail(ErrorCode::kUnsupported,
+                "this kernel does not permit such programs, although it takes others: a security "
+                "policy, or no tracing of functions");
+  if (!loaded) return forward(loaded);
+  fd = std::move(*loaded);
+  return fd.get();
+}
+
+Result<int> Programs::session(const Pair& pair) {
+  int64_t probe = pair.entry_probe ? static_cast<int64_t>(*pair.entry_probe) : -1;
+  Fd& fd = loaded_[{pair.entry, LoadType::kKprobeSession, probe}];
+  if (fd) return fd.get();
+  SPILE_TRY(uint32_t is_return, types_.function_id("bpf_session_is_return"));
+  bundle::Program entry = bundle_.programs.at(static_cast<size_t>(pair.entry));
+  bundle::Program at_return = bundle_.programs.at(static_cast<size_t>(pair.at_return));
+  if (pair.entry_probe) fix_cookie(entry.code, bundle_.cookie_of(*pair.entry_probe));
+  if (pair.return_probe) fix_cookie(at_return.code, bundle_.cookie_of(*pair.return_probe));
+  entry.code = join_session(entry.code, at_return.code, static_cast<int32_t>(is_return));
+  SPILE_TRY(fd, load_program(entry, LoadType::kKprobeSession, maps_));
+  return fd.get();
+}
+
+Result<RunCounts> Programs::counts() const {
+  RunCounts sum;
+  for (const auto& [key, fd] : loaded_) {
+    if (!fd || key.type == LoadType::kTestRun) continue;
+    SPILE_TRY(RunCounts one, run_counts(fd.get()));
+    sum.runs += one.runs;
+    sum.missed += one.missed;
+    sum.time_ns += one.time_ns;
+  }
+  return sum;
 }
 
 }  // namespace spile::kernel_engine

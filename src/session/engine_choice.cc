@@ -21,6 +21,11 @@ Result<ChosenEngine> choose_engine(const bundle::Bundle& bundle, const TargetReq
   if (!bundle.needs_kernel.empty()) kernel_only = true;
   if (kernel_probe.empty()) kernel_probe = bundle.needs_kernel;
   bool has_target = !target.pids.empty() || !target.command.empty();
+  if (target.engine != EngineChoice::kKernel && target.attach != "auto" && !kernel_only) {
+    if (target.engine == EngineChoice::kUser)
+      return fail(ErrorCode::kInvalid, "--attach is of the kernel engine; leave out --engine user");
+    return ChosenEngine{EngineChoice::kKernel, ""};
+  }
   if (target.engine == EngineChoice::kUser) {
     if (kernel_only)
       return fail(ErrorCode::kInvalid, "{}: only the kernel has this; leave out --engine user",

@@ -6,9 +6,11 @@
 #include <cstdio>
 #include <tuple>
 
+#include "lang/sema/catalog.h"
 #include "lang/syntax/parser.h"
 #include "session/compile.h"
 #include "session/world_for.h"
+#include "symbols/glob.h"
 
 namespace spile::session {
 
@@ -43,7 +45,15 @@ class Lister {
       case ProbeType::kTracepoint: return tracepoints(point.target, point.function);
       case ProbeType::kBegin:
       case ProbeType::kEnd:
-      case ProbeType::kInterval: fmt::print("{}\n", point.text); return size_t{1};
+      case ProbeType::kInterval:
+      case ProbeType::kProfile:
+      case ProbeType::kWatchpoint: fmt::print("{}\n", point.text); return size_t{1};
+      case ProbeType::kSoftware: return counters(point, bundle::ProbeKind::kSoftware);
+      case ProbeType::kHardware: return counters(point, bundle::ProbeKind::kHardware);
+      case ProbeType::kRawTracepoint: return typed(point, lang::TypedEvent::kRawTracepoint);
+      case ProbeType::kFentry: return typed(point, lang::TypedEvent::kFunctionEntry);
+      case ProbeType::kFexit: return typed(point, lang::TypedEvent::kFunctionExit);
+      case ProbeType::kIter: return typed(point, lang::TypedEvent::kIterator);
       default: return fail(ErrorCode::kUnsupported, "listing '{}' is not built yet", point.text);
     }
   }
@@ -132,6 +142,28 @@ class Lister {
     for (const auto& f : functions)
       fmt::print("{}:{}{}{}\n", type, f.module, f.module.empty() ? "" : ":", f.symbol);
     return functions.size();
+  }
+
+  /// Those of the language, whether or not this machine has them: `spile list` shows that.
+  Result<size_t> counters(const AttachPoint& point, bundle::ProbeKind kind) {
+    size_t count = 0;
+    for (const lang::CounterEvent& event : lang::counter_events(kind)) {
+      if (!symbols::glob_matches(point.function, event.name)) continue;
+      fmt::print("{}:{}:{}\n", lang::ast::to_string(point.type), event.name, event.default_count);
+      count++;
+    }
+    return count;
+  }
+
+  Result<size_t> typed(const AttachPoint& point, lang::TypedEvent kind) {
+    SPILE_TRY(const auto events, world_.typed_events(kind, point.target, point.function));
+    for (const lang::Tracepoint& event : events) {
+      fmt::print("{}:{}{}{}\n", lang::ast::to_string(point.type), event.category,
+                 event.category.empty() ? "" : ":", event.event);
+      if (!with_fields_) continue;
+      for (const lang::EventField& field : event.fields) fmt::print("    {}\n", declaration(field));
+    }
+    return events.size();
   }
 
   Result<void> fields(const std::string& name) {

@@ -29,6 +29,7 @@ struct TargetRequest {
   EngineChoice engine = EngineChoice::kAuto;
   bool allow_trap = false;  ///< --allow-trap: an int3 where no jump fits
   bool only_traps = false;  ///< SPILE_ONLY_TRAPS, for tests: an int3 everywhere
+  std::string attach = "auto";  ///< --attach: the kernel engine's way to its probes
 };
 
 struct TraceRequest {

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "kernel_engine/kernel_engine.h"
 #include "session/compile.h"
 #include "session/world_for.h"
 #include "user_engine/detach.h"
@@ -75,12 +76,26 @@ int plan_sites(const TraceRequest& request) {
   return status;
 }
 
-int show_sites(const std::vector<pid_t>& pids) {
-  if (pids.empty()) {
+namespace {
+
+int show_kernel_sites() {
+  auto sites = kernel_engine::kernel_sites();
+  if (!sites) {
     fmt::print(stderr,
-               "spile: sites: give a process with -p PID, and a script to see where it would go\n");
-    return kUsage;
+               "spile: sites: of the kernel: {}\n"
+               "spile: sites: of a process: -p PID, and a script to see where it would go\n",
+               sites.error().message);
+    return kFailed;
   }
+  if (sites->empty()) fmt::print("no kprobes in the kernel\n");
+  for (const auto& site : *sites) fmt::print("{}", format_site(site));
+  return kOk;
+}
+
+}  // namespace
+
+int show_sites(const std::vector<pid_t>& pids) {
+  if (pids.empty()) return show_kernel_sites();
   int status = kOk;
   for (pid_t pid : pids) {
     auto sites = user_engine::journal_sites(pid);

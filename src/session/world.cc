@@ -141,11 +141,6 @@ bool exists(const std::string& path) {
   return ::stat(path.c_str(), &st) == 0;
 }
 
-/// Not a function: a name that kallsyms gives to padding or type hashes in front of one.
-bool is_prefix_symbol(std::string_view name) {
-  return name.starts_with("__pfx_") || name.starts_with("__cfi_");
-}
-
 }  // namespace
 
 // ---- user functions
@@ -413,28 +408,6 @@ Result<const symbols::Kallsyms*> MachineWorld::kernel() {
   if (!kernel_) kernel_ = symbols::Kallsyms::load(options_.kallsyms);
   if (!*kernel_) return std::unexpected(kernel_->error());
   return &**kernel_;
-}
-
-Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::string_view module,
-                                                                         std::string_view symbol) {
-  const bool is_pattern = symbols::has_wildcard(symbol) || symbols::has_wildcard(module);
-  auto kernel = this->kernel();
-  // Without a list the kernel itself must judge a plain name; a pattern cannot be expanded.
-  if (!kernel && !is_pattern)
-    return std::vector{lang::KernelFunction{std::string(symbol), std::string(module)}};
-  if (!kernel) return forward(kernel, "list the kernel's functions");
-  std::vector<lang::KernelFunction> found;
-  std::set<std::pair<std::string_view, std::string_view>> seen;
-  for (const auto* f :
-       is_pattern ? (*kernel)->match(symbol, module) : (*kernel)->find(symbol, module)) {
-    if (is_pattern && is_prefix_symbol(f->name)) continue;
-    if (seen.emplace(f->name, f->module).second)
-      found.push_back({std::string(f->name), std::string(f->module)});
-  }
-  if (!found.empty()) return found;
-  return fail(ErrorCode::kNotFound, "no kernel function {} {}{}",
-              is_pattern ? "matches" : "is called", symbol,
-              module.empty() ? "" : fmt::format(" in module {}", module));
 }
 
 /// Of the kernel's data, which the list of functions leaves out.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "kernel_engine/kernel_types.h"
 #include "lang/sema/world.h"
 #include "session/kernel_types.h"
 #include "session/usdt_file.h"
@@ -61,6 +62,9 @@ class MachineWorld final : public lang::World {
   Result<int64_t> kernel_enumerator(std::string_view name) override;
   Result<uint64_t> cgroup_id(std::string_view path) override;
   uint32_t cpu_count() override;
+  Result<std::vector<lang::Tracepoint>> typed_events(lang::TypedEvent kind,
+                                                     std::string_view module,
+                                                     std::string_view name) override;
   std::vector<std::string> near_user_functions(std::string_view target,
                                                std::string_view symbol) override;
   std::vector<std::string> near_usdt(std::string_view target, std::string_view name) override;
@@ -85,6 +89,10 @@ class MachineWorld final : public lang::World {
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
   Result<uint64_t> kernel_variable(std::string_view symbol);
+  std::optional<std::vector<lang::KernelFunction>> traceable(std::string_view module,
+                                                             std::string_view symbol);
+  Result<std::vector<lang::KernelFunction>> listed_functions(std::string_view module,
+                                                             std::string_view symbol);
   Result<std::string> events_folder();
   Result<const KernelTypes*> kernel_types();
   Result<const UserTypes*> user_types(const std::string& path);
@@ -98,6 +106,7 @@ class MachineWorld final : public lang::World {
   std::optional<Result<symbols::Kallsyms>> kernel_;
   std::optional<Result<KernelTypes>> kernel_types_;
   std::map<std::string, Result<UserTypes>> user_types_;  ///< by path
+  std::unique_ptr<kernel_engine::KernelTypes> types_;
 };
 
 }  // namespace spile::session

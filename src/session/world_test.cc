@@ -134,19 +134,31 @@ TEST_F(Machine, ExpandsKernelFunctions) {
   MachineWorld world(options());
   EXPECT_EQ(world.kernel_functions("", "vfs_*")->size(), 2u);
   EXPECT_EQ(world.kernel_functions("", "*")->size(), 3u);  // one nft_init, no __pfx_
-  const auto init = world.kernel_functions("", "nft_init");
+  const auto init = world.kernel_functions("", "nft_*");
   ASSERT_EQ(init->size(), 1u);
   EXPECT_EQ(init->front().module, "nft");
-  EXPECT_EQ(world.kernel_functions("vmlinux", "nft_init").error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(world.kernel_functions("vmlinux", "nft_*").error().code, ErrorCode::kNotFound);
   EXPECT_EQ(world.near_kernel_functions("vfs_raed")[0], "vfs_read");
 }
 
-TEST_F(Machine, LetsTheKernelJudgeANameWhenItsListCannotBeRead) {
+TEST_F(Machine, LetsTheKernelJudgeAName) {
   auto o = options();
   o.kallsyms = folder_ / "absent";
   MachineWorld world(o);
   EXPECT_EQ(world.kernel_functions("", "anything")->size(), 1u);
+  EXPECT_EQ(world.kernel_functions("vmlinux", "anything")->front().module, "");
   EXPECT_FALSE(world.kernel_functions("", "any*"));
+}
+
+TEST_F(Machine, APatternMeansWhatFtraceCanTrace) {
+  auto o = options();
+  std::ofstream(fs::path(o.tracefs.back()) / "available_filter_functions")
+      << "vfs_read\nvfs_open\nvfs_hook [nft]\n";
+  MachineWorld world(o);
+  EXPECT_EQ(world.kernel_functions("", "vfs_*")->size(), 3u);
+  EXPECT_EQ(world.kernel_functions("nft", "vfs_*")->size(), 1u);
+  EXPECT_EQ(world.kernel_functions("vmlinux", "vfs_*")->size(), 2u);
+  EXPECT_FALSE(world.kernel_functions("", "ext4_*"));
 }
 
 TEST_F(Machine, FindsUserFunctionsBySonamePathAndProgram) {

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "abi/pending.h"
+#include "abi/private_stack.h"
 
 namespace spile::user_engine {
 
@@ -191,18 +192,21 @@ Result<void> place_traps(const Target& target, uint64_t size_bytes, AddressPlan&
 
 Result<void> place_data(const Target& target,
                         uint64_t size_bytes,
-                        bool tracks_calls,
+                        DataNeighbours wanted,
                         AddressPlan& plan) {
   SPILE_TRY(auto maps, target.maps());
   SPILE_TRY(auto rules, target::gap_rules(target));
   const auto near = occupy_all(plan, maps);
-  // The per-thread page lies right below the data region, the pending table right below that: so an
-  // adopter recognises them.
-  const uint64_t pending_bytes = tracks_calls ? abi::kPendingTableBytes : 0;
-  SPILE_TRY(auto base,
-            target::find_gap(maps, rules, near, pending_bytes + size_bytes + kPageBytes));
-  if (tracks_calls) plan.pending_base = base;
-  plan.private_base = base + pending_bytes;
+  // The per-thread page lies right below the data region, the pending table right below that, the
+  // private stacks a page further down (else the two would become one mapping): so an adopter
+  // recognises them.
+  const uint64_t pending_bytes = wanted.pending_table ? abi::kPendingTableBytes : 0;
+  const uint64_t stacks_bytes = wanted.private_stacks ? abi::kPrivatePoolBytes + kPageBytes : 0;
+  SPILE_TRY(auto base, target::find_gap(maps, rules, near,
+                                        stacks_bytes + pending_bytes + size_bytes + kPageBytes));
+  if (wanted.private_stacks) plan.stacks_base = base;
+  if (wanted.pending_table) plan.pending_base = base + stacks_bytes;
+  plan.private_base = base + stacks_bytes + pending_bytes;
   plan.data_base = plan.private_base + kPageBytes;
   return {};
 }

@@ -36,6 +36,7 @@ struct AddressPlan {
   TargetAddr data_base, private_base;
   std::optional<target::AddressRange> trap_page;  ///< where there are int3s (abi/trap.h)
   std::optional<TargetAddr> pending_base;         ///< of the pending table, where calls are noted
+  std::optional<TargetAddr> stacks_base;          ///< of the pool of private stacks, for Go
   std::vector<std::pair<const PlannedSite*, patch::Refusal>> refused;
 };
 
@@ -50,10 +51,16 @@ Result<AddressPlan> plan_addresses(const target::Target& target,
 /// Chooses where the trap page goes. To be called before place_data. Errors: as plan_addresses.
 Result<void> place_traps(const target::Target& target, uint64_t size_bytes, AddressPlan& plan);
 
-/// Chooses data_base, private_base and, if `tracks_calls`, pending_base. Errors: as plan_addresses.
+/// What goes beside the data region.
+struct DataNeighbours {
+  bool pending_table = false, private_stacks = false;
+};
+
+/// Chooses data_base, private_base and what of pending_base and stacks_base is wanted.
+/// Errors: as plan_addresses.
 Result<void> place_data(const target::Target& target,
                         uint64_t size_bytes,
-                        bool tracks_calls,
+                        DataNeighbours wanted,
                         AddressPlan& plan);
 
 }  // namespace spile::user_engine

@@ -14,6 +14,7 @@
 #include "abi/code_region.h"
 #include "abi/data_region.h"
 #include "abi/pending.h"
+#include "abi/private_stack.h"
 #include "base/fd.h"
 #include "os/process.h"
 #include "user_engine/address_plan.h"
@@ -181,8 +182,9 @@ bool is_restored(const Target& target, const abi::SiteEntry& entry) {
          std::equal(now.begin(), now.end(), entry.original);
 }
 
-/// The page below a data region is its per-thread page, and below that may be its pending table.
-void add_private_memory(const Found& found, TargetAddr data, std::vector<AddressRange>& unmap) {
+/// The page below a data region is its per-thread page; below that may be its pending table, and a
+/// page further down its private stacks.
+void add_private_memory(const Found& found, TargetAddr data, Job& job) {
   const auto below = [&](TargetAddr end, uint64_t size) -> const os::MapEntry* {
     for (const os::MapEntry& m : found.maps) {
       bool is_ours = m.end == end && m.size() == size && m.inode == 0 && m.read && m.write &&
@@ -194,8 +196,16 @@ void add_private_memory(const Found& found, TargetAddr data, std::vector<Address
   const os::MapEntry* page = below(data, kPageBytes);
   if (page == nullptr) return;
   if (const auto* table = below(page->start, abi::kPendingTableBytes))
-    unmap.push_back({table->start, table->end});
-  unmap.push_back({page->start, page->end});
+    job.unmap.push_back({table->start, table->end});
+  // Somebody may have been killed when the table was gone and the stacks were not.
+  for (const uint64_t table_bytes : {uint64_t{0}, abi::kPendingTableBytes}) {
+    const TargetAddr end = page->start - table_bytes - kPageBytes;
+    const auto* stacks = below(end, abi::kPrivatePoolBytes);
+    if (stacks == nullptr) continue;
+    job.stacks = {stacks->start, stacks->end};
+    job.unmap.push_back(job.stacks);
+  }
+  job.unmap.push_back({page->start, page->end});
 }
 
 /// The trap page says where int3s of ours may be and what was there, and it cannot be forged.
@@ -221,7 +231,7 @@ Job job_of(const Target& target, const Found& found, DetachReport& report) {
   Originals originals(target, found);
   for (const AddressRange& data : found.data) {
     auto adopted = read_journal(target, data);
-    add_private_memory(found, data.start, job.unmap);
+    add_private_memory(found, data.start, job);
     job.unmap.push_back(data);
     if (!adopted) continue;
     job.journal = data.start;

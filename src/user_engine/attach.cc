@@ -61,6 +61,17 @@ Result<void> make_way(const Target& target) {
   }
 }
 
+/// Between two tries. Errors: busy, where the user does not want to wait any longer.
+Result<void> wait_for_next_try(const AttachContext& context, std::chrono::nanoseconds time) {
+  constexpr std::chrono::nanoseconds kStep = std::chrono::milliseconds(10);
+  for (; time > std::chrono::nanoseconds::zero(); time -= kStep) {
+    if (context.interrupted && context.interrupted())
+      return fail(ErrorCode::kBusy, "interrupted while waiting; nothing of the process is changed");
+    std::this_thread::sleep_for(std::min(time, kStep));
+  }
+  return {};
+}
+
 /// In the stop: nobody came between make_way() and us. Who did is found by the next make_way().
 Result<void> expect_nobody(const Target& target) {
   SPILE_TRY(auto maps, target.maps());
@@ -173,9 +184,11 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
       sites.give_up(patcher.blocked());
       if (patcher.no_traps()) sites.refuse_traps(*patcher.no_traps());
     }
-    std::this_thread::sleep_for(
-        is_slow ? held * 5
-                : std::chrono::steady_clock::duration(std::chrono::milliseconds(2 * attempt)));
+    auto pause = is_slow
+                     ? held * 5
+                     : std::chrono::steady_clock::duration(std::chrono::milliseconds(2 * attempt));
+    auto waited = wait_for_next_try(context, pause);
+    if (!waited) return forward(waited, "attach to process {} ({})", pid, target->name());
   }
 }
 

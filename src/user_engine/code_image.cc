@@ -226,12 +226,22 @@ class Builder {
     spec.may_override = start == ModuleImage::Start::kCertain;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
-    if (site.image->is_go()) spec.stack_limit_bytes = kGoStackBytes;
+    choose_stack(*site.image, spec);
     spec.displaced = [&site, index, &segment](TargetAddr at) -> Result<std::vector<uint8_t>> {
       SPILE_TRY(segment.displaced, patch::displaced_segment(site.plan, index, at));
       return segment.displaced.bytes;
     };
     return spec;
+  }
+
+  void choose_stack(const ModuleImage& image, jit::DetourSpec& spec) const {
+    const patch::GoStack stack = image.hit_stack(spec.site);
+    spec.stack_limit_bytes = stack.own_bytes;
+    if (!stack.may_switch || !request_.has_private_stacks) return;
+    const TargetAddr consts = request_.base + abi::kConstsOffset;
+    spec.private_stacks = {consts + offsetof(abi::RtConsts, private_first),
+                           consts + offsetof(abi::RtConsts, private_end),
+                           request_.cpu_stats + offsetof(abi::CpuStats, missed)};
   }
 
   /// Programs that share a note stand together, behind those that always run.
@@ -251,10 +261,12 @@ class Builder {
       spec.programs.push_back({&*bodies_[program_of(action.probe)],
                                request_.bundle->cookie_of(probe), action.popped_bytes,
                                action.number, action.repeats});
-      probes.push_back(static_cast<uint32_t>(probe));
+      // What an entry keeps for its call's return is a note: never switched off.
+      const bool is_note = action.kind == Action::Kind::kEnter;
+      probes.push_back(static_cast<uint32_t>(is_note ? request_.bundle->probes.size() : probe));
     }
-    spec.pending = {helper_code(rt::kNotePending), helper_code(rt::kTakePending),
-                    helper_code(rt::kArmPending), helper_code(rt::kArrivePending),
+    spec.pending = {helper_code(rt::kNotePending),  helper_code(rt::kTakePending),
+                    helper_code(rt::kArmPending),   helper_code(rt::kArrivePending),
                     helper_code(rt::kLeavePending), helper_code(rt::kNoteAgainPending)};
   }
 

@@ -24,11 +24,6 @@ bpf::CheckEnv check_env(const bundle::Bundle& bundle, const bundle::Program& pro
 /// One analysis a program, for the JIT. Errors: the checker's, with the program's name.
 Result<std::vector<bpf::Analysis>> check_programs(const bundle::Bundle& bundle);
 
-/// A Go function whose stack check has not run yet has at least this much stack: StackGuard less
-/// StackSmall less what the linker allows a chain of unchecked functions to have used already
-/// (runtime/stack.go, 928 - 128 - 8, rounded down).
-inline constexpr uint32_t kGoStackBytes = 700;
-
 struct CodeRequest {
   TargetAddr base;  ///< where the region will be mapped
   const bundle::Bundle* bundle = nullptr;
@@ -41,6 +36,7 @@ struct CodeRequest {
   TargetAddr cpu_stats;  ///< of CPU slot 0
   uint32_t cpu_mask = 0;
   bool count_hits = false;
+  bool has_private_stacks = false;  ///< the pool is mapped, and the constants have its addresses
 };
 
 struct BuiltSite {
@@ -67,7 +63,8 @@ struct CodeImage {
   std::vector<std::pair<const PlannedSite*, std::string>>
       refused;  ///< a hit would need more stack than there is
   std::vector<CodeGate> gates;
-  std::vector<uint32_t> gate_probes;  ///< indices into Bundle::probes
+  /// Indices into Bundle::probes; its size stands for what is never switched.
+  std::vector<uint32_t> gate_probes;
 };
 
 /// An upper bound of the size, known before the address.

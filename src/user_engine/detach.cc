@@ -25,6 +25,7 @@ Job job_of(const std::vector<PatchedSite>& sites,
   job.sort();
   for (const RegionRange& region : ranges) {
     if (region.kind == abi::RegionKind::kCode) job.code.push_back(region.range);
+    if (region.kind == abi::RegionKind::kStackPool) job.stacks = region.range;
     if (region.kind == abi::RegionKind::kData) job.journal = region.range.start;
     job.unmap.push_back(region.range);
   }
@@ -51,10 +52,11 @@ Result<size_t> take_traps_out_of(const target::Target& target,
 
 }  // namespace
 
-Result<DetachReport> detach(Attachment& attachment) {
+Result<DetachReport> detach(Attachment& attachment, const std::function<void()>& while_waiting) {
   Job job = job_of(attachment.sites, attachment.semaphores, attachment.ranges);
   job.mappings = attachment.mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;
+  job.while_waiting = while_waiting;
   return undo_everywhere(*attachment.target, job);
 }
 
@@ -68,6 +70,12 @@ Result<size_t> take_traps_out(const Attachment& attachment) {
     if (auto taken = take_traps_out_of(*child, attachment.sites)) count += *taken;
   }
   return count;
+}
+
+std::vector<pid_t> forked_children(const Attachment& attachment) {
+  uint64_t since = 0;
+  if (auto self = os::read_stat(getpid(), getpid())) since = self->start_time;
+  return forked_children(attachment.mappings, since, {attachment.pid, getpid()});
 }
 
 Result<void> undo_in_stop(target::StoppedProcess& process,

@@ -12,6 +12,7 @@
 // process that runs on; the next call goes on.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,7 +31,13 @@ struct DetachReport {
 };
 
 /// Takes our probes out. A process that has ended, or called exec, has none: that is a success.
-Result<DetachReport> detach(Attachment& attachment);
+/// `while_waiting` runs every few milliseconds where a stop has to be tried again: the process goes
+/// on hitting probes.
+Result<DetachReport> detach(Attachment& attachment,
+                            const std::function<void()>& while_waiting = {});
+
+/// Processes forked while traced, that run on with the probes in them.
+std::vector<pid_t> forked_children(const Attachment& attachment);
 
 /// Puts back the bytes under int3s, in a stop, also in forked children; jumps and all mappings
 /// stay, threads in a detour too. Returns how many. Errors: busy, ask again; those of stopping and

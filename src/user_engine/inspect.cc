@@ -77,6 +77,7 @@ Result<std::string> dump_code(pid_t pid, const Bundle& bundle) {
     request.placements = &placements;
     request.cpu_stats = request.base - layout.size_bytes + abi::kStatsOffset;
     request.cpu_mask = layout.cpu_slots - 1;
+    request.has_private_stacks = true;
     SPILE_TRY(auto image, build_code(request));
     for (const auto& report : describe(site, pid, bundle))
       text += fmt::format("{} at {:#x}:\n", report.location, report.address);

@@ -1,8 +1,12 @@
 #include "user_engine/module_code.h"
 
+#include <elf.h>
+
 #include <algorithm>
+#include <array>
 #include <cstring>
 
+#include "abi/hit_frame.h"
 #include "elf/file.h"
 #include "elf/unwind.h"
 
@@ -13,10 +17,11 @@ using patch::Function;
 
 Result<ModuleImage> ModuleImage::load(const target::Target& target, const target::Module& module) {
   if (module.host_path.empty()) {
-    return fail(ErrorCode::kNotFound,
-                "{}: the file behind it cannot be opened from here{}, and its memory alone does not "
-                "tell enough (a Go program, or code that cannot be read)",
-                module.path, module.deleted ? " (it has been removed or replaced; root can)" : "");
+    return fail(
+        ErrorCode::kNotFound,
+        "{}: the file behind it cannot be opened from here{}, and its memory alone does not "
+        "tell enough (a Go program, or code that cannot be read)",
+        module.path, module.deleted ? " (it has been removed or replaced; root can)" : "");
   }
   ModuleImage image;
   image.module_ = module;
@@ -28,6 +33,7 @@ Result<ModuleImage> ModuleImage::load(const target::Target& target, const target
   SPILE_TRY(auto symbols, symbols::ModuleSymbols::load(module.host_path, options));
   image.symbols_ = std::make_unique<symbols::ModuleSymbols>(std::move(symbols));
   image.is_go_ = image.symbols_->file().is_go();
+  image.code_.is_go = image.is_go_;
   // Go turns a fault at a known address into a panic: a displaced instruction faults at an address
   // that it does not know.
   image.code_.handles_faults_by_address =
@@ -41,15 +47,31 @@ Result<ModuleImage> ModuleImage::load(const target::Target& target, const target
   return image;
 }
 
+/// Go's linker puts the file's headers and its notes in front of the code, in one segment: text,
+/// part of which looks like jumps.
+void ModuleImage::leave_out_headers(patch::Bytes& text) const {
+  std::optional<TargetAddr> first;
+  for (const elf::Section& section : symbols_->file().sections()) {
+    const TargetAddr start = module_.bias.to_target(section.addr);
+    const bool is_code = (section.flags & SHF_EXECINSTR) != 0 && text.contains(start);
+    if (is_code && (!first || start < *first)) first = start;
+  }
+  if (!first) return;
+  text.bytes = text.bytes.subspan(static_cast<size_t>(*first - text.start));
+  text.start = *first;
+}
+
 Result<void> ModuleImage::read_segments() {
   const elf::File& file = symbols_->file();
   for (const elf::Segment& segment : file.segments()) {
     if (segment.writable || segment.file_size == 0) continue;
     SPILE_TRY(auto bytes, file.bytes(segment));
     Bytes part{module_.bias.to_target(segment.addr), bytes};
-    if (segment.executable) code_.text.push_back(part);
     // Jump tables lie in read-only data or, with some linkers, between the functions.
     code_.read_only.push_back(part);
+    if (!segment.executable) continue;
+    if (is_go_) leave_out_headers(part);
+    code_.text.push_back(part);
   }
   if (code_.text.empty())
     return fail(ErrorCode::kCorrupt, "{}: no executable segment", module_.path);
@@ -80,10 +102,20 @@ Result<void> ModuleImage::collect_code_pointers() {
   SPILE_TRY(const elf::UnwindTable* unwind, symbols_->unwind());
   SPILE_TRY(auto pads, unwind->all_landing_pads());
   for (LinkAddr p : pads) code_.code_pointers.push_back(module_.bias.to_target(p));
+  if (is_go_) add_goroutine_returns();
   std::ranges::sort(code_.code_pointers);
   auto tail = std::ranges::unique(code_.code_pointers);
   code_.code_pointers.erase(tail.begin(), tail.end());
   return {};
+}
+
+/// Where a goroutine's first function returns to: one byte into runtime.goexit, an address that the
+/// runtime computes (newproc1, runtime/proc.go).
+void ModuleImage::add_goroutine_returns() {
+  for (const char* name : {"runtime.goexit", "runtime.goexit.abi0"}) {
+    for (const symbols::Function* f : symbols_->find(name))
+      code_.code_pointers.push_back(module_.bias.to_target(f->addr) + 1);
+  }
 }
 
 namespace {
@@ -105,8 +137,8 @@ void ModuleImage::reserve_rseq(uint64_t start, uint64_t length, uint64_t abort) 
 }
 
 /// An image of memory has no sections, so descriptors are known by what they hold: two addresses of
-/// the module's code, the second outside of the sequence that the first begins. What only looks like
-/// one costs a refusal.
+/// the module's code, the second outside of the sequence that the first begins. What only looks
+/// like one costs a refusal.
 void ModuleImage::reserve_rseq_by_contents(const target::Target& target) {
   const auto is_code = [&](uint64_t a) {
     const target::Segment* segment = module_.segment_at(TargetAddr(a));
@@ -182,6 +214,32 @@ ModuleImage::Start ModuleImage::function_start(TargetAddr at) const {
                   resolved->function->type == elf::SymbolType::kFunction &&
                   resolved->function->name.find(".cold") == std::string_view::npos;
   return is_start ? Start::kLikely : Start::kNone;
+}
+
+namespace {
+
+/// What cgo, the race detector and BoringCrypto bring along.
+bool comes_from_c(const symbols::Function& function) {
+  constexpr std::array<std::string_view, 4> kBeginnings = {"x_cgo_", "_Z", "__", "_goboringcrypto"};
+  return std::ranges::any_of(kBeginnings,
+                             [&](std::string_view b) { return function.name.starts_with(b); });
+}
+
+}  // namespace
+
+/// Functions of C in a Go program run on stacks of the system; what the linker of Go itself has put
+/// in has no unwind table, though.
+patch::GoStack ModuleImage::hit_stack(TargetAddr at) const {
+  const patch::GoStack ordinary{abi::kMaxHitStackBytes, false};
+  if (!is_go_) return ordinary;
+  auto unwind = symbols_->unwind();
+  if (unwind && (*unwind)->find(module_.bias.to_link(at)) != nullptr) return ordinary;
+  if (!go_stacks_) {
+    const bool c_is_known = unwind && !(*unwind)->functions().empty();
+    const bool has_c = std::ranges::any_of(symbols_->functions(), comes_from_c);
+    go_stacks_ = std::make_unique<patch::GoStacks>(code_, has_c && !c_is_known);
+  }
+  return go_stacks_->at(at);
 }
 
 std::string ModuleImage::name_of(TargetAddr at) const {

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "symbols/module_symbols.h"
+#include "user_engine/patch/go_stack.h"
 #include "user_engine/patch/plan.h"
 #include "user_engine/target/process.h"
 
@@ -44,13 +45,17 @@ class ModuleImage {
   /// stack pointer. Parts of functions that others jump to (.cold) and the program's entry are
   /// none.
   Start function_start(TargetAddr at) const;
+  /// The stack that a hit right before the instruction at `at` may use.
+  patch::GoStack hit_stack(TargetAddr at) const;
   /// "fopen" or "fopen+12", "" where no symbol covers it.
   std::string name_of(TargetAddr at) const;
 
  private:
+  void leave_out_headers(patch::Bytes& text) const;
   Result<void> read_segments();
   Result<void> collect_functions();
   Result<void> collect_code_pointers();
+  void add_goroutine_returns();
   void reserve_rseq_sections(const target::Target& target);
   void reserve_rseq_by_contents(const target::Target& target);
   void reserve_rseq(uint64_t start, uint64_t length, uint64_t abort);
@@ -60,6 +65,7 @@ class ModuleImage {
   std::unique_ptr<symbols::ModuleSymbols> symbols_;
   patch::ModuleCode code_;
   bool is_go_ = false;
+  mutable std::unique_ptr<patch::GoStacks> go_stacks_;  ///< made when first asked for
 };
 
 }  // namespace spile::user_engine

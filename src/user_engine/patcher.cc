@@ -12,6 +12,7 @@
 
 #include "abi/data_region.h"
 #include "abi/pending.h"
+#include "abi/private_stack.h"
 #include "os/process.h"
 #include "user_engine/detach.h"
 #include "user_engine/hit_calls.h"
@@ -138,8 +139,8 @@ Result<void> Patcher::find_blocked_sites(const StoppedProcess& process, const Ba
     }
   }
   if (!heads.empty()) {
-    auto interrupted =
-        target::live_contexts(process, [&](TargetAddr a) { return heads.contains(a); });
+    auto interrupted = target::live_contexts(
+        process, [&](TargetAddr a) { return heads.contains(a); }, private_stacks());
     for (const target::LiveContext& context : interrupted.found)
       blocked_.insert(heads.at(context.rip));
     if (!interrupted.incomplete.empty()) {
@@ -148,6 +149,12 @@ Result<void> Patcher::find_blocked_sites(const StoppedProcess& process, const Ba
   }
   if (blocked_.empty()) return {};
   return fail(ErrorCode::kBusy, "a thread is inside the code to be patched");
+}
+
+/// Empty where there are none.
+AddressRange Patcher::private_stacks() const {
+  const auto& base = prepared_.addresses.stacks_base;
+  return base ? AddressRange{*base, *base + abi::kPrivatePoolBytes} : AddressRange{};
 }
 
 std::vector<target::RegionSpec> Patcher::region_specs() const {
@@ -177,6 +184,12 @@ std::vector<target::RegionSpec> Patcher::region_specs() const {
         Kind::kPrivate, {}, *addresses.pending_base, abi::kPendingTableBytes, false};
     pending.kept_by_fork = true;
     specs.push_back(std::move(pending));
+  }
+  if (addresses.stacks_base) {
+    target::RegionSpec stacks{
+        Kind::kPrivate, {}, *addresses.stacks_base, abi::kPrivatePoolBytes, false};
+    stacks.kept_by_fork = true;
+    specs.push_back(std::move(stacks));
   }
   return specs;
 }
@@ -263,6 +276,11 @@ abi::RtConsts Patcher::constants(const CodeImage& code) const {
   consts.wipe_on_fork = prepared_.addresses.private_base.value;
   if (prepared_.addresses.pending_base)
     consts.pending_table = prepared_.addresses.pending_base->value;
+  if (prepared_.addresses.stacks_base) {
+    consts.private_pool = prepared_.addresses.stacks_base->value;
+    consts.private_first = consts.private_pool + abi::private_control_offset(0);
+    consts.private_end = consts.private_first + abi::kPrivatePoolBytes;
+  }
   consts.main_stack_begin = prepared_.main_stack.begin;
   consts.main_stack_end = prepared_.main_stack.end;
   consts.safe_range_count = static_cast<uint32_t>(prepared_.safe_ranges.size());
@@ -289,6 +307,11 @@ Result<void> Patcher::fill_code() {
 /// sealed. That of the stones goes.
 void Patcher::keep_views() {
   switches_ = Switches(context_.bundle->probes.size());
+  // Entries are noted for returns all the time: else a return after a pause would find the entry of
+  // an earlier call at the same place of the stack.
+  for (size_t i = 0; i < context_.bundle->probes.size(); i++) {
+    if (context_.bundle->probes[i].entry_of >= 0) switches_.keep_on(i);
+  }
   for (size_t i = 0; i < prepared_.code.size(); i++)
     switches_.add(prepared_.code[i], std::move(code_[i].local));
   code_.clear();
@@ -345,7 +368,7 @@ void Patcher::begin_journal() {
   journal.target_start_time = target_.start_time();
   journal.region_count = 0;
   for (const CodeImage& code : prepared_.code) {
-    if (journal.region_count + 3 < abi::kMaxRegions) {
+    if (journal.region_count + 4 < abi::kMaxRegions) {
       journal.regions[journal.region_count++] = {code.base.value, code.bytes.size(), 0,
                                                  abi::RegionKind::kCode, 0};
     }
@@ -359,6 +382,11 @@ void Patcher::begin_journal() {
     journal.regions[journal.region_count++] = {prepared_.addresses.pending_base->value,
                                                abi::kPendingTableBytes, 0,
                                                abi::RegionKind::kPending, 0};
+  }
+  if (prepared_.addresses.stacks_base) {
+    journal.regions[journal.region_count++] = {prepared_.addresses.stacks_base->value,
+                                               abi::kPrivatePoolBytes, 0,
+                                               abi::RegionKind::kStackPool, 0};
   }
   set_state(abi::JournalState::kMapped);
   journaled_ = true;
@@ -576,6 +604,7 @@ std::vector<RegionRange> Patcher::ranges() const {
         {abi::RegionKind::kPending,
          {*addresses.pending_base, *addresses.pending_base + abi::kPendingTableBytes}});
   }
+  if (addresses.stacks_base) ranges.push_back({abi::RegionKind::kStackPool, private_stacks()});
   ranges.push_back(
       {abi::RegionKind::kPerThread, {addresses.private_base, addresses.private_base + kPageBytes}});
   ranges.push_back({abi::RegionKind::kData,

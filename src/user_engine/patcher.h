@@ -53,6 +53,7 @@ class Patcher {
   Result<void> find_blocked_sites(const target::StoppedProcess& process, const Batch& batch);
   static const BuiltSite* site_around(const Batch& batch, const target::StoppedThread& thread);
   Result<TargetAddr> rip_after(const BuiltSite& site, const target::StoppedThread& thread) const;
+  target::AddressRange private_stacks() const;
   std::vector<target::RegionSpec> region_specs() const;
   bool may_read_tsc() const;
   Result<void> check_calls(const target::StoppedProcess& process);

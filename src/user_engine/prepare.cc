@@ -107,11 +107,14 @@ Result<void> Preparer::lay_out_data() {
   shm::RegionOptions options;
   options.site_capacity = static_cast<uint32_t>(edits);
   SPILE_TRY(out_.layout, shm::plan_region(*context_.bundle, options));
-  const bool tracks_calls =
+  DataNeighbours wanted;
+  wanted.pending_table =
       std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->notes_calls(); });
+  wanted.private_stacks =
+      std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->image->is_go(); });
   const auto traps = static_cast<size_t>(std::ranges::count_if(sites_, is_trap));
   if (traps != 0) SPILE_TRY_VOID(place_traps(target_, jit::trap_page_bytes(traps), out_.addresses));
-  return place_data(target_, out_.layout.size_bytes, tracks_calls, out_.addresses);
+  return place_data(target_, out_.layout.size_bytes, wanted, out_.addresses);
 }
 
 Result<CodeImage> Preparer::build_neighbourhood(const Neighbourhood& n) {
@@ -130,6 +133,7 @@ Result<CodeImage> Preparer::build_neighbourhood(const Neighbourhood& n) {
   request.cpu_stats = data_base + abi::kStatsOffset;
   request.cpu_mask = out_.layout.cpu_slots - 1;
   request.count_hits = context_.count_hits;
+  request.has_private_stacks = out_.addresses.stacks_base.has_value();
   return user_engine::build_code(request);
 }
 

@@ -110,15 +110,16 @@ Result<std::vector<LinkAddr>> addresses_of(const Probe& probe,
   return found;
 }
 
-/// A goroutine's stack is small and only functions that check it are sure to have some hundred
-/// bytes left at their entry: the linker keeps that much for chains of functions that do not check.
-patch::Refusal no_stack_check(const patch::SitePlan& plan) {
+/// A goroutine's stack is small: patch/go_stack.h.
+std::optional<patch::Refusal> refuse_stack(const ModuleImage& image, TargetAddr at) {
+  const patch::GoStack stack = image.hit_stack(at);
+  if (stack.own_bytes != 0 || stack.may_switch) return std::nullopt;
   patch::Refusal refusal;
   refusal.kind = patch::RefusalKind::kReserved;
-  refusal.address = plan.site;
+  refusal.address = at;
   refusal.reason =
-      "a function of a Go program that does not check its stack: there may be no room for a "
-      "probe's frame";
+      "a goroutine's stack may have no room here for a probe's frame, and vector register 15, "
+      "which the way to another stack takes, may be in use";
   return refusal;
 }
 
@@ -291,8 +292,7 @@ class Planner {
     }
   }
 
-  /// Goroutine stacks move while calls are under way, so a slot says nothing; and a function that
-  /// does not check its stack may have no room.
+  /// Goroutine stacks move while calls are under way, so a slot says nothing.
   static std::expected<patch::Returns, patch::Refusal> check_go(const ModuleImage& image,
                                                                 patch::Returns returns) {
     if (!image.is_go()) return returns;
@@ -394,17 +394,12 @@ class Planner {
 
   void plan_module(const ModuleImage& image, const std::vector<Request>& requests) {
     auto plans = plan_jumps(image, requests);
-    std::vector<bool> only_returns(plans.sites.size(), true);
-    for (size_t i = 0; i < requests.size(); i++) {
-      if (plans.outcomes[i] && requests[i].action.kind != Action::Kind::kReturn)
-        only_returns[plans.outcomes[i]->site] = false;
-    }
     std::vector<const patch::Refusal*> refused(plans.sites.size());
     std::deque<patch::Refusal> reasons;
     std::vector<PlannedSite*> sites(plans.sites.size());
     LiveCode live(target_);
     for (size_t i = 0; i < plans.sites.size(); i++) {
-      auto refusal = refuse_site(live, image, plans.sites[i], only_returns[i]);
+      auto refusal = refuse_site(live, image, plans.sites[i]);
       if (refusal) {
         refused[i] = &reasons.emplace_back(std::move(*refusal));
         continue;
@@ -425,6 +420,10 @@ class Planner {
         continue;
       }
       PlannedSite& site = *sites[outcome->site];
+      if (auto no_room = refuse_stack(image, site.plan.site + outcome->offset)) {
+        refuse(image, requests[i], *no_room);
+        continue;
+      }
       auto head = std::ranges::find(site.plan.probed, outcome->offset, &patch::ProbedHead::offset);
       SPILE_CHECK(head != site.plan.probed.end());
       site.actions[static_cast<size_t>(head - site.plan.probed.begin())].push_back(
@@ -519,15 +518,10 @@ class Planner {
     }
   }
 
-  /// What the planner of the module's code cannot know. Behind the stack check of a Go function
-  /// there is room, also in windows that do not begin with it.
+  /// What the planner of the module's code cannot know.
   static std::optional<patch::Refusal> refuse_site(LiveCode& live,
                                                    const ModuleImage& image,
-                                                   const patch::SitePlan& plan,
-                                                   bool only_returns) {
-    const bool checked_before =
-        only_returns && patch::is_go_stack_checked(image.original(plan.function, 16));
-    if (image.is_go() && !plan.go_stack_check && !checked_before) return no_stack_check(plan);
+                                                   const patch::SitePlan& plan) {
     auto checked = check_memory(live, image, plan);
     if (checked) return std::nullopt;
     patch::Refusal refusal;

@@ -23,7 +23,7 @@ void Switches::add(const CodeImage& image, Mapping view) {
 /// Counting sort of gates by probe.
 void Switches::find_gates_of_probes() {
   if (!starts_.empty()) return;
-  starts_.assign(off_.size() + 2, 0);
+  starts_.assign(off_.size() + 3, 0);  // with the gates of what is never switched
   auto of = [&](const Gate& gate) {
     return std::span(probes_).subspan(gate.first_probe, gate.probes);
   };
@@ -44,7 +44,7 @@ size_t Switches::set(std::span<const int> probes, bool on) {
   size_t changed = 0;
   for (int probe : probes) {
     auto i = static_cast<size_t>(probe);
-    if (i >= off_.size() || off_[i] == !on) continue;
+    if (i >= off_.size() || off_[i] == !on || always_on_[i]) continue;
     off_[i] = !on;
     for (uint32_t g : std::span(gates_of_).subspan(starts_[i], starts_[i + 1] - starts_[i])) {
       Gate& gate = gates_[g];

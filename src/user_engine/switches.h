@@ -18,12 +18,14 @@ namespace spile::user_engine {
 class Switches {
  public:
   /// All probes are on.
-  explicit Switches(size_t probes = 0) : off_(probes) {}
+  explicit Switches(size_t probes = 0) : off_(probes), always_on_(probes) {}
+  /// set() passes this probe over.
+  void keep_on(size_t probe) { always_on_.at(probe) = true; }
 
   /// `view`: of the region that holds the image's code. The image may go.
   void add(const CodeImage& image, Mapping view);
   /// `probes`: indices into Bundle::probes. Twice the same is once. Returns how many gates changed.
-  /// Cost: about the store, 10 ns a gate; the first call looks up which gate is whose.
+  /// Cost: a store and some counting a gate; the first call looks up which gate is whose.
   size_t set(std::span<const int> probes, bool on);
 
  private:
@@ -39,7 +41,7 @@ class Switches {
   std::vector<Mapping> views_;
   std::vector<Gate> gates_;
   std::vector<uint32_t> probes_;
-  std::vector<bool> off_;  ///< by probe
+  std::vector<bool> off_, always_on_;  ///< by probe
   /// The gates of probe i: gates_of_[starts_[i], starts_[i + 1]). Made when first needed.
   std::vector<uint32_t> starts_, gates_of_;
 };

@@ -63,6 +63,14 @@ TEST(Switches, AGateIsClosedWhenAllOfItsProbesAreOff) {
   EXPECT_EQ(memory.closed(3), (std::vector{false, false, false}));
 }
 
+TEST(Switches, AGateOfSomethingThatIsNeverSwitchedStaysOpen) {
+  Words memory;
+  Switches switches(2);
+  switches.add(image_with_gates({{0, 2}, {1}}), memory.view());
+  EXPECT_EQ(set(switches, {0, 1, 2}, false), 1u);
+  EXPECT_EQ(memory.closed(2), (std::vector{false, true}));
+}
+
 TEST(Switches, WhatIsNoProbeOrIsSoAlreadyChangesNothing) {
   Words memory;
   Switches switches(1);

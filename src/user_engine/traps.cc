@@ -25,6 +25,13 @@ constexpr uint64_t kNeverBlocked = uint64_t{1} << (SIGKILL - 1) | uint64_t{1} <<
 constexpr int kLooks = 4;
 constexpr auto kBetweenLooks = std::chrono::milliseconds(2);
 
+/// Where every signal is blocked, also those that programs cannot block through the C library, a
+/// thread is in our handler, or in the C library's own code for a moment.
+bool blocks_trap(const os::Status& status) {
+  const bool is_moment = (status.blocked | kNeverBlocked) == ~uint64_t{0};
+  return (status.blocked & kTrapBit) != 0 && !is_moment;
+}
+
 /// What holds for the process as a whole.
 std::optional<std::string> refused_by(const os::Status& status) {
   if ((status.caught & kTrapBit) != 0) return "the program has a handler of its own for SIGTRAP";
@@ -36,7 +43,7 @@ std::optional<std::string> refused_by(const os::Status& status) {
 
 std::optional<std::string> refused_by_thread(pid_t tid, const os::Status& status) {
   if (status.seccomp != 0) return "a seccomp filter may forbid the return from a signal handler";
-  if ((status.blocked & kTrapBit) != 0)
+  if (blocks_trap(status))
     return fmt::format("thread {} ({}) blocks SIGTRAP, and the kernel kills the process then", tid,
                        status.name);
   return std::nullopt;
@@ -165,10 +172,7 @@ std::optional<std::string> TrapWatch::look(const Target& target) {
     auto status = os::read_status(tid);
     if (!status || !status->has_memory) continue;
     if ((status->caught & kTrapBit) == 0) return "the program has taken SIGTRAP's handler away";
-    // Every signal, those of the C library too that programs cannot block through it: a thread is
-    // in our handler, or in the C library's own code for a moment.
-    const bool is_moment = (status->blocked | kNeverBlocked) == ~uint64_t{0};
-    if ((status->blocked & kTrapBit) == 0 || is_moment) continue;
+    if (!blocks_trap(*status)) continue;
     if (blocking_.contains(tid)) return fmt::format("thread {} blocks SIGTRAP", tid);
     blocking.insert(tid);
   }

@@ -10,6 +10,7 @@
 
 #include "abi/data_region.h"
 #include "abi/pending.h"
+#include "abi/private_stack.h"
 #include "os/process.h"
 #include "user_engine/address_plan.h"
 #include "user_engine/target/inject.h"
@@ -73,6 +74,7 @@ class Undo {
 
  private:
   Result<bool> once(bool last);
+  void wait(std::chrono::nanoseconds time) const;
   Result<std::vector<AddressRange>> ranges_to_unmap();
   Result<void> restore(size_t limit);
   Result<void> lower();
@@ -180,8 +182,8 @@ Result<bool> Undo::clear_hops(StoppedProcess& process) {
     registers.rip = to->value;
     SPILE_TRY_VOID(process.set_registers(i, registers));
   }
-  auto interrupted =
-      target::live_contexts(process, [&](TargetAddr a) { return is_between_jumps(a); });
+  auto interrupted = target::live_contexts(
+      process, [&](TargetAddr a) { return is_between_jumps(a); }, job_.stacks);
   return interrupted.found.empty() && interrupted.incomplete.empty();
 }
 
@@ -217,7 +219,7 @@ std::vector<pid_t> Undo::threads_inside(const StoppedProcess& process) {
     inside.insert(process.threads()[thread].tid);
     executing_ |= !process.threads()[thread].group_stopped;
   }
-  auto interrupted = target::live_contexts(process, job_.code);
+  auto interrupted = target::live_contexts(process, job_.code, job_.stacks);
   for (const auto& found : interrupted.found) inside.insert(process.threads()[found.thread].tid);
   for (size_t thread : interrupted.incomplete) inside.insert(process.threads()[thread].tid);
   return {inside.begin(), inside.end()};
@@ -237,11 +239,16 @@ Result<std::vector<AddressRange>> Undo::ranges_to_unmap() {
   std::vector<AddressRange> ranges;
   for (const AddressRange& range : job_.unmap) {
     bool is_there = std::ranges::any_of(target::our_mappings(maps), [&](const os::MapEntry& m) {
-      // A per-thread page is known by the data region behind it, a pending table by both.
+      // A per-thread page is known by the data region behind it, the tables below by both.
       const bool is_page = range.size() == kPageBytes && m.start == range.end;
       const bool is_table =
           range.size() == abi::kPendingTableBytes && m.start == range.end + kPageBytes;
-      return has_inode(job_.mappings, m.inode) && (m.contains(range.start) || is_page || is_table);
+      const TargetAddr above = range.end + kPageBytes;
+      const bool is_stacks = range.size() == abi::kPrivatePoolBytes &&
+                             (m.start == above + kPageBytes ||
+                              m.start == above + kPageBytes + abi::kPendingTableBytes);
+      return has_inode(job_.mappings, m.inode) &&
+             (m.contains(range.start) || is_page || is_table || is_stacks);
     });
     if (is_there) ranges.push_back(range);
   }
@@ -343,6 +350,15 @@ Result<bool> Undo::once(bool last) {
   return std::ranges::none_of(target::find_leftover_stubs(process), &target::LeftoverStub::running);
 }
 
+/// The process runs meanwhile, some of its probes still in place.
+void Undo::wait(std::chrono::nanoseconds time) const {
+  constexpr std::chrono::nanoseconds kStep = std::chrono::milliseconds(5);
+  for (; time > std::chrono::nanoseconds::zero(); time -= kStep) {
+    if (job_.while_waiting) job_.while_waiting();
+    std::this_thread::sleep_for(std::min(time, kStep));
+  }
+}
+
 Result<void> Undo::run() {
   for (int i = 1; i <= kStops;) {
     auto began = std::chrono::steady_clock::now();
@@ -356,7 +372,7 @@ Result<void> Undo::run() {
     auto held = std::chrono::steady_clock::now() - began;
     if (!done && held > kSlowStop && i >= kSlowStops)
       return forward(done, "detach from process {}", target_.pid());
-    std::this_thread::sleep_for(std::max<std::chrono::nanoseconds>(
+    wait(std::max<std::chrono::nanoseconds>(
         std::chrono::milliseconds(std::min(i + waits_for_cpu_, 40)), done ? held * 0 : held * 10));
     // A stop that only restored some sites was no vain attempt; and a thread that was preempted in
     // our code leaves it as soon as it gets a CPU, on a busy machine after seconds.

@@ -2,6 +2,7 @@
 // for our own attachments (detach.cc) and for what others left (adopt.cc).
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <set>
 #include <vector>
@@ -32,6 +33,7 @@ struct Job {
   std::vector<const x86::RelocatedCode*> displaced;
   std::vector<target::AddressRange> code;   ///< where a thread may be
   std::vector<target::AddressRange> unmap;  ///< in this order: the journal's own region last
+  target::AddressRange stacks;              ///< the private stacks; empty: none
   std::optional<TargetAddr> journal;        ///< its address in the target
   /// Where an int3 of ours is or was: a thread may have run into it and not be in `code` yet.
   std::set<TargetAddr> traps;
@@ -40,6 +42,9 @@ struct Job {
   bool adopted = false;               ///< left by another tracer
   /// Our memory files in the process: a forked child has exactly these.
   std::vector<os::MapEntry> mappings;
+
+  /// Runs now and then where a stop has to be tried again. May be empty.
+  std::function<void()> while_waiting;
 
   /// Into the order of undoing: by level, highest first, then by address.
   void sort();

@@ -105,6 +105,9 @@ class UserTrace final : public engine::Trace {
   Result<void> run_all(ProbeKind kind, const shm::Region& region);
   Result<void> run_program(size_t probe, const shm::Region& region);
   Result<void> run_due_intervals();
+  void hold_records();
+  size_t hand_out_held(const engine::RecordSink& sink);
+  bool forked_children_live();
   void start_intervals(bool paused);
   const shm::Region& primary() const {
     return attachments_.empty() ? local_region_ : attachments_.front()->region;
@@ -125,6 +128,10 @@ class UserTrace final : public engine::Trace {
   shm::RingReader reader_;
   std::vector<Interval> intervals_;
   std::vector<std::string> warnings_;
+  std::vector<std::vector<uint8_t>> held_;  ///< read while detaching, not handed out yet
+  size_t held_bytes_ = 0;
+  std::vector<target::Target> forked_;  ///< known children of targets that have ended
+  bool told_of_children_ = false;
   bool detached_ = false;
   bool warned_shared_key_ = false;
   bool gave_up_ring_ = false;
@@ -336,14 +343,32 @@ Result<void> UserTrace::run_due_intervals() {
   return {};
 }
 
+/// What comes while detaching has to wait. Beyond this the rings fill, and count what they lose.
+constexpr size_t kMaxHeldBytes = size_t{64} << 20;
+
+void UserTrace::hold_records() {
+  if (held_bytes_ >= kMaxHeldBytes) return;
+  reader_.poll([&](uint64_t, std::span<const uint8_t> body) {
+    held_.emplace_back(body.begin(), body.end());
+    held_bytes_ += body.size();
+  });
+}
+
+size_t UserTrace::hand_out_held(const engine::RecordSink& sink) {
+  for (const auto& record : held_) sink(record);
+  held_bytes_ = 0;
+  return std::exchange(held_, {}).size();
+}
+
 Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::RecordSink& sink) {
+  const size_t held = hand_out_held(sink);
   auto visit = [&](uint64_t, std::span<const uint8_t> body) { sink(body); };
   auto deadline = SteadyClock::now() + timeout;
   while (true) {
     refresh_clock();
     watch_traps();
     SPILE_TRY_VOID(run_due_intervals());
-    size_t count = detached_ ? reader_.finish(visit) : reader_.poll(visit);
+    size_t count = held + (detached_ ? reader_.finish(visit) : reader_.poll(visit));
     if (reader_.stats().corrupt_rings > 0 && !std::exchange(gave_up_ring_, true)) {
       // Even exit() of our own programs goes through it, so there is nothing to wait for any more.
       return fail(ErrorCode::kCorrupt,
@@ -376,7 +401,27 @@ Result<void> UserTrace::switch_probes(std::span<const int> probes, bool on) {
 
 bool UserTrace::targets_gone() {
   if (attachments_.empty()) return false;
-  return std::ranges::none_of(attachments_, [](const auto& a) { return a->target->alive(); });
+  if (std::ranges::any_of(attachments_, [](const auto& a) { return a->target->alive(); }))
+    return false;
+  return !forked_children_live();
+}
+
+/// A daemon's parent ends at once: what it forked has the probes too. New ones are looked for when
+/// the last that is known has ended.
+bool UserTrace::forked_children_live() {
+  std::erase_if(forked_, [](const target::Target& child) { return !child.alive(); });
+  if (!forked_.empty()) return true;
+  for (const auto& attachment : attachments_) {
+    for (pid_t pid : forked_children(*attachment)) {
+      if (auto child = target::Target::open(pid)) forked_.push_back(std::move(*child));
+    }
+  }
+  if (!forked_.empty() && !std::exchange(told_of_children_, true)) {
+    warnings_.push_back(
+        fmt::format("process {} has ended; the trace goes on in {} of the processes that it forked",
+                    attachments_.front()->pid, forked_.size()));
+  }
+  return !forked_.empty();
 }
 
 Result<std::vector<engine::MapEntry>> UserTrace::read_map(int map) {
@@ -413,7 +458,10 @@ Result<void> UserTrace::detach() {
   std::optional<Error> first_error;
   for (const auto& attachment : attachments_) {
     bool had_ended = !attachment->target->alive();
-    auto report = user_engine::detach(*attachment);
+    auto report = user_engine::detach(*attachment, [this] {
+      refresh_clock();
+      hold_records();
+    });
     if (report && had_ended && report->processes > 0) {
       warnings_.push_back(
           fmt::format("process {} has ended; {} of the processes that it forked ran on, and are no "

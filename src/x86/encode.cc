@@ -21,6 +21,23 @@ Result<std::array<uint8_t, kJmpBytes>> encode_jmp(TargetAddr from, TargetAddr to
   return bytes;
 }
 
+Result<void> append_call_over_red_zone(Code& code,
+                                       TargetAddr at,
+                                       TargetAddr argument,
+                                       TargetAddr function) {
+  constexpr uint8_t kDown[] = {0x48, 0x8d, 0x64, 0x24, 0x80, 0xff, 0x35};
+  constexpr uint8_t kCall[] = {0xff, 0x15};
+  constexpr uint8_t kUp[] = {0x48, 0x8d, 0xa4, 0x24, 0x88, 0, 0, 0};
+  SPILE_TRY(const int32_t to_argument, rel32(at + 11, argument));
+  SPILE_TRY(const int32_t to_function, rel32(at + 17, function));
+  code.insert(code.end(), std::begin(kDown), std::end(kDown));
+  append_u32(code, static_cast<uint32_t>(to_argument));
+  code.insert(code.end(), std::begin(kCall), std::end(kCall));
+  append_u32(code, static_cast<uint32_t>(to_function));
+  code.insert(code.end(), std::begin(kUp), std::end(kUp));
+  return {};
+}
+
 void append_u32(Code& code, uint32_t value) {
   for (int shift = 0; shift < 32; shift += 8) code.push_back(static_cast<uint8_t>(value >> shift));
 }

@@ -36,6 +36,18 @@ void append_push_imm64(Code& code, uint64_t value);
 
 void append_u32(Code& code, uint32_t value);
 
+/// Appends, for code that runs at `at`, a call with one argument on the stack, over the red zone:
+///   48 8d 64 24 80           lea  -128(%rsp),%rsp
+///   ff 35 rel32              push (argument)
+///   ff 15 rel32              call *(function)
+///   48 8d a4 24 88 00 00 00  lea  136(%rsp),%rsp
+/// Registers and flags stay. Errors: unsupported, a slot is out of reach.
+Result<void> append_call_over_red_zone(Code& code,
+                                       TargetAddr at,
+                                       TargetAddr argument,
+                                       TargetAddr function);
+inline constexpr size_t kCallOverRedZoneBytes = 25;
+
 /// How many bytes at the start of `bytes` are padding that a compiler or linker puts between code:
 /// 90, cc, nops of several bytes. Stops at a nop that `bytes` cuts off.
 size_t padding_bytes(std::span<const uint8_t> bytes);

@@ -85,10 +85,10 @@ def junk_is_refused_in_words():
 
 @case
 def what_is_not_built_says_so():
-    for script, name in (("profile:hz:99 { @ = count(); }", "profile"), ("BEGIN { print(strlen(comm)); }", "strlen"),
+    for script, name in (("BEGIN { print(strlen(comm)); }", "strlen"),
                          ("uprobe:libc:fopen { print(ustack(build_id)); }", "build_id"),
-                         ("hardware:cycles:1000 { @ = count(); }", "hardware"),
-                         ("software:faults:1 { @ = count(); }", "software")):
+                         ("self:signal:SIGUSR1 { @ = count(); }", "self"),
+                         ("watchpoint:main+arg1:8:w { @ = count(); }", "watchpoint")):
         result = spile("-e", script)
         check_caret(result, 1, f"{name}.* is not built yet")
 

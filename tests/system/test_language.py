@@ -88,7 +88,6 @@ ATTACHED_TOOLS = {
     "pidpersec": r"PIDs/sec",
     "syscount": r"Counting syscalls",
     "tcpconnect": r"Tracing tcp connections",
-    "biosnoop": r"DISK",
     "naptime": r"sleep",
 }
 

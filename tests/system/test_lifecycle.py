@@ -279,24 +279,32 @@ def case_57_children_adrift():
 
 
 def case_57_parent_ends_first():
-    """The trace ends with its target; that children ran on is told, and they run on without probes."""
+    """The trace goes on in the children of a target that has ended, says so, and ends with the last of them or on
+    Ctrl-C; then they run on without probes."""
     path = target_path("case_57_forks")
-    with Target(path, ["--mode", "adrift"], wait=True, hold=True) as target:
-        before = Picture(target.pid)
-        with Spile(count_program([f"{path}:probe_me"]), pid=target.pid) as spile:
-            check("attached", spile.wait_attached(), spile.report())
-            target.send_line()
-            forked = target.wait_for_line(r"forked (\d+) (\d+) (\d+)$")
-            children = [int(pid) for pid in forked.groups()]
-            time.sleep(0.1)
-            os.kill(target.pid, signal.SIGKILL)
-            target.process.wait()
-            end_of(spile, "the target was killed")
-            check("told", any("3 of the processes that it forked ran on" in line for line in spile.err), spile.report())
-            for pid in children:
-                check_text_unchanged(before, Picture(pid))
-                os.kill(pid, signal.SIGKILL)
-            check("hits-happened", int(spile.maps().get("@calls", 0)) > 0, spile.report())
+    for by_hand in (True, False):
+        with Target(path, ["--mode", "adrift"], wait=True, hold=True) as target:
+            before = Picture(target.pid)
+            with Spile(count_program([f"{path}:probe_me"]), pid=target.pid) as spile:
+                check("attached", spile.wait_attached(), spile.report())
+                target.send_line()
+                forked = target.wait_for_line(r"forked (\d+) (\d+) (\d+)$")
+                children = [int(pid) for pid in forked.groups()]
+                time.sleep(0.1)
+                os.kill(target.pid, signal.SIGKILL)
+                target.process.wait()
+                wait_until(lambda: any("the trace goes on in 3 of the processes" in line for line in spile.err), "spile says that it goes on")
+                check("goes-on", spile.alive(), spile.report())
+                for pid in children if not by_hand else ():
+                    os.kill(pid, signal.SIGKILL)
+                if by_hand:
+                    spile.stop()
+                    check("told", any("3 of the processes that it forked ran on" in line for line in spile.err), spile.report())
+                    for pid in children:
+                        check_text_unchanged(before, Picture(pid))
+                        os.kill(pid, signal.SIGKILL)
+                end_of(spile, "the last child has ended")
+                check("hits-happened", int(spile.maps().get("@calls", 0)) > 0, spile.report())
 
 
 class Parker:

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 
 from harness import (Failure, Process, Skip, Spile, Target, check, check_exit_success, need_tool, target_path)
 from tracing import (check_prints, check_says, check_status, compile_program, keyed, main, run, scalar, spile,
@@ -322,19 +323,21 @@ __attribute__((noinline)) long plus(long n) { __asm__ volatile(""); return n + 1
 __attribute__((noinline)) long minus(long n) { __asm__ volatile(""); return n - 1; }
 function volatile chosen = plus;                                    // mov chosen(%rip),%rax; jmp *%rax
 struct { long count; function act; } volatile table = {0, plus};
+function simple = plus;                                             // jmp *simple(%rip)
 struct object { const function *methods; } object;
 static const function methods[] = {plus, minus};
 __attribute__((noinline)) long hook(long n) { if (n < 0) return -7; return chosen(n * 2); }
 __attribute__((noinline)) long member(long n) { if (n < 0) return -7; return table.act(n * 2); }
+__attribute__((noinline)) long word(long n) { if (n < 0) return -7; return simple(n); }
 __attribute__((noinline)) long method(struct object *o, long n) { if (n < 0) return -7; return o->methods[n % 2](n); }
 __attribute__((noinline)) long leads_there(long n) { __asm__ volatile(""); return hook(n + 1); }
 int main(void) {
   long sum = 0;
   object.methods = methods;
-  for (int i = 0; i < 50; i++) sum += hook(i) + member(i) + leads_there(i);
-  chosen = table.act = minus;
-  for (int i = 0; i < 30; i++) sum += hook(i) + member(i) + leads_there(i);
-  for (int i = 0; i < 20; i++) sum += hook(-1) + member(-1) + leads_there(-2);
+  for (int i = 0; i < 50; i++) sum += hook(i) + member(i) + leads_there(i) + word(i);
+  chosen = simple = table.act = minus;
+  for (int i = 0; i < 30; i++) sum += hook(i) + member(i) + leads_there(i) + word(i);
+  for (int i = 0; i < 20; i++) sum += hook(-1) + member(-1) + leads_there(-2) + word(-1);
   for (int i = 0; i < 10; i++) sum += method(&object, i - 5);
   printf("sum=%ld\n", sum);
   return 0;
@@ -347,10 +350,10 @@ def a_hook_is_followed_where_it_leads_and_counted_where_it_does_not():
     with temporary_directory() as directory:
         program = compile_program(directory, "hooks", HOOKS)
         bare = run([program]).out
-        for functions, told, unseen, in_kernel in ((["hook"], [140], 60, [200]), (["member"], [70], 30, [100]),
+        for functions, told, unseen, in_kernel in ((["hook"], [140], 60, [200]), (["member"], [70], 30, [100]), (["word"], [70], 30, [100]),
                                                    (["leads_there"], [70], 30, [100]), (["method"], [5], 5, [10]),
-                                                   (["hook", "leads_there", "member", "plus"], [140, 70, 70, 153], 120,
-                                                    [200, 100, 100, 153])):
+                                                   (["hook", "leads_there", "member", "plus"], [140, 70, 70, 203], 120,
+                                                    [200, 100, 100, 203])):
             probes = " ".join(f"uretprobe:{program}:{name} {{ @{name} = count(); }}" for name in functions)
             result = traced("--engine", "user", "-e", probes, "-c", program)
             check_status(result, 0)
@@ -634,6 +637,42 @@ def arguments_at_the_return_are_those_of_the_call_on_both_engines():
             for ms in (10, 20, 30):
                 low, high = maps["shortest"][str(ms)], maps["waits"][str(ms)]
                 check("duration", ms * 1_000_000 <= low <= high, f"{ms}: {low} {high}\n{result.report()}")
+
+
+PAUSED = r"""
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+__attribute__((noinline)) long slow(long n) { usleep(n % 7 * 1000 + 500); return n * 3; }
+int main(void) {
+  puts("ready");
+  fflush(stdout);
+  for (long i = 1; i <= 700; i++) slow(i);
+  puts("EXIT-SUCCESS");
+  return 0;
+}
+"""
+
+
+@case
+def a_return_after_a_pause_finds_the_entry_of_its_own_call():
+    """The probes are switched off and on while calls are under way, always at the same place of the stack."""
+    with temporary_directory() as directory:
+        program = compile_program(directory, "paused", PAUSED)
+        with Process([program]) as target:
+            target.wait_for_line("ready$")
+            script = f'uretprobe:{program}:slow {{ printf("%d %d %d\\n", arg0, retval, duration / 1000); }}'
+            with Spile(script, pid=target.pid, extra=["--engine", "user"]) as tracer:
+                check("attached", tracer.wait_attached(30), tracer.report())
+                for i in range(200):
+                    tracer.send(signal.SIGUSR2)
+                    time.sleep(0.004 + i % 5 * 0.002)
+                check_exit_success(target.finish(60), target)
+                tracer.finish(30)
+                told = [tuple(map(int, line.split())) for line in "".join(tracer.of_type("printf")).splitlines()]
+        check("some", 20 < len(told) < 700, f"{len(told)} told\n{tracer.report()}")
+        for argument, result, microseconds in told:
+            check("own-entry", result == 3 * argument and microseconds < 1_000_000, f"{argument} {result} {microseconds}")
 
 
 def coverage():

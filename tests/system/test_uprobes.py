@@ -204,7 +204,7 @@ def functions_by_their_cpp_names():
 
 @case
 def what_is_not_built_is_named():
-    for script, name in (("watchpoint:0x1000:8:w { exit(); }", "watchpoint"), ("asyncwatchpoint:f+arg1:8:w { exit(); }", "asyncwatchpoint"),
+    for script, name in (("watchpoint:f+arg1:8:w { exit(); }", "a watchpoint on an argument of a function"), ("asyncwatchpoint:f+arg1:8:w { exit(); }", "asyncwatchpoint"),
                          ("uprobe:/bin/sh@main.c:3 { exit(); }", "a uprobe by source line")):
         result = spile("-e", script)
         check_status(result, 1)

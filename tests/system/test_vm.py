@@ -16,10 +16,10 @@ VM = os.path.join(ROOT, "tools/vm/vm.sh")
 OPENING = "(while true; do ls / >/dev/null; cat /etc/passwd >/dev/null; done) & "
 
 
-def in_vm(kernel, script, environment=None, root=None):
+def in_vm(kernel, script, environment=None, root=None, seconds=BOOT_SECONDS):
     # The emulated machine itself may die (status 124, its console on stderr): that says nothing of spile, so it boots again.
     for attempt in range(3):
-        result = run([VM, kernel, *(("--root", root) if root else ()), "--timeout", int(BOOT_SECONDS), "sh", "-c", script], seconds=BOOT_SECONDS + 60,
+        result = run([VM, kernel, *(("--root", root) if root else ()), "--timeout", int(seconds), "sh", "-c", script], seconds=seconds + 60,
                      env=environment)
         if result.status != 124:
             break
@@ -48,7 +48,8 @@ TRACES = {
     "tracepoint": r'tracepoint:syscalls:sys_enter_openat { @[str(args.filename)] = count(); @by[comm] = count(); } interval:s:2 { exit(); }',
     "fields": (r'tracepoint:sched:sched_process_exec { printf("exec %s\n", comm); } '
                "tracepoint:syscalls:sys_exit_openat { @fd = hist(args->ret); } interval:s:2 { exit(); }"),
-    "uprobe": r'uprobe:/bin/spile:main { @ = count(); } uretprobe:/bin/spile:main { @back[retval] = count(); } interval:s:2 { exit(); }',
+    "uprobe": (r'uprobe:/bin/spile:main { @ = count(); } uretprobe:/bin/spile:main { @back[retval] = count(); '
+               r'@given[arg0, duration > 1000] = count(); } interval:s:2 { exit(); }'),
     "begin": r'BEGIN { printf("pid %d\n", pid); @x[1, "two"] = 3; } END { printf("end\n"); } interval:ms:100 { exit(); }',
     "predicate": r'kprobe:do_sys_openat2 /comm == "cat"/ { @[comm] = count(); } interval:s:2 { exit(); }',
 }
@@ -78,6 +79,7 @@ def hits_on(kernel):
                                                                                          re.M), found["fields"])
     check("exact-count", scalar(found["uprobe"], "@") == 2, found["uprobe"])
     check("exact-count", keyed(found["uprobe"], "@back") == {"0": 2}, found["uprobe"])
+    check("entry-data", keyed(found["uprobe"], "@given") in ({"2, 1": 2}, {"2, true": 2}), found["uprobe"])
     check("prints", re.search(r"^pid \d+$", found["begin"],
                               re.M) and "end\n" in found["begin"] and "@x[1, two]: 3" in found["begin"], found["begin"])
     check("predicate", set(keyed(found["predicate"], "@")) == {"cat"}, found["predicate"])

@@ -54,10 +54,10 @@ class Target:
 class Spile:
     """A spile attached to a process; the script's maps once it is stopped."""
 
-    def __init__(self, pid, script, engine):
+    def __init__(self, pid, script, engine, extra=(), env=None):
         self.process = subprocess.Popen(
-            [SPILE, "-q", "-f", "json", "--engine", engine, "-p", str(pid), "-o", str(WORK / "out.json"), "-e", script],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            [SPILE, "-q", *extra, "-f", "json", "--engine", engine, "-p", str(pid), "-o", str(WORK / "out.json"), "-e", script],
+            env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         # A file, not a pipe: nobody has to read while the target runs.
         while '"attached_probes"' not in self.read():
             if self.process.poll() is not None:
@@ -151,6 +151,26 @@ def hit_costs(path):
         target.close()
 
 
+def trap_costs(path):
+    """An int3 with a slot against an int3 of the program itself, whose handler does nothing."""
+    print("\n## Cost of a hit with --allow-trap\n")
+    own, probed = Target(path), Target(path)
+    bare, _, _ = probed.run("hot")
+    spile = Spile(probed.pid, f"uprobe:{path}:hot {{ @ = count(); }}", "user", ["--allow-trap"], {"SPILE_ONLY_TRAPS": "1"})
+    ours, theirs, calls = [], [], 0
+    for _ in range(3 if QUICK else 7):  # in turn: the machine's speed changes
+        theirs.append(own.run("int3")[0] - bare)
+        median, _, some = probed.run("hot")
+        ours.append(median - bare)
+        calls += some
+    maps = spile.stop()
+    own.close(), probed.close()
+    theirs, ours = statistics.median(theirs), statistics.median(ours)
+    row("the program's int3, its own handler", "int3 with slot, counter", "ratio", "count")
+    row(*["---"] * 4)
+    row(f"+{theirs:.0f} ns", f"+{ours:.0f} ns", f"{ours / theirs:.2f}", "exact" if maps.get("@") == calls else f"{maps.get('@')} of {calls}")
+
+
 def attach_costs():
     print("\n## Attach and detach\n")
     row("functions", "attach ms (whole, start-up included)", "target stopped ms", "detach and exit ms")
@@ -186,6 +206,49 @@ def attach_costs():
         row(n, middle(attach), middle(stop), middle(detach))
 
 
+def switching(path):
+    """A hit on a probe that is off, and how long switching all probes of many functions takes, from the signal to the answer."""
+    print("\n## Switching\n")
+    target = Target(path)
+    bare, _, _ = target.run("push")
+    script = f"uprobe:{path}:push {{ @ = count(); }}"
+    spile = Spile(target.pid, script, "user")
+    on, _, calls = target.run("push")
+    spile.process.send_signal(signal.SIGUSR2)
+    time.sleep(0.2)
+    off, _, _ = target.run("push")
+    counted = int(spile.stop()["@"])
+    target.close()
+    row("probe", "ns a hit")
+    row("---", "---")
+    row("on", f"+{on - bare:.1f}" + ("" if counted == calls else f" ({counted} of {calls} counted)"))
+    row("switched off", f"+{off - bare:.2f}")
+    functions = 1000 if QUICK else 10000
+    source = WORK / "many_switched.c"
+    source.write_text(subprocess.run([sys.executable, str(ROOT / "tools/bench/many.py"), str(functions)], check=True, capture_output=True, text=True).stdout)
+    many = build("many_switched", source, "-O1")
+    target = subprocess.Popen([str(many)], stdout=subprocess.PIPE, text=True)
+    target.stdout.readline()
+    process = subprocess.Popen([SPILE, "--engine", "user", "-p", str(target.pid), "-e", f"uprobe:{many}:fn_* {{ @ = count(); }}"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while "Attached" not in process.stderr.readline():
+            pass
+        times = []
+        for word in ("paused", "resumed") * 11:
+            start = time.monotonic()
+            process.send_signal(signal.SIGUSR2)
+            while word not in process.stderr.readline():
+                pass
+            times.append((time.monotonic() - start) * 1e9 / functions)
+        row(f"switching one of {functions}, the signal included", f"{statistics.median(times[2:]):.0f}")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        target.kill()
+        target.wait()
+
+
 def start_up():
     print("\n## Start-up of `BEGIN { exit(); }`\n")
     row("tool", "ms (median)", "peak memory MB")
@@ -213,6 +276,20 @@ def start_up():
             row(name, f"{statistics.median(times):.1f}", f"{memory:.1f}")
 
 
+def library():
+    """Costs inside the own program: printed by tests/library/figures.cc."""
+    print("\n## The library, added to the bare call\n")
+    program = pathlib.Path(SPILE).parent / "tests/library/spile_library_figures"
+    if not program.exists():
+        print(f"not measured: {program} is not built (ninja spile_library_figures)")
+        return
+    row("what", "cost")
+    row("---", "---")
+    for line in subprocess.run([str(program)], capture_output=True, text=True).stdout.splitlines():
+        found = re.match(r"(.*\S)\s{2,}(\S+ \S+)$", line)
+        row(*(found.groups() if found else (line, "")))
+
+
 def sizes():
     print("\n## Sizes\n")
     binary = os.path.getsize(SPILE)
@@ -230,14 +307,40 @@ def sizes():
         row("blob in the target", blob[0].stat().st_size)
 
 
+def go_costs():
+    if shutil.which("go") is None:
+        return
+    path = WORK / "hotgo"
+    env = {**os.environ, "GO111MODULE": "off", "CGO_ENABLED": "0", "GOCACHE": str(WORK / "go-cache")}
+    subprocess.run(["go", "build", "-o", str(path), str(ROOT / "tools/bench/hot.go")], check=True, env=env)
+    print("\n## Cost of a hit in Go\n")
+    print("A counter at the entry of a function: the hit runs on a private stack. A function that checks its stack is entered again "
+          "where the check fails, as it does on purpose when a goroutine is to be preempted.\n")
+    row("function", "bare call, ns", "user engine", "count")
+    row(*["---"] * 4)
+    for function in ("nosplit", "checked"):
+        target = Target(path)
+        bare, _, _ = target.run(function)
+        spile = Spile(target.pid, f"uprobe:{path}:main.{function} {{ @ = count(); }}", "user")
+        median, _, calls = target.run(function)
+        counted = spile.stop().get("@")
+        row(function, f"{bare:.1f}", f"+{median - bare:.1f}", "exact" if counted == calls else f"{counted} of {calls}")
+        target.close()
+
+
 def main():
     print("# spile, measured", time.strftime("%Y-%m-%d"))
     print("\nmachine:", os.uname().release, "|", next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?"),
           "|", os.cpu_count(), "CPUs")
     try:
-        hit_costs(build("hot", ROOT / "tools/bench/hot.c"))
+        hot = build("hot", ROOT / "tools/bench/hot.c")
+        hit_costs(hot)
+        switching(hot)
+        trap_costs(hot)
+        go_costs()
         attach_costs()
         start_up()
+        library()
         sizes()
     finally:
         shutil.rmtree(WORK, ignore_errors=True)

@@ -2,8 +2,9 @@
 //
 // Reads commands from stdin, one a line: `run FUNCTION`, or `pace FUNCTION` for short chunks with pauses between them.
 // Answers with one line: median and minimum ns a call over the
-// chunks, and the number of calls. FUNCTION: hot (mov first), nop5 (a five-byte nop first), push (push first).
+// chunks, and the number of calls. FUNCTION: hot (mov first), nop5 (a five-byte nop first), push (push first), int3 (its own trap first).
 #define _GNU_SOURCE
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,11 @@ __asm__(".text\n.p2align 5\n.globl nop5\n.type nop5,@function\nnop5:\n nopl 0(%r
 // push first: emulated by the kernel.
 __asm__(".text\n.p2align 5\n.globl push\n.type push,@function\npush:\n push %rbx\n mov %rdi,%rbx\n mov %rbx,%rax\n imul %rsi,%rax\n lea 1(%rax,%rdx),%rax\n pop %rbx\n ret\n.size push,.-push\n");
 
+// An int3 of the program itself, for comparison: its handler does nothing.
+__asm__(".text\n.p2align 5\n.globl int3\n.type int3,@function\nint3:\n int3\n mov %rdi,%rax\n imul %rsi,%rax\n lea 1(%rax,%rdx),%rax\n ret\n.size int3,.-int3\n");
+
 typedef long function(const char* text, long b, long c);
-extern function hot, nop5, push;
+extern function hot, nop5, push, int3;
 
 enum { kChunks = 51 };
 
@@ -63,6 +67,9 @@ static void run(function* f, int paced) {
   fflush(stdout);
 }
 
+static void on_trap(int number, siginfo_t* info, void* context) { (void)number, (void)info, (void)context; }
+static const struct sigaction own_traps = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
+
 int main(void) {
   char line[64];
   printf("ready\n");
@@ -73,6 +80,7 @@ int main(void) {
     if (strcmp(name, "hot\n") == 0) run(hot, paced);
     else if (strcmp(name, "nop5\n") == 0) run(nop5, paced);
     else if (strcmp(name, "push\n") == 0) run(push, paced);
+    else if (strcmp(name, "int3\n") == 0) sigaction(SIGTRAP, &own_traps, NULL), run(int3, paced);
     else return 1;
   }
   return 0;

@@ -16,7 +16,7 @@
 #ifndef SPILE_DETAIL_SITE_H
 #define SPILE_DETAIL_SITE_H
 
-#include "base.h"
+#include <spile/detail/base.h>
 
 #ifdef __cplusplus
 extern "C" {

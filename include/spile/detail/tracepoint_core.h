@@ -2,7 +2,7 @@
 #ifndef SPILE_DETAIL_TRACEPOINT_CORE_H
 #define SPILE_DETAIL_TRACEPOINT_CORE_H
 
-#include "site.h"
+#include <spile/detail/site.h>
 
 #ifdef __cplusplus
 extern "C" {

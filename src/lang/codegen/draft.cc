@@ -175,7 +175,8 @@ void Draft::add_program(bundle::Program code, const typed::Clause& clause) {
 void Draft::add_entry_program(bundle::Program code, const typed::Clause& clause) {
   for (int probe : clause.probes) {
     bundle::Probe entry = bundle_.probes[static_cast<size_t>(probe)];
-    entry.kind = bundle::ProbeKind::kUprobe;
+    entry.kind = entry.kind == bundle::ProbeKind::kKretprobe ? bundle::ProbeKind::kKprobe
+                                                             : bundle::ProbeKind::kUprobe;
     entry.program = static_cast<int>(bundle_.programs.size());
     entry.entry_of = probe;
     bundle_.probes.push_back(std::move(entry));

@@ -48,8 +48,10 @@ void Emitter::effect(const Expr& expr) {
   materialise(expr, expr.type);
 }
 
-/// reserve, header, fields, submit. A full ring is counted.
-void Emitter::send(Action action, const std::function<void(const Place&)>& fields) {
+/// reserve, header, fields, submit. A full ring is counted, and `lost` runs.
+void Emitter::send(Action action,
+                   const std::function<void(const Place&)>& fields,
+                   const std::function<void()>& lost) {
   FrameScope scope(frame_);
   auto size =
       static_cast<int32_t>(std::max<uint32_t>(action.record_size, sizeof(bundle::RecordHeader)));
@@ -61,6 +63,7 @@ void Emitter::send(Action action, const std::function<void(const Place&)>& field
   code_.call(Helper::kRingbufReserve);
   code_.jump_if_imm(bpf::kJne, Reg::r0, 0, reserved);
   bump(bundle::Counter::kRingLost);
+  if (lost) lost();
   code_.jump(done);
   code_.bind(reserved);
   {
@@ -121,10 +124,33 @@ void Emitter::exit(const Expr& expr) {
     offset = add_field(action, Type::int64());
     code = materialise(*expr.args[0], Type::int64());
   }
-  send(std::move(action), [&](const Place& record) {
-    if (code) copy(*code, Type::int64(), record.at(offset), Type::int64(), Fill::kLoose);
-  });
+  send(
+      std::move(action),
+      [&](const Place& record) {
+        if (code) copy(*code, Type::int64(), record.at(offset), Type::int64(), Fill::kLoose);
+      },
+      [&] { leave_exit(code); });
   code_.jump(leave_);
+}
+
+/// Where the ring has no room: the status among the counters, where whoever reads the ring looks.
+void Emitter::leave_exit(const std::optional<Place>& code) {
+  Label skip = code_.new_label();
+  int map = draft_.counters();
+  code_.store_imm(4, Reg::r10, counter_key_, static_cast<int32_t>(bundle::Counter::kExit));
+  map_arguments(map, counter_key_);
+  code_.call(Helper::kMapLookupElem);
+  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, skip);
+  {
+    Held address = hold(Reg::r0);
+    Place slot{address.location(), 0};
+    if (code)
+      copy(*code, Type::int64(), slot, Type::int64(), Fill::kLoose);
+    else
+      store_imm(slot, 4, 0);
+    store_imm(slot.at(4), 4, static_cast<int32_t>(bundle::kExitAsked >> 32));
+  }
+  code_.bind(skip);
 }
 
 void Emitter::override_return(const Expr& expr) {

@@ -70,6 +70,7 @@ Result<bpf::Program> Emitter::run_entry() {
   leave_ = code_.new_label();
   counter_key_ = frame_.allocate(8);
   code_.mov(Reg::r6, Reg::r1);
+  filter_pids();
   int value = frame_.allocate(session_->value_bytes()), at = value;
   for (uint32_t offset : session_->arguments) {
     code_.load(8, Reg::r1, Reg::r6, static_cast<int>(offset));

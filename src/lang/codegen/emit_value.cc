@@ -91,7 +91,7 @@ bool Emitter::is_leaf(const Expr& expr) {
     case ExprKind::kNumber: return true;
     case ExprKind::kVariable: return expr.type.is_scalar();
     // Unaligned fields are refused by the kernel, and read with probe_read.
-    case ExprKind::kContext: return expr.offset % expr.type.size == 0;
+    case ExprKind::kContext: return !expr.is_copied && expr.offset % expr.type.size == 0;
     case ExprKind::kEntryArgument:
     case ExprKind::kDuration: return true;
     case ExprKind::kTruncate: return expr.type.size == 8 && is_leaf(*expr.args[0]);
@@ -283,7 +283,8 @@ void Emitter::load_memory(const Expr& expr) {
   if (expr.type.is_int() && expr.type.is_signed) truncate(Reg::r0, expr.type);
 }
 
-/// The kernel lets programs load aligned fields only; this one is copied out of the record.
+/// The kernel lets programs load aligned fields only, and calls typed pointers something else than
+/// numbers; these are copied out of the context.
 void Emitter::load_unaligned_field(const Expr& expr) {
   FrameScope scope(frame_);
   int slot = frame_.allocate(8);

@@ -81,8 +81,12 @@ void Emitter::filter_pids() {
   using bundle::ProbeKind;
   const auto& pids = draft_.options().pid_filter;
   ProbeKind kind = clause_.context.probe;
-  bool is_filtered =
-      kind == ProbeKind::kKprobe || kind == ProbeKind::kKretprobe || kind == ProbeKind::kTracepoint;
+  // The other counters and watchpoints are set up for these processes alone; an iterator is not
+  // called by anybody.
+  bool is_filtered = kind == ProbeKind::kKprobe || kind == ProbeKind::kKretprobe ||
+                     kind == ProbeKind::kTracepoint || kind == ProbeKind::kProfile ||
+                     kind == ProbeKind::kRawTracepoint || kind == ProbeKind::kFentry ||
+                     kind == ProbeKind::kFexit;
   if (pids.empty() || !is_filtered) return;
   Label go = code_.new_label();
   builtin(typed::Builtin::kPid);

@@ -203,6 +203,7 @@ class Emitter {
   void printf(const Expr& expr, bundle::ActionKind kind);
   void map_action(const Expr& expr, bundle::ActionKind kind);
   void exit(const Expr& expr);
+  void leave_exit(const std::optional<Place>& code);
   void override_return(const Expr& expr);
   void send_signal(const Expr& expr);
   void system(const Expr& expr);
@@ -213,7 +214,9 @@ class Emitter {
                      const bundle::Action& action,
                      uint32_t index,
                      Label done);
-  void send(bundle::Action action, const std::function<void(const Place&)>& fields);
+  void send(bundle::Action action,
+            const std::function<void(const Place&)>& fields,
+            const std::function<void()>& lost = {});
 
   // Statements: emit_stmt.cc.
   bool is_too_long() const { return code_.size() > kMaxInsns; }

@@ -20,6 +20,14 @@ std::string_view kind_name(bundle::ProbeKind kind) {
     case bundle::ProbeKind::kKretprobe: return "kretprobe";
     case bundle::ProbeKind::kTracepoint: return "tracepoint";
     case bundle::ProbeKind::kUsdt: return "usdt";
+    case bundle::ProbeKind::kProfile: return "profile";
+    case bundle::ProbeKind::kSoftware: return "software";
+    case bundle::ProbeKind::kHardware: return "hardware";
+    case bundle::ProbeKind::kWatchpoint: return "watchpoint";
+    case bundle::ProbeKind::kRawTracepoint: return "rawtp";
+    case bundle::ProbeKind::kFentry: return "fentry";
+    case bundle::ProbeKind::kFexit: return "fexit";
+    case bundle::ProbeKind::kIter: return "iter";
   }
   return "";
 }

@@ -34,6 +34,17 @@ const char* const kScripts[] = {
     "BEGIN, END, interval:s:1 { printf(\"%s\\n\", probe); }",
     "kprobe:vfs_read, kretprobe:vfs_read, tracepoint:sched:sched_switch { @[probe, pid] = count(); "
     "}",
+    "kretprobe:vfs_read /arg2 > 0/ { @[arg2, retval, func] = hist(duration); }",
+    "profile:hz:99 { @[pid, comm, probe] = count(); @s[kstack, ustack] = count(); @i = "
+    "reg(\"ip\"); }",
+    "software:page-faults:1 { @[comm] = count(); } hardware:cycles { @h = count(); }",
+    "watchpoint:0x1000:8:w { @[reg(\"ax\")] = count(); }",
+    "rawtracepoint:sched_switch { @[args.preempt, (uint64)args.prev & 0xfff, arg1 * 3] = count(); "
+    "}",
+    "fentry:vfs_open { printf(\"%d %s %s\\n\", args.fd, str(args.name), func); @[arg1] = count(); "
+    "}",
+    "fexit:vfs_open { @[args.fd, retval < 0, probe] = count(); }",
+    "iter:task { @[ctx.task] = count(); }",
     "usdt:redis-server:query_start { printf(\"%d %d %s\\n\", arg0, arg1, probe); }",
     "usdt:redis-server:query_done { @[arg0] = sum(arg1); }",
     // The examples that everybody starts with.

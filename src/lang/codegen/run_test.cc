@@ -685,6 +685,20 @@ TEST(Records, AFullRingIsCountedAndEffectsStillHappen) {
   EXPECT_EQ(machine.number("@x"), 1u);
 }
 
+TEST(Records, AnExitThatFindsTheRingFullIsLeftAmongTheCounters) {
+  for (auto [text, status] : std::initializer_list<std::pair<const char*, uint64_t>>{
+           {"BEGIN { exit(); }", 0},
+           {"BEGIN { exit(3); }", 3},
+           {"BEGIN { $x = 260; exit($x); }", 260}}) {
+    Machine machine(must_compile(text));
+    run_ok(machine);
+    EXPECT_EQ(machine.lost(bundle::Counter::kExit), 0u) << text;
+    machine.ring_is_full = true;
+    run_ok(machine);
+    EXPECT_EQ(machine.lost(bundle::Counter::kExit), bundle::kExitAsked | status) << text;
+  }
+}
+
 TEST(Records, DescribeEveryAction) {
   Machine machine(
       must_compile("BEGIN { @x[1] = 1; print(@x, 5, 2); clear(@x); zero(@x); time(\"%H\"); "

@@ -67,12 +67,12 @@ void expect_typed(const std::string& script, const std::string& part, CompileOpt
 // -------------------------------------------------------------------------------------------------
 
 TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
-  expect_refused("profile:hz:99 { exit(); }", "profile is not built yet");
-  expect_refused("fentry:vfs_read { exit(); }", "fentry is not built yet");
-  expect_refused("software:faults:1 { exit(); }", "software is not built yet");
-  expect_refused("rawtracepoint:sched_switch { exit(); }", "rawtracepoint is not built yet");
+  expect_refused("self:signal:SIGUSR1 { exit(); }", "self is not built yet");
+  expect_refused("watchpoint:vfs_read+arg1:8:w { exit(); }",
+                 "a watchpoint on an argument of a function is not built yet");
+  expect_refused("fentry:bpf:7:program { exit(); }", "a probe on a BPF program is not built yet");
+  expect_refused("iter:task:pin { exit(); }", "a pinned iterator is not built yet");
 }
-
 TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
   expect_refused("BEGIN { @ = tseries(1, 1s, 10); }", "tseries() is not built yet");
   expect_refused("BEGIN { print(len(@x)); @x[1] = 1; }", "len() is not built yet");
@@ -137,27 +137,25 @@ TEST(Sema, ReportsOneFaultOfASharedClauseOnce) {
 // ---------------------------------------------------------------------------------------------------------
 
 TEST(Sema, KnowsWhatEachProbeHas) {
-  expect_refused("BEGIN { print(arg0); }",
-                 "arg0 is only there in uprobe, uretprobe, kprobe and usdt");
+  expect_refused("BEGIN { print(arg0); }", "arg0 is only there where functions are probed");
   expect_refused("tracepoint:sched:sched_switch { print(arg0); }", "use its fields: args.name");
   expect_refused("kprobe:vfs_read { print(retval); }",
-                 "retval is only there in kretprobe and uretprobe");
+                 "retval is only there in kretprobe, uretprobe and fexit");
   expect_refused("uprobe:libc:fopen { print(retval); }",
-                 "retval is only there in kretprobe and uretprobe");
+                 "retval is only there in kretprobe, uretprobe and fexit");
   expect_refused("uretprobe:libc:fopen { print(arg6); }",
                  "only the first six arguments are in registers");
-  expect_refused("uprobe:libc:fopen { print(duration); }", "duration is only there in uretprobe");
-  expect_refused("kretprobe:vfs_read { print(duration); }",
-                 "duration of a kernel function is not built yet");
-  expect_refused("kretprobe:vfs_read { print(arg0); }",
-                 "arg0 at the return of a kernel function is not built yet");
+  expect_refused("uprobe:libc:fopen { print(duration); }",
+                 "duration is only there in uretprobe and kretprobe");
+  expect_accepted("kretprobe:vfs_read { print((arg0, duration)); }");
+  expect_refused("profile:hz:9 { print(arg0); }", "arg0 is only there where functions are probed");
   expect_refused("uprobe:libc:fopen, uretprobe:libc:fopen { print(retval); }",
-                 "retval is only there in kretprobe and uretprobe");
+                 "retval is only there in kretprobe, uretprobe and fexit");
   expect_refused("kprobe:vfs_read { print(arg6); }",
                  "only the first six arguments are in registers");
-  expect_refused("BEGIN { print(args.x); }", "args is only there in tracepoints");
+  expect_refused("BEGIN { print(args.x); }", "args is only there in tracepoint, rawtracepoint");
   expect_refused("BEGIN { print(func); }",
-                 "func is only there in uprobe, uretprobe, kprobe and kretprobe");
+                 "func is only there in uprobe, uretprobe, kprobe, kretprobe");
   expect_refused("tracepoint:sched:sched_switch { print(args.common_pid); }",
                  "hides the first 8 bytes");
   expect_refused("tracepoint:odd:packed { print(args.list); }",

@@ -131,6 +131,21 @@ constexpr BuiltinEntry kBuiltins[] = {
     {"sarg5"},
 };
 
+// The counts are bpftrace's.
+constexpr CounterEvent kSoftwareEvents[] = {
+    {"alignment-faults", "", 1},     {"bpf-output", "", 1},     {"context-switches", "cs", 1000},
+    {"cpu-clock", "cpu", 1'000'000}, {"cpu-migrations", "", 1}, {"dummy", "", 1},
+    {"emulation-faults", "", 1},     {"major-faults", "", 1},   {"minor-faults", "", 100},
+    {"page-faults", "faults", 100},  {"task-clock", "", 1},
+};
+constexpr CounterEvent kHardwareEvents[] = {
+    {"backend-stalls", "", 1'000'000},   {"branch-instructions", "branches", 100'000},
+    {"branch-misses", "", 100'000},      {"bus-cycles", "", 100'000},
+    {"cache-misses", "", 1'000'000},     {"cache-references", "", 1'000'000},
+    {"cpu-cycles", "cycles", 1'000'000}, {"frontend-stalls", "", 1'000'000},
+    {"instructions", "", 1'000'000},     {"ref-cycles", "", 1'000'000},
+};
+
 /// Names for "did you mean" only: handled apart because they depend on the probe.
 constexpr std::string_view kContextNames[] = {"ustack", "kstack", "args",    "arg0",
                                               "arg1",   "arg2",   "arg3",    "arg4",
@@ -148,6 +163,24 @@ const FunctionEntry* find_function(std::string_view name) {
 std::string_view nearest_function(std::string_view name) {
   std::vector<std::string_view> names;
   for (const FunctionEntry& entry : kFunctions) names.push_back(entry.name);
+  return nearest(name, names);
+}
+
+std::span<const CounterEvent> counter_events(bundle::ProbeKind kind) {
+  if (kind == bundle::ProbeKind::kHardware) return kHardwareEvents;
+  return kSoftwareEvents;
+}
+
+const CounterEvent* find_counter_event(bundle::ProbeKind kind, std::string_view name) {
+  for (const CounterEvent& event : counter_events(kind)) {
+    if (event.name == name || (!event.alias.empty() && event.alias == name)) return &event;
+  }
+  return nullptr;
+}
+
+std::string_view nearest_counter_event(bundle::ProbeKind kind, std::string_view name) {
+  std::vector<std::string_view> names;
+  for (const CounterEvent& event : counter_events(kind)) names.push_back(event.name);
   return nearest(name, names);
 }
 
@@ -234,6 +267,14 @@ bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
     case ProbeType::kKretprobe: kind = ProbeKind::kKretprobe; return true;
     case ProbeType::kUsdt: kind = ProbeKind::kUsdt; return true;
     case ProbeType::kTracepoint: kind = ProbeKind::kTracepoint; return true;
+    case ProbeType::kProfile: kind = ProbeKind::kProfile; return true;
+    case ProbeType::kSoftware: kind = ProbeKind::kSoftware; return true;
+    case ProbeType::kHardware: kind = ProbeKind::kHardware; return true;
+    case ProbeType::kWatchpoint: kind = ProbeKind::kWatchpoint; return true;
+    case ProbeType::kRawTracepoint: kind = ProbeKind::kRawTracepoint; return true;
+    case ProbeType::kFentry: kind = ProbeKind::kFentry; return true;
+    case ProbeType::kFexit: kind = ProbeKind::kFexit; return true;
+    case ProbeType::kIter: kind = ProbeKind::kIter; return true;
     default: return false;
   }
 }

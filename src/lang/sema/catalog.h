@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -84,6 +85,16 @@ const BuiltinEntry* find_builtin(std::string_view name);
 /// The nearest builtin variable, or "".
 std::string_view nearest_builtin(std::string_view name);
 Type type_of(typed::Builtin builtin);
+
+/// An event of the `software` or `hardware` probe.
+struct CounterEvent {
+  std::string_view name, alias;
+  uint64_t default_count;  ///< the probe fires every so many events
+};
+std::span<const CounterEvent> counter_events(bundle::ProbeKind kind);
+/// By name or alias; null: no such event.
+const CounterEvent* find_counter_event(bundle::ProbeKind kind, std::string_view name);
+std::string_view nearest_counter_event(bundle::ProbeKind kind, std::string_view name);
 
 /// Which engines' probe this is; false for those that are not built.
 bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind);

@@ -19,6 +19,7 @@ class FakeWorld : public World {
       {"do_sys_openat2", ""}, {"vfs_read", ""}, {"vfs_write", ""}, {"nf_hook", "nf"}};
   std::vector<UsdtSite> usdt = default_usdt();
   std::vector<Tracepoint> events = default_events();
+  std::vector<std::pair<TypedEvent, Tracepoint>> typed = default_typed();
 
   Result<std::vector<UserFunction>> user_functions(std::string_view target,
                                                    std::string_view symbol) override {
@@ -122,6 +123,18 @@ class FakeWorld : public World {
     return fail(ErrorCode::kNotFound, "no cgroup {}", path);
   }
   uint32_t cpu_count() override { return 4; }
+  Result<std::vector<Tracepoint>> typed_events(TypedEvent kind,
+                                               std::string_view module,
+                                               std::string_view name) override {
+    std::vector<Tracepoint> found;
+    for (const auto& [its_kind, one] : typed) {
+      if (its_kind == kind && (module.empty() || matches(module, one.category)) &&
+          matches(name, one.event))
+        found.push_back(one);
+    }
+    if (found.empty()) return fail(ErrorCode::kNotFound, "nothing is called '{}'", name);
+    return found;
+  }
   std::vector<std::string> near_user_functions(std::string_view, std::string_view symbol) override {
     return symbol == "fopne" ? std::vector<std::string>{"fopen"} : std::vector<std::string>{};
   }
@@ -233,6 +246,22 @@ class FakeWorld : public World {
                {"unaligned", "u32", 10, 4, false, Shape::kInt},
                {"list", "u32[2]", 16, 8, false, Shape::kIntArray}}),
     };
+  }
+
+  /// Words of 8 bytes each: an argument narrower than its word, pointers, a struct by value.
+  static std::vector<std::pair<TypedEvent, Tracepoint>> default_typed() {
+    const EventField preempt{"preempt", "bool", 0, 1, false, Shape::kInt};
+    const EventField prev{"prev", "struct task_struct *", 8, 8, false, Shape::kPointer};
+    const EventField fd{"fd", "int", 0, 4, true, Shape::kInt};
+    const EventField name{"name", "const char *", 8, 8, false, Shape::kPointer};
+    const EventField pair{"pair", "struct pair", 16, 16, false, Shape::kOther};
+    const EventField result{"retval", "long int", 32, 8, true, Shape::kInt};
+    const EventField task{"task", "struct task_struct *", 8, 8, false, Shape::kPointer};
+    return {{TypedEvent::kRawTracepoint, {"", "sched_switch", 16, {preempt, prev}}},
+            {TypedEvent::kFunctionEntry, {"", "vfs_open", 32, {fd, name, pair}}},
+            {TypedEvent::kFunctionExit, {"", "vfs_open", 40, {fd, name, pair, result}}},
+            {TypedEvent::kFunctionExit, {"", "nothing_back", 8, {fd}}},
+            {TypedEvent::kIterator, {"", "task", 16, {task}}}};
   }
 
   static bool names_file(std::string_view path, std::string_view target) {

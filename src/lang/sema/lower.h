@@ -111,7 +111,13 @@ class Lowering {
   bool resolve_type(const ast::TypeName& name, Type& type);
   bool resolve_base(const ast::TypeName& name, Type& type);
   bool expect_number(const typed::Expr& expr, std::string_view what);
-  static bool is_args(const ast::Expr& expr);
+  bool is_args(const ast::Expr& expr) const;
+  // lower_typed.cc
+  std::string name_of(const Tracepoint& event) const;
+  ExprPtr context_word(uint32_t offset, Type type, Span span);
+  ExprPtr lower_typed_field(const EventField& field, Span span);
+  ExprPtr lower_typed_argument(uint32_t index, Span span);
+  ExprPtr lower_typed_result(Span span);
 
   // Structs, arrays, memory: lower_struct.cc. A struct or array is known by its address: an
   // expression of that type gives it.

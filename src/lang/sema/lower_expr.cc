@@ -179,10 +179,13 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     refuse(span, name);
     return unknown(span);
   }
-  bool has_function =
-      instance_.context.kind == ContextKind::kRegs && instance_.context.probe != ProbeKind::kUsdt;
+  ProbeKind kind = instance_.context.probe;
+  bool has_function = kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe ||
+                      kind == ProbeKind::kKprobe || kind == ProbeKind::kKretprobe ||
+                      kind == ProbeKind::kFentry || kind == ProbeKind::kFexit;
   if (entry->builtin == typed::Builtin::kFunc && !has_function) {
-    diagnostics_.error(span, "func is only there in uprobe, uretprobe, kprobe and kretprobe");
+    diagnostics_.error(
+        span, "func is only there in uprobe, uretprobe, kprobe, kretprobe, fentry and fexit");
     return unknown(span);
   }
   ExprPtr expr = make(ExprKind::kBuiltin, type_of(entry->builtin), span);
@@ -193,19 +196,19 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
 Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
   ProbeKind kind = instance_.context.probe;
   if (kind == ProbeKind::kUsdt) return lower_usdt_argument(index, span);
+  if (bundle::is_typed(kind) && kind != ProbeKind::kIter) return lower_typed_argument(index, span);
   if (kind == ProbeKind::kTracepoint) {
     diagnostics_.error(span, "arg{} is not there in a tracepoint", index)
         .with_hint("use its fields: args.name");
-  } else if (kind == ProbeKind::kKretprobe) {
-    refuse(span, fmt::format("arg{} at the return of a kernel function", index));
-  } else if (kind != ProbeKind::kUprobe && kind != ProbeKind::kKprobe &&
-             kind != ProbeKind::kUretprobe) {
-    diagnostics_.error(span, "arg{} is only there in uprobe, uretprobe, kprobe and usdt", index);
+  } else if (instance_.context.kind != ContextKind::kRegs || bundle::is_sampling(kind)) {
+    diagnostics_.error(
+        span, "arg{} is only there where functions are probed, in usdt and in rawtracepoint",
+        index);
   } else if (index >= kArgumentOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
   } else {
-    bool is_return = kind == ProbeKind::kUretprobe;
+    bool is_return = kind == ProbeKind::kUretprobe || kind == ProbeKind::kKretprobe;
     ExprPtr expr =
         make(is_return ? ExprKind::kEntryArgument : ExprKind::kContext, Type::uint64(), span);
     expr->offset = static_cast<uint32_t>(kArgumentOffsets[index]);
@@ -216,8 +219,9 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
 
 Lowering::ExprPtr Lowering::lower_retval(Span span) {
   ProbeKind kind = instance_.context.probe;
+  if (kind == ProbeKind::kFexit) return lower_typed_result(span);
   if (kind != ProbeKind::kKretprobe && kind != ProbeKind::kUretprobe) {
-    diagnostics_.error(span, "retval is only there in kretprobe and uretprobe");
+    diagnostics_.error(span, "retval is only there in kretprobe, uretprobe and fexit");
     return unknown(span);
   }
   ExprPtr expr = make(ExprKind::kContext, Type::int64(), span);
@@ -227,12 +231,9 @@ Lowering::ExprPtr Lowering::lower_retval(Span span) {
 
 Lowering::ExprPtr Lowering::lower_duration(Span span) {
   ProbeKind kind = instance_.context.probe;
-  if (kind == ProbeKind::kUretprobe) return make(ExprKind::kDuration, Type::uint64(), span);
-  if (kind == ProbeKind::kKretprobe) {
-    refuse(span, "duration of a kernel function");
-  } else {
-    diagnostics_.error(span, "duration is only there in uretprobe");
-  }
+  if (kind == ProbeKind::kUretprobe || kind == ProbeKind::kKretprobe)
+    return make(ExprKind::kDuration, Type::uint64(), span);
+  diagnostics_.error(span, "duration is only there in uretprobe and kretprobe");
   return unknown(span);
 }
 
@@ -250,8 +251,10 @@ Lowering::ExprPtr Lowering::lower_variable(const ast::Variable& expr) {
 // ---- fields
 // -----------------------------------------------------------------------------------------------------------
 
-bool Lowering::is_args(const ast::Expr& expr) {
-  if (const auto* name = ast::try_as<ast::Identifier>(&expr)) return name->name == "args";
+/// The context of an iterator is called ctx.
+bool Lowering::is_args(const ast::Expr& expr) const {
+  const char* called = instance_.context.probe == ProbeKind::kIter ? "ctx" : "args";
+  if (const auto* name = ast::try_as<ast::Identifier>(&expr)) return name->name == called;
   const auto* call = ast::try_as<ast::Call>(&expr);
   return call != nullptr && call->name == "args" && call->arguments.empty();
 }
@@ -303,7 +306,8 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
 Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
   if (instance_.context.kind == ContextKind::kRegs) return lower_function_parameter(expr);
   if (instance_.context.kind == ContextKind::kNone) {
-    diagnostics_.error(expr.span, "args is only there in tracepoints");
+    diagnostics_.error(expr.span,
+                       "args is only there in tracepoint, rawtracepoint, fentry and fexit");
     return unknown(expr.span);
   }
   const Tracepoint& event = instance_.events.front();
@@ -313,12 +317,13 @@ Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
     std::vector<std::string_view> names;
     for (const EventField& other : event.fields) names.push_back(other.name);
     Diagnostic& diagnostic =
-        diagnostics_.error(expr.name_span, "tracepoint:{}:{} has no field '{}'", event.category,
-                           event.event, expr.name);
+        diagnostics_.error(expr.name_span, "{} has no {} '{}'", name_of(event),
+                           is_typed(instance_.context.probe) ? "argument" : "field", expr.name);
     std::string_view near = nearest(expr.name, names);
     if (!near.empty()) diagnostic.with_hint("did you mean '{}'?", near);
     return unknown(expr.span);
   }
+  if (is_typed(instance_.context.probe)) return lower_typed_field(*field, expr.name_span);
   if (field->offset < 8) {
     diagnostics_
         .error(expr.name_span,

@@ -15,6 +15,8 @@ namespace {
 using bundle::ContextKind;
 using bundle::ProbeKind;
 
+/// bpftrace's max_bpf_progs.
+constexpr size_t kMostTyped = 1024;
 constexpr uint32_t kPtRegsBytes = bpf::x86_64_regs::kSize;
 
 ContextKind context_kind(ProbeKind kind) {
@@ -23,6 +25,10 @@ ContextKind context_kind(ProbeKind kind) {
     case ProbeKind::kEnd:
     case ProbeKind::kInterval: return ContextKind::kNone;
     case ProbeKind::kTracepoint: return ContextKind::kTracepoint;
+    case ProbeKind::kRawTracepoint:
+    case ProbeKind::kFentry:
+    case ProbeKind::kFexit:
+    case ProbeKind::kIter: return ContextKind::kTyped;
     default: return ContextKind::kRegs;
   }
 }
@@ -99,6 +105,14 @@ class Resolver {
       case ProbeKind::kUretprobe: resolve_uprobe(point, kind); break;
       case ProbeKind::kTracepoint: resolve_tracepoint(point); break;
       case ProbeKind::kUsdt: resolve_usdt(point); break;
+      case ProbeKind::kProfile: resolve_profile(point); break;
+      case ProbeKind::kSoftware:
+      case ProbeKind::kHardware: resolve_counter(point, kind); break;
+      case ProbeKind::kWatchpoint: resolve_watchpoint(point); break;
+      case ProbeKind::kRawTracepoint:
+      case ProbeKind::kFentry:
+      case ProbeKind::kFexit:
+      case ProbeKind::kIter: resolve_typed(point, kind); break;
       default: resolve_kprobe(point, kind); break;
     }
   }
@@ -221,7 +235,9 @@ class Resolver {
       return;
     }
     for (const KernelFunction& function : *functions) {
-      std::string module = point.target.empty() ? "" : function.module + ":";
+      std::string module;
+      if (!point.target.empty())
+        module = (function.module.empty() ? "vmlinux" : function.module) + ":";
       add_shared(
           {.kind = kind,
            .name = fmt::format("{}:{}{}{}", type, module, function.symbol, offset_text(point)),
@@ -276,6 +292,92 @@ class Resolver {
     }
   }
 
+  void resolve_profile(const ast::AttachPoint& point) {
+    if (point.period_ns == 0) {
+      diagnostics_.error(point.span, "a profile needs a time longer than 0")
+          .with_hint("profile:hz:99 or profile:ms:10");
+      return;
+    }
+    add_shared({.kind = ProbeKind::kProfile, .name = point.text, .interval_ns = point.period_ns});
+  }
+
+  void resolve_counter(const ast::AttachPoint& point, ProbeKind kind) {
+    const CounterEvent* event = find_counter_event(kind, point.function);
+    if (event == nullptr) {
+      Diagnostic& diagnostic = diagnostics_.error(point.span, "there is no {} event '{}'",
+                                                  ast::to_string(point.type), point.function);
+      std::string_view near = nearest_counter_event(kind, point.function);
+      if (!near.empty()) diagnostic.with_hint("did you mean '{}'?", near);
+      return;
+    }
+    uint64_t count = point.count != 0 ? point.count : event->default_count;
+    add_shared({.kind = kind,
+                .name = fmt::format("{}:{}:{}", ast::to_string(point.type), event->name, count),
+                .symbol = std::string(event->name),
+                .event_count = count});
+  }
+
+  /// Its address is of the process that is traced, or of the kernel.
+  void resolve_watchpoint(const ast::AttachPoint& point) {
+    if (!point.address) return refuse(point, "a watchpoint on an argument of a function");
+    bool is_read_alone = point.watch_mode == "r";
+    bool mixes_code = point.watch_mode.size() > 1 && point.watch_mode.contains('x');
+    if (is_read_alone || mixes_code) {
+      diagnostics_.error(point.span, "x86-64 cannot watch for '{}'", point.watch_mode)
+          .with_hint("w, rw (also fires on writes) or x");
+      return;
+    }
+    if (*point.address % point.watch_length != 0) {
+      diagnostics_.error(point.span, "{:#x} is not a multiple of the {} bytes that are watched",
+                         *point.address, point.watch_length);
+      return;
+    }
+    add_shared({.kind = ProbeKind::kWatchpoint,
+                .name = point.text,
+                .address = point.address,
+                .watch_length = point.watch_length,
+                .watch_mode = point.watch_mode});
+  }
+
+  /// What the kernel's type information describes. Each has a program of its own in the kernel.
+  void resolve_typed(const ast::AttachPoint& point, ProbeKind kind) {
+    if (!point.bpf_id.empty()) return refuse(point, "a probe on a BPF program");
+    if (!point.pin.empty()) return refuse(point, "a pinned iterator");
+    auto events = world_.typed_events(typed_event(kind), point.target, point.function);
+    if (!events || events->empty()) {
+      diagnostics_.error(
+          point.span, "{}",
+          events ? fmt::format("nothing matches '{}'", point.function) : events.error().message);
+      return;
+    }
+    if (events->size() > kMostTyped) {
+      diagnostics_
+          .error(point.span, "{} {} probes at once: each needs a program of its own, {} are most",
+                 events->size(), ast::to_string(point.type), kMostTyped)
+          .with_hint("kprobe attaches many functions by one link");
+      return;
+    }
+    for (Tracepoint& event : *events) {
+      std::string module = event.category.empty() ? "" : event.category + ":";
+      Instance* instance = add_shared(
+          {.kind = kind,
+           .name = fmt::format("{}:{}{}", ast::to_string(point.type), module, event.event),
+           .function = event.event,
+           .symbol = event.event,
+           .module = event.category});
+      if (instance != nullptr) instance->events.push_back(std::move(event));
+    }
+  }
+
+  static TypedEvent typed_event(ProbeKind kind) {
+    switch (kind) {
+      case ProbeKind::kFentry: return TypedEvent::kFunctionEntry;
+      case ProbeKind::kFexit: return TypedEvent::kFunctionExit;
+      case ProbeKind::kIter: return TypedEvent::kIterator;
+      default: return TypedEvent::kRawTracepoint;
+    }
+  }
+
   static std::string offset_text(const ast::AttachPoint& point) {
     return point.offset == 0 ? "" : fmt::format("+{}", point.offset);
   }
@@ -306,75 +408,6 @@ class Resolver {
   std::map<ProbeKind, size_t> shared_;  ///< this clause's instances
 };
 
-/// What the compiled code of a clause depends on: where the fields it uses are.
-std::string layout_of(const Instance& instance, const Tracepoint& event) {
-  std::string layout;
-  for (const std::string& name : instance.used_fields) {
-    auto field = std::ranges::find(event.fields, name, &EventField::name);
-    if (field == event.fields.end()) {
-      layout += "-;";
-    } else {
-      layout += fmt::format("{},{},{},{};", field->offset, field->size, field->is_signed,
-                            static_cast<int>(field->shape));
-      if (field->shape == EventField::Shape::kPointer) layout += field->type;
-    }
-  }
-  return layout;
-}
-
-/// The same for the arguments of a static tracepoint.
-std::string layout_of(const Instance& instance, const UsdtSite& site) {
-  std::string layout;
-  for (uint32_t index : instance.used_arguments) {
-    if (index >= site.arguments.size()) {
-      layout += "-;";
-      continue;
-    }
-    const UsdtArgument& a = site.arguments[index];
-    layout += fmt::format("{},{},{},{},{},{},{},{};", static_cast<int>(a.place), a.size,
-                          a.is_signed, a.base, a.index, a.scale, a.from_site, a.number);
-  }
-  return layout;
-}
-
-/// An instance without its probes.
-Instance part_of(const Instance& whole) {
-  return {.clause = whole.clause,
-          .context = whole.context,
-          .used_fields = whole.used_fields,
-          .used_arguments = whole.used_arguments,
-          .variables = whole.variables,
-          .is_declared = whole.is_declared,
-          .hoisted = whole.hoisted};
-}
-
-void split_events(Instance& instance, std::vector<Instance>& all) {
-  std::map<std::string, size_t> by_layout;
-  for (size_t i = 0; i < instance.events.size(); ++i) {
-    Tracepoint& event = instance.events[i];
-    auto [found, is_new] = by_layout.try_emplace(layout_of(instance, event), all.size());
-    if (is_new) {
-      all.push_back(part_of(instance));
-      all.back().context.size_bytes = event.record_size;
-    }
-    Instance& part = all[found->second];
-    part.context.size_bytes = std::min(part.context.size_bytes, event.record_size);
-    part.probes.push_back(instance.probes[i]);
-    part.events.push_back(std::move(event));
-  }
-}
-
-void split_usdt(Instance& instance, std::vector<Instance>& all) {
-  std::map<std::string, size_t> by_layout;
-  for (size_t i = 0; i < instance.usdt.size(); ++i) {
-    UsdtSite& site = instance.usdt[i];
-    auto [found, is_new] = by_layout.try_emplace(layout_of(instance, site), all.size());
-    if (is_new) all.push_back(part_of(instance));
-    all[found->second].probes.push_back(instance.probes[i]);
-    all[found->second].usdt.push_back(std::move(site));
-  }
-}
-
 }  // namespace
 
 ProbeTable resolve_probes(const ast::Program& program,
@@ -382,20 +415,6 @@ ProbeTable resolve_probes(const ast::Program& program,
                           MissingProbes missing,
                           Diagnostics& diagnostics) {
   return Resolver(world, missing, diagnostics).run(program);
-}
-
-std::vector<Instance> split_by_layout(std::vector<Instance> instances) {
-  std::vector<Instance> all;
-  for (Instance& instance : instances) {
-    if (!instance.events.empty()) {
-      split_events(instance, all);
-    } else if (!instance.usdt.empty()) {
-      split_usdt(instance, all);
-    } else {
-      all.push_back(std::move(instance));
-    }
-  }
-  return all;
 }
 
 }  // namespace spile::lang

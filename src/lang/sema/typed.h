@@ -122,6 +122,7 @@ struct Expr {
   Yields yields = Yields::kNothing;
   uint32_t offset = 0;       ///< in the context, bytes
   bool is_relative = false;  ///< kContextDataLoc
+  bool is_copied = false;    ///< kContext: never loaded directly
   bool is_unsigned = false;  ///< kCompare
   bool is_array = false;     ///< kStr: of a char array, whose bytes are the string
   uint64_t top = 0, div = 0;

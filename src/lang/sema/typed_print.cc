@@ -122,7 +122,8 @@ class Printer {
     clause_ = &clause;
     std::string probes;
     for (int probe : clause.probes) probes += fmt::format(" {}", probe);
-    static constexpr std::string_view kContexts[] = {"no context", "registers", "event"};
+    static constexpr std::string_view kContexts[] = {"no context", "registers", "event",
+                                                     "typed arguments"};
     line(0, "clause for probes{} ({}, {} bytes)", probes,
          kContexts[static_cast<int>(clause.context.kind)], clause.context.size_bytes);
     print_block(clause.body, 1);

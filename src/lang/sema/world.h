@@ -64,6 +64,14 @@ struct Tracepoint {
   std::vector<EventField> fields;  ///< common_* fields included
 };
 
+/// What the kernel's type information (BTF) describes by its arguments.
+enum class TypedEvent : uint8_t {
+  kRawTracepoint,  ///< what TP_PROTO says
+  kFunctionEntry,
+  kFunctionExit,  ///< the arguments, then the field "retval" where it returns something
+  kIterator,      ///< the fields of struct bpf_iter__NAME
+};
+
 /// Where one argument of a static tracepoint is when that is reached.
 struct UsdtArgument {
   enum class Place : uint8_t {
@@ -188,6 +196,17 @@ class World {
   }
   /// CPUs that may ever be there.
   virtual uint32_t cpu_count() { return 1; }
+  /// What rawtracepoint, fentry, fexit and iter name: one Tracepoint each, its category the module
+  /// ("" or "vmlinux" is the kernel proper), its fields the arguments at their places in the context
+  /// (8 bytes each). Only `*` is a wildcard, in both.
+  ///
+  /// Errors:  not found    nothing matches
+  ///          unsupported  this kernel has no type information; the message says what is missing
+  virtual Result<std::vector<Tracepoint>> typed_events(TypedEvent,
+                                                       std::string_view /*module*/,
+                                                       std::string_view /*name*/) {
+    return fail(ErrorCode::kUnsupported, "there is no type information of the kernel");
+  }
 
   // Names near a wrong one, nearest first, at most three, for "did you mean". Empty when there is
   // nothing near.

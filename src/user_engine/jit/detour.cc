@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "abi/private_stack.h"
 #include "user_engine/jit/emitter.h"
 #include "x86/decode.h"
 
@@ -21,6 +22,9 @@ constexpr uint32_t kHoleBytes = 8, kFlagsBytes = 8, kReturnAddressBytes = 8;
 /// The constants that Linux gives user mode: the segment selectors, and -1 for "not in a system
 /// call". Source: Linux arch/x86/include/asm/segment.h, __USER_CS and __USER_DS.
 constexpr int32_t kAlignmentCheck = 1 << 18;  ///< AC in eflags
+/// Words of xmm15 while it holds rax: bits 64 to 79 take ax as lahf and seto made it.
+constexpr int kFlagsWord = 4;
+constexpr int32_t kTakenBit = 0, kOwnerAt = offsetof(abi::PrivateStackControl, owner_sp);
 constexpr int32_t kUserCs = 0x33, kUserSs = 0x2b, kNoSystemCall = -1;
 
 /// What a C function may destroy: rax, rcx, rdx, rsi, rdi, r8 to r11.
@@ -68,6 +72,7 @@ class DetourEmitter {
     inline_ = can_inline();
     find_needs();
     lay_out();
+    choose_stack();
     SPILE_TRY_VOID(check_stack());
     SPILE_TRY_VOID(check_override());
     if (total_ > 0) hit();
@@ -175,19 +180,32 @@ class DetourEmitter {
     if (needs_.calls) total_ += kFlagsBytes;
   }
 
+  /// The target's own where it has the room: it is near, and nobody else wants it.
+  void choose_stack() {
+    if (total_ == 0 || !spec_.private_stacks || stack_bytes() <= limit()) return;
+    private_ = true;
+    total_ -= static_cast<uint32_t>(abi::kRedZoneBytes);
+    needs_.clobbers |= slot_of(x86::rax);
+    needs_.clobbers_flags = true;
+    saves_flags_ = spec_.flags_live || (needs_.reads & kFlagsSlot) != 0;
+  }
+
+  uint32_t limit() const {
+    constexpr auto most = static_cast<uint32_t>(abi::kMaxHitStackBytes);
+    return private_ ? most : std::min(spec_.stack_limit_bytes, most);
+  }
+
   uint32_t stack_bytes() const {
     bool pushes_flags = (needs_.reads & kFlagsSlot) != 0 || needs_.calls;  // when no program runs
     return total_ + std::max(needs_.stack_bytes, pushes_flags ? 8u : 0u);
   }
 
   Result<void> check_stack() const {
-    uint64_t limit = std::min<uint64_t>(spec_.stack_limit_bytes, abi::kMaxHitStackBytes);
-    if (total_ == 0 || stack_bytes() <= limit) return {};
+    if (total_ == 0 || stack_bytes() <= limit()) return {};
     return fail(ErrorCode::kUnsafe,
-                "a hit at {} would use {} bytes of the target's stack where {} may be used; "
-                "running programs on a "
-                "private stack is not built yet",
-                spec_.site, stack_bytes(), limit);
+                "a hit at {} would use {} bytes of stack where {} may be used: shorter strings, "
+                "fewer or smaller keys and variables take less",
+                spec_.site, stack_bytes(), limit());
   }
 
   Result<void> check_override() const {
@@ -212,8 +230,12 @@ class DetourEmitter {
     const bool is_gated = !spec_.programs.empty() && !calls_pending();
     if (is_gated) pad_to_gate(kWordBytes);
     const size_t entry = emit_.offset();
-    emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
+    if (private_)
+      emit_.op(Inst::kIdMovq, x86::xmm15, x86::rax);
+    else
+      emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
     if (is_gated) gates_.push_back({entry, emit_.offset(), kToDisplaced, 0, spec_.programs.size()});
+    if (private_) enter_private_stack();
     save();
     fill_context();
     if (needs_.calls) {
@@ -230,7 +252,78 @@ class DetourEmitter {
     if (needs_.calls) switch_alignment_check();
     if (needs_.overrides) return_instead();
     restore();
-    leave();
+    leave(offsetof(abi::HitFrame, ax));
+    if (private_) emit_.bind(past_hit_);
+  }
+
+  // ---- a private stack
+
+  /// Behind the first instruction, which keeps rax. Nothing below rsp is written, and all that a
+  /// signal handler may interrupt here is registers.
+  void enter_private_stack() {
+    const Mem taken = x86::dword_ptr(x86::rax), owner = x86::qword_ptr(x86::rax, kOwnerAt);
+    Label attempt = emit_.new_label(), got = emit_.new_label();
+    past_hit_ = emit_.new_label();
+    if (saves_flags_) {
+      emit_.op(Inst::kIdLahf, x86::ah);
+      emit_.op(Inst::kIdSeto, x86::al);
+      emit_.op(Inst::kIdPinsrw, x86::xmm15, x86::eax, Imm(kFlagsWord));
+    }
+    emit_.load_cpu(x86::rax, spec_.cpu, abi::kPrivateStackHints - 1);
+    emit_.op(Inst::kIdShl, x86::rax, Imm(abi::kPrivateStackShift));
+    emit_.op(Inst::kIdAdd, x86::rax, emit_.at(spec_.private_stacks->first_at, x86::rax));
+    emit_.bind(attempt);
+    emit_.locked(Inst::kIdBts, taken, Imm(kTakenBit));
+    emit_.jump_if(x86::CondCode::kNC, got);
+    emit_.op(Inst::kIdCmp, owner, x86::rsp);
+    emit_.jump_if(x86::CondCode::kE, got);
+    emit_.op(Inst::kIdAdd, x86::rax, Imm(static_cast<int32_t>(abi::kPrivateStackBytes)));
+    emit_.op(Inst::kIdCmp, x86::rax, emit_.at(spec_.private_stacks->end_at, x86::rax));
+    emit_.jump_if(x86::CondCode::kB, attempt);
+    skip_hit();
+    emit_.bind(got);
+    emit_.op(Inst::kIdMov, owner, x86::rsp);
+    emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rax, -static_cast<int32_t>(total_)));
+    emit_.op(Inst::kIdMovq, slot(offsetof(abi::HitFrame, ax)), x86::xmm15);
+    if (saves_flags_) {
+      emit_.op(Inst::kIdPextrw, x86::eax, x86::xmm15, Imm(kFlagsWord));
+      emit_.op(Inst::kIdMov, flags_word(), x86::rax);
+    }
+    emit_.op(Inst::kIdPxor, x86::xmm15, x86::xmm15);
+  }
+
+  /// No stack is free: as if nobody had probed the place.
+  void skip_hit() {
+    emit_.op(Inst::kIdMov, x86::rax, Imm(spec_.private_stacks->missed.value));
+    emit_.locked(Inst::kIdInc, x86::qword_ptr(x86::rax));
+    if (saves_flags_) {
+      emit_.op(Inst::kIdPextrw, x86::eax, x86::xmm15, Imm(kFlagsWord));
+      restore_flags_from_ax();
+    }
+    emit_.op(Inst::kIdMovq, x86::rax, x86::xmm15);
+    emit_.op(Inst::kIdPxor, x86::xmm15, x86::xmm15);
+    emit_.jump(past_hit_);
+  }
+
+  /// The stack is free for others once it is left; no flag changes.
+  void leave_private_stack(int32_t rax_from) {
+    const Mem taken = x86::dword_ptr(x86::rax), owner = x86::qword_ptr(x86::rax, kOwnerAt);
+    emit_.op(Inst::kIdMovq, x86::xmm15, slot(rax_from));
+    emit_.op(Inst::kIdLea, x86::rax, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+    emit_.op(Inst::kIdMov, x86::rsp, owner);
+    emit_.op(Inst::kIdMov, owner, Imm(0));
+    emit_.op(Inst::kIdMov, taken, Imm(0));
+    emit_.op(Inst::kIdMovq, x86::rax, x86::xmm15);
+    emit_.op(Inst::kIdPxor, x86::xmm15, x86::xmm15);
+  }
+
+  /// to = the target's stack pointer at the site.
+  void load_target_sp(const Gp& to) {
+    const auto above = static_cast<int32_t>(total_);
+    if (private_)
+      emit_.op(Inst::kIdMov, to, x86::qword_ptr(x86::rsp, above + kOwnerAt));
+    else
+      emit_.op(Inst::kIdLea, to, x86::ptr(x86::rsp, above));
   }
 
   // ---- gates
@@ -301,7 +394,10 @@ class DetourEmitter {
     emit_.bind(is_off);
   }
 
-  void leave() {
+  /// rsp as at the site, and rax what the frame has at `rax_from`. On the target's stack rax is in
+  /// place already.
+  void leave(int32_t rax_from) {
+    if (private_) return leave_private_stack(rax_from);
     emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
   }
 
@@ -313,23 +409,29 @@ class DetourEmitter {
     emit_.op(Inst::kIdCmp, slot(offsetof(abi::HitFrame, overridden)), Imm(0));
     emit_.jump_if(x86::CondCode::kEqual, goes_on);
     restore_registers();
-    emit_.op(Inst::kIdMov, x86::rax, slot(offsetof(abi::HitFrame, override_value)));
-    leave();
+    if (!private_) emit_.op(Inst::kIdMov, x86::rax, slot(offsetof(abi::HitFrame, override_value)));
+    leave(offsetof(abi::HitFrame, override_value));
     emit_.op(Inst::kIdRet);
     emit_.bind(goes_on);
   }
 
-  /// No instruction before lahf changes flags; rax is saved before lahf changes it.
+  /// No instruction before lahf changes flags; rax is saved before lahf changes it. On a private
+  /// stack both are in the frame already, and the flags are to be brought back to be seen.
   void save() {
     for (const Gp& reg : kSavable) {
       bool needed = ((needs_.reads | needs_.clobbers) & slot_of(reg)) != 0;
-      if (needed) emit_.op(Inst::kIdMov, slot(frame_offset(reg)), reg);
+      bool is_saved = private_ && reg == x86::rax;
+      if (needed && !is_saved) emit_.op(Inst::kIdMov, slot(frame_offset(reg)), reg);
+    }
+    if (private_ && (needs_.reads & kFlagsSlot) != 0) {
+      emit_.op(Inst::kIdMov, x86::rax, flags_word());
+      restore_flags_from_ax();
     }
     if ((needs_.reads & kFlagsSlot) != 0) {
       emit_.op(Inst::kIdPushfq);
       emit_.op(Inst::kIdPop, slot(offsetof(abi::HitFrame, flags)));
     }
-    if (saves_flags_) {
+    if (saves_flags_ && !private_) {
       emit_.op(Inst::kIdLahf, x86::ah);
       emit_.op(Inst::kIdSeto, x86::al);
       emit_.op(Inst::kIdMov, flags_word(), x86::rax);
@@ -402,7 +504,7 @@ class DetourEmitter {
 
   void load_register(const Gp& to, uint8_t reg) {
     if (reg == spile::x86::kRsp)
-      emit_.op(Inst::kIdLea, to, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+      load_target_sp(to);
     else
       emit_.op(Inst::kIdMov, to, slot(frame_offset(x86::gpq(reg))));
   }
@@ -429,7 +531,7 @@ class DetourEmitter {
   }
 
   void call_pending(const HelperCode& entry, uint32_t number) {
-    emit_.op(Inst::kIdLea, x86::rdi, x86::ptr(x86::rsp, static_cast<int32_t>(total_)));
+    load_target_sp(x86::rdi);
     emit_.op(Inst::kIdMov, x86::esi, Imm(number));
     emit_.call_helper(entry.address);
   }
@@ -437,17 +539,21 @@ class DetourEmitter {
   /// The instruction and the stack pointer that the program is to see.
   void fill_place(const DetourProgram& program) {
     if ((program.body->reads & kIpSlot) != 0) {
-      if (program.popped_bytes == 0)
+      if (program.popped_bytes == 0) {
         emit_.load_constant(x86::rax, spec_.site.value);
-      else
-        emit_.op(Inst::kIdMov, x86::rax, x86::qword_ptr(x86::rsp, static_cast<int32_t>(total_)));
+      } else {
+        load_target_sp(x86::rax);
+        emit_.op(Inst::kIdMov, x86::rax, x86::qword_ptr(x86::rax));
+      }
       emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, ip)), x86::rax);
     }
     const bool at_entry = spec_.at_entry && program.popped_bytes == 0;
     fill_constant(offsetof(abi::HitFrame, at_entry), at_entry ? 1 : 0);
     if ((program.body->reads & kSpSlot) != 0) {
-      emit_.op(Inst::kIdLea, x86::rax,
-               x86::ptr(x86::rsp, static_cast<int32_t>(total_ + program.popped_bytes)));
+      load_target_sp(x86::rax);
+      if (program.popped_bytes != 0)
+        emit_.op(Inst::kIdLea, x86::rax,
+                 x86::ptr(x86::rax, static_cast<int32_t>(program.popped_bytes)));
       emit_.op(Inst::kIdMov, slot(offsetof(abi::HitFrame, sp)), x86::rax);
     }
   }
@@ -475,14 +581,20 @@ class DetourEmitter {
   void restore() {
     if (saves_flags_) {
       emit_.op(Inst::kIdMov, x86::rax, flags_word());
-      emit_.op(Inst::kIdAdd, x86::al, Imm(127));
-      emit_.op(Inst::kIdSahf, x86::ah);
+      restore_flags_from_ax();
     }
     restore_registers();
   }
 
+  void restore_flags_from_ax() {
+    emit_.op(Inst::kIdAdd, x86::al, Imm(127));
+    emit_.op(Inst::kIdSahf, x86::ah);
+  }
+
+  /// On a private stack rax comes last: leave().
   void restore_registers() {
     for (const Gp& reg : kSavable) {
+      if (private_ && reg == x86::rax) continue;
       if ((needs_.clobbers & slot_of(reg)) != 0)
         emit_.op(Inst::kIdMov, reg, slot(frame_offset(reg)));
     }
@@ -503,7 +615,8 @@ class DetourEmitter {
     SPILE_TRY_VOID(relocate_inlined(detour.bytes));
     SPILE_TRY(detour.gates, finished_gates(detour.bytes));
     detour.displaced_offset = static_cast<uint32_t>(detour.bytes.size());
-    detour.stack_bytes = total_ == 0 ? 0 : stack_bytes();
+    detour.stack_bytes = total_ == 0 || private_ ? 0 : stack_bytes();
+    detour.on_private_stack = private_;
     detour.inlined = inline_ && inlined_at_ != 0;
     auto displaced = spec_.displaced(spec_.at + detour.bytes.size());
     if (!displaced) return forward(displaced, "displaced code of {}", spec_.site);
@@ -532,6 +645,9 @@ class DetourEmitter {
   std::optional<spile::x86::Insn> jump_;  ///< the site's, where a call may leave by it
   bool inline_ = false;
   bool saves_flags_ = false;
+  bool private_ =
+      false;        ///< the hit runs on a private stack; total_ reaches up to its control block
+  Label past_hit_;  ///< the displaced code
   int32_t frame_at_ = 0, flags_at_ = 0;  ///< from rsp while programs run
   uint32_t total_ = 0;  ///< what rsp is lowered by; 0: the detour is only the displaced code
   size_t inlined_at_ = 0;

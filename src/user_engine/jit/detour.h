@@ -22,6 +22,24 @@
 // Where notes of calls are kept and taken whether programs run or not, and where a site has several
 // programs, the gate is a nop of five bytes before a program, or a jump over it.
 //
+// Where the target's stack may have no room, the detour goes to a private stack instead of lowering
+// rsp, and writes nothing below rsp before it is there. What no instruction can do without a place
+// for one register is done with a vector register, which signal handlers save and restore like any:
+//
+//   at:   movq  %rax,%xmm15                     only where xmm15 is free (DetourSpec)
+//         lahf; seto %al; pinsrw $4,%eax,%xmm15
+//         rdpid %rax; and $127,%eax; shl $15,%rax; add first(%rip),%rax     this CPU's stack
+//   try:  lock btsl $0,(%rax); jnc got
+//         cmp   %rsp,8(%rax); je got            left behind by a hit that never ended
+//         add   $0x8000,%rax; cmp end(%rip),%rax; jb try
+//         <count the hit as missed, rax and flags back, jmp displaced>
+//   got:  mov   %rsp,8(%rax)
+//         lea   -frame(%rax),%rsp
+//         <rax and flags out of xmm15 into the frame; the rest as above, but for the way back:>
+//         movq  ax(%rsp),%xmm15; lea frame(%rsp),%rax; mov 8(%rax),%rsp
+//         movq  $0,8(%rax); movl $0,(%rax)      now the stack is another's
+//         movq  %xmm15,%rax; pxor %xmm15,%xmm15
+//
 // Where no program needs anything, the detour is only the displaced part. Nothing here depends on
 // the stack's alignment, on thread-local storage or on writable memory; it can be entered
 // recursively by signal handlers.
@@ -79,6 +97,13 @@ struct HitCounter {
   uint32_t cpu_mask = 0;
 };
 
+/// The pool of private stacks (abi/private_stack.h) as a detour finds it.
+struct PrivateStacks {
+  /// Where the addresses of the first control block and of the end lie: within +-2 GiB.
+  TargetAddr first_at, end_at;
+  TargetAddr missed;  ///< u64, added to where a hit finds no stack and is skipped
+};
+
 struct DetourSpec {
   TargetAddr at;    ///< where the detour will run
   TargetAddr site;  ///< the probed instruction: what programs see as ip
@@ -97,6 +122,9 @@ struct DetourSpec {
   /// What one hit may use below the target's rsp, red zone included. Go code has less than
   /// abi::kMaxHitStackBytes.
   uint32_t stack_limit_bytes = abi::kMaxHitStackBytes;
+  /// Where a hit runs that would need more than stack_limit_bytes. Only for sites where the low 128
+  /// bits of vector register 15 are zero or will not be read: they are zero afterwards.
+  std::optional<PrivateStacks> private_stacks;
   /// The site's displaced instructions for the address they land on, ending with their own way
   /// back.
   std::function<Result<std::vector<uint8_t>>(TargetAddr)> displaced;
@@ -113,14 +141,15 @@ struct Gate {
 
 /// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program,
 /// kMaxNoteBytes an event of a call, and what is inlined.
-inline constexpr size_t kMaxDetourBytes = 656, kMaxProgramCallBytes = 164, kMaxNoteBytes = 96;
+inline constexpr size_t kMaxDetourBytes = 848, kMaxProgramCallBytes = 164, kMaxNoteBytes = 96;
 
 struct Detour {
   std::vector<uint8_t> bytes;  ///< to be put at DetourSpec::at
   uint32_t displaced_offset =
       0;                     ///< where the displaced instructions begin: threads may be moved there
   uint32_t stack_bytes = 0;  ///< upper bound below the target's rsp, red zone included
-  bool inlined = false;      ///< the body was copied in
+  bool on_private_stack = false;  ///< then stack_bytes is 0: nothing below the target's rsp changes
+  bool inlined = false;           ///< the body was copied in
   std::vector<Gate> gates;
 };
 

@@ -58,6 +58,7 @@ void Emitter::note_writes(asmjit::InstId id, const Operand* operands, size_t cou
                                     &info));
   for (size_t i = 0; i < count; ++i) {
     if (!operands[i].isReg() || !info.operand(i).isWrite()) continue;
+    if (!operands[i].as<asmjit::BaseReg>().isGp()) continue;  // vector registers are the caller's
     uint32_t reg = operands[i].id();
     if (reg != kSpId) clobbers_ |= slot_bit(kFrameOffsets.at(reg));
   }

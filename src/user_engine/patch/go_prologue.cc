@@ -35,6 +35,14 @@ size_t go_stack_check_bytes(std::span<const uint8_t> bytes) {
   return matches(bytes, kThreadLocal) ? kThreadLocal.size() : 0;
 }
 
+bool is_go_function(std::string_view name) {
+  constexpr std::array<std::string_view, 5> kPartsOfC = {".cold", ".part.", ".isra.", ".constprop.",
+                                                         ".lto_priv."};
+  if (name.find('.') == std::string_view::npos) return false;
+  return std::ranges::none_of(
+      kPartsOfC, [&](std::string_view part) { return name.find(part) != std::string_view::npos; });
+}
+
 bool is_go_stack_checked(std::span<const uint8_t> bytes) {
   return go_stack_check_bytes(bytes) != 0;
 }

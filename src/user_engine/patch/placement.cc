@@ -64,12 +64,16 @@ void Placer::roll_back(const Mark& mark) {
 }
 
 Refusal Placer::refusal(const SitePlan& plan) {
-  return {RefusalKind::kTooShort,
-          plan.site,
-          {},
-          fmt::format("{}, and every jump that could be made of them leads to addresses that are "
-                      "taken",
-                      plan.reason)};
+  const bool crosses_page = plan.site.value % kPageBytes + kPatchBytes > kPageBytes;
+  return {
+      RefusalKind::kTooShort,
+      plan.site,
+      {},
+      fmt::format("{}, and {}", plan.reason,
+                  crosses_page ? "a jump of five would end on the next page, which the program "
+                                 "may unmap; none within the page has a free place to lead to"
+                               : "every jump that could be made of them leads to addresses that "
+                                 "are taken")};
 }
 
 Placer::Maybe Placer::pun_to_used_page(const SitePlan& plan) {

@@ -75,6 +75,22 @@ class Case {
     return *this;
   }
 
+  /// The same with an int3 at another offset.
+  Case& place_beside_trap(uint64_t offset, uint64_t trap) {
+    module_.text = {{TargetAddr(kText), text_}};
+    std::ranges::stable_sort(module_.functions, {}, &Function::start);
+    std::ranges::sort(free_, {}, &StoneSpace::Range::start);
+    const TargetAddr site = at(offset), trapped = at(trap);
+    plans = plan_windows(module_, {&site, 1});
+    auto beside = plan_traps(module_, {&trapped, 1});
+    EXPECT_TRUE(beside.front().has_value());
+    std::vector<const SitePlan*> pointers{&plans.sites.front(), &*beside.front()};
+    std::ranges::sort(pointers, {}, &SitePlan::site);
+    StoneSpace space(free_, 1000);
+    placements = place_short_sites(module_, pointers, space);
+    return *this;
+  }
+
   /// How the site of the i-th request was placed; empty: not.
   std::string how(size_t i = 0) const {
     const auto it = placements.placed.find(plans.outcomes.at(i)->site);
@@ -217,6 +233,20 @@ TEST(Placement, AnOrdinaryNextSiteIsPlacedToo) {
   EXPECT_EQ(c.how(0), "punned jump over a moved instruction");
   EXPECT_EQ(c.how(1), "jump") << "it must not depend on where its detour goes";
   EXPECT_TRUE(c.placements.evicted.empty());
+}
+
+TEST(Placement, LeavesAnInt3AndItsInstructionAlone) {
+  // Without the int3 the next instruction would be moved away, or placed too.
+  Case c = one_before_seven();
+  c.place_beside_trap(kSite, kSite + 1);
+  EXPECT_TRUE(c.placements.evicted.empty());
+  for (const auto& [i, placed] : c.placements.placed) {
+    for (const Edit& e : placed.edits)
+      EXPECT_TRUE(e.at + e.after.size() <= Case::at(kSite + 1) || e.at >= Case::at(kSite + 8));
+    for (const auto& r : placed.relies_on)
+      EXPECT_FALSE(r.start <= Case::at(kSite + 1) && Case::at(kSite + 1) < r.end);
+  }
+  EXPECT_EQ(c.placements.refused.size(), 1u);
 }
 
 TEST(Placement, AHopLeadsBehindInstructionsThatWereMoved) {

@@ -77,6 +77,7 @@ struct ModuleCode {
   /// The program's runtime turns memory faults into its own exceptions by looking at the faulting
   /// instruction's address (Go, Java, WebAssembly engines): then nothing that may fault is moved.
   bool handles_faults_by_address = false;
+  bool is_go = false;  ///< compiled by Go's own compiler
 };
 
 /// The safety rules. All on, always; a test switches one off to show the harm that it prevents.
@@ -168,9 +169,8 @@ struct SitePlan {
   std::vector<ProbedHead> probed;
   bool falls_through = true;  ///< control continues at site + window.size()
   bool may_fault =
-      false;  ///< a displaced instruction accesses memory other than stack and constants
-  bool go_stack_check = false;  ///< its function begins with Go's stack check
-  std::string reason;           ///< why this mechanism: "jump over 2 instructions"
+      false;           ///< a displaced instruction accesses memory other than stack and constants
+  std::string reason;  ///< why this mechanism: "jump over 2 instructions"
 
   TargetAddr window_end() const { return site + window.size(); }
   /// Where segments begin: 0 and the probed heads.
@@ -262,5 +262,9 @@ std::optional<x86::ResumePoint> rip_after_detach(const x86::RelocatedCode& displ
 ///   cmp 0x10(%r14),%rsp | lea -x(%rsp),%r12; cmp 0x10(%r14),%r12 | mov %fs:-8,%rcx; cmp
 ///   0x10(%rcx),%rsp (before 1.17)
 bool is_go_stack_checked(std::span<const uint8_t> bytes);
+
+/// In a Go program: Go's names have their package. Assembly's parts of functions and what C has put
+/// in have no dot in theirs, but for the parts that gcc makes of functions ("f.cold").
+bool is_go_function(std::string_view name);
 
 }  // namespace spile::patch

@@ -776,10 +776,35 @@ TEST(GoPrologue, IsRecognised) {
       Code{0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff, 0x48, 0x3b, 0x61, 0x10}));
   EXPECT_FALSE(is_go_stack_checked(kPlain));
   EXPECT_FALSE(is_go_stack_checked(Code{0x49, 0x3b}));
-  const auto plan =
-      Module().function(kSite, {0x49, 0x3b, 0x66, 0x10, 0x76, 0x02, 0x5d, 0xc3, 0xc3}).plan(kSite);
-  ASSERT_TRUE(plan) << plan.error().reason;
-  EXPECT_TRUE(plan->go_stack_check);
+}
+
+/// A nil pointer's fault at a place that Go does not know is its caller's panic, as long as the
+/// return address is at the stack pointer.
+TEST(GoFaults, MoveOnlyWhereTheStackIsAsAtTheEntry) {
+  const auto plan = [](const Code& code, std::string_view name, uint64_t offset = 0) {
+    const Module m = Module().function(kSite, code, name);
+    ModuleCode module = m.code();
+    module.handles_faults_by_address = module.is_go = true;
+    return plan_entry(module, m.at(kSite + offset));
+  };
+  const Code load = {0x48, 0x8b, 0x08, 0x90, 0x90, 0xc3};          // mov (%rax),%rcx
+  const Code second = {0x90, 0x48, 0x8b, 0x08, 0x90, 0x90, 0xc3};  // nop; mov (%rax),%rcx
+  const Code framed = {0x50, 0x48, 0x8b, 0x08, 0x59, 0x90, 0xc3};  // push; mov (%rax),%rcx; pop
+  const Code movs = {0xf3, 0xa4, 0x90, 0x90, 0x90, 0xc3};          // rep movsb
+  const Code push = {0xff, 0x30, 0x90, 0x90, 0x90, 0x58, 0xc3};    // push (%rax)
+  const Code tls = {0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff, 0xc3};  // mov %fs:-8,%rcx
+  EXPECT_TRUE(plan(load, "main.f"));
+  EXPECT_TRUE(plan(second, "main.f"));
+  EXPECT_TRUE(plan(movs, "main.f"));
+  EXPECT_TRUE(plan(tls, "part"));
+  EXPECT_FALSE(plan(load, "part")) << "may be jumped to";
+  EXPECT_FALSE(plan(push, "main.f"));
+  Code late(80, 0x90);
+  late.insert(late.end(), load.begin(), load.end());
+  EXPECT_FALSE(plan(late, "main.f", 80)) << "no window that begins at the entry";
+  // Behind the push the stack pointer is another: at most the push alone is moved.
+  const auto around = plan(framed, "main.f");
+  EXPECT_TRUE(!around || around->window.size() == 1);
 }
 
 // ---- windows of several probes, and such that begin earlier
@@ -972,6 +997,50 @@ TEST(ShortSite, IsRefusedForAnInstructionThatCannotMove) {
   const auto plan = Module().function(kSite, {0xcb, 0x58, 0x58, 0x58, 0x58, 0xc3}).plan(kSite, {});
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
+}
+
+Outcome trap_at(const Module& m, uint64_t offset) {
+  const TargetAddr site[] = {Module::at(offset)};
+  return plan_traps(m.code(), site).front();
+}
+
+TEST(Trap, ChangesOneByteWhereTheInstructionIsEnteredInside) {
+  // mov %rdi,%rax; jne into the middle of it: no jump fits.
+  const Code code = {0x48, 0x89, 0xf8, 0xff, 0xcf, 0x75, 0xfa, 0xc3};
+  const Module m = Module().function(kSite, code);
+  ASSERT_FALSE(m.plan(kSite, {}));
+  const auto plan = trap_at(m, kSite);
+  ASSERT_TRUE(plan) << plan.error().reason;
+  EXPECT_EQ(plan->mechanism, Mechanism::kTrap);
+  EXPECT_EQ(plan->written, 1);
+  EXPECT_EQ(plan->window, (Code{0x48, 0x89, 0xf8}));
+  EXPECT_EQ(plan->probed.size(), 1u);
+}
+
+TEST(Trap, IsRefusedWhereItsByteIsReadOrNotItsOwn) {
+  EXPECT_TRUE(trap_at(Module().function(kSite, kPlain), kSite));
+  EXPECT_FALSE(trap_at(Module().function(kSite, kPlain).reserve(kSite, 1, "reserved"), kSite));
+  EXPECT_FALSE(trap_at(Module().function(kSite, {0xcc, 0xc3}), kSite)) << "somebody else's";
+  EXPECT_FALSE(trap_at(Module().function(kSite, kPlain), kSite + 0x800)) << "no function";
+}
+
+TEST(Trap, IsRefusedForAnInstructionThatCannotMove) {
+  const auto plan = trap_at(Module().function(kSite, {0xcb, 0xc3}), kSite);
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().kind, RefusalKind::kInstruction);
+}
+
+TEST(Trap, IsRefusedInsideAnInstruction) {
+  EXPECT_FALSE(trap_at(Module().function(kSite, {0x48, 0x89, 0xf8, 0xc3}), kSite + 1));
+}
+
+TEST(Trap, LeavesThreadsBehindTheByteWhereTheyAre) {
+  const auto plan = trap_at(Module().function(kSite, kPlain), kSite);
+  ASSERT_TRUE(plan);
+  const auto copy = displaced_code(*plan, Module::at(0x8000));
+  ASSERT_TRUE(copy);
+  const TargetAddr behind = Module::at(kSite) + plan->window.size();
+  EXPECT_EQ(*rip_after_attach(*plan, segments(*copy), behind, false), behind);
 }
 
 TEST(ShortSite, CanBeAskedForWhereAJumpWouldFit) {

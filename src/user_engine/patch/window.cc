@@ -49,10 +49,18 @@ bool is_call(const x86::Insn& insn) {
   return insn.kind == Kind::kCall || insn.kind == Kind::kCallIndirect;
 }
 
-/// Memory of the own stack frame and of the module is there; other memory may not be. String
-/// instructions and xlat have no ModRM operand, push and pop use the stack.
-bool may_fault(const x86::Insn& insn) {
-  if (insn.has_memory) return !insn.rip_relative && insn.base != x86::kRsp;
+/// mov %fs:-8,%r14: the thread's own variables.
+bool is_thread_local(const x86::Insn& insn, std::span<const uint8_t> bytes) {
+  constexpr uint8_t kFs = 0x64;
+  const bool is_constant = insn.base == x86::kNoReg && insn.index == x86::kNoReg;
+  return is_constant && bytes.front() == kFs;
+}
+
+/// Memory of the own stack frame, of the thread and of the module is there; other memory may not
+/// be. String instructions and xlat have no ModRM operand, push and pop use the stack.
+bool may_fault(const x86::Insn& insn, std::span<const uint8_t> bytes) {
+  if (insn.has_memory)
+    return !insn.rip_relative && insn.base != x86::kRsp && !is_thread_local(insn, bytes);
   return insn.implicit_memory && (insn.writes & 1u << x86::kRsp) == 0 && !is_call(insn);
 }
 
@@ -179,7 +187,7 @@ Window::MaybeRefusal Window::take_trap() {
   for (const auto check : {&Window::check_changed_bytes, &Window::check_reserved}) {
     if (auto r = (this->*check)()) return r;
   }
-  plan_.reason = "an int3 over the first byte: a signal a hit, some 0.5 to 2 us";
+  plan_.reason = "an int3 over the first byte: a signal a hit, microseconds";
   return std::nullopt;
 }
 
@@ -253,7 +261,6 @@ void Window::add_probe(TargetAddr a) {
 
 SitePlan Window::finish() {
   std::copy_n(bytes_.begin(), std::min(kPatchBytes, bytes_.size()), plan_.before.begin());
-  plan_.go_stack_check = is_go_stack_checked(scene_->map.text_from(function_->start));
   return std::move(plan_);
 }
 
@@ -301,9 +308,24 @@ Window::MaybeRefusal Window::check_is_head() const {
 
 /// Go's stack check reads the goroutine's descriptor, which is there.
 bool Window::may_fault_here(const x86::Insn& insn, size_t offset) const {
-  if (!may_fault(insn)) return false;
+  if (!may_fault(insn, bytes_.subspan(offset))) return false;
   const TargetAddr start = function_->start;
   return at(offset + insn.length) > start + go_stack_check_bytes(scene_->map.text_from(start));
+}
+
+/// Go's handler takes a fault at an unknown address for a bad call if it finds a return address at
+/// the stack pointer: the caller panics (runtime/panic.go, shouldPushSigpanic, before 1.15
+/// preparePanic). As long as a function has pushed nothing that is what happens anyhow, but that
+/// the trace lacks a line: nothing was deferred in it yet. Parts of assembly, whose names have no
+/// package, may be jumped to with something on the stack.
+bool Window::faults_in_caller(const x86::Insn& insn) const {
+  if (!scene_->map.module().is_go || !is_entry() || insn.kind != Kind::kPlain) return false;
+  if (!is_go_function(function_->name)) return false;
+  constexpr auto moves_stack = [](const x86::Insn& i) { return (i.writes >> x86::kRsp & 1) != 0; };
+  return !moves_stack(insn) && std::ranges::none_of(plan_.heads, [&](uint8_t head) {
+    const auto before = scene_->sweeps.insn(at(head));
+    return !before || moves_stack(*before);
+  });
 }
 
 Window::MaybeRefusal Window::check_instruction(const x86::Insn& insn, size_t offset) {
@@ -321,11 +343,14 @@ Window::MaybeRefusal Window::check_instruction(const x86::Insn& insn, size_t off
     return refusal(RefusalKind::kCall, offset, "the call at {} would return into the patch",
                    at(offset));
   }
-  if (may_fault_here(insn, offset) && scene_->map.module().handles_faults_by_address) {
-    return refusal(
-        RefusalKind::kInstruction, offset,
-        "`{}` cannot be moved: it may fault, and this program handles faults by their address",
-        x86::format_insn(bytes_.subspan(offset), at(offset)));
+  if (may_fault_here(insn, offset) && scene_->map.module().handles_faults_by_address &&
+      !faults_in_caller(insn)) {
+    return refusal(RefusalKind::kInstruction, offset, "`{}` cannot be moved: {}",
+                   x86::format_insn(bytes_.subspan(offset), at(offset)),
+                   scene_->map.module().is_go
+                       ? "Go makes a panic of a nil pointer's fault by the address of the "
+                         "instruction, which must be one of the function once that has a frame"
+                       : "it may fault, and this program handles faults by their address");
   }
   if (auto ok = x86::check_relocatable(insn); !ok) {
     return refusal(RefusalKind::kInstruction, offset, "`{}` cannot be moved: {}",

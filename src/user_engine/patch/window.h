@@ -90,6 +90,7 @@ class Window {
   MaybeRefusal check_padding(size_t size) const;
   MaybeRefusal check_changed_bytes() const;
   MaybeRefusal check_reserved() const;
+  bool faults_in_caller(const x86::Insn& insn) const;
   MaybeRefusal take_next();
   MaybeRefusal take_until(size_t want, TargetAddr through);
   MaybeRefusal begin();

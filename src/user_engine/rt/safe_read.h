@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "abi/code_region.h"
+#include "abi/private_stack.h"
 #include "user_engine/rt/atomics.h"
 #include "user_engine/rt/cpu.h"
 #include "user_engine/rt/identity.h"
@@ -47,12 +48,23 @@ inline uint64_t thread_stack_end(const abi::RtConsts& consts, uint64_t sp) {
   return control_block > sp ? control_block : 0;
 }
 
+/// The stack pointer of the code that was hit, or somewhat below it: also where the hit runs on a
+/// stack of ours.
+inline uint64_t target_stack_pointer(const abi::RtConsts& consts) {
+  const uint64_t sp = stack_pointer();
+  const uint64_t offset = sp - consts.private_pool;
+  if (consts.private_pool == 0 || offset >= abi::kPrivatePoolBytes) return sp;
+  return load_relaxed(&reinterpret_cast<const abi::PrivateStackControl*>(
+                           consts.private_pool + abi::private_control_offset(offset))
+                           ->owner_sp);
+}
+
 /// Bytes from `address` on that may be loaded plainly: to the end of the safe range that holds it;
 /// 0 where none does.
 inline uint64_t plain_bytes(const abi::RtConsts& consts, uint64_t address) {
   if (address - consts.data_base < consts.data_size)
     return consts.data_size - (address - consts.data_base);
-  const uint64_t sp = stack_pointer();
+  const uint64_t sp = target_stack_pointer(consts);
   if (address >= sp) {
     const uint64_t page_end = (sp | (kPageBytes - 1)) + 1;
     if (address < page_end) return page_end - address;

@@ -314,8 +314,14 @@ TEST_F(ThreadStacks, AreNotTakenForOtherStacks) {
   constexpr size_t kAltBytes = 1 << 16;
   in_thread([&](const TestCode& confined) {
     code = &confined;
-    void* memory =
-        mmap(nullptr, kAltBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // Below the thread's stack: its control block is above, and what is in between is not ours.
+    const uint64_t begin = rt::read_fs_u64(stack_words_offset());
+    void* memory = MAP_FAILED;
+    for (uint64_t below = 1; below < 256 && memory == MAP_FAILED; ++below)
+      memory =
+          mmap(reinterpret_cast<void*>(begin - (below << 25)), kAltBytes, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    ASSERT_NE(memory, MAP_FAILED);
     stack_t alternate{.ss_sp = memory, .ss_flags = 0, .ss_size = kAltBytes}, off{};
     off.ss_flags = SS_DISABLE;
     sigaltstack(&alternate, nullptr);

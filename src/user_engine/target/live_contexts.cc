@@ -25,6 +25,7 @@
 #include <optional>
 #include <set>
 
+#include "abi/private_stack.h"
 #include "user_engine/target/threads_inside.h"
 
 namespace spile::target {
@@ -133,8 +134,13 @@ class Walk {
   Walk(const StoppedProcess& process,
        size_t thread,
        const std::vector<os::MapEntry>& maps,
+       const AddressRange& private_stacks,
        Frames& frames)
-      : process_(process), thread_(process.threads()[thread]), maps_(maps), frames_(frames) {
+      : process_(process),
+        thread_(process.threads()[thread]),
+        maps_(maps),
+        private_stacks_(private_stacks),
+        frames_(frames) {
     const TargetAddr fs(thread_.registers.fs_base);
     // The psABI's thread pointer points to itself; Go's own does not.
     has_libc_ = fs.value != 0 && process.memory().read_value<uint64_t>(fs).value_or(0) == fs.value;
@@ -147,6 +153,7 @@ class Walk {
     for (size_t i = 0; i < stacks_.size(); ++i) {
       auto stack = extent(stacks_[i]);
       if (!stack) continue;  // the frame was none, or its context cannot run
+      if (private_stacks_.contains(TargetAddr(stacks_[i]))) follow_home(stacks_[i]);
       if (!search(*stack, stacks_[i], found) || !stack->whole) whole = false;
       if (stacks_.size() > kMaxStacksPerThread || frames_seen_ > kMaxFramesPerThread) return false;
     }
@@ -173,7 +180,21 @@ class Walk {
     return end;
   }
 
+  TargetAddr control_of(uint64_t private_sp) const {
+    const TargetAddr pool = private_stacks_.start;
+    return pool + abi::private_control_offset(private_sp - pool.value);
+  }
+
+  /// From a private stack to the target's: 0 where the hit has not left that yet, or is back.
+  void follow_home(uint64_t private_sp) {
+    const TargetAddr owner = control_of(private_sp) + offsetof(abi::PrivateStackControl, owner_sp);
+    const uint64_t home = process_.memory().read_value<uint64_t>(owner).value_or(0);
+    if (home != 0 && std::ranges::find(stacks_, home) == stacks_.end()) stacks_.push_back(home);
+  }
+
   std::optional<Extent> extent(uint64_t sp) const {
+    if (private_stacks_.contains(TargetAddr(sp)))
+      return Extent{TargetAddr(sp & ~uint64_t{7}), control_of(sp)};
     const os::MapEntry* map = map_of(sp);
     if (map == nullptr) {
       if (map_of(sp - 1) == nullptr) return std::nullopt;
@@ -235,6 +256,7 @@ class Walk {
   const StoppedProcess& process_;
   const StoppedThread& thread_;
   const std::vector<os::MapEntry>& maps_;
+  const AddressRange private_stacks_;
   Frames& frames_;
   bool has_libc_ = false;
   std::vector<uint64_t> stacks_;  ///< stack pointers to search from; each once
@@ -244,26 +266,31 @@ class Walk {
 }  // namespace
 
 LiveContexts live_contexts(const StoppedProcess& process,
-                           const std::function<bool(TargetAddr)>& points_there) {
+                           const std::function<bool(TargetAddr)>& points_there,
+                           AddressRange private_stacks) {
   LiveContexts result;
   auto maps = process.target().maps();
   Frames frames(process.memory());
   for (size_t i = 0; i < process.threads().size(); ++i) {
     std::set<TargetAddr> known;  // a frame may be met again from another stack pointer
-    const bool whole = maps && Walk(process, i, *maps, frames).run([&](const Frame& frame) {
-      if (!known.insert(frame.rip_at).second || !points_there(TargetAddr(frame.rip))) return;
-      result.found.push_back({i, TargetAddr(frame.rip), frame.rip_at});
-    });
+    const bool whole =
+        maps && Walk(process, i, *maps, private_stacks, frames).run([&](const Frame& frame) {
+          if (!known.insert(frame.rip_at).second || !points_there(TargetAddr(frame.rip))) return;
+          result.found.push_back({i, TargetAddr(frame.rip), frame.rip_at});
+        });
     if (!whole) result.incomplete.push_back(i);
   }
   return result;
 }
 
-LiveContexts live_contexts(const StoppedProcess& process, std::span<const AddressRange> ranges) {
-  return live_contexts(process, [&](TargetAddr a) {
+LiveContexts live_contexts(const StoppedProcess& process,
+                           std::span<const AddressRange> ranges,
+                           AddressRange private_stacks) {
+  const auto points_there = [&](TargetAddr a) {
     return std::ranges::any_of(ranges,
                                [a](const AddressRange& range) { return range.contains(a); });
-  });
+  };
+  return live_contexts(process, points_there, private_stacks);
 }
 
 }  // namespace spile::target

@@ -368,6 +368,14 @@ Result<Target> Target::open(pid_t pid) {
   if (pid <= 0) return fail(ErrorCode::kInvalid, "{} is not a process id", pid);
   if (pid == ::getpid())
     return fail(ErrorCode::kUnsupported, "a process cannot trace itself from outside");
+  return open_process(pid);
+}
+
+Result<Target> Target::open_self() {
+  return open_process(::getpid());
+}
+
+Result<Target> Target::open_process(pid_t pid) {
   auto status = os::read_status(pid);
   if (!status) return fail(ErrorCode::kNotFound, "there is no process {}", pid);
   SPILE_TRY_VOID(check_kind(pid, *status));

@@ -83,6 +83,8 @@ class Target {
   ///          denied        with the rule that forbids it: another user's process, dumpable off,
   ///          Yama, namespaces busy          already traced; the tracer is named
   static Result<Target> open(pid_t pid);
+  /// The calling process, to be looked at: it cannot stop itself. Errors: as open().
+  static Result<Target> open_self();
 
   pid_t pid() const { return pid_; }
   uint64_t start_time() const { return start_time_; }
@@ -109,6 +111,7 @@ class Target {
 
  private:
   Target() = default;
+  static Result<Target> open_process(pid_t pid);
   pid_t pid_ = 0;
   uint64_t start_time_ = 0;
   std::string name_;

@@ -8,6 +8,7 @@
 
 #include <set>
 
+#include "abi/private_stack.h"
 #include "user_engine/target/test_program.h"
 #include "user_engine/target/threads_inside.h"
 
@@ -339,6 +340,33 @@ TEST(LiveContexts, AreSeenOnACoroutineOfALargeMapping) {
 
 TEST(LiveContexts, EndWithTheHandlerAlthoughItsFrameIsStillThere) {
   EXPECT_EQ(live_in("beside"), std::pair(size_t{0}, size_t{0}));
+}
+
+/// As AreSeenOnACoroutineOfALargeMapping, but the thread has just gone to a private stack: further
+/// up the same large mapping, where nothing is.
+TEST(LiveContexts, AreSeenFromAPrivateStackToo) {
+  Program program = Program::start({build_program("frames.c", "cc -O1"), "other"});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [&](StoppedProcess& process) {
+    const AddressRange text = text_of(process);
+    const os::Registers before = process.threads()[0].registers;
+    const TargetAddr start((before.rsp & ~uint64_t{0xfff}) + (16 << 20));
+    const AddressRange pool{start, start + abi::kPrivatePoolBytes};
+    const uint64_t owner_at =
+        abi::private_control_offset(0) + offsetof(abi::PrivateStackControl, owner_sp);
+    ASSERT_TRUE(process.memory().write(start + owner_at,
+                                       {reinterpret_cast<const uint8_t*>(&before.rsp), 8}));
+    os::Registers inside = before;
+    inside.rsp = start.value + abi::private_control_offset(0) - 512;
+    ASSERT_TRUE(process.set_registers(0, inside));
+    EXPECT_EQ(live_contexts(process, {&text, 1}).found.size(), 0u) << "without the pool";
+    const LiveContexts live = live_contexts(process, {&text, 1}, pool);
+    EXPECT_EQ(live.found.size(), 1u);
+    EXPECT_EQ(live.incomplete.size(), 0u);
+    ASSERT_TRUE(process.set_registers(0, before));
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
 }
 
 TEST(LiveContexts, AreFewInAGoProgramWithALargeHeap) {

@@ -62,9 +62,15 @@ struct LiveContexts {
 ///             program made itself: where it ends is not known, and such mappings may be heaps of
 ///             many GiB.
 /// Cost: some 0.2 ms a MiB of stack in use; memory that several threads' stacks share is read once.
+///
+/// `private_stacks`: our pool of them (abi/private_stack.h); empty: none. A thread whose stack
+/// pointer is in there has the rest of its frames on the stack that it came from.
 LiveContexts live_contexts(const StoppedProcess& process,
-                           const std::function<bool(TargetAddr)>& points_there);
-LiveContexts live_contexts(const StoppedProcess& process, std::span<const AddressRange> ranges);
+                           const std::function<bool(TargetAddr)>& points_there,
+                           AddressRange private_stacks = {});
+LiveContexts live_contexts(const StoppedProcess& process,
+                           std::span<const AddressRange> ranges,
+                           AddressRange private_stacks = {});
 
 /// Clears rseq_cs in every thread where descriptor, code or abort address lies in one of the
 /// ranges. A thread whose rip is inside such a sequence is moved to its abort address first, as the

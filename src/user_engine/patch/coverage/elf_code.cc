@@ -96,7 +96,8 @@ class ElfReader {
     SPILE_TRY_VOID(read_sections());
     read_segments();
     for (const auto& s : sections_) read_section(s);
-    out_.module.handles_faults_by_address = has_section(".gopclntab");
+    out_.module.is_go = has_section(".gopclntab");
+    out_.module.handles_faults_by_address = out_.module.is_go;
     finish();
     return {};
   }

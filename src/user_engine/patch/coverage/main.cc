@@ -3,6 +3,7 @@
 //   --instructions every instruction: alone, and all of a function at once
 //   --first N      only the first N functions
 //   --every N      only every N-th function
+//   --traps        an int3 where no jump fits, as with --allow-trap
 //   --show N       print N refusals of each kind
 #include <fmt/format.h>
 
@@ -26,7 +27,7 @@ using namespace spile::patch;
 constexpr size_t kUnlimited = SIZE_MAX;
 
 struct Options {
-  bool all = false, instructions = false;
+  bool all = false, instructions = false, traps = false;
   size_t show = 0, limit = SIZE_MAX, every = 1;
 };
 
@@ -46,6 +47,7 @@ class Stopwatch {
 
 /// What became of a number of requests.
 struct Tally {
+  bool traps = false;
   double planning_seconds = 0;
   size_t asked = 0, accepted = 0, flags_live = 0, edits = 0, pages = 0, max_pages = 0;
   std::map<std::string, size_t> ways;
@@ -59,6 +61,20 @@ struct Tally {
     refusals[std::string(to_string(r.kind))].push_back(
         r.instruction.empty() ? fmt::format("{}: {}", r.address, r.reason)
                               : fmt::format("{} ({}): {}", r.address, r.instruction, r.reason));
+  }
+
+  /// What is refused is asked for as an int3.
+  void refuse(const ElfCode& code, TargetAddr site, const Refusal& r) {
+    if (traps) {
+      const Outcome trap = plan_traps(code.module, {&site, 1}).front();
+      if (trap) {
+        ++accepted;
+        flags_live += trap->probed.front().flags_live;
+        ++ways[std::string(to_string(trap->mechanism))];
+        return;
+      }
+    }
+    refuse(r);
   }
 
   void print(std::string_view title, size_t show) const {
@@ -94,16 +110,17 @@ void count_together(const ElfCode& code, std::span<const TargetAddr> sites, Tall
   for (const auto& range : space.pages())
     pages += static_cast<size_t>(range.end - range.start) / StoneSpace::kPageBytes;
   tally.max_pages = std::max(tally.max_pages, pages);
-  for (const auto& outcome : plans.outcomes) {
+  for (size_t i = 0; i < plans.outcomes.size(); ++i) {
+    const auto& outcome = plans.outcomes[i];
     ++tally.asked;
     if (!outcome) {
-      tally.refuse(outcome.error());
+      tally.refuse(code, sites[i], outcome.error());
       continue;
     }
     const SitePlan& plan = plans.sites[outcome->site];
     if (const auto refused = placements.refused.find(outcome->site);
         refused != placements.refused.end()) {
-      tally.refuse(refused->second);
+      tally.refuse(code, sites[i], refused->second);
       continue;
     }
     ++tally.accepted;
@@ -119,10 +136,11 @@ void count_together(const ElfCode& code, std::span<const TargetAddr> sites, Tall
 void count_alone(const ElfCode& code, std::span<const TargetAddr> sites, Tally& tally) {
   const auto outcomes = plan_sites(code.module, sites);
   std::vector<SitePlan> shorts;
-  for (const Outcome& o : outcomes) {
+  for (size_t i = 0; i < outcomes.size(); ++i) {
+    const Outcome& o = outcomes[i];
     ++tally.asked;
     if (!o) {
-      tally.refuse(o.error());
+      tally.refuse(code, sites[i], o.error());
     } else if (o->mechanism == Mechanism::kShort) {
       shorts.push_back(*o);
     } else {
@@ -134,7 +152,7 @@ void count_alone(const ElfCode& code, std::span<const TargetAddr> sites, Tally& 
   const auto placements = place_each_alone(code.module, shorts, process_model(code, kUnlimited));
   for (size_t i = 0; i < placements.size(); ++i) {
     if (!placements[i]) {
-      tally.refuse(placements[i].error());
+      tally.refuse(code, shorts[i].site, placements[i].error());
       continue;
     }
     ++tally.accepted;
@@ -185,6 +203,7 @@ int report(const std::string& path, const Options& options) {
   fmt::print("{}: {:.1f} MB of text\n", path, static_cast<double>(text_bytes) / 1e6);
   const auto show = [&](const char* title, std::span<const TargetAddr> sites, auto count) {
     Tally tally;
+    tally.traps = options.traps;
     const Stopwatch watch;
     count(*code, sites, tally);
     tally.print(fmt::format("{} ({})", title, tally.asked), options.show);
@@ -211,6 +230,8 @@ int main(int argc, char** argv) {
       options.all = true;
     } else if (arg == "--instructions") {
       options.instructions = true;
+    } else if (arg == "--traps") {
+      options.traps = true;
     } else if (arg == "--show" && i + 1 < argc) {
       options.show = number();
     } else if (arg == "--first" && i + 1 < argc) {

@@ -1,0 +1,45 @@
+/* The kernel's names for probes on the program itself: what a kernel module writes, in C, for a program's own functions.
+ *
+ *   static struct kprobe kp = { .symbol_name = "f", .pre_handler = handler };
+ *   ret = register_kprobe(&kp);
+ *
+ * The rules are those of probes.h. Not there: fault_handler (the kernel dropped it in 5.14), kernel data (current, mm).
+ * Do not include <asm/ptrace.h> together with this.
+ */
+#ifndef SPILE_KPROBES_H
+#define SPILE_KPROBES_H
+
+#include <spile/module.h>
+#include <spile/probes.h>
+
+#define kprobe spile_kprobe
+#define kretprobe spile_kretprobe
+#define kretprobe_instance spile_kretprobe_instance
+#define pt_regs spile_regs
+
+#define KPROBE_FLAG_GONE SPILE_FLAG_GONE
+#define KPROBE_FLAG_DISABLED SPILE_FLAG_DISABLED
+#define KPROBE_FLAG_OPTIMIZED SPILE_FLAG_OPTIMIZED
+#define KPROBE_FLAG_FTRACE SPILE_FLAG_FTRACE
+#define KPROBE_FLAG_ON_FUNC_ENTRY SPILE_FLAG_ON_FUNC_ENTRY
+
+#define register_kprobe spile_register_kprobe
+#define register_kprobes spile_register_kprobes
+#define enable_kprobe spile_enable_kprobe
+#define disable_kprobe spile_disable_kprobe
+#define register_kretprobe spile_register_kretprobe
+
+static inline void unregister_kprobe(struct kprobe* p) { (void)spile_unregister_kprobe(p); }
+static inline void unregister_kprobes(struct kprobe** list, int count) { (void)spile_unregister_kprobes(list, count); }
+static inline void unregister_kretprobe(struct kretprobe* rp) { (void)spile_unregister_kretprobe(rp); }
+
+static inline unsigned long regs_return_value(struct pt_regs* regs) { return regs->ax; }
+static inline void regs_set_return_value(struct pt_regs* regs, unsigned long value) { regs->ax = value; }
+static inline unsigned long instruction_pointer(struct pt_regs* regs) { return regs->ip; }
+static inline void instruction_pointer_set(struct pt_regs* regs, unsigned long ip) { regs->ip = ip; }
+static inline unsigned long kernel_stack_pointer(struct pt_regs* regs) { return regs->sp; }
+static inline unsigned long regs_get_kernel_argument(struct pt_regs* regs, unsigned n) { return spile_argument(regs, n); }
+static inline void override_function_with_return(struct pt_regs* regs) { spile_return_from_function(regs, regs->ax); }
+static inline struct kretprobe* get_kretprobe(struct kretprobe_instance* ri) { return ri->rp; }
+
+#endif

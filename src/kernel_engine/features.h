@@ -1,0 +1,32 @@
+// What the running kernel offers, found by trying: version numbers lie where features are
+// backported or left out.
+#pragma once
+
+#include <optional>
+
+#include "base/error.h"
+
+namespace spile::kernel_engine {
+
+/// Each question is asked of the kernel once. One thread uses it.
+class Features {
+ public:
+  bool kprobe_session();
+  bool kprobe_multi();
+  bool uprobe_multi();
+  /// uprobe.multi whose pid means a process; that of 6.6 to 6.9 meant one thread.
+  bool uprobe_multi_with_pid();
+  bool perf_link();      ///< BPF_LINK_CREATE on perf events, with a cookie (5.15)
+  bool ring_buffer();    ///< BPF_MAP_TYPE_RINGBUF (5.8)
+  bool kernel_types();   ///< /sys/kernel/btf/vmlinux
+  bool kprobe_events();  ///< the PMU "kprobe"
+  /// Programs can be loaded. Errors: denied.
+  Result<void> programs();
+
+ private:
+  bool ask(std::optional<bool>& known, bool (*question)());
+  std::optional<bool> session_, kprobe_multi_, uprobe_multi_, uprobe_pid_, perf_link_, ring_, btf_,
+      kprobes_;
+};
+
+}  // namespace spile::kernel_engine

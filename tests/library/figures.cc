@@ -1,0 +1,120 @@
+// What probes and tracepoints of the library cost, in one run: added to the bare call, the least of several rounds.
+#include <spile/probes.h>
+#include <spile/tracepoint.hpp>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <initializer_list>
+
+SPILE_TRACEPOINT(figures, pass, (long, n))
+
+#define KEPT extern "C" __attribute__((noinline, noclone, noipa))
+KEPT void bare(long n) { __asm__ volatile("nop\nnop\nnop\nnop\nnop\nnop\nnop\nnop\n" : : "r"(n)); }
+KEPT void with_tracepoint(long n) {
+  trace_figures_pass(n);
+  __asm__ volatile("nop\nnop\nnop\nnop\nnop\nnop\nnop\nnop\n" : : "r"(n));
+}
+KEPT void probed(long n) { __asm__ volatile("nop\nnop\nnop\nnop\nnop\nnop\nnop\nnop\n" : : "r"(n)); }
+extern "C" void trapped(long n);
+__asm__(".text\n.balign 16\n.globl trapped\n.type trapped,@function\ntrapped: movabs $7,%rdx\n"
+        "0: xor %ecx,%ecx\n1: inc %rcx\ncmp $1,%rcx\njb 1b\njo 0b\nret\n.size trapped, .-trapped\n");
+
+namespace {
+
+template <class F>
+double ns_each(F f, long count) {
+  double best = 1e18;
+  for (int round = 0; round < 300; ++round) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (long i = 0; i < count; ++i) f(i);
+    const std::chrono::duration<double, std::nano> taken = std::chrono::steady_clock::now() - begin;
+    if (taken.count() / static_cast<double>(count) < best) best = taken.count() / static_cast<double>(count);
+  }
+  return best;
+}
+
+void figure(const char* name, double ns) { std::printf("%-52s %9.2f ns\n", name, ns); }
+
+int nothing(spile_kprobe*, spile_regs*) { return 0; }
+void nothing_behind(spile_kprobe*, spile_regs*, unsigned long) {}
+
+double with_kprobe(const char* symbol, unsigned offset, unsigned options, bool behind, void (*f)(long), long count) {
+  spile_kprobe p = {};
+  p.symbol_name = symbol;
+  p.offset = offset;
+  p.options = options;
+  p.pre_handler = nothing;
+  if (behind) p.post_handler = nothing_behind;
+  if (spile_register_kprobe(&p) != 0) {
+    std::printf("%s+%u: %s\n", symbol, offset, spile_error_text());
+    return 0;
+  }
+  const double ns = ns_each(f, count);
+  spile_unregister_kprobe(&p);
+  return ns;
+}
+
+double with_fprobe(unsigned options, long count) {
+  spile_fprobe fp = {};
+  fp.options = options | SPILE_ALLOW_TRAP;
+  fp.entry_data_size = 8;
+  fp.entry_handler = [](spile_fprobe*, unsigned long, unsigned long, spile_regs*, void*) { return 0; };
+  fp.exit_handler = [](spile_fprobe*, unsigned long, unsigned long, spile_regs*, void*) {};
+  const char* symbols[] = {"probed"};
+  if (spile_register_fprobe_syms(&fp, symbols, 1) != 0) {
+    std::printf("fprobe: %s\n", spile_error_text());
+    return 0;
+  }
+  const double ns = ns_each(probed, count);
+  spile_unregister_fprobe(&fp);
+  return ns;
+}
+
+void register_and_unregister() {
+  double best_add = 1e18, best_remove = 1e18;
+  for (int i = 0; i < 30; ++i) {
+    spile_kprobe p = {};
+    p.symbol_name = "probed";
+    p.pre_handler = nothing;
+    const auto a = std::chrono::steady_clock::now();
+    spile_register_kprobe(&p);
+    const auto b = std::chrono::steady_clock::now();
+    spile_unregister_kprobe(&p);
+    const auto c = std::chrono::steady_clock::now();
+    const auto add = std::chrono::duration<double, std::micro>(b - a).count();
+    const auto remove = std::chrono::duration<double, std::micro>(c - b).count();
+    if (add < best_add) best_add = add;
+    if (remove < best_remove) best_remove = remove;
+  }
+  std::printf("%-52s %9.0f us\n%-52s %9.0f us\n", "register (a place that was planned before)", best_add,
+              "unregister", best_remove);
+}
+
+}  // namespace
+
+int main() {
+  constexpr long kMany = 10000, kFew = 200;  // short, so that some round is not interrupted
+  const double call = ns_each(bare, kMany);
+  figure("bare call", call);
+  figure("tracepoint, off (with its USDT nops)", ns_each(with_tracepoint, kMany) - call);
+  {
+    auto s = tracepoint_figures_pass.subscribe([](long) noexcept {});
+    figure("tracepoint, one callback", ns_each(with_tracepoint, kMany) - call);
+  }
+  figure("kprobe at entry, general registers", with_kprobe("probed", 0, SPILE_GENERAL_REGISTERS, false, probed, kMany) - call);
+  figure("kprobe at entry, any handler", with_kprobe("probed", 0, 0, false, probed, kMany) - call);
+  figure("kprobe and post handler, general registers",
+         with_kprobe("probed", 0, SPILE_GENERAL_REGISTERS, true, probed, kMany) - call);
+  figure("fprobe, entry and exit, general registers", with_fprobe(SPILE_GENERAL_REGISTERS, kMany) - call);
+  figure("fprobe, entry and exit, any handler", with_fprobe(0, kMany) - call);
+  std::signal(SIGTRAP, [](int) {});
+  const double trap = ns_each([](long) { __asm__ volatile("int3"); }, kFew);
+  figure("bare SIGTRAP", trap);
+  const double bare_trapped = ns_each(trapped, kFew);
+  const unsigned trap_options = SPILE_ALLOW_TRAP | SPILE_GENERAL_REGISTERS;
+  figure("kprobe by breakpoint", with_kprobe("trapped", 10, trap_options, false, trapped, kFew) - bare_trapped);
+  figure("kprobe by breakpoint, post handler", with_kprobe("trapped", 10, trap_options, true, trapped, kFew) - bare_trapped);
+  register_and_unregister();
+}

@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""Every kind of kernel probe and every way to attach, on kernels of two ages: 6.1 has no fprobe, 6.12 has kprobe.multi and sessions.
+
+One boot a kernel runs everything and prints what the kernel itself shows (bpf_links.c, kprobes/list, enabled_functions,
+kprobe_events); the checks come afterwards."""
+import os
+import re
+import shutil
+
+from harness import check
+from test_vm import BOOT_SECONDS, in_vm, sections, spile_line
+from tracing import check_status, compile_program, keyed, main, scalar, temporary_directory
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+# Opens, unlinks and maps memory all the time, and says how it is called.
+LOOP = "(while true; do cat /etc/passwd >/dev/null; touch /tmp/victim; rm /tmp/victim; sleep 0.05; done) & LOOP=$!"
+
+# What is shown while a trace is attached; its own output follows. TERM, since a shell's background jobs ignore INT.
+SHOW = r"""
+show() { # name, spile's words
+  echo "== $1"; shift
+  spile "$@" >/tmp/out 2>&1 & TRACE=$!
+  for i in $(seq 200); do grep -q ^Attached /tmp/out && break; kill -0 $TRACE 2>/dev/null || break; sleep 0.1; done
+  bpf_links | sed 's/^/LINK /' | sort | uniq -c
+  sed 's/^/LIST /' /sys/kernel/debug/kprobes/list | head -8
+  echo "ENABLED $(wc -l </sys/kernel/tracing/enabled_functions) $(head -1 /sys/kernel/tracing/enabled_functions)"
+  sed 's/^/EVENT /' /sys/kernel/tracing/kprobe_events
+  [ -n "$SITES" ] && spile sites | sed 's/^/SITE /'
+  sleep 0.5; kill $TRACE; wait $TRACE; echo "STATUS $?"
+  grep -v ' \.\.\. ' /tmp/out
+}
+gone() { echo "== $1"; cat /sys/kernel/debug/kprobes/list /sys/kernel/tracing/enabled_functions; bpf_links; sed 's/^/EVENT /' /sys/kernel/tracing/kprobe_events; }
+plain() { echo "== $1"; shift; "$@" 2>&1 | grep -v ' \.\.\. '; }
+"""
+
+OPENAT = "kprobe:do_sys_openat2"
+COUNT = OPENAT + " { @[probe] = count(); }"
+PAIR = COUNT + " kretprobe:do_sys_openat2 { @[probe] = count(); }"
+
+# name -> spile's words, shown while attached.
+SHOWN = {
+    "single": ["-v", "-e", COUNT],
+    "link": ["-v", "--attach", "link", "-e", COUNT],
+    "ioctl": ["-v", "--attach", "ioctl", "-e", COUNT],
+    "tracefs": ["-v", "--attach", "tracefs", "-e", PAIR],
+    "pair": ["-v", "-e", PAIR],
+    "return_first": ["-e", "kretprobe:do_sys_openat2 { @back = count(); } " + OPENAT + " { @calls = count(); }"],
+    "registers": ["-v", "-e", OPENAT + r' { @[reg("r12") != 0] = count(); }'],
+    "vfs": ["-e", "kprobe:vfs_* { @[func] = count(); }"],
+    "tcp": ["-e", "kprobe:tcp_* { @[func] = count(); }"],
+    "by_module": ["-e", "kprobe:vmlinux:vfs_read { @[probe] = count(); }"],
+    "fentry": ["-e", r"fentry:vfs_read { @[probe, func, args.count > 0] = count(); } "
+               r"fexit:vfs_read { @r[probe, retval >= 0] = count(); @c[arg2 > 0] = count(); }"],
+    "rawtracepoint": ["-e", "rawtracepoint:sched_switch, rawtracepoint:sched_wakeup { @[probe] = count(); }"],
+    "profile": ["-e", "profile:hz:99 { @[comm] = count(); } software:page-faults:1 { @f[comm] = count(); }"],
+    # The subject documents' own.
+    "hit": ["-e", OPENAT + r' { print("hit kprobe:do_sys_openat2") }'],
+    "brk": ["-e", "kprobe:__x64_sys_brk { @start[tid] = nsecs; @brk = count(); } kretprobe:__x64_sys_brk /@start[tid]/ "
+            "{ @ns = hist(nsecs - @start[tid]); delete(@start[tid]); @back = count(); }"],
+    "openat": ["-e", r'tracepoint:syscalls:sys_enter_openat { printf("%s %s\n", comm, str(args->filename)); }'],
+    "unlinkat": ["-e", r'kprobe:do_unlinkat { printf("KPROBE ENTRY pid = %d, filename = %s\n", pid, str(*(uint64 *)arg1)); } '
+                 r'kretprobe:do_unlinkat { printf("KPROBE EXIT: ret = %d\n", retval); }'],
+    "filp": ["-e", r'kprobe:do_filp_open { printf("dfd=%d pathname=\"%s\"\n", (int32)arg0, str(*(uint64 *)arg1)); }'],
+    # The arguments at the return are those of the same call: nothing returns more than was asked for.
+    "returned": ["-v", "-e", r'kretprobe:vfs_read { @calls = count(); } kretprobe:vfs_read /retval > (int64)arg2/ { @wrong = count(); } '
+                 r'kretprobe:vfs_read /retval == arg2/ { @full = count(); } kretprobe:do_filp_open { @name[str(*(uint64 *)arg1)] = count(); } '
+                 r'kretprobe:do_sys_openat2 { @ns = hist(duration); @long = max(duration); }'],
+    "ustack": ["-e", "uprobe:/bin/spile:main { @[ustack] = count(); }"],
+}
+MISSED = "kprobe:__htab_map_lookup_elem { @[pid] = count(); } kprobe:vfs_read { @v[comm] = count(); }"
+FOPEN = spile_line('uprobe:/lib/x86_64-linux-gnu/libc.so.6:fopen { printf("fopen: %s\\n", str(arg0)); } interval:s:4 { exit(); }')
+
+
+def quoted(words):
+    return " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
+
+
+def script():
+    lines = [SHOW, LOOP, "(while true; do spile --version; sleep 0.05; done) >/dev/null 2>&1 & VERSIONS=$!"]
+    for name, words in SHOWN.items():
+        if name == "by_module":
+            lines.append("kill $VERSIONS")
+        if name == "ustack":
+            lines.append("(while true; do spile --version; sleep 0.05; done) >/dev/null 2>&1 & VERSIONS=$!")
+        lines.append(f"show {name} {quoted(words)}")
+    lines += [
+        "kill $VERSIONS",
+        "gone after_all",
+        # Inside the function, at the first offsets where an instruction begins: an int3, or a jump where there is room.
+        "for n in $(seq 100 125); do SITES=1 show inside_$n -v -e \"kprobe:do_unlinkat+$n { @[probe] = count(); }\"; "
+        "grep -q ^Attached /tmp/out && break; done",
+        "ADDRESS=0x$(grep -m1 ' do_filp_open$' /proc/kallsyms | cut -d' ' -f1); echo \"== where\"; echo $ADDRESS",
+        "show address -e \"kprobe:$ADDRESS { @[probe] = count(); }\"",
+        # Killed with a definition in place: no probe, and the next spile takes the definition away.
+        f"spile --attach tracefs -e {quoted([COUNT])} >/tmp/out 2>&1 & VICTIM=$!",
+        "for i in $(seq 100); do grep -q ^Attached /tmp/out && break; sleep 0.1; done; kill -9 $VICTIM; wait $VICTIM; sleep 0.5",
+        "gone killed",
+        f"show next {quoted(['-e', 'kprobe:vfs_read { @[probe] = count(); }'])}",
+        f"spile -e {quoted(['kprobe:vfs_* { @ = count(); }'])} >/tmp/out 2>&1 & VICTIM=$!",
+        "for i in $(seq 200); do grep -q ^Attached /tmp/out && break; sleep 0.1; done; kill -9 $VICTIM; wait $VICTIM; sleep 1",
+        "gone killed_many",
+        # Refusals.
+        "plain blacklist spile -e 'kprobe:asm_exc_int3 { @ = count(); }'",
+        "plain blacklist_file head -1 /sys/kernel/debug/kprobes/blacklist",
+        "plain boundary spile -e 'kprobe:do_filp_open+1 { @ = count(); }'",
+        "plain hardware spile -e 'hardware:cycles:1000 { @ = count(); }'",
+        "plain no_session spile --attach session -e 'kprobe:vfs_read+4 { @ = count(); }'",
+        # stat, list, info.
+        "plain stat spile stat -a -e syscalls:sys_enter_openat,kprobe:do_filp_open,kretprobe:do_filp_open,page-faults -- sleep 10",
+        "plain stat_all spile stat -a -I 500 -e kprobe:__x64_sys_brk,kretprobe:__x64_sys_brk -- sleep 1",
+        "plain lv spile -lv tracepoint:raw_syscalls:sys_exit",
+        "plain list spile list 'alarmtimer:*'",
+        "plain found sh -c 'find /sys/kernel/tracing/events -mindepth 2 -type d | wc -l; spile -l \"tracepoint:*\" | wc -l'",
+        "plain info spile info",
+        # A probe on what the programs themselves call: hits inside a hit run nothing, and are counted (the kernel tells since 6.7).
+        f"case $(uname -r) in 6.12*) show missed {quoted(['-v', '-e', MISSED])};; esac",
+        f"plain fopen sh -c {quoted(['(sleep 1; spile info >/dev/null) & ' + FOPEN])}",
+        "kill $LOOP", "echo '== end'; uname -r"]
+    return "\n".join(lines)
+
+
+class Kernel:
+    """One boot of a kernel, and what it printed."""
+    found = {}
+
+    @classmethod
+    def get(cls, version):
+        if version not in cls.found:
+            with temporary_directory() as root:
+                os.makedirs(os.path.join(root, "image/bin"))
+                with open(os.path.join(HERE, "bpf_links.c"), encoding="utf-8") as file:
+                    built = compile_program(root, "bpf_links", file.read(), ("-O2", "-static"))
+                shutil.copy(built, os.path.join(root, "image/bin/bpf_links"))
+                with open(os.path.join(root, "image/checks.sh"), "w", encoding="utf-8") as file:
+                    file.write(script())
+                result = in_vm(version, ". /checks.sh", root=os.path.join(root, "image"), seconds=BOOT_SECONDS * 4)
+            check_status(result, 0)
+            cls.found[version] = sections(result.out)
+            check("all-ran", "end" in cls.found[version] and cls.found[version]["end"].strip().startswith(version), result.report())
+        return cls.found[version]
+
+
+def shown(found, name):
+    text = found[name]
+    check("exit-status", "STATUS 0" in text, f"{name}\n{text}")
+    return text
+
+
+def attached(text):
+    match = re.search(r"^Attached (\d+) probe", text, re.M)
+    return int(match.group(1)) if match else 0
+
+
+def check_common(found):
+    """What both kernels must do alike."""
+    hits = lambda name, map_="@": keyed(shown(found, name), map_)
+    for name in ("link", "ioctl", "single"):
+        check("hits-happened", hits(name).get(OPENAT, 0) > 0, found[name])
+    check("hits-happened", hits("by_module").get("kprobe:vmlinux:vfs_read", 0) > 0, found["by_module"])
+    for name in ("tracefs", "pair"):
+        both = hits(name)
+        check("hits-happened", set(both) == {OPENAT, "kretprobe:do_sys_openat2"} and min(both.values()) > 0, found[name])
+    # In whatever order the script has them, a return counts once.
+    calls, back = (scalar(shown(found, "return_first"), name) for name in ("@calls", "@back"))
+    check("exact-count", calls > 0 and abs(calls - back) <= max(12, calls // 2), found["return_first"])
+    check("link-type", re.search(r"1 LINK perf_event kprobe_0", found["link"]) and "kprobe (perf event, link)] [FTRACE]" in found["link"],
+          found["link"])
+    check("kprobes/list", re.search(r"LIST \S+ +k +do_sys_openat2\+0x0 +\[FTRACE\]", found["link"]), found["link"])
+    check("link-type", "LINK" not in found["ioctl"] and re.search(r"LIST .* k +do_sys_openat2\+0x0", found["ioctl"]), found["ioctl"])
+    check("tracefs-event", re.search(r"EVENT p:spile_\d+_\d+/e0 do_sys_openat2", found["tracefs"]) and
+          re.search(r"EVENT r\d*:spile_\d+_\d+/e1 do_sys_openat2", found["tracefs"]), found["tracefs"])
+    # What fprobe does not keep is read by a kprobe.
+    check("link-type", "LINK perf_event kprobe_0" in shown(found, "registers"), found["registers"])
+    check("hits-happened", sum(hits("registers").values()) > 0, found["registers"])
+    for name, least in (("vfs", 40), ("tcp", 150)):
+        count = attached(shown(found, name))
+        enabled = int(re.search(r"^ENABLED (\d+)", found[name], re.M).group(1))
+        check("enabled-functions", count >= least and abs(enabled - count) <= 3, f"{count} attached\n{found[name][:3000]}")
+    check("hits-happened", hits("vfs").get("vfs_read", 0) > 0 and len(hits("vfs")) >= 5, found["vfs"][:3000])
+    check("link-type", "LINK tracing fentry_0" in found["fentry"] and "LINK tracing fexit_1" in found["fentry"], found["fentry"])
+    check("hits-happened", hits("fentry").get("fentry:vfs_read, vfs_read, 1", 0) > 0, found["fentry"])
+    check("hits-happened", hits("fentry", "@r").get("fexit:vfs_read, 1", 0) > 0 and hits("fentry", "@c").get("1", 0) > 0, found["fentry"])
+    check("link-type", len(re.findall(r"LINK raw_tracepoint", found["rawtracepoint"])) >= 1, found["rawtracepoint"])
+    check("hits-happened", set(hits("rawtracepoint")) == {"rawtracepoint:sched_switch", "rawtracepoint:sched_wakeup"},
+          found["rawtracepoint"])
+    check("hits-happened", sum(hits("profile").values()) > 10 and sum(hits("profile", "@f").values()) > 10, found["profile"])
+    documents(found)
+    leftovers(found)
+    refusals(found)
+    counting(found)
+
+
+def documents(found):
+    """The lines of the subject documents."""
+    check("hits-happened", re.search(r"^hit kprobe:do_sys_openat2$", shown(found, "hit"), re.M), found["hit"])
+    brk = shown(found, "brk")
+    check("hits-happened", scalar(brk, "@brk") > 0 and abs(scalar(brk, "@brk") - scalar(brk, "@back")) <= 3, brk)
+    check("latency", re.search(r"^@ns:\n\[", brk, re.M), brk)
+    check("hits-happened", re.search(r"^cat /etc/passwd$", shown(found, "openat"), re.M), found["openat"][:2000])
+    check("hits-happened", re.search(r"^KPROBE ENTRY pid = \d+, filename = /tmp/victim$", shown(found, "unlinkat"), re.M) and
+          re.search(r"^KPROBE EXIT: ret = 0$", found["unlinkat"], re.M), found["unlinkat"][:2000])
+    check("hits-happened", re.search(r'^dfd=-100 pathname="/etc/passwd"$', shown(found, "filp"), re.M), found["filp"][:2000])
+    returned = shown(found, "returned")
+    check("hits-happened", scalar(returned, "@calls") > 0 and keyed(returned, "@name").get("/etc/passwd", 0) > 0, returned)
+    check("same-call", scalar(returned, "@wrong") == 0, returned)
+    check("latency", re.search(r"^@ns:\n\[", returned, re.M) and 100 < scalar(returned, "@long") < 10**10, returned)
+    # The processes have ended when their stacks are printed: addresses have no names any more.
+    check("hits-happened", re.search(r"^@\[\n +(0x[0-9a-f]+|main\+0)\n(.*\n)*\]: [1-9]", shown(found, "ustack"), re.M), found["ustack"])
+    inside = [name for name in found if name.startswith("inside_") and attached(found[name]) == 1]
+    check("inside-a-function", len(inside) == 1, "no offset of do_unlinkat took a probe")
+    text, offset = found[inside[0]], int(inside[0].split("_")[1])
+    check("hits-happened", keyed(text, "@").get(f"kprobe:do_unlinkat+{offset}", 0) > 0, text)
+    check("kprobes/list", re.search(rf"LIST \S+ +k +do_unlinkat\+{offset:#x}", text), text)
+    check("boundary", all("no instruction begins" in found[name] for name in found
+                          if name.startswith("inside_") and name != inside[0]), str(sorted(found)))
+    # The kernel's own bytes there: the breakpoint, or the jump of an optimised one.
+    live = re.search(rf"SITE do_unlinkat\+{offset:#x} at .*\n(?:SITE +.*?\b(cc|e9)\b.*)?", text)
+    check("sites", live, text)
+    if "SITE     " in text:
+        check("live-code", live.group(1), text)
+    address = found["where"].strip()
+    check("hits-happened", keyed(shown(found, "address"), "@").get(f"kprobe:{address}", 0) > 0, found["address"])
+    check("fopen", re.search(r"^fopen: /\S+", found["fopen"], re.M), found["fopen"])
+
+
+def leftovers(found):
+    check("nothing-left", not found["after_all"].strip(), found["after_all"])
+    # The definition stays, without effect: the kprobe is not armed.
+    check("tracefs-event", len(re.findall(r"EVENT p:spile_", found["killed"])) == 1, found["killed"])
+    check("nothing-armed", all("[DISABLED]" in line for line in found["killed"].splitlines() if " k " in line) and
+          "LINK" not in found["killed"] and "do_sys_openat2 (" not in found["killed"], found["killed"])
+    check("stale-event-removed", "EVENT" not in shown(found, "next") and keyed(found["next"], "@"), found["next"])
+    check("nothing-left", not found["killed_many"].strip(), found["killed_many"])
+
+
+def refusals(found):
+    check("blacklist", re.search(r"asm_exc_int3 is in the kernel's blacklist \(kprobes/blacklist, 0xf", found["blacklist"]),
+          found["blacklist"])
+    check("blacklist", found["blacklist_file"].strip().startswith("0x"), found["blacklist_file"])
+    check("boundary", "no instruction begins 1 bytes into do_filp_open" in found["boundary"], found["boundary"])
+    check("hardware", "no performance counter" in found["hardware"], found["hardware"])
+    check("no-session", "--attach session" in found["no_session"], found["no_session"])
+
+
+def counting(found):
+    text = found["stat"]
+    rows = {name: int(count) for count, name in re.findall(r"^ +(\d+)      (\S+)", text, re.M)}
+    check("layout", "\n Performance counter stats for 'system wide':\n\n" in text and
+          re.search(r"\n\n +10\.\d{9} seconds time elapsed", text), text)
+    check("hits-happened", min(rows.get(name, 0) for name in ("syscalls:sys_enter_openat", "kprobe:do_filp_open",
+                                                              "kretprobe:do_filp_open", "page-faults")) > 0, text)
+    check("same-calls", abs(rows["kprobe:do_filp_open"] - rows["kretprobe:do_filp_open"]) <= 5, text)
+    check("intervals", len(re.findall(r"kprobe:__x64_sys_brk", found["stat_all"])) >= 2, found["stat_all"])
+    check("lv", found["lv"].strip().splitlines() == ["tracepoint:raw_syscalls:sys_exit", "    long id", "    long ret"], found["lv"])
+    check("list", re.search(r"^  alarmtimer:alarmtimer_cancel {23}\[Tracepoint event\]$", found["list"], re.M), found["list"])
+    folders, listed = map(int, found["found"].split())
+    check("list", folders == listed > 500, found["found"])
+
+
+def kernel_6_1():
+    found = Kernel.get("6.1")
+    check_common(found)
+    # No fprobe here: each function by its own perf event, on ftrace.
+    check("link-type", "1 LINK perf_event kprobe_0" in found["single"], found["single"])
+    check("link-type", re.search(r"LINK perf_event kprobe_0", found["pair"]) and "LINK perf_event kretprobe_1" in found["pair"], found["pair"])
+    links = int(re.search(r"(\d+) LINK perf_event kprobe_0", found["vfs"]).group(1))
+    check("link-type", links == attached(found["vfs"]), found["vfs"][:3000])
+    check("info", re.search(r"no  kprobe.multi", found["info"]) and re.search(r"no  uprobe.multi ", found["info"]), found["info"])
+
+
+def kernel_6_12():
+    found = Kernel.get("6.12")
+    check_common(found)
+    check("link-type", "1 LINK kprobe_multi kprobe_0 1" in found["single"], found["single"])
+    check("fprobe", "fprobe_handler" in found["single"] and "LIST" not in found["single"], found["single"])
+    # A session is one link at both ends.
+    check("link-type", "1 LINK kprobe_multi kprobe_0 1" in found["pair"] and "kretprobe_1" not in found["pair"], found["pair"])
+    check("session", "[kretprobe (kprobe.session)]" in found["pair"], found["pair"])
+    for name in ("vfs", "tcp"):
+        check("link-type", re.search(rf"1 LINK kprobe_multi kprobe_0 {attached(found[name])}$", found[name], re.M), found[name][:3000])
+    check("link-type", "LINK uprobe_multi uprobe_0" in found["ustack"], found["ustack"])
+    check("missed", re.search(r"[1-9]\d* missed hits", shown(found, "missed")), found["missed"])
+    check("info", re.search(r"yes kprobe.session", found["info"]) and re.search(r"yes uprobe.multi ", found["info"]), found["info"])
+
+
+if __name__ == "__main__":
+    main([kernel_6_1, kernel_6_12], 1500)
