@@ -18,11 +18,17 @@ constexpr HelperSignature kSignatures[] = {
      ReturnType::kScalar},
     {Helper::kMapDeleteElem, "map_delete_elem", {kMap, kMapKey}, ReturnType::kScalar},
     {Helper::kKtimeGetNs, "ktime_get_ns", {}, ReturnType::kScalar},
+    {Helper::kGetPrandomU32, "get_prandom_u32", {}, ReturnType::kScalar},
     {Helper::kGetSmpProcessorId, "get_smp_processor_id", {}, ReturnType::kScalar},
     {Helper::kGetCurrentPidTgid, "get_current_pid_tgid", {}, ReturnType::kScalar},
     {Helper::kGetCurrentUidGid, "get_current_uid_gid", {}, ReturnType::kScalar},
     {Helper::kGetCurrentComm, "get_current_comm", {kWriteMemory, kSize}, ReturnType::kScalar},
     {Helper::kGetStackid, "get_stackid", {kContext, kStacks, kScalar}, ReturnType::kScalar},
+    {Helper::kGetCurrentTask, "get_current_task", {}, ReturnType::kScalar},
+    {Helper::kGetNumaNodeId, "get_numa_node_id", {}, ReturnType::kScalar},
+    {Helper::kGetCurrentCgroupId, "get_current_cgroup_id", {}, ReturnType::kScalar},
+    {Helper::kSendSignal, "send_signal", {kScalar}, ReturnType::kScalar},
+    {Helper::kJiffies64, "jiffies64", {}, ReturnType::kScalar},
     {Helper::kOverrideReturn, "override_return", {kContext, kScalar}, ReturnType::kScalar},
     {Helper::kProbeReadUser,
      "probe_read_user",
@@ -52,6 +58,10 @@ constexpr HelperSignature kSignatures[] = {
     {Helper::kRingbufSubmit, "ringbuf_submit", {kRecord, kScalar}, ReturnType::kNothing},
     {Helper::kRingbufDiscard, "ringbuf_discard", {kRecord, kScalar}, ReturnType::kNothing},
     {Helper::kGetAttachCookie, "get_attach_cookie", {kContext}, ReturnType::kScalar},
+    {Helper::kMapLookupPercpuElem,
+     "map_lookup_percpu_elem",
+     {kMap, kMapKey, kScalar},
+     ReturnType::kMapValueOrNull},
 };
 
 }  // namespace

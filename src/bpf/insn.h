@@ -51,26 +51,33 @@ inline constexpr uint8_t kCallHelper = 0, kCallLocal = 1;
 
 /// Helpers that our code generator uses; numbers are the kernel's (enum bpf_func_id).
 enum class Helper : int32_t {
-  kMapLookupElem = 1,         ///< (map, key*) -> value* or 0
-  kMapUpdateElem = 2,         ///< (map, key*, value*, flags) -> 0 or -errno
-  kMapDeleteElem = 3,         ///< (map, key*) -> 0 or -errno
-  kKtimeGetNs = 5,            ///< () -> CLOCK_MONOTONIC in ns
-  kGetSmpProcessorId = 8,     ///< () -> cpu
-  kGetCurrentPidTgid = 14,    ///< () -> tgid << 32 | tid
-  kGetCurrentUidGid = 15,     ///< () -> gid << 32 | uid
-  kGetCurrentComm = 16,       ///< (buf*, size) -> 0 or -errno
-  kGetStackid = 27,           ///< (ctx, stacks, flags) -> id of this stack, or -errno
-  kOverrideReturn = 58,       ///< (ctx, value): the function ends at once and returns value
-  kProbeReadUser = 112,       ///< (dst*, size, address) -> 0 or -errno
-  kProbeReadKernel = 113,     ///< (dst*, size, address) -> 0 or -errno
-  kProbeReadUserStr = 114,    ///< (dst*, size, address) -> bytes with NUL, or -errno
-  kProbeReadKernelStr = 115,  ///< (dst*, size, address) -> bytes with NUL, or -errno
-  kKtimeGetBootNs = 125,      ///< () -> CLOCK_BOOTTIME in ns
-  kRingbufOutput = 130,       ///< (ring, data*, size, flags) -> 0 or -errno
-  kRingbufReserve = 131,      ///< (ring, size, 0) -> record* or 0; size is a constant
-  kRingbufSubmit = 132,       ///< (record*, flags)
-  kRingbufDiscard = 133,      ///< (record*, flags)
-  kGetAttachCookie = 174,     ///< (ctx) -> the attach point's number
+  kMapLookupElem = 1,          ///< (map, key*) -> value* or 0
+  kMapUpdateElem = 2,          ///< (map, key*, value*, flags) -> 0 or -errno
+  kMapDeleteElem = 3,          ///< (map, key*) -> 0 or -errno
+  kKtimeGetNs = 5,             ///< () -> CLOCK_MONOTONIC in ns
+  kGetPrandomU32 = 7,          ///< () -> a random number of 32 bits
+  kGetSmpProcessorId = 8,      ///< () -> cpu
+  kGetCurrentPidTgid = 14,     ///< () -> tgid << 32 | tid
+  kGetCurrentUidGid = 15,      ///< () -> gid << 32 | uid
+  kGetCurrentComm = 16,        ///< (buf*, size) -> 0 or -errno
+  kGetStackid = 27,            ///< (ctx, stacks, flags) -> id of this stack, or -errno
+  kGetCurrentTask = 35,        ///< () -> address of the task
+  kGetNumaNodeId = 42,         ///< () -> node
+  kOverrideReturn = 58,        ///< (ctx, value): the function ends at once and returns value
+  kGetCurrentCgroupId = 80,    ///< () -> id of the cgroup
+  kSendSignal = 109,           ///< (signal) -> 0 or -errno; to the current process
+  kProbeReadUser = 112,        ///< (dst*, size, address) -> 0 or -errno
+  kProbeReadKernel = 113,      ///< (dst*, size, address) -> 0 or -errno
+  kProbeReadUserStr = 114,     ///< (dst*, size, address) -> bytes with NUL, or -errno
+  kProbeReadKernelStr = 115,   ///< (dst*, size, address) -> bytes with NUL, or -errno
+  kJiffies64 = 118,            ///< () -> ticks since boot
+  kKtimeGetBootNs = 125,       ///< () -> CLOCK_BOOTTIME in ns
+  kRingbufOutput = 130,        ///< (ring, data*, size, flags) -> 0 or -errno
+  kRingbufReserve = 131,       ///< (ring, size, 0) -> record* or 0; size is a constant
+  kRingbufSubmit = 132,        ///< (record*, flags)
+  kRingbufDiscard = 133,       ///< (record*, flags)
+  kGetAttachCookie = 174,      ///< (ctx) -> the attach point's number
+  kMapLookupPercpuElem = 195,  ///< (map, key*, cpu) -> that CPU's value* or 0; a per-CPU map
 };
 
 // Flags of map_update_elem.

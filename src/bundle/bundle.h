@@ -31,6 +31,10 @@ enum class ValueKind : uint8_t {
   kKernelStack,   ///< i64 id alone
   kUserSymbol,    ///< u64 address, u64 process id: usym()
   kKernelSymbol,  ///< u64 address: ksym()
+  kInet,          ///< u64 address family (2 or 10), then 16 bytes of address: ntop()
+  kMac,           ///< 6 bytes of a u64: macaddr()
+  kTimestamp,     ///< u64 nanoseconds on CLOCK_MONOTONIC: strftime(); format says how it looks
+  kNamed,  ///< i64 that stands for a name; format says which names: "errno", "signal", "user"
 };
 
 /// How the lines of a stack look.
@@ -48,6 +52,8 @@ struct ValueType {
   std::vector<uint32_t> offsets;                ///< kTuple: of each field, in bytes
   StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
   uint32_t frames = 0;                          ///< stacks: the most that were asked for
+  std::string format = {};                      ///< kTimestamp, kNamed
+  std::vector<std::string> names = {};          ///< kTuple: of the fields, when it is a record
   bool operator==(const ValueType&) const = default;
 };
 
@@ -75,6 +81,7 @@ enum class MapRole : uint8_t {
   kMin,       ///< {u64 rank, u64 is_set} a CPU: see rank_for_max
   kMax,       ///< the same
   kAvg,       ///< {u64 count, i64 sum} a CPU
+  kStats,     ///< the same; count, average and total are printed
   kHist,      ///< u64 a CPU and bucket; the bucket is the last part of the key
   kLhist,     ///< the same
   kRing,      ///< records
@@ -95,9 +102,22 @@ constexpr uint64_t number_of_rank(MapRole role, bool is_signed, uint64_t rank) {
   return is_signed ? number ^ (uint64_t{1} << 63) : number;
 }
 
+/// Buckets of hist(n, bits): 0 is for negative numbers, then one for each number below 2^bits, then
+/// 2^bits for each power of two up to 2^62.
+constexpr uint32_t hist_bucket_count(uint32_t bits) {
+  return 1 + (1u << bits) + ((63 - bits) << bits);
+}
+/// The smallest number of a bucket from 1 on; that of the bucket behind it is its end.
+constexpr uint64_t hist_bucket_low(uint32_t bits, uint32_t bucket) {
+  uint64_t exact = uint64_t{1} << bits, n = bucket - 1;
+  if (n < exact) return n;
+  uint64_t power = (n - exact) >> bits, part = (n - exact) & (exact - 1);
+  return (exact + part) << power;
+}
+
 /// Indices into the kCounters map: what was lost, by reason. kExit is none: there an exit() leaves
 /// its status that found the ring full.
-enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kExit, kCount };
+enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kLoopCut, kExit, kCount };
 
 /// What kExit holds: the status in the low half, and this beside it.
 inline constexpr uint64_t kExitAsked = uint64_t{1} << 32;
@@ -117,7 +137,9 @@ struct MapSpec {
   // kLhist: buckets are [min + i*step, min + (i+1)*step); bucket 0 is below min, the last is from
   // max on.
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
-  // kHist: bucket 0 negative, 1 zero, 2 is [1], 3 is [2,4), n is [2^(n-2), 2^(n-1)).
+  // kHist: bucket 0 negative, 1 zero, 2 is [1], 3 is [2,4), n is [2^(n-2), 2^(n-1)). With
+  // hist_bits k > 0 each power of two is cut into 2^k: hist_bucket_low.
+  uint32_t hist_bits = 0;
   bool operator==(const MapSpec&) const = default;
 };
 
@@ -138,6 +160,8 @@ enum class ActionKind : uint8_t {
   kZeroMap,     ///< zero(@x)
   kExit,        ///< exit([code]): field 0 is the code where given
   kTime,        ///< time([format]): format
+  kSystem,      ///< system(format, ...): the text is a command for the shell
+  kCat,         ///< cat(format, ...): the text is a file's name
   kJoin,  ///< join(argv[, separator]): format is the separator, field 0 says how many of the others
           ///< (strings) count
 };
@@ -245,6 +269,8 @@ struct Bundle {
       false;  ///< `elapsed` is nsecs - start; the engine stores the start time in start_map
   int start_map =
       -1;  ///< kArray, one u64: CLOCK_MONOTONIC at attach, written before any program runs
+  bool prints_maps = true;         ///< when the trace ends
+  uint32_t max_cat_bytes = 10240;  ///< of a file that cat() prints
   /// Not empty: a construct that only the kernel engine can carry ("kstack").
   std::string needs_kernel;
   bool reads_symbols = false;  ///< something is printed as a symbol of a process: its files matter

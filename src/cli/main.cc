@@ -78,7 +78,8 @@ void add_target_options(CLI::App& app, Options& options) {
                              "kprobe.session", "kprobe.multi", "uprobe.multi"}));
   app.add_option(
       "words", options.words,
-      "a script file (- for standard input), then its positional parameters $1, $2, ...");
+      "a script file (- for standard input), then its positional parameters $1, $2, ...; behind -- "
+      "also its named ones: --name=value");
 }
 
 void add_trace_options(CLI::App& app, Options& options) {
@@ -104,12 +105,25 @@ int usage(const std::string& message) {
   return session::kUsage;
 }
 
+/// `-- --name=value` is for getopt(), everything else is $1, $2, ...
+void take_parameters(std::vector<std::string> words, session::Script& script) {
+  for (std::string& word : words) {
+    if (!word.starts_with("--") || word.size() == 2) {
+      script.positional.push_back(std::move(word));
+      continue;
+    }
+    const size_t equals = std::min(word.find('='), word.size());
+    script.named[word.substr(2, equals - 2)] =
+        equals == word.size() ? std::string() : word.substr(equals + 1);
+  }
+}
+
 /// The script comes from -e or from the first word; the rest are its parameters.
 int take_script(Options& options) {
   session::Script& script = options.trace.script;
   if (!options.program.empty()) {
     script.text = options.program;
-    script.positional = options.words;
+    take_parameters(options.words, script);
     return session::kOk;
   }
   if (options.words.empty()) return usage("no script: give a FILE or -e 'PROGRAM'");
@@ -135,7 +149,7 @@ int take_script(Options& options) {
                script.name, script.name);
     return session::kFailed;
   }
-  script.positional.assign(options.words.begin() + 1, options.words.end());
+  take_parameters({options.words.begin() + 1, options.words.end()}, script);
   return session::kOk;
 }
 

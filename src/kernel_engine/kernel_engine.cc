@@ -196,6 +196,7 @@ Result<engine::Stats> KernelTrace::stats() {
   SPILE_TRY(stats.map_full, sum_counter(bundle::Counter::kMapFull));
   SPILE_TRY(stats.read_failed, sum_counter(bundle::Counter::kReadFailed));
   SPILE_TRY(stats.stacks_lost, sum_counter(bundle::Counter::kStackLost));
+  SPILE_TRY(stats.loops_cut, sum_counter(bundle::Counter::kLoopCut));
   SPILE_TRY(RunCounts counts, programs_->counts());
   stats.hits = counts.runs;
   stats.missed = counts.missed + attacher_->missed();

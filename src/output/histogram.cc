@@ -31,10 +31,16 @@ uint64_t step_count(int64_t min, int64_t max, int64_t step) {
   return (range - 1) / static_cast<uint64_t>(step) + 1;
 }
 
-Bounds hist_bounds(uint32_t bucket) {
+/// bundle::hist_bucket_low, also where 64 bits do not hold it.
+Wide hist_low(uint32_t bits, uint32_t bucket) {
+  const uint64_t exact = uint64_t{1} << bits, n = bucket - 1;
+  if (n < exact) return n;
+  return Wide{exact + ((n - exact) & (exact - 1))} << ((n - exact) >> bits);
+}
+
+Bounds hist_bounds(uint32_t bits, uint32_t bucket) {
   if (bucket == 0) return {std::nullopt, 0};
-  if (bucket == 1) return {0, 1};
-  return {Wide{1} << (bucket - 2), Wide{1} << (bucket - 1)};
+  return {hist_low(bits, bucket), hist_low(bits, bucket + 1)};
 }
 
 Bounds lhist_bounds(const MapRows& map, uint32_t bucket) {
@@ -46,7 +52,8 @@ Bounds lhist_bounds(const MapRows& map, uint32_t bucket) {
 }
 
 Bounds bounds_of(const MapRows& map, uint32_t bucket) {
-  return map.role == MapRole::kHist ? hist_bounds(bucket) : lhist_bounds(map, bucket);
+  return map.role == MapRole::kHist ? hist_bounds(map.hist_bits, bucket)
+                                    : lhist_bounds(map, bucket);
 }
 
 /// Multiples of 1024 are shown with K, M, ...: hist() knows all of them, lhist() up to M.
@@ -98,8 +105,7 @@ void for_each_row(const Histogram& histogram, Row row) {
 }  // namespace
 
 uint64_t bucket_count(const bundle::MapSpec& spec) {
-  constexpr uint64_t kHistBuckets = 66;
-  if (spec.role == MapRole::kHist) return kHistBuckets;
+  if (spec.role == MapRole::kHist) return bundle::hist_bucket_count(spec.hist_bits) + 1;
   return step_count(spec.lhist_min, spec.lhist_max, spec.lhist_step) + 2;
 }
 

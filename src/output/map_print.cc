@@ -31,7 +31,8 @@ size_t least_value_size(const MapSpec& spec) {
   switch (spec.role) {
     case MapRole::kMin:
     case MapRole::kMax:
-    case MapRole::kAvg: return 2 * sizeof(uint64_t);
+    case MapRole::kAvg:
+    case MapRole::kStats: return 2 * sizeof(uint64_t);
     case MapRole::kValue: return spec.value.size;
     default: return sizeof(uint64_t);
   }
@@ -81,6 +82,16 @@ uint64_t divided(uint64_t bits, uint64_t by, bool is_signed) {
   return static_cast<uint64_t>(static_cast<int64_t>(bits) / static_cast<int64_t>(by));
 }
 
+Value merged_stats(const MapSpec& spec, const MapEntry& entry) {
+  const bool is_signed = spec.value.is_signed;
+  const uint64_t count = added_up(entry, 0), sum = added_up(entry, 1);
+  Value out{Value::Kind::kRecord, 0, {}, {}, {"count", "average", "total"}};
+  out.fields = {Value::number(count, false),
+                Value::number(divided(sum, count, is_signed), is_signed),
+                Value::number(sum, is_signed)};
+  return out;
+}
+
 Result<Value> merged_value(const Meaning& meaning, const MapSpec& spec, const MapEntry& entry) {
   switch (spec.role) {
     case MapRole::kValue: return read_value(spec.value, entry.values[0], meaning);
@@ -93,6 +104,7 @@ Result<Value> merged_value(const Meaning& meaning, const MapSpec& spec, const Ma
       return Value::number(count == 0 ? 0 : divided(sum, count, spec.value.is_signed),
                            spec.value.is_signed);
     }
+    case MapRole::kStats: return merged_stats(spec, entry);
     default: return fail(ErrorCode::kInternal, "{} is no map of the script", spec.name);
   }
 }
@@ -165,18 +177,19 @@ uint64_t total(const Histogram& histogram) {
 }
 
 /// Text, tuples and pointers say nothing by their size: maps of those are sorted by key alone.
-std::strong_ordering by_value(const MapRow& a, const MapRow& b) {
+std::strong_ordering by_value(const MapRow& a, const MapRow& b, bool are_stats) {
   if (std::holds_alternative<Histogram>(a.value))
     return total(std::get<Histogram>(a.value)) <=> total(std::get<Histogram>(b.value));
   const Value& x = std::get<Value>(a.value);
   const Value& y = std::get<Value>(b.value);
+  if (x.kind == Value::Kind::kRecord && are_stats) return compare(x.fields[1], y.fields[1]);
   const bool is_number = x.kind == Value::Kind::kSigned || x.kind == Value::Kind::kUnsigned;
   return is_number ? compare(x, y) : std::strong_ordering::equal;
 }
 
-void sort_rows(std::vector<MapRow>& rows) {
-  std::ranges::sort(rows, [](const MapRow& a, const MapRow& b) {
-    const auto order = by_value(a, b);
+void sort_rows(std::vector<MapRow>& rows, bool are_stats) {
+  std::ranges::sort(rows, [are_stats](const MapRow& a, const MapRow& b) {
+    const auto order = by_value(a, b, are_stats);
     return order != 0 ? order < 0 : compare(a.key, b.key) < 0;
   });
 }
@@ -192,7 +205,7 @@ void divide(MapRow& row, uint64_t div) {
 
 std::string_view json_type(MapRole role) {
   if (is_histogram(role)) return "hist";
-  return role == MapRole::kAvg ? "stats" : "map";
+  return role == MapRole::kAvg || role == MapRole::kStats ? "stats" : "map";
 }
 
 std::string row_json(const MapRows& map, const MapRow& row) {
@@ -210,11 +223,11 @@ Result<MapRows> merge_map(const Meaning& meaning,
   if (spec.role == MapRole::kRing || spec.role == MapRole::kCounters)
     return fail(ErrorCode::kInternal, "an internal map can not be printed");
   MapRows out{spec.name,       spec.role, is_keyed(spec), spec.lhist_min, spec.lhist_max,
-              spec.lhist_step, {}};
+              spec.lhist_step, {},        spec.hist_bits};
   auto rows = is_histogram(spec.role) ? histogram_rows(meaning, spec, entries)
                                       : number_rows(meaning, spec, entries);
   if (!rows) return forward(rows, "read {}", spec.name);
-  sort_rows(*rows);
+  sort_rows(*rows, spec.role == MapRole::kStats);
   if (limits.top != 0 && rows->size() > limits.top)
     rows->erase(rows->begin(), rows->end() - static_cast<ptrdiff_t>(limits.top));
   for (MapRow& row : *rows) divide(row, limits.div);

@@ -31,6 +31,7 @@ struct MapRows {
   bool is_keyed = false;
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
   std::vector<MapRow> rows;
+  uint32_t hist_bits = 0;
 };
 
 /// print(@x, top, div).

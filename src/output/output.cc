@@ -20,6 +20,12 @@ Result<void> TextOutput::time(std::string_view text) {
 Result<void> TextOutput::join(std::string_view text) {
   return write(text);
 }
+Result<void> TextOutput::system(std::string_view text) {
+  return write(text);
+}
+Result<void> TextOutput::cat(std::string_view text) {
+  return write(text);
+}
 Result<void> TextOutput::lost_events(uint64_t count) {
   return write(fmt::format("Lost {} events\n", count));
 }
@@ -44,6 +50,12 @@ Result<void> JsonOutput::time(std::string_view text) {
 }
 Result<void> JsonOutput::join(std::string_view text) {
   return text_message("join", text);
+}
+Result<void> JsonOutput::system(std::string_view text) {
+  return text_message("syscall", text);
+}
+Result<void> JsonOutput::cat(std::string_view text) {
+  return text_message("cat", text);
 }
 Result<void> JsonOutput::map(const MapRows& rows) {
   return write(map_json(rows));

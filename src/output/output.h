@@ -28,6 +28,9 @@ class Output {
   virtual Result<void> map(const MapRows& rows) = 0;
   virtual Result<void> time(std::string_view text) = 0;
   virtual Result<void> join(std::string_view text) = 0;
+  /// What a command wrote, what a file holds.
+  virtual Result<void> system(std::string_view text) = 0;
+  virtual Result<void> cat(std::string_view text) = 0;
   /// `count` records were lost.
   virtual Result<void> lost_events(uint64_t count) = 0;
   /// The script has ended; what follows are its maps.
@@ -52,6 +55,8 @@ class TextOutput final : public Output {
   Result<void> map(const MapRows& rows) override;
   Result<void> time(std::string_view text) override;
   Result<void> join(std::string_view text) override;
+  Result<void> system(std::string_view text) override;
+  Result<void> cat(std::string_view text) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
 };
@@ -66,6 +71,8 @@ class JsonOutput final : public Output {
   Result<void> map(const MapRows& rows) override;
   Result<void> time(std::string_view text) override;
   Result<void> join(std::string_view text) override;
+  Result<void> system(std::string_view text) override;
+  Result<void> cat(std::string_view text) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
 

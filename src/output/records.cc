@@ -3,6 +3,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "output/commands.h"
 #include "output/format.h"
 
 namespace spile::output {
@@ -46,6 +47,15 @@ Result<void> Records::run(const Action& action,
       SPILE_TRY(const std::string text, format_printf(action.format, action.fields, record,
                                                       Meaning(bundle_, names_, &trace)));
       return output_.printf(text);
+    }
+    case ActionKind::kSystem:
+    case ActionKind::kCat: {
+      SPILE_TRY(const std::string text, format_printf(action.format, action.fields, record,
+                                                      Meaning(bundle_, names_, &trace)));
+      // What was printed before comes before what the command says.
+      SPILE_TRY_VOID(output_.flush());
+      if (action.kind == ActionKind::kSystem) return output_.system(run_command(text));
+      return output_.cat(read_for_cat(text, bundle_.max_cat_bytes));
     }
     case ActionKind::kPrintMap: return print_map(action.map, {action.top, action.div}, trace);
     case ActionKind::kPrintValue: return print_value(action, record, trace);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "output/convert.h"
+
 namespace spile::output {
 namespace {
 
@@ -77,7 +79,11 @@ Result<Value> read_tuple(const ValueType& type,
   if (type.fields.size() != type.offsets.size())
     return fail(ErrorCode::kInternal, "a tuple has {} parts at {} offsets", type.fields.size(),
                 type.offsets.size());
-  Value out{Value::Kind::kTuple, 0, {}, {}};
+  Value out{type.names.empty() ? Value::Kind::kTuple : Value::Kind::kRecord, 0, {}, {}};
+  if (!type.names.empty() && type.names.size() != type.fields.size())
+    return fail(ErrorCode::kInternal, "a record has {} fields and {} names", type.fields.size(),
+                type.names.size());
+  out.names = type.names;
   for (size_t i = 0; i < type.fields.size(); i++) {
     if (type.offsets[i] > bytes.size())
       return fail(ErrorCode::kCorrupt, "part {} of a tuple lies outside", i);
@@ -85,6 +91,43 @@ Result<Value> read_tuple(const ValueType& type,
     out.fields.push_back(std::move(part));
   }
   return out;
+}
+
+Result<Value> read_inet(std::span<const uint8_t> bytes) {
+  uint64_t family = 0;
+  if (bytes.size() < sizeof(family) + 16)
+    return fail(ErrorCode::kInternal, "an address in {} bytes", bytes.size());
+  std::memcpy(&family, bytes.data(), sizeof(family));
+  return Value{Value::Kind::kText, 0, inet_text(family, bytes.subspan(sizeof(family))), {}};
+}
+
+/// Numbers that are shown as text.
+Result<Value> read_converted(const ValueType& type, std::span<const uint8_t> bytes) {
+  uint64_t word = 0;
+  if (bytes.size() < sizeof(word))
+    return fail(ErrorCode::kInternal, "a number in {} bytes", bytes.size());
+  std::memcpy(&word, bytes.data(), sizeof(word));
+  if (type.kind == ValueKind::kMac)
+    return Value{Value::Kind::kText, 0, mac_text(bytes.first(6)), {}};
+  if (type.kind == ValueKind::kTimestamp)
+    return Value{Value::Kind::kText, 0, timestamp_text(type.format, real_time_of(word)), {}};
+  Value named{Value::Kind::kText, word, named_text(type.format, static_cast<int64_t>(word)), {}};
+  return named;
+}
+
+std::string record_text(const Value& value) {
+  std::string out = "{ ";
+  for (size_t i = 0; i < value.fields.size(); i++)
+    out += fmt::format("{}.{} = {}", i == 0 ? "" : ", ", value.names[i], to_text(value.fields[i]));
+  return out + " }";
+}
+
+std::string record_json(const Value& value) {
+  std::string out = "{ ";
+  for (size_t i = 0; i < value.fields.size(); i++)
+    out += fmt::format("{}{}: {}", i == 0 ? "" : ", ", json_string(value.names[i]),
+                       to_json(value.fields[i]));
+  return out + " }";
 }
 
 /// Printable ASCII stays, everything else becomes \xNN.
@@ -195,6 +238,10 @@ Result<Value> read_value(const ValueType& type,
     case ValueKind::kProbe:
     case ValueKind::kFunc: return read_probe(type, bytes, meaning);
     case ValueKind::kTuple: return read_tuple(type, bytes, meaning);
+    case ValueKind::kInet: return read_inet(bytes);
+    case ValueKind::kMac:
+    case ValueKind::kTimestamp:
+    case ValueKind::kNamed: return read_converted(type, bytes);
     case ValueKind::kUserStack:
     case ValueKind::kKernelStack:
     case ValueKind::kUserSymbol:
@@ -227,6 +274,7 @@ std::string to_text(const Value& value) {
     case Value::Kind::kText: return value.text;
     case Value::Kind::kBuffer: return buffer_text(value.text);
     case Value::Kind::kTuple: return "(" + joined(value.fields, ", ", to_text) + ")";
+    case Value::Kind::kRecord: return record_text(value);
   }
   return {};
 }
@@ -250,6 +298,7 @@ std::string to_json(const Value& value) {
     case Value::Kind::kText: return json_string(value.text);
     case Value::Kind::kBuffer: return json_string(buffer_text(value.text));
     case Value::Kind::kTuple: return "[" + joined(value.fields, ",", to_json) + "]";
+    case Value::Kind::kRecord: return record_json(value);
   }
   return "null";
 }
@@ -279,7 +328,8 @@ std::strong_ordering compare(const Value& a, const Value& b) {
     case Value::Kind::kPointer: return a.bits <=> b.bits;
     case Value::Kind::kText:
     case Value::Kind::kBuffer: return a.text <=> b.text;
-    case Value::Kind::kTuple: break;
+    case Value::Kind::kTuple:
+    case Value::Kind::kRecord: break;
   }
   for (size_t i = 0; i < std::min(a.fields.size(), b.fields.size()); i++) {
     if (const auto order = compare(a.fields[i], b.fields[i]); order != 0) return order;

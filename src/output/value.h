@@ -16,11 +16,21 @@ namespace spile::output {
 
 /// A value read out of bytes that somebody else may have written.
 struct Value {
-  enum class Kind : uint8_t { kNone, kSigned, kUnsigned, kPointer, kText, kBuffer, kTuple };
+  enum class Kind : uint8_t {
+    kNone,
+    kSigned,
+    kUnsigned,
+    kPointer,
+    kText,
+    kBuffer,
+    kTuple,
+    kRecord
+  };
   Kind kind = Kind::kNone;
-  uint64_t bits = 0;          ///< kSigned (two's complement), kUnsigned, kPointer
-  std::string text;           ///< kText; kBuffer: the raw bytes
-  std::vector<Value> fields;  ///< kTuple
+  uint64_t bits = 0;                    ///< kSigned (two's complement), kUnsigned, kPointer
+  std::string text;                     ///< kText; kBuffer: the raw bytes
+  std::vector<Value> fields;            ///< kTuple, kRecord
+  std::vector<std::string> names = {};  ///< kRecord
 
   static Value number(uint64_t bits, bool is_signed) {
     return {is_signed ? Kind::kSigned : Kind::kUnsigned, bits, {}, {}};

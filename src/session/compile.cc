@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdlib>
 
 #include "bpf/disasm.h"
 #include "lang/codegen/compile.h"
 #include "lang/sema/analyze.h"
+#include "lang/sema/config.h"
 #include "lang/sema/typed_print.h"
 #include "lang/syntax/lexer.h"
 #include "lang/syntax/parser.h"
@@ -24,14 +27,21 @@ lang::RenderOptions render_options() {
   return {.colour = isatty(STDERR_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr};
 }
 
-uint32_t number_from_environment(const char* name, uint32_t otherwise) {
+uint32_t number_from_environment(const char* name,
+                                 uint32_t otherwise,
+                                 std::set<std::string>& fixed) {
   for (const char* prefix : {"SPILE_", "BPFTRACE_"}) {
     const char* text = std::getenv((std::string(prefix) + name).c_str());
     if (text == nullptr) continue;
     char* end = nullptr;
     unsigned long value = std::strtoul(text, &end, 10);
-    if (end != text && *end == '\0' && value > 0 && value <= 1u << 30)
+    if (end != text && *end == '\0' && value > 0 && value <= 1u << 30) {
+      std::string key = name;
+      std::ranges::transform(key, key.begin(),
+                             [](char c) { return static_cast<char>(std::tolower(c)); });
+      fixed.insert(std::move(key));
       return static_cast<uint32_t>(value);
+    }
   }
   return otherwise;
 }
@@ -40,9 +50,13 @@ uint32_t number_from_environment(const char* name, uint32_t otherwise) {
 
 lang::CompileOptions options_from_environment() {
   lang::CompileOptions options;
-  options.max_strlen = number_from_environment("MAX_STRLEN", options.max_strlen);
-  options.max_map_keys = number_from_environment("MAX_MAP_KEYS", options.max_map_keys);
-  uint32_t pages = number_from_environment("PERF_RB_PAGES", options.ring_bytes / 4096);
+  auto number = [&options](const char* name, uint32_t otherwise) {
+    return number_from_environment(name, otherwise, options.fixed);
+  };
+  options.max_strlen = number("MAX_STRLEN", options.max_strlen);
+  options.max_map_keys = number("MAX_MAP_KEYS", options.max_map_keys);
+  options.max_cat_bytes = number("MAX_CAT_BYTES", options.max_cat_bytes);
+  uint32_t pages = number("PERF_RB_PAGES", options.ring_bytes / 4096);
   options.ring_bytes = std::min<uint32_t>(pages, 1u << 18) * 4096;
   return options;
 }
@@ -60,6 +74,10 @@ std::expected<Compiled, std::string> compile(const Script& script,
   // Text -> AST. Every construct of the language is read, built or not.
   auto ast = lang::parse(source, {.positional = script.positional}, diagnostics);
   if (diagnostics.has_errors()) return failed(diagnostics);
+
+  // The script's own settings; what the environment says goes before.
+  lang::apply_config(ast, options, diagnostics);
+  options.named = script.named;
 
   // AST -> typed program. From here on names are resolved, types known, and what is not built has
   // been refused by name.
@@ -111,6 +129,8 @@ std::expected<std::string, std::string> dump_stage(const Script& script,
   auto ast = lang::parse(source, {.positional = script.positional}, diagnostics);
   if (stage == "ast" && !diagnostics.has_errors()) return lang::print_ast(ast);
   if (diagnostics.has_errors()) return failed();
+  lang::apply_config(ast, options, diagnostics);
+  options.named = script.named;
   auto typed = lang::analyze(ast, world, options, diagnostics);
   if (!typed || diagnostics.has_errors()) return failed();
   if (stage == "typed") return lang::print_typed(*typed);

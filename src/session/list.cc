@@ -89,8 +89,24 @@ class Lister {
     SPILE_TRY(auto functions,
               world_.user_functions(point.target, point.function.empty() ? "*" : point.function));
     std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.path, f.symbol); });
-    for (const auto& f : functions) fmt::print("{}:{}:{}\n", type, f.path, f.symbol);
+    for (const auto& f : functions) {
+      fmt::print("{}:{}:{}\n", type, f.path, f.symbol);
+      if (with_fields_) parameters(f);
+    }
     return functions.size();
+  }
+
+  /// What `args` has, where the file's debug information says it.
+  void parameters(const lang::UserFunction& function) {
+    const auto found = world_.user_parameters(function);
+    if (!found) return;
+    for (const lang::UserParameter& one : *found) {
+      std::string type = to_string(one.type);
+      type.resize(std::min(type.size(), type.find(" of /")));  // the file is in the line above
+      if (one.type.is_pointer() && !type.ends_with('*')) type += " *";
+      fmt::print("    {} {}{}\n", type, one.name,
+                 one.problem.empty() ? "" : fmt::format(" ({})", one.problem));
+    }
   }
 
   /// Each name once; with fields a line for each of its places.

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,7 +18,8 @@ struct Script {
   std::string name =
       "stdin";  ///< what diagnostics print; a file's path, or "stdin" for -e as bpftrace has it
   std::string text;
-  std::vector<std::string> positional;  ///< $1, $2, ...
+  std::vector<std::string> positional;       ///< $1, $2, ...
+  std::map<std::string, std::string> named;  ///< --name=value behind `--`: getopt()
 };
 
 /// Where to trace.

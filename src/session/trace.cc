@@ -450,7 +450,7 @@ void Session::finish() {
   take_records(std::chrono::milliseconds(0));
   if (!output_gone_) {
     auto ended = output_->end();
-    if (ended) {
+    if (ended && bundle_.prints_maps) {
       auto printed = records_->print_maps(*trace_);
       if (!printed && printed.error().code != ErrorCode::kTargetGone) say(printed.error().message);
     }
@@ -477,9 +477,10 @@ void Session::report_end() {
   if (lost > 0 && !output_gone_) {
     if (auto told = output_->lost_events(lost); !told) output_gone_ = true;
   }
-  bool any_loss = lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
-                      stats->unseen_returns >
-                  0;
+  bool any_loss =
+      lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
+          stats->unseen_returns + stats->loops_cut >
+      0;
   if (!request_.verbose && !any_loss) return;
   std::string line = "end:";
   if (stats->hits > 0) line += fmt::format(" {} hits,", stats->hits);
@@ -489,6 +490,8 @@ void Session::report_end() {
   if (stats->unseen_returns > 0)
     line += fmt::format(", {} returns not seen, of calls that left through a pointer",
                         stats->unseen_returns);
+  if (stats->loops_cut > 0)
+    line += fmt::format(", {} loops ended before their bound", stats->loops_cut);
   if (stats->hit_ns > 0)
     line += fmt::format(", {} {:.0f} ns a hit",
                         stats->hit_ns_is_estimated ? "an estimated" : "about", stats->hit_ns);

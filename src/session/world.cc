@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -409,11 +410,27 @@ Result<const symbols::Kallsyms*> MachineWorld::kernel() {
   return &**kernel_;
 }
 
+/// Of the kernel's data, which the list of functions leaves out.
+Result<uint64_t> MachineWorld::kernel_variable(std::string_view symbol) {
+  SPILE_TRY(const std::string text, os::read_file(options_.kallsyms));
+  const std::string wanted = fmt::format(" {}\n", symbol);
+  size_t at = text.find(wanted);
+  if (at == std::string::npos)
+    return fail(ErrorCode::kNotFound, "/proc/kallsyms has no '{}'", symbol);
+  at = text.rfind('\n', at);
+  const uint64_t address =
+      std::strtoull(text.c_str() + (at == std::string::npos ? 0 : at + 1), nullptr, 16);
+  if (address == 0)
+    return fail(ErrorCode::kDenied,
+                "the kernel hides its addresses from this user (kernel.kptr_restrict); root sees "
+                "them");
+  return address;
+}
+
 Result<uint64_t> MachineWorld::kernel_address(std::string_view symbol) {
   SPILE_TRY(const symbols::Kallsyms* kernel, this->kernel());
   const auto found = kernel->find(symbol);
-  if (found.empty())
-    return fail(ErrorCode::kNotFound, "/proc/kallsyms has no function '{}'", symbol);
+  if (found.empty()) return kernel_variable(symbol);
   if (found.front()->addr == 0) {
     return fail(ErrorCode::kDenied,
                 "the kernel hides its addresses from this user (kernel.kptr_restrict); root sees "

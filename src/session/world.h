@@ -14,7 +14,9 @@
 #include "base/error.h"
 #include "kernel_engine/kernel_types.h"
 #include "lang/sema/world.h"
+#include "session/kernel_types.h"
 #include "session/usdt_file.h"
+#include "session/user_types.h"
 #include "symbols/kallsyms.h"
 #include "symbols/library_path.h"
 #include "symbols/module_symbols.h"
@@ -27,6 +29,8 @@ struct WorldOptions {
   std::string program;  ///< -c: path or name of the program that will run; "" none
   std::string search_path;  ///< $PATH; "" is the usual one
   std::string kallsyms = "/proc/kallsyms";
+  std::string btf = "/sys/kernel/btf/vmlinux";
+  std::string cgroups = "/sys/fs/cgroup";
   /// Where tracefs may be mounted, in the order of trial.
   std::vector<std::string> tracefs = {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"};
 };
@@ -49,6 +53,15 @@ class MachineWorld final : public lang::World {
   Result<uint64_t> kernel_address(std::string_view symbol) override;
   Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
                                                     std::string_view event) override;
+  Result<std::vector<lang::UserParameter>> user_parameters(
+      const lang::UserFunction& function) override;
+  Result<lang::Structure> user_structure(std::string_view path, std::string_view name) override;
+  bool has_kernel_types() override;
+  Result<lang::Structure> kernel_structure(std::string_view name) override;
+  Result<lang::Type> kernel_type(std::string_view name) override;
+  Result<int64_t> kernel_enumerator(std::string_view name) override;
+  Result<uint64_t> cgroup_id(std::string_view path) override;
+  uint32_t cpu_count() override;
   Result<std::vector<lang::Tracepoint>> typed_events(lang::TypedEvent kind,
                                                      std::string_view module,
                                                      std::string_view name) override;
@@ -75,11 +88,15 @@ class MachineWorld final : public lang::World {
   Result<std::vector<symbols::Located>> usdt_files(std::string_view target);
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
+  Result<uint64_t> kernel_variable(std::string_view symbol);
   std::optional<std::vector<lang::KernelFunction>> traceable(std::string_view module,
                                                              std::string_view symbol);
   Result<std::vector<lang::KernelFunction>> listed_functions(std::string_view module,
                                                              std::string_view symbol);
   Result<std::string> events_folder();
+  Result<const KernelTypes*> kernel_types();
+  Result<const UserTypes*> user_types(const std::string& path);
+  Result<UserTypes> load_user_types(const std::string& path);
 
   WorldOptions options_;
   std::map<std::string, Result<std::vector<symbols::Located>>, std::less<>> files_;  ///< by target
@@ -87,6 +104,8 @@ class MachineWorld final : public lang::World {
   std::map<elf::FileIdentity, Result<UsdtFile>> usdt_;
   std::vector<std::shared_ptr<Fd>> images_;  ///< of removed files, for as long as they are read
   std::optional<Result<symbols::Kallsyms>> kernel_;
+  std::optional<Result<KernelTypes>> kernel_types_;
+  std::map<std::string, Result<UserTypes>> user_types_;  ///< by path
   std::unique_ptr<kernel_engine::KernelTypes> types_;
 };
 

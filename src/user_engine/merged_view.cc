@@ -44,7 +44,7 @@ namespace {
 /// What programs count in a map of their own, by bundle::Counter.
 Result<void> add_counters(const bundle::Bundle& bundle, Regions regions, engine::Stats& stats) {
   uint64_t* const sums[] = {&stats.ring_lost, &stats.map_full, &stats.read_failed,
-                            &stats.stacks_lost};
+                            &stats.stacks_lost, &stats.loops_cut};
   SPILE_TRY(auto map, read_merged_map(bundle, regions, bundle.counters_map));
   for (const engine::MapEntry& entry : map.entries) {
     uint32_t index = 0;

@@ -64,6 +64,27 @@ SCRIPTS = {
     "memory": 'uprobe:{P}:step_two {{ printf("%d %d\\n", *(int32*)arg1, *(int64*)(arg1 + 8)); }}',
     "buffers": 'uprobe:{P}:step_one {{ printf("%r\\n", buf(arg1, 4)); }}',
     "who": "uprobe:{P}:many {{ @[comm, uid, gid, pid == tid] = count(); }}",
+    "own_structs": ('struct pair {{ int left; long right; }};\nuprobe:{P}:step_two {{ $p = (struct pair *)arg1; '
+                    'printf("%d %d\\n", $p->left, $p->right); @[$p->left % 3] = stats($p->right); @size = sizeof(struct pair); }}'),
+    "parameters_by_name": ('uprobe:{P}:step_one {{ printf("%d %s\\n", args.n, str(args.name)); @[args.small] = count(); }} '
+                           "uprobe:{P}:step_two {{ @n = min(args.n); @s = sum(((struct pair *)args.data)->right); }}"),
+    "texts": ('uprobe:{P}:step_one {{ $s = str(arg1); printf("%d %d %d\\n", strlen($s), strncmp($s, "al", 2), '
+              'strcontains($s, "eta")); }}'),
+    "conversions": ('uprobe:{P}:step_one {{ printf("%s %s %d %d\\n", ntop((uint32)arg0), macaddr(arg1), bswap((uint16)arg0), '
+                    'bswap((uint32)arg0)); @[ntop((uint32)(arg0 % 3))] = count(); @e[strerror(arg0 % 4)] = count(); }}'),
+    "records_and_blocks": ("uprobe:{P}:step_one {{ $r = (n=arg0, name=str(arg1)); print($r); @[$r.n % 2] = count(); "
+                           '@k = if arg0 > 20 {{ "late" }} else {{ "early" }}; @b = {{ $x = arg0; $x * 2 }}; @r = $r; }}'),
+    "macros": ("macro add(a, b) {{ a + b }} macro note(@m, k) {{ @m[k] = count(); }} "
+               "uprobe:{P}:step_one {{ note(@n, arg0 % 3); @s = sum(add(arg0, add(1, 2))); }}"),
+    "open_ranges": "uprobe:{P}:step_one {{ for ($i : 0..(arg0 % 5)) {{ @s = sum($i); @n++; }} }}",
+    "aggregations_read": ("uprobe:{P}:step_one {{ @c = count(); @s[arg0 % 3] = sum(arg0); @m = min((int32)arg0 - 7); @a = avg(arg0); "
+                          'if (@c % 10 == 0) {{ printf("%d %d %d %d\\n", @c, @s[1], @m, @a); }} }}'),
+    "fine_histograms": "uprobe:{P}:step_one {{ @h = hist(arg0, 2); @k[arg0 % 2] = hist(arg0 * 100, 5); }}",
+    "settings": ("config = {{ max_strlen = 16; print_maps_on_exit = false }} "
+                 'uprobe:{P}:step_one {{ printf("%s\\n", str(arg1)); @n = count(); }}'),
+    "defines": ("#define LIMIT (5 * 2)\n#if LIMIT > 3\n#define NAME \"few\"\n#endif\n"
+                "uprobe:{P}:step_one /arg0 < LIMIT/ {{ @[NAME] = count(); }}"),
+    "used_behind_its_block": 'uprobe:{P}:step_one {{ if (arg0 > 20) {{ $x = arg0; }} @x[$x] = count(); }}',
     "maps_in_order": "uprobe:{P}:step_one {{ @[arg0 % 7, str(arg1)] = count(); @v[arg0] = arg0 * arg0; }}",
 }
 
@@ -165,7 +186,7 @@ def traced(engine, trace):
 
 def all_cases():
     with temporary_directory() as directory:
-        Work.program = compile_program(directory, "work", WORK)
+        Work.program = compile_program(directory, "work", WORK, flags=("-O2", "-g"))
         Work.busy = compile_program(directory, "busy",
                                     WORK.replace("for (long i = 0; i < 40; i++)",
                                                  "for (long i = 0; i >= 0; i = (i + 1) % 1000)"))

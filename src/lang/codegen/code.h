@@ -47,6 +47,10 @@ class Code {
   void neg(Reg dst) {
     if (reachable_) builder_.neg(dst);
   }
+  /// The low `bits` in the other order, the rest 0.
+  void swap_bytes(Reg dst, int bits) {
+    if (reachable_) builder_.end(dst, true, bits);
+  }
   void load_imm64(Reg dst, uint64_t imm) {
     if (reachable_) builder_.load_imm64(dst, imm);
   }

@@ -19,7 +19,6 @@ constexpr uint32_t kScalarEntries = 8;
 /// Different stacks of one depth. The kernel loses one whose hash falls on another's slot, so there
 /// are many more than a map has keys.
 constexpr uint32_t kStacksKept = 32768;
-constexpr uint32_t kLog2Buckets = 65;  // negative, zero, [1] ... [2^62, 2^63)
 
 bool is_histogram(MapRole role) {
   return role == MapRole::kHist || role == MapRole::kLhist;
@@ -30,7 +29,8 @@ uint32_t value_bytes(const typed::Map& map) {
     case MapRole::kValue: return storage_bytes(map.value);
     case MapRole::kMin:
     case MapRole::kMax:
-    case MapRole::kAvg: return 16;
+    case MapRole::kAvg:
+    case MapRole::kStats: return 16;
     default: return 8;
   }
 }
@@ -51,7 +51,7 @@ void size_keyed(const typed::Map& map, uint32_t default_entries, MapSpec& spec) 
   spec.kind = map.role == MapRole::kValue ? MapKind::kHash : MapKind::kPerCpuHash;
   spec.key_size = storage_bytes(map.key) + (is_histogram(map.role) ? 8 : 0);
   uint32_t entries = map.max_entries != 0 ? map.max_entries : std::max(1u, default_entries);
-  spec.max_entries = is_histogram(map.role) ? entries * 4 : entries;
+  spec.max_entries = is_histogram(map.role) ? (entries * 4) << map.hist_bits : entries;
 }
 
 MapSpec spec_of(const typed::Map& map, const CompileOptions& options) {
@@ -65,6 +65,7 @@ MapSpec spec_of(const typed::Map& map, const CompileOptions& options) {
   spec.lhist_min = map.lhist_min;
   spec.lhist_max = map.lhist_max;
   spec.lhist_step = map.lhist_step;
+  spec.hist_bits = map.hist_bits;
   if (map.is_scalar()) {
     size_scalar(map, spec);
   } else {
@@ -81,7 +82,7 @@ int add_map(bundle::Bundle& bundle, MapSpec spec) {
 }  // namespace
 
 uint32_t bucket_count(const typed::Map& map) {
-  if (map.role == MapRole::kHist) return kLog2Buckets;
+  if (map.role == MapRole::kHist) return bundle::hist_bucket_count(map.hist_bits);
   uint64_t range = static_cast<uint64_t>(map.lhist_max) - static_cast<uint64_t>(map.lhist_min);
   auto step = static_cast<uint64_t>(map.lhist_step);
   return static_cast<uint32_t>((range + step - 1) / step) + 2;
@@ -91,6 +92,8 @@ Draft::Draft(const typed::Program& program, const CompileOptions& options)
     : program_(program), options_(options) {
   for (const typed::Map& map : program.maps) bundle_.maps.push_back(spec_of(map, options));
   bundle_.probes = program.probes;
+  bundle_.prints_maps = options.prints_maps;
+  bundle_.max_cat_bytes = options.max_cat_bytes;
   std::unordered_map<std::string_view, int> first;
   first.reserve(bundle_.probes.size());
   for (size_t i = 0; i < bundle_.probes.size(); ++i)

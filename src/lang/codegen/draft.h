@@ -39,6 +39,8 @@ class Draft {
   int stacks(uint32_t frames);
   /// Of one clause's calls under way.
   int entries(const typed::Clause& clause, const Session& session);
+  /// `what` is something that only the kernel engine has.
+  void need_kernel(std::string_view what) { bundle_.needs_kernel = what; }
   /// `type` is printed somewhere: notes what that takes.
   void note(const Type& type);
 

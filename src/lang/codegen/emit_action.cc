@@ -1,4 +1,6 @@
 // Records: built in the ring itself, between reserve and submit. No path leaves between the two.
+#include <algorithm>
+
 #include "lang/codegen/emitter.h"
 
 namespace spile::lang::codegen {
@@ -20,6 +22,9 @@ void Emitter::effect(const Expr& expr) {
   switch (expr.kind) {
     case ExprKind::kPrintf: return printf(expr, ActionKind::kPrintf);
     case ExprKind::kPrintValue: return printf(expr, ActionKind::kPrintValue);
+    case ExprKind::kSystem: return system(expr);
+    case ExprKind::kCat: return printf(expr, ActionKind::kCat);
+    case ExprKind::kSignal: return send_signal(expr);
     case ExprKind::kPrintMap: return map_action(expr, ActionKind::kPrintMap);
     case ExprKind::kClear: return map_action(expr, ActionKind::kClearMap);
     case ExprKind::kZero: return map_action(expr, ActionKind::kZeroMap);
@@ -30,6 +35,7 @@ void Emitter::effect(const Expr& expr) {
     case ExprKind::kOverride: return override_return(expr);
     case ExprKind::kModifyVariable: return modify_variable(expr, Yields::kNothing);
     case ExprKind::kModifyMap: return modify_map(expr, Yields::kNothing);
+    case ExprKind::kBlock: return block_value(expr, [this](const Expr& last) { effect(last); });
     case ExprKind::kConditional:
     case ExprKind::kElvis:
       if (expr.type.is_none()) return conditional(expr, [this](const Expr& side) { effect(side); });
@@ -85,7 +91,7 @@ void Emitter::printf(const Expr& expr, ActionKind kind) {
   for (const ExprPtr& arg : expr.args) {
     offsets.push_back(add_field(action, arg->type));
     before.emplace_back();
-    if (has_effects(*arg)) before.back() = materialise(*arg, arg->type);
+    if (has_effects(*arg) || has_loops(*arg)) before.back() = materialise(*arg, arg->type);
   }
   send(std::move(action), [&](const Place& record) {
     for (size_t i = 0; i < expr.args.size(); ++i) {
@@ -151,6 +157,21 @@ void Emitter::override_return(const Expr& expr) {
   value_in(*expr.args[0], Reg::r2);
   code_.mov(Reg::r1, Reg::r6);
   code_.call(Helper::kOverrideReturn);
+}
+
+/// What a target of the user engine could write into its records reaches no shell: there only
+/// numbers are passed on.
+void Emitter::system(const Expr& expr) {
+  const bool only_numbers =
+      std::ranges::all_of(expr.args, [](const ExprPtr& arg) { return arg->type.is_number(); });
+  if (!only_numbers) draft_.need_kernel("system() with a string");
+  printf(expr, ActionKind::kSystem);
+}
+
+void Emitter::send_signal(const Expr& expr) {
+  draft_.need_kernel("signal()");
+  value_in(*expr.args[0], Reg::r1);
+  code_.call(Helper::kSendSignal);
 }
 
 void Emitter::time(const Expr& expr) {

@@ -42,6 +42,7 @@ void Emitter::branch(const Expr& expr, bool when, Label to) {
     case ExprKind::kNot: return branch(*expr.args[0], !when, to);
     case ExprKind::kCompare: return branch_compare(expr, when, to);
     case ExprKind::kCompareText: return branch_text(expr, when, to);
+    case ExprKind::kTextDiffers: return branch_differs(expr, when, to);
     case ExprKind::kAnd:
     case ExprKind::kOr: {
       // `a && b` is decided by a false a, `a || b` by a true one.

@@ -87,6 +87,76 @@ void Emitter::map_read(const Expr& expr) {
   code_.bind(done);
 }
 
+/// r0 := the figure over all CPUs. The loop has as many rounds as there may be CPUs, and ends at
+/// the first that has no value: there is no such key, or no such CPU.
+void Emitter::aggregate_read(const Expr& expr) {
+  FrameScope scope(frame_);
+  const typed::Map& map = script_map(expr.map);
+  Label again = code_.new_label(), done = code_.new_label();
+  const int key = build_key(expr.map, pointers(expr.args));
+  const int total = frame_.allocate(8), second = frame_.allocate(8);
+  code_.store_imm(8, Reg::r10, total, 0);
+  code_.store_imm(8, Reg::r10, second, 0);
+  code_.mov_imm(Reg::r0, 0);
+  Held cpu = hold(Reg::r0);
+  code_.bind(again);
+  map_arguments(expr.map, key);
+  get(cpu.location(), Reg::r3);
+  code_.call(Helper::kMapLookupPercpuElem);
+  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, done);
+  add_cpu(map, total, second);
+  get(cpu.location(), Reg::r1);
+  code_.alu_imm(bpf::kAdd, Reg::r1, 1);
+  put(cpu.location(), Reg::r1);
+  code_.jump_if_imm(bpf::kJlt, Reg::r1, static_cast<int32_t>(expr.number), again);
+  code_.bind(done);
+  aggregate_result(map, total, second);
+}
+
+/// r0: the address of one CPU's value. `second`: the sum of avg(), whether there is a min() or
+/// max().
+void Emitter::add_cpu(const typed::Map& map, int total, int second) {
+  const bool is_extreme = map.role == MapRole::kMin || map.role == MapRole::kMax;
+  Label stays = code_.new_label();
+  code_.load(8, Reg::r1, Reg::r0, 0);
+  code_.load(8, Reg::r2, Reg::r10, total);
+  if (is_extreme) {
+    code_.load(8, Reg::r3, Reg::r0, 8);
+    code_.jump_if_imm(bpf::kJeq, Reg::r3, 0, stays);
+    code_.store_imm(8, Reg::r10, second, 1);
+    code_.jump_if(bpf::kJle, Reg::r1, Reg::r2, stays);
+    code_.store(8, Reg::r10, total, Reg::r1);
+    return code_.bind(stays);
+  }
+  code_.alu(bpf::kAdd, Reg::r2, Reg::r1);
+  code_.store(8, Reg::r10, total, Reg::r2);
+  if (map.role != MapRole::kAvg) return;
+  code_.load(8, Reg::r1, Reg::r0, 8);
+  code_.load(8, Reg::r2, Reg::r10, second);
+  code_.alu(bpf::kAdd, Reg::r2, Reg::r1);
+  code_.store(8, Reg::r10, second, Reg::r2);
+}
+
+void Emitter::aggregate_result(const typed::Map& map, int total, int second) {
+  code_.load(8, Reg::r0, Reg::r10, total);
+  if (map.role == MapRole::kAvg) {
+    code_.mov(Reg::r1, Reg::r0);
+    code_.load(8, Reg::r0, Reg::r10, second);
+    return arithmetic(BinaryOp::kDiv, map.value.is_signed, {});
+  }
+  if (map.role != MapRole::kMin && map.role != MapRole::kMax) return;
+  // bundle::number_of_rank; 0 where nothing was put in.
+  Label none = code_.new_label();
+  code_.load(8, Reg::r1, Reg::r10, second);
+  code_.jump_if_imm(bpf::kJeq, Reg::r1, 0, none);
+  if (map.role == MapRole::kMin) code_.alu_imm(bpf::kXor, Reg::r0, -1);
+  if (map.value.is_signed) {
+    code_.load_imm64(Reg::r1, uint64_t{1} << 63);
+    code_.alu(bpf::kXor, Reg::r0, Reg::r1);
+  }
+  code_.bind(none);
+}
+
 void Emitter::set_map(const typed::Stmt& stmt) {
   FrameScope scope(frame_);
   Place value = materialise(*stmt.expr, script_map(stmt.map).value);
@@ -131,6 +201,7 @@ void Emitter::add_number(const typed::Stmt& stmt) {
     case MapRole::kMin:
     case MapRole::kMax: add_extreme(map); break;
     case MapRole::kAvg:
+    case MapRole::kStats:
       code_.mov_imm(Reg::r2, 1);
       code_.atomic(bpf::kAtomicAdd, Reg::r0, 0, Reg::r2);
       code_.atomic(bpf::kAtomicAdd, Reg::r0, 8, Reg::r1);
@@ -172,7 +243,7 @@ void Emitter::add_to_bucket(const typed::Stmt& stmt) {
   Label done = code_.new_label();
   value_in(*stmt.expr, Reg::r1);
   if (map.role == MapRole::kHist) {
-    log2_bucket();
+    log2_bucket(map.hist_bits);
   } else {
     linear_bucket(map);
   }
@@ -192,23 +263,35 @@ void Emitter::add_to_bucket(const typed::Stmt& stmt) {
   code_.bind(done);
 }
 
-/// r0 := the bucket of r1: 0 negative, 1 zero, n holds [2^(n-2), 2^(n-1)). Halving the range six
-/// times finds the top bit.
-void Emitter::log2_bucket() {
-  Label done = code_.new_label();
+/// r0 := the bucket of r1 (bundle::hist_bucket_low). Halving the range six times finds the top bit;
+/// with `bits` the next lower ones choose the part.
+void Emitter::log2_bucket(uint32_t bits) {
+  Label done = code_.new_label(), is_large = code_.new_label();
+  const auto shift = static_cast<int32_t>(bits);
   code_.mov_imm(Reg::r0, 0);
   code_.jump_if_imm(bpf::kJslt, Reg::r1, 0, done);
-  code_.mov_imm(Reg::r0, 1);
-  code_.jump_if_imm(bpf::kJeq, Reg::r1, 0, done);
-  code_.mov_imm(Reg::r0, 2);
-  for (int32_t bits = 32; bits >= 1; bits /= 2) {
+  code_.jump_if_imm(bpf::kJge, Reg::r1, 1 << shift, is_large);
+  code_.mov(Reg::r0, Reg::r1);
+  code_.alu_imm(bpf::kAdd, Reg::r0, 1);
+  code_.jump(done);
+  code_.bind(is_large);
+  if (bits != 0) code_.mov(Reg::r3, Reg::r1);
+  code_.mov_imm(Reg::r0, bits == 0 ? 2 : 0);
+  for (int32_t half = 32; half >= 1; half /= 2) {
     Label is_low = code_.new_label();
     code_.mov(Reg::r2, Reg::r1);
-    code_.alu_imm(bpf::kRsh, Reg::r2, bits);
+    code_.alu_imm(bpf::kRsh, Reg::r2, half);
     code_.jump_if_imm(bpf::kJeq, Reg::r2, 0, is_low);
     code_.mov(Reg::r1, Reg::r2);
-    code_.alu_imm(bpf::kAdd, Reg::r0, bits);
+    code_.alu_imm(bpf::kAdd, Reg::r0, half);
     code_.bind(is_low);
+  }
+  if (bits != 0) {  // 1 + (power - bits) * 2^bits + number >> (power - bits)
+    code_.alu_imm(bpf::kSub, Reg::r0, shift);
+    code_.alu(bpf::kRsh, Reg::r3, Reg::r0);
+    code_.alu_imm(bpf::kLsh, Reg::r0, shift);
+    code_.alu(bpf::kAdd, Reg::r0, Reg::r3);
+    code_.alu_imm(bpf::kAdd, Reg::r0, 1);
   }
   code_.bind(done);
 }

@@ -9,21 +9,6 @@ namespace spile::lang::codegen {
 using bpf::Helper;
 using typed::ExprKind;
 
-namespace {
-
-/// The address of user memory has a clear top bit on x86-64, that of kernel memory a set one; so
-/// kprobes and tracepoints can be given either.
-enum class AddressSpace : uint8_t { kUser, kEither };
-
-AddressSpace space_of(bundle::ProbeKind kind) {
-  using bundle::ProbeKind;
-  bool is_user =
-      kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe || kind == ProbeKind::kUsdt;
-  return is_user ? AddressSpace::kUser : AddressSpace::kEither;
-}
-
-}  // namespace
-
 Reg Emitter::base_of(const Place& place, Reg scratch) {
   if (!place.base) return Reg::r10;
   if (place.base->in_register) return place.base->reg;
@@ -74,12 +59,15 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
     case ExprKind::kContextString:
     case ExprKind::kContextDataLoc: return context_string_into(expr, place, type, fill);
     case ExprKind::kBuiltin: return comm_into(place, type, fill);
+    case ExprKind::kInet: return inet_into(expr, place);
     case ExprKind::kStack: return user_stack_into(expr, place);
     case ExprKind::kSymbol: return user_symbol_into(expr, place);
     case ExprKind::kStr: return string_into(expr, place, type, fill, expr.number);
     case ExprKind::kBuf: return buffer_into(expr, place, type, fill);
     case ExprKind::kConditional:
       return conditional(expr, [&](const Expr& side) { into(side, place, type, fill); });
+    case ExprKind::kBlock:
+      return block_value(expr, [&](const Expr& last) { into(last, place, type, fill); });
     case ExprKind::kTupleField: {
       FrameScope scope(frame_);
       const Type& tuple = expr.args[0]->type;
@@ -166,6 +154,30 @@ void Emitter::buffer_into(const Expr& expr, const Place& place, const Type& type
   address_of(place.at(4), Reg::r1);
   uint32_t clear = fill == Fill::kPadded ? storage_bytes(type) : 8;
   probe_read(Memory::kBytes, [this, place, clear] { zero(place, clear); });
+}
+
+/// u64 family, then 16 bytes of which IPv4 uses four.
+void Emitter::inet_into(const Expr& expr, const Place& place) {
+  constexpr int32_t kInet4 = 2, kInet6 = 10;  // AF_INET, AF_INET6
+  FrameScope scope(frame_);
+  std::optional<Held> family;
+  if (expr.args.size() > 1) {
+    value(*expr.args[1]);
+    family.emplace(hold(Reg::r0));
+  }
+  value(*expr.args[0]);
+  code_.mov(Reg::r3, Reg::r0);
+  zero(place, storage_bytes(expr.type));
+  if (family) {
+    get(family->location(), Reg::r0);
+    store(place, 8, Reg::r0);
+  } else {
+    store_imm(place, 8, expr.number == 16 ? kInet6 : kInet4);
+  }
+  if (expr.number == 0) return store(place.at(8), 4, Reg::r3);
+  code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.number));
+  address_of(place.at(8), Reg::r1);
+  probe_read(Memory::kBytes, [this, place] { zero(place.at(8), 16); });
 }
 
 void Emitter::comm_into(const Place& place, const Type& type, Fill fill) {
@@ -280,11 +292,13 @@ Place Emitter::materialise(const Expr& expr, const Type& type) {
   return place;
 }
 
+/// The address of user memory has a clear top bit on x86-64, that of kernel memory a set one: where
+/// both may be given, the address itself says which it is.
 void Emitter::probe_read(Memory what, const std::function<void()>& failed) {
   bool is_string = what == Memory::kString;
   Helper user = is_string ? Helper::kProbeReadUserStr : Helper::kProbeReadUser;
   Helper kernel = is_string ? Helper::kProbeReadKernelStr : Helper::kProbeReadKernel;
-  if (space_of(clause_.context.probe) == AddressSpace::kUser) {
+  if (!reads_kernel_) {
     code_.call(user);
   } else {
     Label is_kernel = code_.new_label(), done = code_.new_label();

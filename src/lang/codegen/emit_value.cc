@@ -37,13 +37,20 @@ void Emitter::value(const Expr& expr) {
   if (is_leaf(expr)) return leaf(expr, Reg::r0);
   switch (expr.kind) {
     case ExprKind::kMapRead: return map_read(expr);
+    case ExprKind::kAggregateRead: return aggregate_read(expr);
     case ExprKind::kBuiltin: return builtin(expr.builtin);
     case ExprKind::kLoad: return load_memory(expr);
     case ExprKind::kStack: {
       FrameScope scope(frame_);
       return stack_id(expr.type);
     }
-    case ExprKind::kSymbol: return value(*expr.args[0]);
+    case ExprKind::kSymbol:
+    case ExprKind::kConvert: return value(*expr.args[0]);
+    case ExprKind::kByteSwap:
+      value(*expr.args[0]);
+      return code_.swap_bytes(Reg::r0, static_cast<int>(expr.number));
+    case ExprKind::kStrlen: return text_length(*expr.args[0]);
+    case ExprKind::kContains: return text_contains(expr);
     case ExprKind::kContext: return load_unaligned_field(expr);
     case ExprKind::kNegate: value(*expr.args[0]); return code_.neg(Reg::r0);
     case ExprKind::kBitNot: value(*expr.args[0]); return code_.alu_imm(bpf::kXor, Reg::r0, -1);
@@ -53,6 +60,7 @@ void Emitter::value(const Expr& expr) {
     case ExprKind::kNot:
     case ExprKind::kCompare:
     case ExprKind::kCompareText:
+    case ExprKind::kTextDiffers:
     case ExprKind::kAnd:
     case ExprKind::kOr:
     case ExprKind::kHasKey: return truth(expr);
@@ -65,6 +73,7 @@ void Emitter::value(const Expr& expr) {
       Place place = materialise(*expr.args[0], tuple).at(field_offsets(tuple)[expr.number]);
       return code_.load(8, Reg::r0, base_of(place, Reg::r1), place.offset);
     }
+    case ExprKind::kBlock: return block_value(expr, [this](const Expr& last) { value(last); });
     case ExprKind::kModifyVariable: return modify_variable(expr, expr.yields);
     case ExprKind::kModifyMap: return modify_map(expr, expr.yields);
     default: SPILE_CHECK(false);
@@ -138,8 +147,21 @@ void Emitter::builtin(typed::Builtin which) {
     case Builtin::kElapsed: return elapsed();
     case Builtin::kProbe:
     case Builtin::kFunc: return probe_number();
+    case Builtin::kCurtask: return task_value(Helper::kGetCurrentTask, "curtask");
+    case Builtin::kCgroup: return task_value(Helper::kGetCurrentCgroupId, "cgroup");
+    case Builtin::kNumaNode: return task_value(Helper::kGetNumaNodeId, "numaid");
+    case Builtin::kJiffies: return task_value(Helper::kJiffies64, "jiffies");
+    case Builtin::kRand:
+      task_value(Helper::kGetPrandomU32, "rand");
+      return code_.zero_extend_32(Reg::r0);
     case Builtin::kComm: SPILE_CHECK(false);
   }
+}
+
+/// What only the kernel can tell.
+void Emitter::task_value(Helper helper, std::string_view name) {
+  draft_.need_kernel(name);
+  code_.call(helper);
 }
 
 void Emitter::elapsed() {
@@ -256,7 +278,8 @@ void Emitter::load_memory(const Expr& expr) {
   address_of({{}, slot}, Reg::r1);
   code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));
   probe_read(Memory::kBytes, [this, slot] { code_.store_imm(8, Reg::r10, slot, 0); });
-  code_.load(expr.type.size, Reg::r0, Reg::r10, slot);
+  const bool is_whole = expr.type.size == 6;  // macaddr(): the slot's other bytes are 0
+  code_.load(is_whole ? 8 : expr.type.size, Reg::r0, Reg::r10, slot);
   if (expr.type.is_int() && expr.type.is_signed) truncate(Reg::r0, expr.type);
 }
 

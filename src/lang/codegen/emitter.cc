@@ -1,5 +1,7 @@
 #include "lang/codegen/emitter.h"
 
+#include <algorithm>
+
 namespace spile::lang::codegen {
 
 using bpf::Helper;
@@ -22,6 +24,12 @@ bool uses_context(const typed::Clause& clause) {
 }
 
 }  // namespace
+
+bool Emitter::uses_task() const {
+  return any_expr(clause_.body, [](const typed::Expr& expr) {
+    return expr.kind == ExprKind::kBuiltin && expr.builtin == typed::Builtin::kCurtask;
+  });
+}
 
 Emitter::Held::~Held() {
   if (emitter_ == nullptr || !location_.in_register) return;
@@ -90,6 +98,11 @@ void Emitter::filter_pids() {
 void Emitter::prologue() {
   leave_ = code_.new_label();
   counter_key_ = frame_.allocate(8);
+  using bundle::ProbeKind;
+  const ProbeKind kind = clause_.context.probe;
+  const bool is_user =
+      kind == ProbeKind::kUprobe || kind == ProbeKind::kUretprobe || kind == ProbeKind::kUsdt;
+  reads_kernel_ = !is_user || uses_task();
   slots_.assign(clause_.variables.size(), 0);
   if (uses_context(clause_)) code_.mov(Reg::r6, Reg::r1);
   filter_pids();

@@ -52,6 +52,9 @@ class Emitter {
   Emitter(Draft& draft, const typed::Clause& clause)
       : draft_(draft), clause_(clause), session_(session_of(clause)) {}
 
+  /// A loop whose bounds are not known before makes at most so many rounds; one that wants more
+  /// ends and is counted.
+  static constexpr int32_t kMaxOpenRounds = 128;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
 
@@ -90,6 +93,7 @@ class Emitter {
   };
 
   // Keeping values: emitter.cc.
+  bool uses_task() const;
   Held hold(Reg from);
   void get(const Location& location, Reg dst);
   void put(const Location& location, Reg src);
@@ -120,6 +124,9 @@ class Emitter {
   void truth(const Expr& expr);
   void conditional(const Expr& expr, const std::function<void(const Expr&)>& side);
   void load_memory(const Expr& expr);
+  void task_value(bpf::Helper helper, std::string_view name);
+  void text_length(const Expr& expr);
+  void text_contains(const Expr& expr);
   void load_unaligned_field(const Expr& expr);
   void modify_variable(const Expr& expr, typed::Yields yields);
 
@@ -127,6 +134,7 @@ class Emitter {
   void branch(const Expr& expr, bool when, Label to);
   void branch_compare(const Expr& expr, bool when, Label to);
   void branch_text(const Expr& expr, bool when, Label to);
+  void branch_differs(const Expr& expr, bool when, Label to);
   void branch_text_literal(const Expr& expr, const std::string& text, bool is_equal, Label to);
   void branch_text_bytes(const Place& place, const std::string& text, Label if_different);
 
@@ -145,6 +153,7 @@ class Emitter {
   void string_into(
       const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit);
   void buffer_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
+  void inet_into(const Expr& expr, const Place& place);
   void comm_into(const Place& place, const Type& type, Fill fill);
   /// r0 := the id of the stack. One that found no room is counted.
   void stack_id(const Type& type);
@@ -174,12 +183,15 @@ class Emitter {
   /// `done`.
   void lookup_or_insert(int map, int key, Label done);
   void map_read(const Expr& expr);
+  void aggregate_read(const Expr& expr);
+  void add_cpu(const typed::Map& map, int total, int second);
+  void aggregate_result(const typed::Map& map, int total, int second);
   void set_map(const typed::Stmt& stmt);
   void aggregate(const typed::Stmt& stmt);
   void add_number(const typed::Stmt& stmt);
   void add_to_bucket(const typed::Stmt& stmt);
   void add_extreme(const typed::Map& map);
-  void log2_bucket();
+  void log2_bucket(uint32_t bits);
   void linear_bucket(const typed::Map& map);
   void modify_map(const Expr& expr, typed::Yields yields);
   void modify_in_place(const Expr& expr, typed::Yields yields, const Location* operand);
@@ -193,6 +205,8 @@ class Emitter {
   void exit(const Expr& expr);
   void leave_exit(const std::optional<Place>& code);
   void override_return(const Expr& expr);
+  void send_signal(const Expr& expr);
+  void system(const Expr& expr);
   void time(const Expr& expr);
   void join(const Expr& expr);
   void join_argument(const Location& argv,
@@ -207,11 +221,17 @@ class Emitter {
   // Statements: emit_stmt.cc.
   bool is_too_long() const { return code_.size() > kMaxInsns; }
   void block(const typed::Block& block);
+  void declare(const typed::Block& block, int except = -1);
+  void statements(const typed::Block& block);
+  /// The statements of a kBlock, then `last` for its value, where it has one.
+  void block_value(const Expr& expr, const std::function<void(const Expr&)>& last);
   void statement(const typed::Stmt& stmt);
   void set_variable(const typed::Stmt& stmt);
   void if_statement(const typed::Stmt& stmt);
   void while_loop(const typed::Stmt& stmt);
   void for_range(const typed::Stmt& stmt);
+  void for_open_range(const typed::Stmt& stmt);
+  void range_body(const typed::Stmt& stmt, int counter, Label next, Label done);
 
   const typed::Map& script_map(int map) const {
     return draft_.program().maps[static_cast<size_t>(map)];
@@ -228,7 +248,8 @@ class Emitter {
   Label leave_{};
   int counter_key_ = 0;
   std::optional<Session> session_;
-  int entry_slots_ = 0;  ///< the arguments, then the duration
+  int entry_slots_ = 0;        ///< the arguments, then the duration
+  bool reads_kernel_ = false;  ///< addresses may be the kernel's
 };
 
 }  // namespace spile::lang::codegen

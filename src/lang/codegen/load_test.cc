@@ -128,6 +128,46 @@ const char* const kScripts[] = {
     "@d = **(uint64 **)arg0; }",
     "kprobe:vfs_read { @ = *(uint64 *)(arg0 + arg1); $p = (uint8 *)arg0; @b = *($p + 3); @p = $p; "
     "printf(\"%p\", $p); }",
+    // Structs, arrays, the current task.
+    "kprobe:vfs_read { $t = (struct task_struct *)arg0; @[$t->pid, $t->comm] = count(); @l = "
+    "$t->level + $t->flag; @w = $t->words[arg1] + $t->words[2]; @b = $t->as_byte; "
+    "printf(\"%s %d\", $t->real_parent->comm, $t->real_parent->se.runs); }",
+    "uprobe:libc:fopen { @[ppid, pcomm, leader_tid] = count(); $s = curtask->se; @l = $s.load; }",
+    "struct own { char name[20]; int list[4]; struct { short a : 4, b : 9; } in; };\n"
+    "uprobe:libc:fopen { $p = (struct own *)arg0; printf(\"%s %d %d %d\", $p->name, "
+    "$p->list[arg1 % 4], $p->in.b, $p[2].list[1]); @[$p->name] = count(); @b = buf($p->list); }",
+    "BEGIN { @ = *kaddr(\"vfs_read\"); @k = kptr(3) + uptr(4); }",
+    // Conversions.
+    "kprobe:vfs_read { $t = (struct task_struct *)arg0; @[ntop($t->words)] = count(); @i = "
+    "ntop(arg1); @f = ntop(arg2, arg1); @m = macaddr(arg0); printf(\"%s %s\", ntop(2, arg1), "
+    "macaddr(arg0)); }",
+    "kprobe:vfs_read { @ = bswap((uint16)arg0) + bswap((uint32)arg1) + bswap(arg2) + "
+    "bswap((uint8)arg0); $p = (uint16)arg0; $p = bswap($p); @p = $p; }",
+    "BEGIN { printf(\"%s %s %s %s\", strftime(\"%H:%M:%S\", nsecs), strerror(2), signal_name(9), "
+    "username); @[strftime(\"%S\", nsecs)] = count(); @u = username; }",
+    "uprobe:libc:fopen { @ = strlen(str(arg0)) + strlen(comm); if (strncmp(str(arg0), \"/etc\", 4) "
+    "== 0 && strncmp(comm, str(arg1, 20), 30) != 0) { @n = count(); } if (strcontains(str(arg0), "
+    "\".so\") || strcontains(comm, \"12345678\")) { @c = count(); } }",
+    "BEGIN { @ = rand + numaid + ncpus + cgroup + jiffies; @t = probetype; @g = cgroupid(\"/sys/fs/"
+    "cgroup/user.slice\"); } kprobe:vfs_read { @u = usermode; }",
+    "BEGIN { cat(\"/proc/%d/stat\", pid); @s = stats(5); @k[1] = stats(-5); @h = hist(pid, 3); "
+    "@hk[comm] = hist(pid, 5); delete(@hk[comm]); }",
+    "uprobe:libc:malloc { @c = count(); @s[comm] = sum((int32)arg0); @m[pid] = min((int64)arg0); "
+    "@x = "
+    "max(arg0); @a[1, comm] = avg((int64)arg0); if (@c > 100 && @s[comm] < -3) { exit(); } "
+    "printf(\"%d %d %d\", @m[pid], @x, @a[1, comm]); @copy = @c; }",
+    "uprobe:libc:malloc { @c = count(); print((@c, 1)); print(@c); @k[@c] = @c; exit(@c); }",
+    // Records, blocks, macros, loops.
+    "BEGIN { $r = (a=pid, b=comm, c=(1, 2)); print($r); @[$r] = $r.c.1; @m = $r; print(@m.b); }",
+    "BEGIN { @ = { $x = pid; $x + 1 }; printf(\"%s %d\", if pid > 1 { comm } else { \"one\" }, { "
+    "$y = 3; $y * pid }); if ({ $z = pid; $z > 3 }) { @z = 1; } }",
+    "macro add(a, b) { a + b } macro note(@m, k) { @m[k] = count(); } macro up($x) { $x++; } BEGIN "
+    "{ $v = 1; up($v); note(@n, comm); print(add($v, add(pid, 2))); }",
+    "BEGIN { for ($i : 0..pid) { @[$i] = count(); if ($i > 100) { break; } } }",
+    "uprobe:libc:fopen { $a = arg0; for ($i : $a..(arg1 + 5)) { if ($i % 2 == 0) { continue; } @s "
+    "= "
+    "sum($i); } for ($k : 0..arg2) { @t = sum($k); } @e = count(); }",
+    "uprobe:libc:fopen { for ($i : arg0..arg1) { @s = sum($i); @n[comm]++; printf(\"%d\", $i); } }",
     // Output.
     "BEGIN { printf(\"plain\\n\"); printf(\"%d %s %x %c %p\\n\", 1, \"two\", 3, 52, 5); }",
     "BEGIN { printf(\"%d %d %d %d\\n\", @x++, ++@x, $1, 4); }",

@@ -8,6 +8,7 @@
 
 #include "lang/codegen/compile.h"
 #include "lang/sema/analyze.h"
+#include "lang/sema/config.h"
 #include "lang/sema/fake_world.h"
 #include "lang/syntax/parser.h"
 
@@ -18,10 +19,11 @@ struct Compiled {
   std::string text;  ///< the diagnostics
 };
 
-inline Compiled compile_script(const std::string& script, const CompileOptions& options = {}) {
+inline Compiled compile_script(const std::string& script, CompileOptions options = {}) {
   Source source("stdin", script);
   Diagnostics diagnostics;
   ast::Program program = parse(source, {options.positional}, diagnostics);
+  apply_config(program, options, diagnostics);
   FakeWorld world;
   std::optional<typed::Program> typed;
   if (!diagnostics.has_errors()) typed = analyze(program, world, options, diagnostics);

@@ -29,6 +29,8 @@ class Machine {
   bool pads_comm = true;  ///< get_current_comm zeroes what lies behind the name
   int64_t stack = 42;     ///< what get_stackid gives
   uint64_t overridden = 0, stack_flags = 0;
+  uint64_t task = 0;  ///< what get_current_task gives
+  uint64_t sent_signal = 0, random = 4;
   bool maps_are_full = false;
   std::vector<Bytes> records;
   /// Runs at the start of every update: what another CPU does at that moment.
@@ -161,12 +163,29 @@ class Machine {
       return map_at(map).entries.erase(key_at(map_at(map), key)) != 0 ? 0
                                                                       : static_cast<uint64_t>(-2);
     });
+    // CPUs 0 and 1 have the same value: what is read must be added up.
+    helpers_.set(Helper::kMapLookupPercpuElem,
+                 [](uint64_t map, uint64_t key, uint64_t slot, auto...) -> uint64_t {
+                   auto found = map_at(map).entries.find(key_at(map_at(map), key));
+                   return slot > 1 || found == map_at(map).entries.end()
+                              ? 0
+                              : reinterpret_cast<uint64_t>(found->second.get());
+                 });
     helpers_.set(Helper::kKtimeGetNs, [this](auto...) { return now_ns; });
     helpers_.set(Helper::kKtimeGetBootNs, [this](auto...) { return boot_ns; });
     helpers_.set(Helper::kGetSmpProcessorId, [this](auto...) { return cpu; });
     helpers_.set(Helper::kGetCurrentPidTgid, [this](auto...) { return uint64_t{pid} << 32 | tid; });
     helpers_.set(Helper::kGetCurrentUidGid, [this](auto...) { return uint64_t{gid} << 32 | uid; });
     helpers_.set(Helper::kGetAttachCookie, [this](auto...) { return cookie; });
+    helpers_.set(Helper::kGetCurrentTask, [this](auto...) { return task; });
+    helpers_.set(Helper::kGetPrandomU32, [this](auto...) { return random; });
+    helpers_.set(Helper::kGetNumaNodeId, [](auto...) { return uint64_t{1}; });
+    helpers_.set(Helper::kGetCurrentCgroupId, [](auto...) { return uint64_t{88}; });
+    helpers_.set(Helper::kJiffies64, [](auto...) { return uint64_t{99}; });
+    helpers_.set(Helper::kSendSignal, [this](uint64_t signal, auto...) -> uint64_t {
+      sent_signal = signal;
+      return 0;
+    });
     helpers_.set(Helper::kGetStackid, [this](uint64_t, uint64_t, uint64_t flags, auto...) {
       stack_flags = flags;
       return static_cast<uint64_t>(stack);

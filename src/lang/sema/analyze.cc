@@ -1,7 +1,9 @@
 #include "lang/sema/analyze.h"
 
 #include <algorithm>
+#include <set>
 
+#include "lang/sema/c_declarations.h"
 #include "lang/sema/lower.h"
 #include "lang/sema/probes.h"
 
@@ -20,16 +22,24 @@ class Analyzer {
            World& world,
            const CompileOptions& options,
            Diagnostics& diagnostics)
-      : program_(program), world_(world), options_(options), diagnostics_(diagnostics) {}
+      : program_(program),
+        world_(world),
+        options_(options),
+        diagnostics_(diagnostics),
+        types_(world) {}
 
   std::optional<typed::Program> run() {
     refuse_definitions();
-    ProbeTable table = resolve_probes(program_, world_, diagnostics_);
+    declare_c(program_, types_, diagnostics_);
+    const size_t errors_before = diagnostics_.error_count();
+    ProbeTable table = resolve_probes(program_, world_, options_.missing_probes, diagnostics_);
+    lacks_probes_ = diagnostics_.error_count() != errors_before;
     declare_maps();
     Diagnostics scratch;
     lower_all(table.instances, scratch);
     table.instances = split_by_layout(std::move(table.instances));
     sort_maps();
+    if (table.instances.empty()) return std::nullopt;  // reported
     if (!infer(table.instances)) return std::nullopt;
     if (diagnostics_.has_errors()) return std::nullopt;
     return finish(std::move(table));
@@ -41,15 +51,13 @@ class Analyzer {
   }
 
   void refuse_definitions() {
-    for (const ast::CDefinition& definition : program_.c_definitions) {
-      refuse(definition.span,
-             definition.kind == ast::CDefinition::Kind::kInclude ? "#include" : "a C definition");
-    }
-    for (const ast::ConfigEntry& entry : program_.config)
-      refuse(entry.key_span, fmt::format("config {}", entry.key));
     for (const ast::Import& import : program_.imports) refuse(import.span, "import");
     for (const ast::Routine& routine : program_.routines) {
-      refuse(routine.name_span, routine.kind == ast::Routine::Kind::kMacro ? "macro" : "fn");
+      if (routine.kind == ast::Routine::Kind::kFunction) refuse(routine.name_span, "fn");
+      for (const ast::Parameter& parameter : routine.parameters) {
+        if (routine.kind == ast::Routine::Kind::kMacro && parameter.type)
+          diagnostics_.error(parameter.span, "a macro's parameters have no types");
+      }
     }
   }
 
@@ -74,7 +82,9 @@ class Analyzer {
   std::vector<typed::Clause> lower_all(std::vector<Instance>& instances, Diagnostics& diagnostics) {
     std::vector<typed::Clause> clauses;
     for (Instance& instance : instances)
-      clauses.push_back(Lowering(options_, world_, maps_, instance, diagnostics).run());
+      clauses.push_back(
+          Lowering(options_, world_, types_, program_.routines, maps_, instance, diagnostics)
+              .run());
     return clauses;
   }
 
@@ -93,6 +103,7 @@ class Analyzer {
       clauses_ = lower_all(instances, found);
       if (maps_.changed || (!found.has_errors() && settle_variables(instances))) continue;
       keep(found);
+      tell_hoisted(instances);
       check_known();
       return true;
     }
@@ -104,10 +115,25 @@ class Analyzer {
   /// One clause may have been lowered for several contexts: each fault once.
   void keep(const Diagnostics& found) {
     for (const Diagnostic& one : found) {
+      // What a missing probe would have put into a map is no fault of the others.
+      if (lacks_probes_ && one.message.starts_with("undefined map")) continue;
       bool is_known = std::ranges::any_of(diagnostics_, [&](const Diagnostic& other) {
         return other.span == one.span && other.message == one.message;
       });
       if (!is_known) diagnostics_.add(one);
+    }
+  }
+
+  void tell_hoisted(const std::vector<Instance>& instances) {
+    std::set<std::string> told;
+    for (const Instance& instance : instances) {
+      for (const std::string& name : instance.hoisted) {
+        if (!told.insert(fmt::format("{} {}", instance.clause->span.begin, name)).second) continue;
+        diagnostics_
+            .warning(instance.clause->attach_points.front().span,
+                     "{} is used behind the block that it is first used in", name)
+            .with_hint("newer bpftrace refuses this; put 'let {};' before that block", name);
+      }
     }
   }
 
@@ -158,7 +184,9 @@ class Analyzer {
   World& world_;
   const CompileOptions& options_;
   Diagnostics& diagnostics_;
+  TypeTable types_;
   MapTable maps_;
+  bool lacks_probes_ = false;
   std::vector<typed::Clause> clauses_;
 };
 

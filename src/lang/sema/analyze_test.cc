@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "lang/sema/config.h"
 #include "lang/sema/fake_world.h"
 #include "lang/sema/typed_print.h"
 #include "lang/syntax/parser.h"
@@ -73,37 +74,28 @@ TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
   expect_refused("iter:task:pin { exit(); }", "a pinned iterator is not built yet");
 }
 TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
-  expect_refused("BEGIN { @ = stats(1); }", "stats() is not built yet");
+  expect_refused("BEGIN { @ = tseries(1, 1s, 10); }", "tseries() is not built yet");
   expect_refused("BEGIN { print(len(@x)); @x[1] = 1; }", "len() is not built yet");
-  expect_refused("BEGIN { print(rand); }", "rand is not built yet");
-  expect_refused("BEGIN { print(strlen(comm)); }", "strlen() is not built yet");
-  expect_refused("BEGIN { system(\"ls\"); }", "system() is not built yet");
-  expect_refused("BEGIN { print(rand); }", "rand is not built yet");
+  expect_refused("BEGIN { print(strcap(comm)); }", "strcap() is not built yet");
+  expect_refused("BEGIN { print(cpid); }", "cpid is not built yet");
   expect_refused("BEGIN { print(pid(init)); }", "pid() with an argument is not built yet");
 }
 
 TEST(Sema, RefusesStatementsThatAreNotBuiltByName) {
   expect_refused("BEGIN { @x[1] = 1; for ($kv : @x) { print($kv.0); } }",
                  "'for' over a map is not built yet");
-  expect_refused("BEGIN { $n = 3; for ($i : 0..$n) { print($i); } }",
-                 "a range that is not constant is not built yet");
-  expect_refused("config = { max_strlen = 64 } BEGIN { exit(); }",
-                 "config max_strlen is not built yet");
-  expect_refused("#include <linux/sched.h>\nBEGIN { exit(); }", "#include is not built yet");
-  expect_refused("struct x { int a; }\nBEGIN { exit(); }", "a C definition is not built yet");
-  expect_refused("macro add($a) { $a + 1 } BEGIN { exit(); }", "macro is not built yet");
-  expect_refused("BEGIN { print((a=1, b=2)); }", "a record is not built yet");
-  expect_refused("kprobe:vfs_read { print(((struct file *)arg0)->f_pos); }",
-                 "the type 'struct file *' is not built yet");
-  expect_refused("uprobe:libc:fopen { print(args.x); }",
-                 "args of functions (from debug information) is not built yet");
+  expect_refused("fn add($a : int64) : int64 { return $a; } BEGIN { exit(); }",
+                 "fn is not built yet");
+  expect_refused("import \"x.bt\"; BEGIN { exit(); }", "import is not built yet");
 }
 
-TEST(Sema, RefusesReadingAggregationsByName) {
-  expect_refused("BEGIN { @c = count(); $x = @c; }",
-                 "reading @c, a map of count(), is not built yet");
-  expect_refused("BEGIN { @c[1] = sum(2); print(@c[1]); }",
-                 "reading @c, a map of sum(), is not built yet");
+TEST(Sema, ReadsAggregationsThatAreOneNumber) {
+  expect_map("BEGIN { @c = count(); @x = @c; }", "@x[] : value uint64");
+  expect_map("BEGIN { @c[1] = sum(-2); @x = @c[1]; }", "@x[] : value int64");
+  expect_refused("BEGIN { @c = hist(1); $x = @c; }",
+                 "reading @c, a map of hist(), is not built yet");
+  expect_refused("BEGIN { @c[1] = stats(2); print(@c[1]); }",
+                 "reading @c, a map of stats(), is not built yet");
 }
 
 // ---- names
@@ -168,6 +160,192 @@ TEST(Sema, KnowsWhatEachProbeHas) {
                  "hides the first 8 bytes");
   expect_refused("tracepoint:odd:packed { print(args.list); }",
                  "a field of type 'u32[2]' is not built yet");
+}
+
+// ---- structs, C definitions
+// ------------------------------------------------------------------------------------------------
+
+TEST(SemaStructs, FieldsAreReadWhereTheKernelKeepsThem) {
+  expect_typed("BEGIN { print(curtask->pid); }", "load : int32");
+  expect_typed("kprobe:vfs_read { @ = ((struct task_struct *)arg0)->real_parent->comm; }",
+               ": string[16]");
+  expect_map("kprobe:vfs_read { @ = ((struct task_struct *)arg0)->se.load; }",
+             "@[] : value uint64");
+  expect_map("kprobe:vfs_read { $t = (struct task_struct *)arg0; @ = $t.as_byte; }",
+             "@[] : value uint64");
+  expect_map("kprobe:vfs_read { @ = ((struct task_struct *)arg0)->level; }", "@[] : value int64");
+  expect_map("kprobe:vfs_read { @ = (*(struct task_struct *)arg0).words[arg1]; }",
+             "@[] : value uint64");
+}
+
+TEST(SemaStructs, KnowsSizesAndOffsets) {
+  expect_typed("BEGIN { print(sizeof(struct task_struct)); }", "number 96");
+  expect_typed("BEGIN { print(offsetof(struct task_struct, se.runs)); }", "number 56");
+  expect_typed("BEGIN { print(offsetof(struct task_struct, as_byte)); }", "number 64");
+  expect_typed("kprobe:vfs_read { print((struct entity *)arg0 + 3); }", "number 48");
+  expect_typed("BEGIN { print(sizeof(sector_t)); print(sizeof(unsigned)); }", "number 8");
+}
+
+TEST(SemaStructs, LaysOutTheScriptsOwn) {
+  const std::string own =
+      "struct inner { char c; short s; };\n"
+      "struct own { char a; struct inner in; int list[3]; unsigned low : 3, high : 7; int : 0; "
+      "long last; char name[5]; union { int u; char v; }; struct own *next; };\n";
+  const auto offset = [&](const char* path, const char* wanted) {
+    expect_typed(own + "BEGIN { print(offsetof(struct own, " + path + ")); }",
+                 std::string("number ") + wanted);
+  };
+  offset("in.s", "4");
+  offset("list", "8");
+  offset("last", "24");
+  offset("name", "32");
+  offset("u", "40");
+  offset("next", "48");
+  expect_typed(own + "BEGIN { print(sizeof(struct own)); }", "number 56");
+  expect_typed(
+      "struct p { char a; int b; } __attribute__((packed));\nBEGIN { print(sizeof(struct "
+      "p)); }",
+      "number 5");
+}
+
+TEST(SemaStructs, ParametersComeFromDebugInformation) {
+  expect_typed("uprobe:libc:fopen { print(str(args.mode)); }", "truncate");
+  expect_map("uprobe:libc:fclose { @ = args.stream->fd; }", "@[] : value int64");
+  expect_map("uprobe:libc:fclose { @ = ((struct file *)arg0)->name; }", "@[] : value string[8]");
+  expect_accepted("uprobe:libc:f* { print(str(arg0)); }");
+  expect_refused("uprobe:libc:f* { print(args.mode); }", "args.mode is another parameter in");
+  expect_refused("uprobe:libc:fopen { print(args.nam); }", "did you mean 'name'?");
+  expect_refused("uprobe:libc:fclose { print(args.x); }", "it is not passed in a register");
+  expect_refused("uprobe:libc:malloc { print(args.size); }", "has no debug information");
+  expect_accepted("uretprobe:libc:fopen { print(str(args.name)); print(retval); }");
+  expect_refused("usdt:redis-server:db:query_start { print(args.name); }", "args is only there in");
+}
+
+TEST(SemaStructs, RefusesWhatIsNotThere) {
+  expect_refused("BEGIN { print(curtask->pidd); }", "struct task_struct has no field 'pidd'");
+  expect_refused("BEGIN { print(curtask->pidd); }", "did you mean 'pid'?");
+  expect_refused("kprobe:vfs_read { print(((struct file *)arg0)->f_pos); }",
+                 "unknown type 'struct file'");
+  expect_refused("BEGIN { print(curtask->next->x); }", "what struct opaque consists of");
+  expect_refused("BEGIN { print(curtask->se); }", "struct entity as a whole is not built yet");
+  expect_refused("BEGIN { @ = curtask->words; }", "as a whole is not built yet");
+  expect_refused("BEGIN { print(curtask->words[4]); }", "the array has 4 elements");
+  expect_refused("kprobe:vfs_read { print(arg0->x); }", "uint64 has no field 'x'");
+  expect_refused("struct a { struct b b; };\nBEGIN { exit(); }", "the size of 'struct b'");
+  expect_refused("struct a { int x : 40; };\nBEGIN { exit(); }", "'x' has 40 bits");
+  expect_refused("struct a { nothing x; };\nBEGIN { exit(); }", "unknown type 'nothing'");
+}
+
+TEST(SemaStructs, HeadersConstantsAndConditions) {
+  expect_typed("#include <linux/socket.h>\nBEGIN { print(AF_INET6); }", "number 10");
+  expect_refused("BEGIN { print(AF_INET6); }", "unknown name 'AF_INET6'");
+  expect_typed("BEGIN { print(TCP_CLOSE); }", "number 7");
+  expect_typed("#define TWO (1 + 1)\n#define FOUR (TWO * TWO)\nBEGIN { print(FOUR); }", "number 4");
+  expect_refused("#define A B\n#define B A\nBEGIN { print(A); }", "#define A needs itself");
+  expect_typed("enum e { X = 3, Y, Z = X << 2 };\nBEGIN { print(Y); print(Z); }", "number 12");
+  expect_typed(
+      "#ifndef BPFTRACE_HAVE_BTF\n#define A 1\n#else\n#define A 2\n#endif\nBEGIN { "
+      "print(A); }",
+      "number 2");
+  expect_typed(
+      "#define V 3\n#if V > 2 && defined(V)\n#define A 5\n#elif 1\n#define A "
+      "6\n#endif\nBEGIN { print(A); }",
+      "number 5");
+  expect_typed(
+      "#define L (5 * 2)\n#if L > 3\n#define A 5\n#endif\nstruct s { int x[L + 1]; };\nBEGIN { "
+      "print(A); print(sizeof(struct s)); }",
+      "number 44");
+  expect_refused("#define A B\n#define B A\n#if A\n#endif\nBEGIN { exit(); }", "nested too deeply");
+  expect_refused("#include \"own.h\"\nBEGIN { exit(); }", "only headers of the system");
+  expect_refused("#if 1\nBEGIN { exit(); }", "#if without #endif");
+  expect_refused("#if 0\nBEGIN { exit(); }\n#endif\nEND { exit(); }",
+                 "#if around a probe is not built yet");
+}
+
+// ---- macros, blocks, settings
+// ----------------------------------------------------------------------------------------------
+
+TEST(SemaMacros, AreHygienic) {
+  expect_accepted("macro add(a, b) { a + b } BEGIN { $a = 1; print(add($a, 2)); }");
+  expect_accepted("macro set($x) { $x = 5; } BEGIN { $y = 1; set($y); print($y); }");
+  expect_accepted("macro bump(@m, k) { @m[k] = count(); } BEGIN { bump(@c, 1); bump(@d, comm); }");
+  expect_accepted("macro five { 5 } BEGIN { print(five + five()); }");
+  expect_accepted("macro own() { $t = 1; $t } BEGIN { $t = \"text\"; print(own()); print($t); }");
+  expect_refused("macro peek() { $t } BEGIN { $t = 1; print(peek()); }", "undefined variable $t");
+  expect_refused("macro store() { @m = 1; } BEGIN { @m = 2; store(); }",
+                 "@m is none of its parameters");
+  expect_refused("macro set($x) { $x = 5; } BEGIN { set(3); }", "fit none of its forms");
+  expect_refused("macro loop(a) { loop(a) } BEGIN { print(loop(1)); }", "levels deep");
+}
+
+TEST(SemaMacros, AreChosenByWhatTheyAreGiven) {
+  const std::string two = "macro what(@m) { \"map\" } macro what(x) { \"value\" } ";
+  expect_typed(two + "BEGIN { @m = 1; print(what(@m)); }", "text \"map\"");
+  expect_typed(two + "BEGIN { print(what(1)); }", "text \"value\"");
+}
+
+TEST(SemaBlocks, HaveTheValueOfTheirLastExpression) {
+  expect_map("BEGIN { @ = { $x = 3; $x + 1 }; }", "@[] : value int64");
+  expect_map("BEGIN { @ = if pid > 1 { \"many\" } else { \"one\" }; }", "@[] : value string[5]");
+  expect_refused("BEGIN { @ = { $x = 3; }; }", "this has no value to assign");
+  expect_refused("BEGIN { @ = if pid > 1 { 1 } else { \"one\" }; }",
+                 "one side has int64, the other string[4]");
+}
+
+TEST(SemaLoops, WithoutConstantBoundsStandAlone) {
+  expect_accepted(
+      "BEGIN { for ($i : 0..pid) { @ = count(); } for ($i : 0..pid) { @ = count(); } }");
+  expect_accepted("BEGIN { for ($i : 0..5) { for ($j : 0..5) { @ = count(); } } }");
+  expect_refused("BEGIN { for ($i : 0..pid) { for ($j : 0..5) { @ = count(); } } }",
+                 "one of which");
+  expect_refused("BEGIN { for ($i : 0..5) { for ($j : 0..pid) { @ = count(); } } }",
+                 "one of which");
+  expect_refused("BEGIN { while (pid) { for ($j : 0..pid) { @ = count(); } } }", "one of which");
+  expect_refused(
+      "macro m(@c) { for ($j : 0..5) { @c = count(); } } BEGIN { for ($i : 0..pid) { "
+      "m(@c); } }",
+      "one of which");
+}
+
+TEST(SemaBlocks, RecordsAreTuplesWithNames) {
+  expect_map("BEGIN { @ = (a=1, b=\"x\"); }", "@[] : value (a=int64,b=string[2])");
+  expect_accepted("BEGIN { $r = (a=1, b=\"x\"); print($r.a); print($r.b); @[$r] = 1; }");
+  expect_refused("BEGIN { print((a=1, a=2)); }", "has a field 'a' already");
+  expect_refused("BEGIN { $r = (a=1, b=2); print($r.c); }", "has no field 'c'");
+}
+
+TEST(SemaSettings, ProbesThatAreMissing) {
+  expect_accepted("kprobe:vfs_read, kprobe:gone { exit(); }");
+  expect_refused("kprobe:gone { exit(); } kprobe:vfs_read { exit(); }", "no function 'gone'");
+  CompileOptions options;
+  options.missing_probes = MissingProbes::kWarn;
+  expect_accepted("kprobe:gone { exit(); } kprobe:vfs_read { exit(); }", options);
+  EXPECT_FALSE(analyze_script("kprobe:gone { exit(); }", options).program);
+  options.missing_probes = MissingProbes::kError;
+  EXPECT_FALSE(analyze_script("kprobe:vfs_read, kprobe:gone { exit(); }", options).program);
+}
+
+TEST(SemaSettings, AreReadFromTheScript) {
+  const auto applied = [](const std::string& text, CompileOptions options = {}) {
+    Source source("stdin", "config = { " + text + " } BEGIN { exit(); }");
+    Diagnostics diagnostics;
+    const ast::Program program = parse(source, {}, diagnostics);
+    apply_config(program, options, diagnostics);
+    return std::pair(options, render(source, diagnostics));
+  };
+  EXPECT_EQ(applied("max_strlen = 64; BPFTRACE_MAX_MAP_KEYS = 7").first.max_strlen, 64u);
+  EXPECT_EQ(applied("max_strlen = 64; BPFTRACE_MAX_MAP_KEYS = 7").first.max_map_keys, 7u);
+  EXPECT_FALSE(applied("print_maps_on_exit = false").first.prints_maps);
+  EXPECT_EQ(applied("missing_probes = warn").first.missing_probes, MissingProbes::kWarn);
+  EXPECT_EQ(applied("stack_mode = perf").first.stack_mode, bundle::StackMode::kPerf);
+  EXPECT_EQ(applied("license = \"GPL\"; lazy_symbolication = true").second, "");
+  EXPECT_NE(applied("max_strln = 64").second.find("did you mean 'max_strlen'?"), std::string::npos);
+  EXPECT_NE(applied("max_strlen = 1").second.find("a number from 8 to 4096"), std::string::npos);
+  EXPECT_NE(applied("missing_probes = perhaps").second.find("error, warn or ignore"),
+            std::string::npos);
+  CompileOptions fixed;
+  fixed.fixed = {"max_strlen"};
+  EXPECT_EQ(applied("max_strlen = 64", fixed).first.max_strlen, 128u);
 }
 
 TEST(Sema, ChecksEveryAttachPointOfAClause) {
@@ -341,7 +519,10 @@ TEST(Sema, ReadsMapsThatFeedEachOther) {
 TEST(Sema, RefusesUndefinedNames) {
   expect_refused("BEGIN { print($x); }", "undefined variable $x");
   expect_refused("BEGIN { $count = 1; print($cuont); }", "did you mean $count?");
-  expect_refused("BEGIN { if (pid) { $x = 1; } print($x); }", "put 'let $x;' before that block");
+  Outcome outcome = analyze_script("BEGIN { if (pid) { $x = 1; } print($x); }");
+  EXPECT_TRUE(outcome.program);
+  EXPECT_NE(outcome.text.find("WARNING: $x is used behind the block"), std::string::npos);
+  EXPECT_NE(outcome.text.find("put 'let $x;' before that block"), std::string::npos);
   expect_refused("BEGIN { print(@x + 1); }",
                  "undefined map: @x is read, but nothing is ever put into it");
   expect_refused("BEGIN { clear(@x); }", "undefined map: nothing is ever put into @x");
@@ -358,7 +539,8 @@ TEST(Sema, ChecksOperands) {
   expect_refused("BEGIN { print(pid % 0); }", "division by zero");
   expect_refused("BEGIN { @x = 1; @x /= 0; }", "division by zero");
   expect_refused("BEGIN { print(pid << 64); }", "a shift by 64");
-  expect_refused("uprobe:libc:fopen { print(*arg0); }", "say what it points to");
+  expect_typed("uprobe:libc:fopen { print(*arg0); }", "load : uint64");
+  expect_refused("BEGIN { print(*comm); }", "'*' needs a pointer, not string[16]");
   expect_refused("BEGIN { print(!comm); }", "'!' needs a number, not string[16]");
   expect_refused("BEGIN { $x = printf(\"a\"); }", "this has no value to assign");
   expect_refused("BEGIN { break; }", "'break' outside of a loop");
@@ -383,7 +565,9 @@ TEST(Sema, ChecksAggregations) {
   expect_refused("BEGIN { @ = lhist(1, 0, pid, 1); }", "must be a constant");
   expect_refused("BEGIN { @ = lhist(1, 0, 10, 1); @ = lhist(1, 0, 20, 1); }",
                  "has other bounds elsewhere");
-  expect_refused("BEGIN { @ = hist(1, 2); }", "hist() with finer buckets is not built yet");
+  expect_accepted("BEGIN { @ = hist(1, 5); }");
+  expect_refused("BEGIN { @ = hist(1, 6); }", "hist: 0 to 5 bits, not 6");
+  expect_refused("BEGIN { @ = hist(1, 2); @ = hist(1, 3); }", "hist: @ has 2 bits elsewhere");
   expect_refused("BEGIN { @ += count(); }", "count() adds by itself");
 }
 

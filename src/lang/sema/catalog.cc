@@ -30,48 +30,48 @@ constexpr FunctionEntry kFunctions[] = {
     {"avg", F::kAvg, 1, 1},
     {"hist", F::kHist, 1, 2},
     {"lhist", F::kLhist, 4, 4},
-    {"stats"},
+    {"stats", F::kStats, 1, 1},
     {"tseries"},
     {"len"},
     {"find"},
     {"for_each"},
-    {"cat"},
-    {"system"},
+    {"cat", F::kCat, 1, 128},
+    {"system", F::kSystem, 1, 128},
     {"errorf"},
     {"warnf"},
     {"debugf"},
     {"assert"},
     {"fail"},
     {"static_assert"},
-    {"strftime"},
-    {"strerror"},
+    {"strftime", F::kStrftime, 2, 2},
+    {"strerror", F::kNamedValue, 1, 1},
     {"syscall_name"},
-    {"signal_name"},
-    {"strlen"},
+    {"signal_name", F::kNamedValue, 1, 1},
+    {"strlen", F::kStrlen, 1, 1},
     {"strcap"},
     {"strstr"},
-    {"strcontains"},
+    {"strcontains", F::kStrcontains, 2, 2},
     {"str_concat"},
-    {"strncmp"},
+    {"strncmp", F::kStrncmp, 3, 3},
     {"memcmp"},
     {"default_str_length"},
-    {"ntop"},
+    {"ntop", F::kNtop, 1, 2},
     {"pton"},
-    {"bswap"},
-    {"macaddr"},
-    {"cgroupid"},
+    {"bswap", F::kByteSwap, 1, 1},
+    {"macaddr", F::kMacaddr, 1, 1},
+    {"cgroupid", F::kCgroupId, 1, 1},
     {"cgroup_path"},
     {"kaddr", F::kKernelAddress, 1, 1},
     {"uaddr"},
     {"ksym", F::kKernelSymbol, 1, 1},
     {"usym", F::kUserSymbol, 1, 1},
-    {"kptr"},
-    {"uptr"},
+    {"kptr", F::kSamePointer, 1, 1},
+    {"uptr", F::kSamePointer, 1, 1},
     {"reg", F::kReg, 1, 1},
     {"kstack", F::kKernelStack, 0, 2},
     {"ustack", F::kUserStack, 0, 2},
     {"dw_ustack"},
-    {"signal"},
+    {"signal", F::kSignal, 1, 1},
     {"signal_thread"},
     {"override", F::kOverride, 1, 1},
     {"write_user"},
@@ -82,7 +82,7 @@ constexpr FunctionEntry kFunctions[] = {
     {"kfunc_exist"},
     {"kfunc_allowed"},
     {"unwatch"},
-    {"getopt"},
+    {"getopt", F::kGetopt, 1, 3},
     {"container_of"},
     {"typeinfo"},
     {"is_str"},
@@ -106,18 +106,18 @@ constexpr BuiltinEntry kBuiltins[] = {
     {"comm", true, typed::Builtin::kComm},
     {"probe", true, typed::Builtin::kProbe},
     {"func", true, typed::Builtin::kFunc},
-    {"curtask"},
+    {"curtask", true, typed::Builtin::kCurtask},
     {"ppid"},
     {"pcomm"},
     {"leader_tid"},
     {"leader_comm"},
     {"cpid"},
     {"has_cpid"},
-    {"cgroup"},
-    {"rand"},
+    {"cgroup", true, typed::Builtin::kCgroup},
+    {"rand", true, typed::Builtin::kRand},
     {"ncpus"},
-    {"numaid"},
-    {"jiffies"},
+    {"numaid", true, typed::Builtin::kNumaNode},
+    {"jiffies", true, typed::Builtin::kJiffies},
     {"usermode"},
     {"username"},
     {"config"},
@@ -196,6 +196,7 @@ bundle::MapRole role_of(Function aggregation) {
     case F::kMin: return MapRole::kMin;
     case F::kMax: return MapRole::kMax;
     case F::kAvg: return MapRole::kAvg;
+    case F::kStats: return MapRole::kStats;
     case F::kHist: return MapRole::kHist;
     case F::kLhist: return MapRole::kLhist;
     default: return MapRole::kValue;
@@ -210,6 +211,7 @@ std::string_view describe(bundle::MapRole role) {
     case MapRole::kMin: return "min()";
     case MapRole::kMax: return "max()";
     case MapRole::kAvg: return "avg()";
+    case MapRole::kStats: return "stats()";
     case MapRole::kHist: return "hist()";
     case MapRole::kLhist: return "lhist()";
     default: return "a value";
@@ -239,7 +241,12 @@ Type type_of(typed::Builtin builtin) {
     case Builtin::kCpu: return Type::integer(4, false);
     case Builtin::kNsecs:
     case Builtin::kBootNsecs:
+    case Builtin::kCgroup:
+    case Builtin::kJiffies:
     case Builtin::kElapsed: return Type::uint64();
+    case Builtin::kRand:
+    case Builtin::kNumaNode: return Type::integer(4, false);
+    case Builtin::kCurtask: return Type::pointer_to(Type::structure("struct task_struct"));
     case Builtin::kComm: return Type::string(16);  // TASK_COMM_LEN
     case Builtin::kProbe: return Type::probe();
     case Builtin::kFunc: return Type::func();

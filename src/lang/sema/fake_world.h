@@ -83,6 +83,46 @@ class FakeWorld : public World {
     if (found.empty()) return fail(ErrorCode::kNotFound, "no tracepoint '{}:{}'", category, event);
     return found;
   }
+  Result<std::vector<UserParameter>> user_parameters(const UserFunction& function) override {
+    const Type name = Type::pointer_to(Type::integer(1, true));
+    const Type file = Type::pointer_to(Type::structure("struct file of " + function.path));
+    if (function.symbol == "fopen")
+      return std::vector<UserParameter>{{"name", name, 0, ""}, {"mode", name, 1, ""}};
+    if (function.symbol == "fclose")
+      return std::vector<UserParameter>{{"stream", file, 0, ""},
+                                        {"mode", name, 2, ""},
+                                        {"x", {}, -1, "it is not passed in a register"}};
+    return fail(ErrorCode::kUnsupported, "{} has no debug information", function.path);
+  }
+  Result<Structure> user_structure(std::string_view path, std::string_view name) override {
+    if (name != "struct file") return fail(ErrorCode::kNotFound, "no {}", name);
+    return Structure{fmt::format("{} of {}", name, path),
+                     16,
+                     {{"fd", Type::integer(4, true), 0}, {"name", Type::string(8), 4}}};
+  }
+  bool has_types = true;
+  std::vector<Structure> structures = default_structures();
+
+  bool has_kernel_types() override { return has_types; }
+  Result<Structure> kernel_structure(std::string_view name) override {
+    for (const Structure& one : structures) {
+      if (has_types && one.name == name) return one;
+    }
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  Result<Type> kernel_type(std::string_view name) override {
+    if (has_types && name == "sector_t") return Type::uint64();
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  Result<int64_t> kernel_enumerator(std::string_view name) override {
+    if (has_types && name == "TCP_CLOSE") return 7;
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  Result<uint64_t> cgroup_id(std::string_view path) override {
+    if (path == "/sys/fs/cgroup/user.slice") return 77;
+    return fail(ErrorCode::kNotFound, "no cgroup {}", path);
+  }
+  uint32_t cpu_count() override { return 4; }
   Result<std::vector<Tracepoint>> typed_events(TypedEvent kind,
                                                std::string_view module,
                                                std::string_view name) override {
@@ -113,6 +153,27 @@ class FakeWorld : public World {
  private:
   using Shape = EventField::Shape;
   using Place = UsdtArgument::Place;
+
+  static std::vector<Structure> default_structures() {
+    const Type task = Type::pointer_to(Type::structure("struct task_struct"));
+    return {
+        {"struct task_struct",
+         96,
+         {{"pid", Type::integer(4, true), 0},
+          {"tgid", Type::integer(4, true), 4},
+          {"real_parent", task, 8},
+          {"group_leader", task, 16},
+          {"comm", Type::string(16), 24},
+          {"flag", Type::integer(4, false), 40, 2, 3},
+          {"level", Type::integer(4, true), 40, 5, 5},
+          {"se", Type::structure("struct entity"), 48},
+          {"", Type::structure("union <7>"), 64},
+          {"words", Type::array_of(Type::integer(4, false), 4), 72},
+          {"next", Type::pointer_to(Type::structure("struct opaque")), 88}}},
+        {"struct entity", 16, {{"load", Type::uint64(), 0}, {"runs", Type::integer(2, false), 8}}},
+        {"union <7>", 8, {{"as_word", Type::uint64(), 0}, {"as_byte", Type::integer(1, false), 0}}},
+    };
+  }
 
   /// query_start twice, with its arguments in other places; one that cannot be read in query_done.
   static std::vector<UsdtSite> default_usdt() {

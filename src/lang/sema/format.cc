@@ -99,7 +99,9 @@ bool accepts(char letter, const Type& type) {
   switch (letter) {
     case 's':
       return type.is_string() || type.kind == Type::Kind::kProbe ||
-             type.kind == Type::Kind::kFunc || type.is_stack() || type.is_symbol();
+             type.kind == Type::Kind::kFunc || type.is_stack() || type.is_symbol() ||
+             type.kind == Type::Kind::kInet || type.kind == Type::Kind::kMac ||
+             type.kind == Type::Kind::kTimestamp || type.kind == Type::Kind::kNamed;
     case 'r': return type.kind == Type::Kind::kBuffer;
     default: return type.is_number();
   }

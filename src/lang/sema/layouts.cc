@@ -21,6 +21,7 @@ std::string layout_of(const Instance& instance, const Tracepoint& event) {
     } else {
       layout += fmt::format("{},{},{},{};", field->offset, field->size, field->is_signed,
                             static_cast<int>(field->shape));
+      if (field->shape == EventField::Shape::kPointer) layout += field->type;
       // What a pointer points to decides how it is followed.
       if (bundle::is_typed(instance.context.probe)) layout += field->type + ";";
     }
@@ -54,7 +55,8 @@ Instance part_of(const Instance& whole) {
           .used_fields = whole.used_fields,
           .used_arguments = whole.used_arguments,
           .variables = whole.variables,
-          .is_declared = whole.is_declared};
+          .is_declared = whole.is_declared,
+          .hoisted = whole.hoisted};
 }
 
 void split_events(Instance& instance, std::vector<Instance>& all) {

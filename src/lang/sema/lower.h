@@ -1,12 +1,14 @@
 // One clause of the AST -> its typed form, with the types found so far.
 //
 // Split over lower_expr.cc (values), lower_operator.cc (operators, casts), lower_call.cc
-// (functions), lower_stack.cc (stacks, symbols), lower_map.cc and lower_stmt.cc (statements,
-// scopes). Every method returns a node whatever happens: after an error it is of unknown type, from
-// which nothing further is reported.
+// (functions), lower_struct.cc, lower_convert.cc, lower_block.cc (blocks and macros),
+// lower_stack.cc (stacks, symbols), lower_map.cc and lower_stmt.cc (statements, scopes). Every
+// method returns a node whatever happens: after an error it is of unknown type, from which nothing
+// further is reported.
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -15,6 +17,7 @@
 #include "lang/sema/catalog.h"
 #include "lang/sema/options.h"
 #include "lang/sema/probes.h"
+#include "lang/sema/type_table.h"
 #include "lang/sema/typed.h"
 #include "lang/sema/world.h"
 #include "lang/syntax/ast.h"
@@ -26,6 +29,7 @@ namespace spile::lang {
 struct MapState {
   typed::Map map;
   bool has_role = false;  ///< something is put into it somewhere
+  bool has_bits = false;  ///< hist() has said how fine its buckets are
 };
 
 /// The maps of the script; every change of a type asks for another round.
@@ -41,11 +45,15 @@ class Lowering {
  public:
   Lowering(const CompileOptions& options,
            World& world,
+           TypeTable& types,
+           const std::vector<ast::Routine>& routines,
            MapTable& maps,
            Instance& instance,
            Diagnostics& diagnostics)
-      : options_(options),
+      : routines_(routines),
+        options_(options),
         world_(world),
+        types_(types),
         maps_(maps),
         instance_(instance),
         diagnostics_(diagnostics) {}
@@ -77,25 +85,31 @@ class Lowering {
   ExprPtr lower_duration(Span span);
   ExprPtr lower_variable(const ast::Variable& expr);
   ExprPtr lower_map_read(const ast::Map& expr);
-  ExprPtr lower_field(const ast::Field& expr);
+  bool lower_constant(const std::string& name, Span span, ExprPtr& value);
+  ExprPtr lower_define(const std::string& name, const ast::Expr& body);
   ExprPtr lower_event_field(const ast::Field& expr);
+  ExprPtr lower_function_parameter(const ast::Field& expr);
+  std::optional<UserParameter> find_parameter(const UserFunction& function, const ast::Field& expr);
   ExprPtr lower_tuple_field(const ast::TupleField& expr);
-  ExprPtr lower_index(const ast::Index& expr);
+  ExprPtr element_of_tuple(ExprPtr tuple, uint64_t index, Span span);
+  ExprPtr lower_record(const ast::Record& expr);
+  ExprPtr tuple_of(const std::vector<const ast::Expr*>& given,
+                   std::vector<std::string> names,
+                   Span span);
   ExprPtr lower_unary(const ast::Unary& expr);
-  ExprPtr lower_deref(ExprPtr address, Span span);
   ExprPtr lower_inc_dec(const ast::IncDec& expr);
   ExprPtr lower_binary(const ast::Binary& expr);
   ExprPtr lower_logical(const ast::Binary& expr);
   ExprPtr lower_ternary(const ast::Ternary& expr);
   ExprPtr lower_cast(const ast::Cast& expr);
   ExprPtr lower_tuple(const ast::Tuple& expr);
-  ExprPtr lower_sizeof(const ast::Sizeof& expr);
   ExprPtr arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr pointer_arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr compare(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr truncate(ExprPtr value, const Type& type, Span span);
   bool check_operands(ast::BinaryOp op, const typed::Expr& right, Span span);
   bool resolve_type(const ast::TypeName& name, Type& type);
+  bool resolve_base(const ast::TypeName& name, Type& type);
   bool expect_number(const typed::Expr& expr, std::string_view what);
   bool is_args(const ast::Expr& expr) const;
   // lower_typed.cc
@@ -105,10 +119,29 @@ class Lowering {
   ExprPtr lower_typed_argument(uint32_t index, Span span);
   ExprPtr lower_typed_result(Span span);
 
+  // Structs, arrays, memory: lower_struct.cc. A struct or array is known by its address: an
+  // expression of that type gives it.
+  ExprPtr lower_field(const ast::Field& expr);
+  ExprPtr member(ExprPtr base, const std::string& name, Span name_span, Span span);
+  ExprPtr member(ExprPtr base, const std::string& name, Span span) {
+    return member(std::move(base), name, span, span);
+  }
+  ExprPtr read_at(ExprPtr address, uint32_t offset, const Type& type, Span span);
+  ExprPtr read_bits(ExprPtr address, const TypeTable::Found& found, Span span);
+  ExprPtr offset_by(ExprPtr address, uint32_t bytes, Span span);
+  ExprPtr lower_index(const ast::Index& expr);
+  ExprPtr lower_event_element(const ast::Index& expr);
+  ExprPtr lower_element(ExprPtr array, ExprPtr index, Span span);
+  ExprPtr lower_deref(ExprPtr address, Span span);
+  ExprPtr lower_sizeof(const ast::Sizeof& expr);
+  ExprPtr lower_offsetof(const ast::Offsetof& expr);
+  /// A value that stays where it is has no bytes to be printed or kept: says so. False: reported.
+  bool check_has_bytes(const typed::Expr& expr);
+
   // Functions: lower_call.cc.
   ExprPtr lower_call(const ast::Call& call);
   ExprPtr lower_function(const ast::Call& call, Function function);
-  ExprPtr lower_printf(const ast::Call& call);
+  ExprPtr lower_printf(const ast::Call& call, typed::ExprKind kind);
   ExprPtr lower_print(const ast::Call& call);
   ExprPtr lower_print_map(const ast::Call& call, const ast::Map& map);
   ExprPtr lower_whole_map(const ast::Call& call, typed::ExprKind kind);
@@ -119,6 +152,24 @@ class Lowering {
   ExprPtr lower_join(const ast::Call& call);
   ExprPtr lower_str(const ast::Call& call);
   ExprPtr lower_buf(const ast::Call& call);
+
+  // Values that are converted or printed in their own way: lower_convert.cc.
+  ExprPtr lower_ntop(const ast::Call& call);
+  ExprPtr lower_byte_swap(const ast::Call& call);
+  ExprPtr lower_strftime(const ast::Call& call);
+  ExprPtr lower_macaddr(const ast::Call& call);
+  ExprPtr lower_strlen(const ast::Call& call);
+  ExprPtr lower_strncmp(const ast::Call& call);
+  ExprPtr lower_strcontains(const ast::Call& call);
+  ExprPtr lower_cgroup_id(const ast::Call& call);
+  ExprPtr lower_signal(const ast::Call& call);
+  ExprPtr lower_getopt(const ast::Call& call);
+  ExprPtr convert(ExprPtr value, Type type, Span span);
+  ExprPtr lower_string(const ast::Expr& expr, std::string_view what);
+  /// Names that stand for a field of the current task, or for something known before the script
+  /// runs. Null: not one of them.
+  ExprPtr lower_derived(const std::string& name, Span span);
+  ExprPtr current_task(Span span);
 
   // Stacks, symbols, registers: lower_stack.cc.
   ExprPtr lower_stack(const ast::Call& call, Type::Kind kind);
@@ -145,6 +196,31 @@ class Lowering {
   ExprPtr modify_map(
       const ast::Map& target, ast::BinaryOp op, ExprPtr operand, typed::Yields yields, Span span);
 
+  // Blocks as values, macros: lower_block.cc.
+  using Scopes = std::vector<std::map<std::string, int>>;
+  /// A macro while its body is lowered: what its parameters stand for, and where that was written.
+  struct Expansion {
+    const ast::Routine* macro = nullptr;
+    const Expansion* outer = nullptr;
+    const Scopes* callers_scopes = nullptr;
+    std::map<std::string, const ast::Expr*> expressions;
+    std::map<std::string, std::string> maps;
+    int depth = 0;
+  };
+  ExprPtr lower_block_expr(const ast::Block& block, Span span);
+  ExprPtr lower_if_expr(const ast::If& stmt, Span span);
+  ExprPtr choose(ExprPtr condition, ExprPtr then_value, ExprPtr else_value, Span span);
+  const ast::Routine* find_macro(const std::string& name,
+                                 const std::vector<ast::ExprPtr>& arguments) const;
+  bool is_macro(const std::string& name) const;
+  /// Null: there is no macro of that name.
+  ExprPtr lower_macro(const std::string& name,
+                      const std::vector<ast::ExprPtr>& arguments,
+                      Span span);
+  ExprPtr expand(const ast::Routine& macro, const std::vector<ast::ExprPtr>& arguments, Span span);
+  ExprPtr lower_parameter(const ast::Expr& expr);
+  std::string resolve_map_name(const std::string& name) const;
+
   // Statements: lower_stmt.cc.
   typed::Block lower_block(const ast::Block& block);
   void lower_statements(const ast::Block& block, typed::Block& into);
@@ -160,6 +236,9 @@ class Lowering {
   void lower_if(const ast::If& stmt, typed::Block& into);
   void lower_while(const ast::While& stmt, typed::Block& into);
   void lower_for_range(const ast::ForRange& stmt, typed::Block& into);
+  bool enter_loop(bool is_open, Span span);
+  void leave_loop(bool is_open);
+  void refuse_for_map(const ast::ForMap& stmt);
   void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
   void lower_jump(const ast::Stmt& stmt, typed::Block& into);
   ExprPtr lower_condition(const ast::Expr& expr);
@@ -173,6 +252,8 @@ class Lowering {
   void assign_variable(int variable, ExprPtr value, Span span, typed::Block& into);
   void join_variable(int variable, const Type& type, Span span);
   void report_undefined(const std::string& name, Span span);
+  bool hoist(const std::string& name, Span span);
+  void declare_hoisted(typed::Block& block);
 
   /// Memory in the kernel's sense: 512 bytes of stack make larger values senseless.
   static constexpr uint32_t kMaxTupleBytes = 4096;
@@ -180,16 +261,22 @@ class Lowering {
   /// As deep as the kernel looks by itself (kernel.perf_event_max_stack).
   static constexpr uint32_t kMaxStackFrames = 127;
 
+  const std::vector<ast::Routine>& routines_;
   const CompileOptions& options_;
   World& world_;
+  TypeTable& types_;
   MapTable& maps_;
   Instance& instance_;
   Diagnostics& diagnostics_;
   std::vector<std::map<std::string, int>> scopes_;
+  const Expansion* expansion_ = nullptr;  ///< null: not inside of a macro
   std::set<std::string> seen_variables_;  ///< also those out of scope
   typed::Block* declaring_ = nullptr;     ///< the innermost block
   size_t next_variable_ = 0;
   int loop_depth_ = 0;
+  /// Loops around this place, also outside of a macro; and those of them without constant bounds.
+  int all_loops_ = 0, open_loops_ = 0;
+  std::set<std::string> expanding_;  ///< #defines under way
 };
 
 }  // namespace spile::lang

@@ -21,6 +21,7 @@ std::string arguments_text(const FunctionEntry& entry) {
 }  // namespace
 
 Lowering::ExprPtr Lowering::lower_call(const ast::Call& call) {
+  if (ExprPtr value = lower_macro(call.name, call.arguments, call.span)) return value;
   const BuiltinEntry* builtin = find_builtin(call.name);
   bool is_plain_name =
       builtin != nullptr || call.name == "retval" || call.name == "duration" || call.name == "args";
@@ -59,7 +60,29 @@ Lowering::ExprPtr Lowering::lower_call(const ast::Call& call) {
 
 Lowering::ExprPtr Lowering::lower_function(const ast::Call& call, Function function) {
   switch (function) {
-    case Function::kPrintf: return lower_printf(call);
+    case Function::kPrintf: return lower_printf(call, ExprKind::kPrintf);
+    case Function::kSystem:
+      if (!options_.allow_unsafe) {
+        diagnostics_.error(call.span, "system() runs commands").with_hint("--unsafe allows it");
+        return unknown(call.span);
+      }
+      return lower_printf(call, ExprKind::kSystem);
+    case Function::kCat: return lower_printf(call, ExprKind::kCat);
+    case Function::kNtop: return lower_ntop(call);
+    case Function::kByteSwap: return lower_byte_swap(call);
+    case Function::kStrftime: return lower_strftime(call);
+    case Function::kMacaddr: return lower_macaddr(call);
+    case Function::kStrlen: return lower_strlen(call);
+    case Function::kStrncmp: return lower_strncmp(call);
+    case Function::kStrcontains: return lower_strcontains(call);
+    case Function::kCgroupId: return lower_cgroup_id(call);
+    case Function::kSignal: return lower_signal(call);
+    case Function::kGetopt: return lower_getopt(call);
+    case Function::kNamedValue: {
+      ExprPtr value = lower_number(*call.arguments[0], call.name + "()");
+      return convert(std::move(value), Type::named(call.name), call.span);
+    }
+    case Function::kSamePointer: return lower(*call.arguments[0]);
     case Function::kPrint: return lower_print(call);
     case Function::kClear: return lower_whole_map(call, ExprKind::kClear);
     case Function::kZero: return lower_whole_map(call, ExprKind::kZero);
@@ -117,15 +140,17 @@ const ast::Map* Lowering::map_argument(const ast::Call& call, size_t index) {
 // ---- output
 // -----------------------------------------------------------------------------------------------------------
 
-Lowering::ExprPtr Lowering::lower_printf(const ast::Call& call) {
-  ExprPtr value = nothing(ExprKind::kPrintf, call.span);
-  bool has_format = literal_text(*call.arguments[0], "the format of printf()", value->text);
+/// printf(), system(), cat(): a format and what it takes.
+Lowering::ExprPtr Lowering::lower_printf(const ast::Call& call, ExprKind kind) {
+  ExprPtr value = nothing(kind, call.span);
+  bool has_format =
+      literal_text(*call.arguments[0], fmt::format("the format of {}()", call.name), value->text);
   FormatScan scan = has_format ? scan_format(value->text) : FormatScan{};
   size_t wanted = scan.conversions.size(), given = call.arguments.size() - 1;
   if (!scan.fault.empty()) {
-    diagnostics_.error(call.arguments[0]->span, "printf: {}", scan.fault);
+    diagnostics_.error(call.arguments[0]->span, "{}: {}", call.name, scan.fault);
   } else if (has_format && wanted != given) {
-    diagnostics_.error(call.span, "printf: the format takes {} argument{}, {} given", wanted,
+    diagnostics_.error(call.span, "{}: the format takes {} argument{}, {} given", call.name, wanted,
                        wanted == 1 ? "" : "s", given);
   }
   for (size_t i = 0; i < given; ++i) {
@@ -135,12 +160,12 @@ Lowering::ExprPtr Lowering::lower_printf(const ast::Call& call) {
     value->args.push_back(lower(argument, letter == 's' ? Want::kString : Want::kAny));
     const Type& type = value->args.back()->type;
     if (type.is_none()) {
-      diagnostics_.error(argument.span, "printf: this has no value");
+      diagnostics_.error(argument.span, "{}: this has no value", call.name);
     } else if (has_conversion && !accepts(letter, type)) {
       const Conversion& c = scan.conversions[i];
-      Diagnostic& diagnostic = diagnostics_.error(argument.span, "printf: '{}' takes {}, not {}",
-                                                  value->text.substr(c.begin, c.end - c.begin),
-                                                  wanted_by(letter), to_string(type));
+      Diagnostic& diagnostic = diagnostics_.error(
+          argument.span, "{}: '{}' takes {}, not {}", call.name,
+          value->text.substr(c.begin, c.end - c.begin), wanted_by(letter), to_string(type));
       if (letter == 's' && type.is_number())
         diagnostic.with_hint("str(...) reads the string at an address");
     }
@@ -160,6 +185,7 @@ Lowering::ExprPtr Lowering::lower_print(const ast::Call& call) {
   value->args.push_back(lower(*call.arguments[0]));
   if (value->args[0]->type.is_none())
     diagnostics_.error(call.arguments[0]->span, "print: this has no value");
+  check_has_bytes(*value->args[0]);
   return value;
 }
 
@@ -294,6 +320,9 @@ Lowering::ExprPtr Lowering::lower_str(const ast::Call& call) {
     return text(address->text.substr(from, static_cast<size_t>(std::max<int64_t>(length, 0))),
                 call.span);
   }
+  // `str($p->comm)` of a char array: what the field is anyway.
+  if (address->kind == ExprKind::kStr && address->is_array) return address;
+  if (address->type.kind == Type::Kind::kArray) address->type = Type::void_pointer();
   if (address->type.is_string()) {
     diagnostics_.error(source->span, "str() takes an address, and this is a string already");
     return unknown(call.span);
@@ -320,7 +349,17 @@ Lowering::ExprPtr Lowering::lower_str(const ast::Call& call) {
 }
 
 Lowering::ExprPtr Lowering::lower_buf(const ast::Call& call) {
-  ExprPtr address = lower_number(*call.arguments[0], "buf()");
+  ExprPtr address = lower(*call.arguments[0]);
+  const Type source = address->type;
+  if (source.is_place()) address->type = Type::void_pointer();
+  if (!expect_number(*address, "buf()")) return unknown(call.span);
+  if (call.arguments.size() < 2 && source.kind == Type::Kind::kArray && source.count > 0) {
+    ExprPtr all = make(ExprKind::kBuf, Type{}, call.span);
+    all->number = std::min<uint64_t>(types_.size_of(source), effective_strlen(options_));
+    all->type = Type::buffer(static_cast<uint32_t>(all->number));
+    all->args.push_back(std::move(address));
+    return all;
+  }
   if (call.arguments.size() < 2) {
     diagnostics_.error(call.span, "buf() of an address needs a length: buf(address, bytes)");
     return unknown(call.span);

@@ -12,6 +12,14 @@ using bundle::ContextKind;
 using bundle::ProbeKind;
 using typed::ExprKind;
 
+namespace {
+
+namespace regs = bpf::x86_64_regs;
+constexpr std::array kArgumentOffsets = {regs::kDi, regs::kSi, regs::kDx,
+                                         regs::kCx, regs::kR8, regs::kR9};
+
+}  // namespace
+
 Lowering::ExprPtr Lowering::make(ExprKind kind, Type type, Span span) {
   auto expr = std::make_unique<typed::Expr>();
   expr->kind = kind;
@@ -56,11 +64,13 @@ Lowering::ExprPtr Lowering::lower(const ast::Expr& expr, Want want) {
     case ast::ExprKind::kTuple: return lower_tuple(ast::as<ast::Tuple>(expr));
     case ast::ExprKind::kCall: return lower_call(ast::as<ast::Call>(expr));
     case ast::ExprKind::kSizeof: return lower_sizeof(ast::as<ast::Sizeof>(expr));
-    case ast::ExprKind::kRecord: refuse(expr.span, "a record"); break;
-    case ast::ExprKind::kOffsetof: refuse(expr.span, "offsetof"); break;
+    case ast::ExprKind::kRecord: return lower_record(ast::as<ast::Record>(expr));
+    case ast::ExprKind::kOffsetof: return lower_offsetof(ast::as<ast::Offsetof>(expr));
     case ast::ExprKind::kTypeArgument: refuse(expr.span, "a type as an argument"); break;
-    case ast::ExprKind::kBlock: refuse(expr.span, "a block as a value"); break;
-    case ast::ExprKind::kIf: refuse(expr.span, "'if' as a value"); break;
+    case ast::ExprKind::kBlock:
+      return lower_block_expr(ast::as<ast::BlockExpr>(expr).block, expr.span);
+    case ast::ExprKind::kIf:
+      return lower_if_expr(ast::as<ast::If>(*ast::as<ast::IfExpr>(expr).statement), expr.span);
     case ast::ExprKind::kComptime: refuse(expr.span, "comptime"); break;
   }
   return unknown(expr.span);
@@ -104,7 +114,36 @@ Lowering::ExprPtr Lowering::lower_positional(const ast::Positional& expr, Want w
 }
 
 Lowering::ExprPtr Lowering::lower_identifier(const ast::Identifier& expr) {
+  if (expansion_ != nullptr) {
+    const auto parameter = expansion_->expressions.find(expr.name);
+    if (parameter != expansion_->expressions.end()) return lower_parameter(*parameter->second);
+  }
+  if (ExprPtr value = lower_macro(expr.name, {}, expr.span)) return value;
   return lower_name(expr.name, expr.span);
+}
+
+/// The name stands for another expression; inside of that it stands for nothing.
+Lowering::ExprPtr Lowering::lower_define(const std::string& name, const ast::Expr& body) {
+  if (!expanding_.insert(name).second) {
+    diagnostics_.error(body.span, "#define {} needs itself", name);
+    return unknown(body.span);
+  }
+  ExprPtr value = lower(body);
+  expanding_.erase(name);
+  return value;
+}
+
+/// Names of #define and of enums.
+bool Lowering::lower_constant(const std::string& name, Span span, ExprPtr& value) {
+  if (const ast::Expr* body = types_.expression(name)) {
+    value = lower_define(name, *body);
+    value->span = span;
+    return true;
+  }
+  const auto known = types_.constant(name);
+  if (!known) return false;
+  value = number(static_cast<uint64_t>(*known), *known < 0 ? Type::int64() : Type::literal(), span);
+  return true;
 }
 
 Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
@@ -121,10 +160,12 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
   }
   if (name == "ustack" || name == "kstack") {
     auto kind = name == "ustack" ? Type::Kind::kUserStack : Type::Kind::kKernelStack;
-    return stack(kind, bundle::StackMode::kBpftrace, kMaxStackFrames, span);
+    return stack(kind, options_.stack_mode, kMaxStackFrames, span);
   }
+  if (ExprPtr value = lower_derived(name, span)) return value;
   const BuiltinEntry* entry = find_builtin(name);
   if (entry == nullptr) {
+    if (ExprPtr value; lower_constant(name, span, value)) return value;
     Diagnostic& diagnostic = diagnostics_.error(span, "unknown name '{}'", name);
     std::string_view near = nearest_builtin(name);
     if (!near.empty()) {
@@ -153,9 +194,6 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
 }
 
 Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
-  namespace regs = bpf::x86_64_regs;
-  constexpr std::array kOffsets = {regs::kDi, regs::kSi, regs::kDx,
-                                   regs::kCx, regs::kR8, regs::kR9};
   ProbeKind kind = instance_.context.probe;
   if (kind == ProbeKind::kUsdt) return lower_usdt_argument(index, span);
   if (bundle::is_typed(kind) && kind != ProbeKind::kIter) return lower_typed_argument(index, span);
@@ -166,14 +204,14 @@ Lowering::ExprPtr Lowering::lower_argument_register(uint32_t index, Span span) {
     diagnostics_.error(
         span, "arg{} is only there where functions are probed, in usdt and in rawtracepoint",
         index);
-  } else if (index >= kOffsets.size()) {
+  } else if (index >= kArgumentOffsets.size()) {
     diagnostics_.error(span, "arg{}: only the first six arguments are in registers: arg0 to arg5",
                        index);
   } else {
     bool is_return = kind == ProbeKind::kUretprobe || kind == ProbeKind::kKretprobe;
     ExprPtr expr =
         make(is_return ? ExprKind::kEntryArgument : ExprKind::kContext, Type::uint64(), span);
-    expr->offset = static_cast<uint32_t>(kOffsets[index]);
+    expr->offset = static_cast<uint32_t>(kArgumentOffsets[index]);
     return expr;
   }
   return unknown(span);
@@ -221,18 +259,6 @@ bool Lowering::is_args(const ast::Expr& expr) const {
   return call != nullptr && call->name == "args" && call->arguments.empty();
 }
 
-Lowering::ExprPtr Lowering::lower_field(const ast::Field& expr) {
-  if (is_args(*expr.base)) return lower_event_field(expr);
-  ExprPtr base = lower(*expr.base);
-  if (base->type.is_unknown()) return unknown(expr.span);
-  if (base->type.is_pointer()) {
-    refuse(expr.span, "access to the fields of a struct");
-  } else {
-    diagnostics_.error(expr.span, "{} has no field '{}'", to_string(base->type), expr.name);
-  }
-  return unknown(expr.span);
-}
-
 namespace {
 
 /// How a field of an event is read, or kUnknown in the type when it cannot be.
@@ -240,6 +266,17 @@ struct FieldAccess {
   ExprKind kind = ExprKind::kContext;
   Type type;
 };
+
+/// "const struct file *" -> "struct file"; "" for any other type.
+std::string pointed_struct(std::string_view type) {
+  constexpr std::string_view kConst = "const ";
+  if (type.starts_with(kConst)) type.remove_prefix(kConst.size());
+  if (!type.starts_with("struct ") && !type.starts_with("union ")) return {};
+  if (!type.ends_with('*') || type.find('*') != type.size() - 1) return {};
+  type.remove_suffix(1);
+  while (type.ends_with(' ')) type.remove_suffix(1);
+  return std::string(type);
+}
 
 FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
   switch (field.shape) {
@@ -250,7 +287,10 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
     case EventField::Shape::kPointer: {
       // `char *` may be given to str(), and so may everything else: the type only matters when it
       // is printed.
-      return {ExprKind::kContext, field.size == 8 ? Type::void_pointer() : Type{}};
+      const std::string structure = pointed_struct(field.type);
+      Type type =
+          structure.empty() ? Type::void_pointer() : Type::pointer_to(Type::structure(structure));
+      return {ExprKind::kContext, field.size == 8 ? std::move(type) : Type{}};
     }
     case EventField::Shape::kCharArray:
       return {ExprKind::kContextString, Type::string(std::min(field.size, max_strlen))};
@@ -264,10 +304,7 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
 }  // namespace
 
 Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
-  if (instance_.context.kind == ContextKind::kRegs) {
-    refuse(expr.span, "args of functions (from debug information)");
-    return unknown(expr.span);
-  }
+  if (instance_.context.kind == ContextKind::kRegs) return lower_function_parameter(expr);
   if (instance_.context.kind == ContextKind::kNone) {
     diagnostics_.error(expr.span,
                        "args is only there in tracepoint, rawtracepoint, fentry and fexit");
@@ -306,50 +343,83 @@ Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
   return value;
 }
 
+/// args.name in a uprobe: debug information says which register. All functions of the clause must
+/// agree, since they share its program.
+Lowering::ExprPtr Lowering::lower_function_parameter(const ast::Field& expr) {
+  const ProbeKind kind = instance_.context.probe;
+  if ((kind != ProbeKind::kUprobe && kind != ProbeKind::kUretprobe) ||
+      instance_.functions.empty()) {
+    if (instance_.context.probe == ProbeKind::kKprobe) {
+      refuse(expr.span, "args of kernel functions");
+    } else {
+      diagnostics_.error(expr.span,
+                         "args is only there in tracepoints and at functions (uprobe, uretprobe)");
+    }
+    return unknown(expr.span);
+  }
+  std::optional<UserParameter> wanted;
+  for (const UserFunction& function : instance_.functions) {
+    auto found = find_parameter(function, expr);
+    if (!found) return unknown(expr.span);
+    if (wanted &&
+        (wanted->register_index != found->register_index || wanted->type != found->type)) {
+      diagnostics_
+          .error(expr.span, "args.{} is another parameter in {} than in {}", expr.name,
+                 function.symbol, instance_.functions.front().symbol)
+          .with_hint("a clause for each of them");
+      return unknown(expr.span);
+    }
+    wanted = std::move(found);
+  }
+  const bool is_return = kind == ProbeKind::kUretprobe;  // as it was when the call began
+  ExprPtr value =
+      make(is_return ? ExprKind::kEntryArgument : ExprKind::kContext, Type::uint64(), expr.span);
+  value->offset =
+      static_cast<uint32_t>(kArgumentOffsets[static_cast<size_t>(wanted->register_index)]);
+  return truncate(std::move(value), wanted->type, expr.span);
+}
+
+std::optional<UserParameter> Lowering::find_parameter(const UserFunction& function,
+                                                      const ast::Field& expr) {
+  auto parameters = world_.user_parameters(function);
+  if (!parameters) {
+    diagnostics_.error(expr.span, "args: {}", parameters.error().message)
+        .with_hint("arg0 to arg5 are the registers of the first six");
+    return std::nullopt;
+  }
+  std::vector<std::string_view> names;
+  for (const UserParameter& one : *parameters) {
+    names.push_back(one.name);
+    if (one.name != expr.name) continue;
+    if (one.register_index >= 0) return one;
+    diagnostics_.error(expr.span, "args.{} of {}: {}", expr.name, function.symbol, one.problem);
+    return std::nullopt;
+  }
+  Diagnostic& diagnostic =
+      diagnostics_.error(expr.name_span, "{} has no parameter '{}'", function.symbol, expr.name);
+  const std::string_view near = nearest(expr.name, names);
+  if (!near.empty()) diagnostic.with_hint("did you mean '{}'?", near);
+  return std::nullopt;
+}
+
 Lowering::ExprPtr Lowering::lower_tuple_field(const ast::TupleField& expr) {
-  ExprPtr base = lower(*expr.base);
-  if (base->type.is_unknown()) return unknown(expr.span);
+  return element_of_tuple(lower(*expr.base), expr.index, expr.span);
+}
+
+Lowering::ExprPtr Lowering::element_of_tuple(ExprPtr base, uint64_t index, Span span) {
+  if (base->type.is_unknown()) return unknown(span);
   if (base->type.kind != Type::Kind::kTuple) {
-    diagnostics_.error(expr.span, "{} has no element .{}", to_string(base->type), expr.index);
-    return unknown(expr.span);
+    diagnostics_.error(span, "{} has no element .{}", to_string(base->type), index);
+    return unknown(span);
   }
-  if (expr.index >= base->type.fields.size()) {
-    diagnostics_.error(expr.span, "the tuple has {} elements, there is no .{}",
-                       base->type.fields.size(), expr.index);
-    return unknown(expr.span);
+  if (index >= base->type.fields.size()) {
+    diagnostics_.error(span, "the tuple has {} elements, there is no .{}", base->type.fields.size(),
+                       index);
+    return unknown(span);
   }
-  ExprPtr value = make(ExprKind::kTupleField, base->type.fields[expr.index], expr.span);
-  value->number = expr.index;
+  ExprPtr value = make(ExprKind::kTupleField, base->type.fields[index], span);
+  value->number = index;
   value->args.push_back(std::move(base));
-  return value;
-}
-
-Lowering::ExprPtr Lowering::lower_index(const ast::Index& expr) {
-  ExprPtr base = lower(*expr.base);
-  ExprPtr index = lower_number(*expr.index, "an index");
-  if (base->type.is_unknown() || index->type.is_unknown()) return unknown(expr.span);
-  if (!base->type.is_pointer()) {
-    refuse(expr.span, fmt::format("an index into {}", to_string(base->type)));
-    return unknown(expr.span);
-  }
-  return lower_deref(
-      pointer_arithmetic(BinaryOp::kAdd, std::move(base), std::move(index), expr.span), expr.span);
-}
-
-Lowering::ExprPtr Lowering::lower_deref(ExprPtr address, Span span) {
-  if (address->type.is_unknown()) return unknown(span);
-  if (!address->type.is_pointer()) {
-    diagnostics_.error(span, "'*' needs a pointer, not {}", to_string(address->type))
-        .with_hint("say what it points to: *(uint64 *)...");
-    return unknown(span);
-  }
-  if (address->type.fields.empty()) {
-    diagnostics_.error(span, "'*' of a void pointer")
-        .with_hint("say what it points to: *(uint64 *)...");
-    return unknown(span);
-  }
-  ExprPtr value = make(ExprKind::kLoad, address->type.fields[0], span);
-  value->args.push_back(std::move(address));
   return value;
 }
 

@@ -1,10 +1,22 @@
 // Lowering of maps: their keys, their roles, their values.
+#include <bit>
+
 #include "lang/sema/lower.h"
 
 namespace spile::lang {
 
 using bundle::MapRole;
 using typed::ExprKind;
+
+namespace {
+
+/// Has one number to give.
+bool is_readable(MapRole role) {
+  return role == MapRole::kValue || role == MapRole::kCount || role == MapRole::kSum ||
+         role == MapRole::kAvg || role == MapRole::kMin || role == MapRole::kMax;
+}
+
+}  // namespace
 
 int MapTable::find_or_add(const std::string& name, Span span) {
   auto [found, is_new] = by_name.try_emplace(name, static_cast<int>(maps.size()));
@@ -19,7 +31,13 @@ int MapTable::find_or_add(const std::string& name, Span span) {
 }
 
 int Lowering::map_named(const ast::Map& map) {
-  return maps_.find_or_add(map.name, map.name_span);
+  if (expansion_ != nullptr && !expansion_->maps.contains(map.name)) {
+    diagnostics_
+        .error(map.name_span, "macro {}: {} is none of its parameters", expansion_->macro->name,
+               map.name)
+        .with_hint("a macro uses only maps that it is given");
+  }
+  return maps_.find_or_add(resolve_map_name(map.name), map.name_span);
 }
 
 bool Lowering::join_key(int index, const Type& key, Span span) {
@@ -44,7 +62,8 @@ bool Lowering::add_key(int index,
                        std::vector<ExprPtr> given,
                        Span span,
                        std::vector<ExprPtr>& parts) {
-  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple) {  // @x[(1, 2)] is @x[1, 2]
+  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple &&
+      given[0]->type.names.empty()) {  // @x[(1, 2)] is @x[1, 2]
     std::vector<ExprPtr> elements = std::move(given[0]->args);
     given = std::move(elements);
   }
@@ -54,6 +73,7 @@ bool Lowering::add_key(int index,
       diagnostics_.error(part->span, "this has no value, it cannot be a key");
       return false;
     }
+    if (!check_has_bytes(*part)) return false;
     types.push_back(widened(part->type));
   }
   parts = std::move(given);
@@ -101,7 +121,7 @@ bool Lowering::check_readable(int index, Span span) {
                        state.map.name);
     return false;
   }
-  if (state.map.role != MapRole::kValue) {
+  if (!is_readable(state.map.role)) {
     refuse(span, fmt::format("reading {}, a map of {},", state.map.name, describe(state.map.role)));
     return false;
   }
@@ -113,7 +133,14 @@ Lowering::ExprPtr Lowering::lower_map_read(const ast::Map& expr) {
   std::vector<ExprPtr> parts;
   bool has_key = lower_key(expr, index, parts);
   if (!check_readable(index, expr.span) || !has_key) return unknown(expr.span);
-  ExprPtr value = make(ExprKind::kMapRead, maps_.maps[index].map.value, expr.span);
+  const typed::Map& map = maps_.maps[index].map;
+  ExprPtr value = make(ExprKind::kMapRead, map.value, expr.span);
+  if (map.role != MapRole::kValue) {  // counted on each CPU: added up when it is read
+    const bool is_signed = map.role != MapRole::kCount && map.value.is_signed;
+    value->kind = ExprKind::kAggregateRead;
+    value->type = Type::integer(8, is_signed);
+    value->number = std::bit_ceil(world_.cpu_count());
+  }
   value->map = index;
   value->args = std::move(parts);
   return value;

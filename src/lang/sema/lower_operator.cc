@@ -59,8 +59,9 @@ Lowering::ExprPtr Lowering::lower_inc_dec(const ast::IncDec& expr) {
     refuse(expr.span, "'++' and '--' of a pointer");
     return unknown(expr.span);
   }
-  if (!instance_.is_declared[variable->variable] && op == BinaryOp::kSub) {
-    join_variable(variable->variable, Type::int64(), expr.span);  // it may go below 0
+  if (!instance_.is_declared[variable->variable]) {  // it may leave the size it was given
+    join_variable(variable->variable, op == BinaryOp::kSub ? Type::int64() : Type::literal(),
+                  expr.span);
   }
   ExprPtr value =
       make(ExprKind::kModifyVariable, instance_.variables[variable->variable].type, expr.span);
@@ -159,7 +160,7 @@ Lowering::ExprPtr Lowering::pointer_arithmetic(BinaryOp op,
     return unknown(span);
   }
   Type type = left->type;
-  uint64_t scale = type.fields.empty() ? 1 : std::max(1u, type.fields[0].size);
+  uint64_t scale = type.fields.empty() ? 1 : std::max(1u, types_.size_of(type.fields[0]));
   ExprPtr bytes = std::move(right);
   if (scale != 1)
     bytes =
@@ -234,56 +235,68 @@ Lowering::ExprPtr Lowering::lower_ternary(const ast::Ternary& expr) {
 // ---- types
 // ------------------------------------------------------------------------------------------------------------
 
-namespace {
-
-/// Types that C and BTF give a size on x86-64, as far as scripts use them without definitions.
-struct NamedType {
-  std::string_view name;
-  uint32_t size;
-  bool is_signed;
-};
-constexpr NamedType kNamedTypes[] = {
-    {"int8", 1, true},     {"int16", 2, true},     {"int32", 4, true},      {"int64", 8, true},
-    {"uint8", 1, false},   {"uint16", 2, false},   {"uint32", 4, false},    {"uint64", 8, false},
-    {"char", 1, true},     {"short", 2, true},     {"int", 4, true},        {"long", 8, true},
-    {"int8_t", 1, true},   {"int16_t", 2, true},   {"int32_t", 4, true},    {"int64_t", 8, true},
-    {"uint8_t", 1, false}, {"uint16_t", 2, false}, {"uint32_t", 4, false},  {"uint64_t", 8, false},
-    {"u8", 1, false},      {"u16", 2, false},      {"u32", 4, false},       {"u64", 8, false},
-    {"s8", 1, true},       {"s16", 2, true},       {"s32", 4, true},        {"s64", 8, true},
-    {"size_t", 8, false},  {"ssize_t", 8, true},   {"pid_t", 4, true},      {"uid_t", 4, false},
-    {"gid_t", 4, false},   {"bool", 1, false},     {"uintptr_t", 8, false},
-};
-
-}  // namespace
-
-bool Lowering::resolve_type(const ast::TypeName& name, Type& type) {
-  if (name.base != ast::TypeName::Base::kNamed) {
-    refuse(name.span, name.base == ast::TypeName::Base::kTypeof
-                          ? "typeof"
-                          : fmt::format("the type '{}'", ast::to_string(name)));
-    return false;
-  }
-  auto known = std::ranges::find(kNamedTypes, name.name, &NamedType::name);
-  bool is_void = name.name == "void";
-  if (known == std::end(kNamedTypes) && !is_void) {
-    refuse(name.span, fmt::format("the type '{}'", ast::to_string(name)));
-    return false;
-  }
-  bool is_first = true;
-  if (!is_void) type = Type::integer(known->size, known->is_signed);
-  for (const ast::TypeName::Suffix& suffix : name.suffixes) {
-    if (suffix.is_array) {
-      refuse(name.span, fmt::format("the type '{}'", ast::to_string(name)));
+bool Lowering::resolve_base(const ast::TypeName& name, Type& type) {
+  using Base = ast::TypeName::Base;
+  switch (name.base) {
+    case Base::kNamed: {
+      if (name.name == "void") return true;
+      auto known = types_.named(name.name);
+      if (!known) {
+        diagnostics_.error(name.span, "unknown type '{}'", ast::to_string(name))
+            .with_hint("neither the script nor the kernel's BTF defines it");
+        return false;
+      }
+      type = *known;
+      return true;
+    }
+    case Base::kStruct:
+    case Base::kUnion: {
+      type = Type::structure((name.base == Base::kStruct ? "struct " : "union ") + name.name);
+      // In a program's function the program's own types come before the kernel's.
+      if (!types_.is_own(type.name) && !instance_.functions.empty()) {
+        const std::string of_program = type.name + " of " + instance_.functions.front().path;
+        if (types_.structure(of_program) != nullptr) {
+          type = Type::structure(of_program);
+          return true;
+        }
+      }
+      if (types_.structure(type.name) != nullptr) return true;
+      diagnostics_.error(name.span, "unknown type '{}'", type.name)
+          .with_hint("{}", world_.has_kernel_types()
+                               ? "neither the script nor the kernel's BTF defines it"
+                               : "the script does not define it, and this kernel has no BTF");
       return false;
     }
-    type = is_void && is_first ? Type::void_pointer() : Type::pointer_to(type);
-    is_first = false;
+    case Base::kEnum: type = Type::integer(4, false); return true;
+    case Base::kTypeof:
+      if (name.typeof_type) return resolve_type(*name.typeof_type, type);
+      type = lower(*name.typeof_operand)->type;
+      if (type.is_none()) diagnostics_.error(name.span, "typeof of something without a value");
+      return !type.is_unknown() && !type.is_none();
   }
-  if (is_void && is_first) {
-    diagnostics_.error(name.span, "void is the type of no value");
-    return false;
+  return false;
+}
+
+bool Lowering::resolve_type(const ast::TypeName& name, Type& type) {
+  if (!resolve_base(name, type)) return false;
+  bool is_void = name.base == ast::TypeName::Base::kNamed && name.name == "void";
+  for (const ast::TypeName::Suffix& suffix : name.suffixes) {
+    if (suffix.is_array) {
+      int64_t count = 0;
+      if (suffix.size == nullptr || !constant(*suffix.size, "the size of an array", count) ||
+          count <= 0 || count > INT32_MAX || is_void) {
+        if (!diagnostics_.has_errors())
+          refuse(name.span, fmt::format("the type '{}'", ast::to_string(name)));
+        return false;
+      }
+      type = Type::array_of(type, static_cast<uint32_t>(count));
+      continue;
+    }
+    type = is_void ? Type::void_pointer() : Type::pointer_to(type);
+    is_void = false;
   }
-  return true;
+  if (is_void) diagnostics_.error(name.span, "void is the type of no value");
+  return !is_void;
 }
 
 Lowering::ExprPtr Lowering::truncate(ExprPtr value, const Type& type, Span span) {
@@ -301,6 +314,14 @@ Lowering::ExprPtr Lowering::lower_cast(const ast::Cast& expr) {
   ExprPtr operand = lower(*expr.operand);
   if (!is_resolved || operand->type.is_unknown()) return unknown(expr.span);
   std::string what = fmt::format("the cast to {}", ast::to_string(expr.type));
+  if (type.is_place()) {
+    refuse(expr.span, what);
+    return unknown(expr.span);
+  }
+  if (operand->type.is_place() && type.is_pointer()) {  // an array is its address
+    operand->type = std::move(type);
+    return operand;
+  }
   if (!expect_number(*operand, what)) return unknown(expr.span);
   if (expr.type.name == "bool" && type.is_int()) {
     return compare(BinaryOp::kNe, std::move(operand), number(0, Type::literal(), expr.span),
@@ -310,53 +331,57 @@ Lowering::ExprPtr Lowering::lower_cast(const ast::Cast& expr) {
 }
 
 Lowering::ExprPtr Lowering::lower_tuple(const ast::Tuple& expr) {
+  std::vector<const ast::Expr*> elements;
+  for (const ast::ExprPtr& element : expr.elements) elements.push_back(element.get());
+  if (elements.empty()) {
+    refuse(expr.span, "the empty tuple");
+    return unknown(expr.span);
+  }
+  return tuple_of(elements, {}, expr.span);
+}
+
+/// (a=1, b="x"): a tuple whose elements have names.
+Lowering::ExprPtr Lowering::lower_record(const ast::Record& expr) {
+  std::vector<const ast::Expr*> elements;
+  std::vector<std::string> names;
+  for (const ast::Record::Member& member : expr.members) {
+    if (std::ranges::find(names, member.name) != names.end()) {
+      diagnostics_.error(member.name_span, "the record has a field '{}' already", member.name);
+      return unknown(expr.span);
+    }
+    names.push_back(member.name);
+    elements.push_back(member.value.get());
+  }
+  return tuple_of(elements, std::move(names), expr.span);
+}
+
+Lowering::ExprPtr Lowering::tuple_of(const std::vector<const ast::Expr*>& given,
+                                     std::vector<std::string> names,
+                                     Span span) {
   std::vector<ExprPtr> elements;
   std::vector<Type> types;
   bool is_known = true;
-  for (const ast::ExprPtr& element : expr.elements) {
+  for (const ast::Expr* element : given) {
     elements.push_back(lower(*element));
     const Type& type = elements.back()->type;
     if (type.is_none()) {
       diagnostics_.error(element->span, "this has no value, it cannot be part of a tuple");
-      return unknown(expr.span);
+      return unknown(span);
     }
+    if (!check_has_bytes(*elements.back())) return unknown(span);
     is_known = is_known && !type.is_unknown();
     types.push_back(widened(type));
   }
-  if (types.empty()) {
-    refuse(expr.span, "the empty tuple");
-    return unknown(expr.span);
-  }
-  ExprPtr value =
-      make(ExprKind::kTuple, is_known ? Type::tuple(std::move(types)) : Type{}, expr.span);
+  Type type = is_known ? Type::tuple(std::move(types)) : Type{};
+  if (is_known) type.names = std::move(names);
+  ExprPtr value = make(ExprKind::kTuple, std::move(type), span);
   if (storage_bytes(value->type) > kMaxTupleBytes) {
-    diagnostics_.error(expr.span, "a tuple of {} bytes: {} at most", storage_bytes(value->type),
+    diagnostics_.error(span, "a tuple of {} bytes: {} at most", storage_bytes(value->type),
                        kMaxTupleBytes);
-    return unknown(expr.span);
+    return unknown(span);
   }
   value->args = std::move(elements);
   return value;
-}
-
-Lowering::ExprPtr Lowering::lower_sizeof(const ast::Sizeof& expr) {
-  Type type;
-  if (expr.type) {
-    if (!resolve_type(*expr.type, type)) return unknown(expr.span);
-  } else {
-    const auto* name = ast::try_as<ast::Identifier>(expr.operand.get());
-    auto known = name == nullptr ? std::end(kNamedTypes)
-                                 : std::ranges::find(kNamedTypes, name->name, &NamedType::name);
-    if (known != std::end(kNamedTypes)) {
-      type = Type::integer(known->size, known->is_signed);
-    } else {
-      type = lower(*expr.operand)->type;
-    }
-  }
-  if (type.is_unknown()) return unknown(expr.span);
-  uint32_t size = type.is_int() || type.is_string() || type.kind == Type::Kind::kBuffer
-                      ? type.size
-                      : storage_bytes(type);
-  return number(size, Type::literal(), expr.span);
 }
 
 }  // namespace spile::lang

@@ -29,7 +29,9 @@ bool Lowering::stack_mode(const ast::Expr& expr, StackMode& mode) {
     mode = StackMode::kPerf;
   } else if (name->name == "raw") {
     mode = StackMode::kRaw;
-  } else if (name->name != "bpftrace") {
+  } else if (name->name == "bpftrace") {
+    mode = StackMode::kBpftrace;
+  } else {
     diagnostics_.error(expr.span, "'{}' is no stack mode", name->name)
         .with_hint("modes are bpftrace, perf and raw");
   }
@@ -38,7 +40,7 @@ bool Lowering::stack_mode(const ast::Expr& expr, StackMode& mode) {
 
 /// ustack(), ustack(N), ustack(mode), ustack(mode, N).
 Lowering::ExprPtr Lowering::lower_stack(const ast::Call& call, Type::Kind kind) {
-  StackMode mode = StackMode::kBpftrace;
+  StackMode mode = options_.stack_mode;
   int64_t frames = kMaxStackFrames;
   size_t next = 0;
   if (!call.arguments.empty() && stack_mode(*call.arguments[0], mode)) next = 1;

@@ -38,6 +38,9 @@ typed::Clause Lowering::run() {
   clause.span = instance_.clause->span;
   clause.context = instance_.context;
   clause.probes = instance_.probes;
+  scopes_.emplace_back();
+  declaring_ = &clause.body;
+  declare_hoisted(clause.body);
   if (instance_.clause->predicate != nullptr) {
     scopes_.emplace_back();
     declaring_ = &clause.body;
@@ -46,8 +49,12 @@ typed::Clause Lowering::run() {
     scopes_.pop_back();
     guard.body = lower_block(instance_.clause->body);
     clause.body.statements.push_back(std::move(guard));
-  } else {
+  } else if (instance_.hoisted.empty()) {
     clause.body = lower_block(instance_.clause->body);
+  } else {
+    typed::Stmt whole = statement(StmtKind::kBlock, instance_.clause->body.span);
+    whole.body = lower_block(instance_.clause->body);
+    clause.body.statements.push_back(std::move(whole));
   }
   clause.variables = instance_.variables;
   return clause;
@@ -80,7 +87,7 @@ void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
     case ast::StmtKind::kIf: return lower_if(ast::as<ast::If>(stmt), into);
     case ast::StmtKind::kWhile: return lower_while(ast::as<ast::While>(stmt), into);
     case ast::StmtKind::kForRange: return lower_for_range(ast::as<ast::ForRange>(stmt), into);
-    case ast::StmtKind::kForMap: return refuse(stmt.span, "'for' over a map");
+    case ast::StmtKind::kForMap: return refuse_for_map(ast::as<ast::ForMap>(stmt));
     case ast::StmtKind::kUnroll: return lower_unroll(ast::as<ast::Unroll>(stmt), into);
     case ast::StmtKind::kBreak:
     case ast::StmtKind::kContinue:
@@ -110,40 +117,70 @@ void Lowering::lower_if(const ast::If& stmt, typed::Block& into) {
   into.statements.push_back(std::move(result));
 }
 
+/// The kernel's verifier walks through all rounds of a loop whose bounds it does not know; two such
+/// loops in each other are more than it takes. False: reported.
+bool Lowering::enter_loop(bool is_open, Span span) {
+  const bool is_too_much = open_loops_ > 0 || (is_open && all_loops_ > 0);
+  if (is_too_much) {
+    refuse(span, "a loop inside of another, one of which has no constant bounds");
+    return false;
+  }
+  ++loop_depth_;
+  ++all_loops_;
+  open_loops_ += is_open;
+  return true;
+}
+
+void Lowering::leave_loop(bool is_open) {
+  --loop_depth_;
+  --all_loops_;
+  open_loops_ -= is_open;
+}
+
 void Lowering::lower_while(const ast::While& stmt, typed::Block& into) {
   typed::Stmt result = statement(StmtKind::kWhile, stmt.span);
   result.expr = lower_condition(*stmt.condition);
-  ++loop_depth_;
+  if (!enter_loop(false, stmt.span)) return;
   result.body = lower_block(stmt.body);
-  --loop_depth_;
+  leave_loop(false);
   into.statements.push_back(std::move(result));
 }
 
+/// Constant bounds are checked here; others are calculated once, when the loop begins.
 void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
   typed::Stmt result = statement(StmtKind::kForRange, stmt.span);
   ExprPtr first = lower_number(*stmt.first, "a range");
   ExprPtr last = lower_number(*stmt.last, "a range");
-  for (const ExprPtr* bound : {&first, &last}) {
-    if ((*bound)->kind != ExprKind::kNumber) refuse((*bound)->span, "a range that is not constant");
+  const bool is_constant = first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber;
+  if (is_constant) {
+    result.first = static_cast<int64_t>(first->number);
+    result.last = static_cast<int64_t>(last->number);
+    if (result.last > result.first &&
+        last->number - first->number > static_cast<uint64_t>(kMaxRounds)) {
+      diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number,
+                         kMaxRounds);
+    }
+  } else {
+    result.keys.push_back(std::move(first));
+    result.keys.push_back(std::move(last));
   }
-  result.first = static_cast<int64_t>(first->number);
-  result.last = static_cast<int64_t>(last->number);
-  if (first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber &&
-      result.last > result.first &&
-      last->number - first->number > static_cast<uint64_t>(kMaxRounds)) {
-    diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number,
-                       kMaxRounds);
-  }
+  if (!enter_loop(!is_constant, stmt.span)) return;
   scopes_.emplace_back();
   typed::Block* outer = std::exchange(declaring_, &result.body);
   result.variable = declare_variable(stmt.variable, result.body);
   join_variable(result.variable, Type::int64(), stmt.variable_span);
-  ++loop_depth_;
   lower_statements(stmt.body, result.body);
-  --loop_depth_;
+  leave_loop(!is_constant);
   declaring_ = outer;
   scopes_.pop_back();
   into.statements.push_back(std::move(result));
+}
+
+/// The kernel walks through a map by calling a function of the program back, which needs functions.
+void Lowering::refuse_for_map(const ast::ForMap& stmt) {
+  if (stmt.map->kind == ast::ExprKind::kMap) return refuse(stmt.span, "'for' over a map");
+  diagnostics_.error(stmt.map->span, "'for' goes over a range or a map")
+      .with_hint("for ({} : 0..10) {{ ... }}", stmt.variable);
 }
 
 void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
@@ -190,18 +227,34 @@ int Lowering::declare_variable(const std::string& name, typed::Block& block) {
   }
   int variable = static_cast<int>(next_variable_++);
   scopes_.back()[name] = variable;
-  seen_variables_.insert(name);
+  if (expansion_ == nullptr) seen_variables_.insert(name);
   block.variables.push_back(variable);
   return variable;
 }
 
-void Lowering::report_undefined(const std::string& name, Span span) {
-  Diagnostic& diagnostic = diagnostics_.error(span, "undefined variable {}", name);
-  if (seen_variables_.contains(name)) {
-    diagnostic.with_hint(
-        "it ends with the block that it is first used in; put 'let {};' before that block", name);
-    return;
+/// Scripts written before variables had a block use them behind it: the next round declares them
+/// for the whole clause.
+bool Lowering::hoist(const std::string& name, Span span) {
+  if (expansion_ != nullptr || !seen_variables_.contains(name)) return false;
+  instance_.hoisted.insert(name);
+  instance_.variables.clear();
+  instance_.is_declared.clear();
+  maps_.changed = true;
+  diagnostics_.error(span, "undefined variable {}", name);  // of this round, which nobody reads
+  return true;
+}
+
+void Lowering::declare_hoisted(typed::Block& block) {
+  for (const std::string& name : instance_.hoisted) {
+    typed::Stmt stmt = statement(StmtKind::kDeclare, instance_.clause->span);
+    stmt.variable = declare_variable(name, block);
+    block.statements.push_back(std::move(stmt));
   }
+}
+
+void Lowering::report_undefined(const std::string& name, Span span) {
+  if (hoist(name, span)) return;
+  Diagnostic& diagnostic = diagnostics_.error(span, "undefined variable {}", name);
   std::vector<std::string_view> names;
   for (const auto& scope : scopes_) {
     for (const auto& [known, variable] : scope) names.push_back(known);
@@ -213,7 +266,7 @@ void Lowering::report_undefined(const std::string& name, Span span) {
 void Lowering::join_variable(int variable, const Type& type, Span span) {
   typed::Variable& known = instance_.variables[variable];
   Type before = known.type;
-  switch (join(known.type, widened(type))) {
+  switch (join(known.type, type.is_int() ? type : widened(type))) {
     case Join::kSame: return;
     case Join::kWidened: maps_.changed = true; return;
     case Join::kMismatch: break;
@@ -309,6 +362,7 @@ void Lowering::lower_assign_map(const ast::Assign& assign,
     return;
   }
   if (!set_role(stmt.map, bundle::MapRole::kValue, assign.span) || !has_key) return;
+  if (!check_has_bytes(*stmt.expr)) return;
   join_value(stmt.map, stmt.expr->type, assign.span);
   into.statements.push_back(std::move(stmt));
 }
@@ -344,9 +398,19 @@ bool Lowering::lower_aggregate(const ast::Assign& assign,
     join_value(stmt.map, Type::uint64(), assign.span);
   }
   int64_t bits = 0;
-  if (entry->function == Function::kHist && given > 1 &&
-      constant(*call->arguments[1], "the second argument of hist()", bits) && bits != 0) {
-    refuse(call->span, "hist() with finer buckets");
+  if (entry->function == Function::kHist) {
+    if (given > 1 && constant(*call->arguments[1], "the second argument of hist()", bits) &&
+        (bits < 0 || bits > 5)) {
+      diagnostics_.error(call->arguments[1]->span, "hist: 0 to 5 bits, not {}", bits);
+      bits = 0;
+    }
+    typed::Map& map = maps_.maps[stmt.map].map;
+    if (map.hist_bits != bits && !maps_.maps[stmt.map].has_bits) {
+      map.hist_bits = static_cast<uint32_t>(bits);
+    } else if (map.hist_bits != bits) {
+      diagnostics_.error(call->span, "hist: {} has {} bits elsewhere", map.name, map.hist_bits);
+    }
+    maps_.maps[stmt.map].has_bits = true;
   }
   if (entry->function == Function::kLhist) lower_lhist(*call, maps_.maps[stmt.map].map);
   if (has_key) into.statements.push_back(std::move(stmt));

@@ -4,10 +4,22 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "bundle/bundle.h"
+
 namespace spile::lang {
+
+/// What a probe that names nothing is.
+enum class MissingProbes : uint8_t {
+  kAuto,  ///< an error, unless other probes of its clause are there: then a warning
+  kError,
+  kWarn,
+  kIgnore,
+};
 
 struct CompileOptions {
   /// Bytes of a string, its NUL included, where the script says nothing shorter
@@ -18,8 +30,16 @@ struct CompileOptions {
   uint32_t max_map_keys = 4096;
   /// Size of the ring for records; rounded up to a power of two of at least a page.
   uint32_t ring_bytes = 1u << 20;
+  uint32_t max_cat_bytes = 10240;
+  bool prints_maps = true;  ///< at the end
+  bundle::StackMode stack_mode = bundle::StackMode::kBpftrace;
+  MissingProbes missing_probes = MissingProbes::kAuto;
+  /// Settings that the environment has decided: `config` does not change them.
+  std::set<std::string> fixed;
   /// $1, $2, ...
   std::vector<std::string> positional;
+  /// --name=value behind `--`: what getopt() finds. "" where no value was given.
+  std::map<std::string, std::string> named;
   /// When not empty, programs of kprobe, kretprobe and tracepoint probes end at once in any other
   /// process. Uprobes are attached to processes instead.
   std::vector<pid_t> pid_filter;

@@ -35,10 +35,15 @@ ContextKind context_kind(ProbeKind kind) {
 
 class Resolver {
  public:
-  Resolver(World& world, Diagnostics& diagnostics) : world_(world), diagnostics_(diagnostics) {}
+  Resolver(World& world, MissingProbes missing_policy, Diagnostics& diagnostics)
+      : world_(world), missing_policy_(missing_policy), diagnostics_(diagnostics) {}
 
   ProbeTable run(const ast::Program& program) {
     for (const ast::Clause& clause : program.clauses) resolve_clause(clause);
+    if (table_.probes.empty() && !program.clauses.empty() && !diagnostics_.has_errors()) {
+      diagnostics_.error(program.clauses.front().attach_points.front().span,
+                         "none of this script's probes is there");
+    }
     return std::move(table_);
   }
 
@@ -55,6 +60,20 @@ class Resolver {
     if (table_.probes.size() == before && !excluded_.empty() && !diagnostics_.has_errors())
       diagnostics_.error(clause.attach_points.front().span,
                          "every probe of this clause is excluded");
+    tell_missing(table_.probes.size() > before);
+  }
+
+  /// A script for kernels of several ages names a function by all its names: that one is there is
+  /// enough.
+  void tell_missing(bool has_others) {
+    bool is_error = missing_policy_ == MissingProbes::kError ||
+                    (missing_policy_ == MissingProbes::kAuto && !has_others);
+    for (Diagnostic& one : missing_) {
+      if (missing_policy_ == MissingProbes::kIgnore) continue;
+      one.severity = is_error ? Severity::kError : Severity::kWarning;
+      diagnostics_.add(std::move(one));
+    }
+    missing_.clear();
   }
 
   /// `uprobe:libc:str*, !uprobe:libc:strlen`: what stands behind '!' is resolved like any other and
@@ -63,9 +82,10 @@ class Resolver {
     std::set<std::string> names;
     for (const ast::AttachPoint& point : clause.attach_points) {
       if (!point.is_excluded) continue;
-      Resolver others(world_, diagnostics_);
+      Resolver others(world_, MissingProbes::kError, diagnostics_);
       others.clause_ = &clause;
       others.resolve_point(point);
+      others.tell_missing(false);
       for (const bundle::Probe& probe : others.table_.probes) names.insert(probe.name);
     }
     return names;
@@ -151,31 +171,32 @@ class Resolver {
       return;
     }
     for (const UserFunction& function : *functions) {
-      add_shared({.kind = kind,
-                  .name = fmt::format("{}:{}:{}{}", is_return ? "uretprobe" : "uprobe",
-                                      function.path, function.symbol, offset_text(point)),
-                  .function = function.symbol,
-                  .path = function.path,
-                  .symbol = function.symbol,
-                  .offset = point.offset});
+      Instance* instance =
+          add_shared({.kind = kind,
+                      .name = fmt::format("{}:{}:{}{}", is_return ? "uretprobe" : "uprobe",
+                                          function.path, function.symbol, offset_text(point)),
+                      .function = function.symbol,
+                      .path = function.path,
+                      .symbol = function.symbol,
+                      .offset = point.offset});
+      if (instance != nullptr) instance->functions.push_back(function);
     }
   }
 
   void resolve_cpp(const ast::AttachPoint& point, ProbeKind kind) {
     auto functions = world_.cpp_functions(point.target, point.function);
-    if (!functions) {
-      diagnostics_.error(point.span, "{}", functions.error().message);
-      return;
-    }
+    if (!functions) return report_missing(point, functions.error().message, {}, "");
     for (const auto& [function, name] : *functions) {
-      add_shared({.kind = kind,
-                  .name = fmt::format("{}:{}:cpp:{}{}",
-                                      kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe",
-                                      function.path, function.symbol, offset_text(point)),
-                  .function = name,
-                  .path = function.path,
-                  .symbol = function.symbol,
-                  .offset = point.offset});
+      Instance* instance =
+          add_shared({.kind = kind,
+                      .name = fmt::format("{}:{}:cpp:{}{}",
+                                          kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe",
+                                          function.path, function.symbol, offset_text(point)),
+                      .function = name,
+                      .path = function.path,
+                      .symbol = function.symbol,
+                      .offset = point.offset});
+      if (instance != nullptr) instance->functions.push_back(function);
     }
   }
 
@@ -369,7 +390,8 @@ class Resolver {
                       const std::string& what,
                       const std::vector<std::string>& near,
                       const std::string& prefix) {
-    Diagnostic& diagnostic = diagnostics_.error(point.span, "{}", what);
+    Diagnostic& diagnostic =
+        missing_.emplace_back(Diagnostic{Severity::kError, point.span, what, {}});
     if (near.empty()) return;
     std::vector<std::string> names;
     for (const std::string& name : near) names.push_back(prefix + name);
@@ -377,7 +399,9 @@ class Resolver {
   }
 
   World& world_;
+  MissingProbes missing_policy_;
   Diagnostics& diagnostics_;
+  std::vector<Diagnostic> missing_;  ///< this clause's probes that name nothing
   ProbeTable table_;
   const ast::Clause* clause_ = nullptr;
   std::set<std::string> excluded_;      ///< this clause's, by name
@@ -386,8 +410,11 @@ class Resolver {
 
 }  // namespace
 
-ProbeTable resolve_probes(const ast::Program& program, World& world, Diagnostics& diagnostics) {
-  return Resolver(world, diagnostics).run(program);
+ProbeTable resolve_probes(const ast::Program& program,
+                          World& world,
+                          MissingProbes missing,
+                          Diagnostics& diagnostics) {
+  return Resolver(world, missing, diagnostics).run(program);
 }
 
 }  // namespace spile::lang

@@ -19,8 +19,9 @@ Join join_numbers(Type& into, const Type& from) {
   } else if (!from.is_flexible) {
     into.is_signed = into.is_signed || from.is_signed;
   }
+  bool is_mixed = before.is_signed != from.is_signed && !before.is_flexible && !from.is_flexible;
   into.is_flexible = into.is_flexible && from.is_flexible;
-  into.size = std::max(into.size, from.size);
+  into.size = is_mixed ? 8 : std::max(into.size, from.size);
   return into == before ? Join::kSame : Join::kWidened;
 }
 
@@ -31,7 +32,7 @@ Join join_sizes(Type& into, const Type& from) {
 }
 
 Join join_tuples(Type& into, const Type& from) {
-  if (into.fields.size() != from.fields.size()) return Join::kMismatch;
+  if (into.fields.size() != from.fields.size() || into.names != from.names) return Join::kMismatch;
   Join all = Join::kSame;
   for (size_t i = 0; i < into.fields.size(); ++i) {
     Join one = join(into.fields[i], from.fields[i]);
@@ -72,6 +73,7 @@ uint32_t storage_bytes(const Type& type) {
     case Type::Kind::kBuffer: return round_up_8(type.size + 4);
     case Type::Kind::kUserStack:
     case Type::Kind::kUserSymbol: return 16;
+    case Type::Kind::kInet: return 24;
     case Type::Kind::kTuple: {
       uint32_t sum = 0;
       for (const Type& field : type.fields) sum += storage_bytes(field);
@@ -114,9 +116,22 @@ bundle::ValueType to_value_type(const Type& type) {
       break;
     case Type::Kind::kUserSymbol: value.kind = ValueKind::kUserSymbol; break;
     case Type::Kind::kKernelSymbol: value.kind = ValueKind::kKernelSymbol; break;
+    case Type::Kind::kStruct:
+    case Type::Kind::kArray: value.kind = ValueKind::kPointer; break;  // refused where printed
+    case Type::Kind::kInet: value.kind = ValueKind::kInet; break;
+    case Type::Kind::kMac: value.kind = ValueKind::kMac; break;
+    case Type::Kind::kTimestamp:
+      value.kind = ValueKind::kTimestamp;
+      value.format = type.name;
+      break;
+    case Type::Kind::kNamed:
+      value.kind = ValueKind::kNamed;
+      value.format = type.name;
+      break;
     case Type::Kind::kTuple:
       value.kind = ValueKind::kTuple;
       value.offsets = field_offsets(type);
+      value.names = type.names;
       for (const Type& field : type.fields) value.fields.push_back(to_value_type(field));
       break;
   }
@@ -138,11 +153,21 @@ std::string to_string(const Type& type) {
     case Type::Kind::kKernelStack:
       return fmt::format("{}({}{})", type.kind == Type::Kind::kUserStack ? "ustack" : "kstack",
                          mode_prefix(type.stack_mode), type.frames);
+    case Type::Kind::kStruct: return type.name;
+    case Type::Kind::kArray: return fmt::format("{}[{}]", to_string(type.fields[0]), type.count);
+    case Type::Kind::kInet: return "inet";
+    case Type::Kind::kMac: return "macaddr";
+    case Type::Kind::kTimestamp: return "timestamp";
+    case Type::Kind::kNamed: return type.name;
     case Type::Kind::kUserSymbol: return "usym";
     case Type::Kind::kKernelSymbol: return "ksym";
     case Type::Kind::kTuple: {
       std::string text = "(";
-      for (const Type& field : type.fields) text += (text.size() > 1 ? "," : "") + to_string(field);
+      for (size_t i = 0; i < type.fields.size(); ++i) {
+        if (i != 0) text += ",";
+        if (!type.names.empty()) text += type.names[i] + "=";
+        text += to_string(type.fields[i]);
+      }
       return text + ")";
     }
   }
@@ -178,6 +203,10 @@ Join join(Type& into, const Type& from) {
     case Type::Kind::kBuffer: return join_sizes(into, from);
     case Type::Kind::kTuple: return join_tuples(into, from);
     case Type::Kind::kPointer: return join_pointers(into, from);
+    case Type::Kind::kStruct:
+    case Type::Kind::kTimestamp:
+    case Type::Kind::kNamed: return into.name == from.name ? Join::kSame : Join::kMismatch;
+    case Type::Kind::kArray: return into == from ? Join::kSame : Join::kMismatch;
     case Type::Kind::kUserStack:
     case Type::Kind::kKernelStack: return join_stacks(into, from);
     default: return Join::kSame;

@@ -29,6 +29,12 @@ struct Type {
     kKernelStack,   ///< kstack: an id
     kUserSymbol,    ///< usym(): an address and the process
     kKernelSymbol,  ///< ksym(): an address
+    kStruct,        ///< a struct or union in memory: as a value, its address
+    kArray,         ///< an array in memory: as a value, its address
+    kInet,          ///< ntop(): family and address
+    kMac,           ///< macaddr()
+    kTimestamp,     ///< strftime(): nanoseconds since boot
+    kNamed,         ///< a number that is printed as a name: strerror(), username()
   };
   Kind kind = Kind::kUnknown;
   uint32_t size = 0;  ///< kInt: 1, 2, 4, 8. kString: with the NUL. kBuffer: of the data, its u32
@@ -39,6 +45,9 @@ struct Type {
   std::vector<Type> fields;  ///< kTuple: elements. kPointer: what it points to; empty for void
   bundle::StackMode stack_mode = bundle::StackMode::kBpftrace;  ///< stacks
   uint32_t frames = 0;                                          ///< stacks: the most
+  uint32_t count = 0;     ///< kArray: elements, 0: not known; fields[0] is one of them
+  std::string name = {};  ///< kStruct: "struct sock"; kTimestamp: the format; kNamed: which names
+  std::vector<std::string> names = {};  ///< kTuple: of the fields of a record
 
   static Type none() { return {Kind::kNone, 0, false, false, {}}; }
   static Type integer(uint32_t size_bytes, bool is_signed) {
@@ -59,6 +68,28 @@ struct Type {
     return {kind, 0, false, false, {}, mode, frames};
   }
   static Type symbol(Kind kind) { return {kind, 0, false, false, {}}; }
+  static Type structure(std::string name) {
+    Type type{Kind::kStruct, 8, false, false, {}};
+    type.name = std::move(name);
+    return type;
+  }
+  static Type array_of(Type element, uint32_t count) {
+    Type type{Kind::kArray, 8, false, false, {std::move(element)}};
+    type.count = count;
+    return type;
+  }
+  static Type inet() { return {Kind::kInet, 0, false, false, {}}; }
+  static Type mac() { return {Kind::kMac, 0, false, false, {}}; }
+  static Type timestamp(std::string format) {
+    Type type{Kind::kTimestamp, 8, false, false, {}};
+    type.name = std::move(format);
+    return type;
+  }
+  static Type named(std::string names) {
+    Type type{Kind::kNamed, 8, false, false, {}};
+    type.name = std::move(names);
+    return type;
+  }
   static Type tuple(std::vector<Type> fields) {
     return {Kind::kTuple, 0, false, false, std::move(fields)};
   }
@@ -71,8 +102,11 @@ struct Type {
   /// A register holds it.
   bool is_scalar() const {
     return is_int() || is_pointer() || kind == Kind::kProbe || kind == Kind::kFunc ||
-           kind == Kind::kKernelStack || kind == Kind::kKernelSymbol;
+           kind == Kind::kKernelStack || kind == Kind::kKernelSymbol || is_place() ||
+           kind == Kind::kTimestamp || kind == Kind::kMac || kind == Kind::kNamed;
   }
+  /// Known by its address alone.
+  bool is_place() const { return kind == Kind::kStruct || kind == Kind::kArray; }
   bool is_stack() const { return kind == Kind::kUserStack || kind == Kind::kKernelStack; }
   bool is_symbol() const { return kind == Kind::kUserSymbol || kind == Kind::kKernelSymbol; }
   /// Can be calculated with and compared as a number.

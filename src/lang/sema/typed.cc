@@ -17,11 +17,17 @@ std::string_view to_string(Builtin builtin) {
     case Builtin::kComm: return "comm";
     case Builtin::kProbe: return "probe";
     case Builtin::kFunc: return "func";
+    case Builtin::kCurtask: return "curtask";
+    case Builtin::kCgroup: return "cgroup";
+    case Builtin::kRand: return "rand";
+    case Builtin::kNumaNode: return "numaid";
+    case Builtin::kJiffies: return "jiffies";
   }
   return "";
 }
 
 bool any_expr(const Expr& expr, const std::function<bool(const Expr&)>& wanted) {
+  if (expr.block != nullptr && any_expr(*expr.block, wanted)) return true;
   return wanted(expr) ||
          std::ranges::any_of(expr.args, [&](const ExprPtr& arg) { return any_expr(*arg, wanted); });
 }
@@ -37,6 +43,10 @@ bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted
 
 bool has_effects(const Expr& expr) {
   return any_expr(expr, [](const Expr& node) { return node.kind >= ExprKind::kModifyVariable; });
+}
+
+bool has_loops(const Expr& expr) {
+  return any_expr(expr, [](const Expr& node) { return node.kind == ExprKind::kAggregateRead; });
 }
 
 }  // namespace spile::lang::typed

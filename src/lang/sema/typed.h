@@ -26,6 +26,8 @@ enum class ExprKind : uint8_t {
   kText,            ///< text: a string literal
   kVariable,        ///< variable
   kMapRead,         ///< map; args: the parts of the key. 0 or "" where there is no such key
+  kAggregateRead,   ///< map; args: the parts of the key. What count(), sum(), avg(), min() or max()
+                    ///< is so far
   kContext,         ///< offset: a number of type.size bytes in the context
   kEntryArgument,   ///< offset: of the register in the context that the entry of this call had
   kDuration,        ///< nanoseconds since the entry of this call
@@ -39,6 +41,8 @@ enum class ExprKind : uint8_t {
   kTupleField,      ///< args: a tuple; number: which element
   kStack,           ///< the call stack; type says whose, how deep and how it is printed
   kSymbol,          ///< args: address; type says whose
+  kInet,  ///< args: address or number, [family]; number: 16 or 4 bytes at an address, 0: the number
+  kConvert,  ///< args: a number; type says how it is printed
   // Calculations on numbers; the result has 64 bits.
   kNegate,
   kBitNot,
@@ -52,11 +56,20 @@ enum class ExprKind : uint8_t {
   kElvis,        ///< args: condition and value, value if that is 0
   kTruncate,     ///< args: one; to type.size and type.is_signed
   kHasKey,       ///< map; args: key
+  kByteSwap,     ///< args: one; number: how many bits
+  kStrlen,       ///< args: a string
+  kTextDiffers,  ///< args: two strings; number: most bytes compared. strncmp(): 0 where they are
+                 ///< equal
+  kContains,     ///< args: a string; text: what is looked for, at most 8 bytes
   // With an effect and, where `yields` says so, a value.
   kModifyVariable,  ///< variable op= args[0]
   kModifyMap,       ///< map[args[1..]] op= args[0]; a missing key starts at 0
+  kBlock,           ///< block, then its value: args[0], or none
   // With an effect, no value.
-  kPrintf,      ///< text: the format; args
+  kPrintf,  ///< text: the format; args
+  kSystem,
+  kCat,         ///< text: the format; args
+  kSignal,      ///< args: the number of the signal
   kPrintMap,    ///< map, top, div
   kPrintValue,  ///< args: one
   kClear,
@@ -79,13 +92,19 @@ enum class Builtin : uint8_t {
   kCpu,
   kComm,
   kProbe,
-  kFunc
+  kFunc,
+  kCurtask,
+  kCgroup,
+  kRand,
+  kNumaNode,
+  kJiffies
 };
 std::string_view to_string(Builtin builtin);
 
 enum class Yields : uint8_t { kNothing, kOld, kNew };
 
 struct Expr;
+struct Block;
 using ExprPtr = std::unique_ptr<Expr>;
 
 struct Expr {
@@ -93,6 +112,7 @@ struct Expr {
   Type type;
   Span span;
   std::vector<ExprPtr> args;
+  std::shared_ptr<Block> block;  ///< kBlock
   uint64_t number = 0;
   std::string text;
   int variable = -1;  ///< index into Clause::variables
@@ -104,11 +124,14 @@ struct Expr {
   bool is_relative = false;  ///< kContextDataLoc
   bool is_copied = false;    ///< kContext: never loaded directly
   bool is_unsigned = false;  ///< kCompare
+  bool is_array = false;     ///< kStr: of a char array, whose bytes are the string
   uint64_t top = 0, div = 0;
 };
 
 /// Calculating it changes something, so it must happen exactly once and in order.
 bool has_effects(const Expr& expr);
+/// Calculating it takes a loop, which may not be while a record is held.
+bool has_loops(const Expr& expr);
 
 enum class StmtKind : uint8_t {
   kEval,         ///< expr
@@ -119,7 +142,7 @@ enum class StmtKind : uint8_t {
                ///< count
   kIf,         ///< expr, body, other
   kWhile,      ///< expr, body
-  kForRange,   ///< variable from first up to last - 1, body
+  kForRange,   ///< variable from first (or keys[0]) up to last - 1 (or keys[1] - 1), body
   kUnroll,     ///< body, `first` times
   kBlock,      ///< body
   kBreak,
@@ -140,7 +163,7 @@ struct Stmt {
   ExprPtr expr;
   int variable = -1;
   int map = -1;
-  std::vector<ExprPtr> keys;
+  std::vector<ExprPtr> keys;  ///< kForRange: the bounds, where they are no constants
   Block body, other;
   int64_t first = 0, last = 0;
 };
@@ -160,6 +183,7 @@ struct Map {
   Type key;    ///< kNone for a scalar map; kTuple for several parts
   Type value;  ///< of aggregations: the number that is put in (its sign matters)
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
+  uint32_t hist_bits = 0;    ///< hist(n, k): powers of two are cut into 2^k
   uint32_t max_entries = 0;  ///< 0: CompileOptions::max_map_keys
   Span span;                 ///< where it first appears
 

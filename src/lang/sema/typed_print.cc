@@ -37,6 +37,7 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kText: return "text";
     case ExprKind::kVariable: return "variable";
     case ExprKind::kMapRead: return "map-read";
+    case ExprKind::kAggregateRead: return "aggregate-read";
     case ExprKind::kContext: return "context";
     case ExprKind::kEntryArgument: return "entry-argument";
     case ExprKind::kDuration: return "duration";
@@ -50,6 +51,15 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kTupleField: return "tuple-field";
     case ExprKind::kStack: return "stack";
     case ExprKind::kSymbol: return "symbol";
+    case ExprKind::kInet: return "inet";
+    case ExprKind::kConvert: return "convert";
+    case ExprKind::kByteSwap: return "byte-swap";
+    case ExprKind::kStrlen: return "strlen";
+    case ExprKind::kTextDiffers: return "text-differs";
+    case ExprKind::kContains: return "contains";
+    case ExprKind::kSystem: return "system";
+    case ExprKind::kCat: return "cat";
+    case ExprKind::kSignal: return "signal";
     case ExprKind::kNegate: return "negate";
     case ExprKind::kBitNot: return "bit-not";
     case ExprKind::kNot: return "not";
@@ -64,6 +74,7 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kHasKey: return "has-key";
     case ExprKind::kModifyVariable: return "modify-variable";
     case ExprKind::kModifyMap: return "modify-map";
+    case ExprKind::kBlock: return "block";
     case ExprKind::kPrintf: return "printf";
     case ExprKind::kPrintMap: return "print-map";
     case ExprKind::kPrintValue: return "print-value";
@@ -156,6 +167,7 @@ class Printer {
       case StmtKind::kForRange:
         line(depth, "for {} in {}..{}", clause_->variables[stmt.variable].name, stmt.first,
              stmt.last);
+        for (const typed::ExprPtr& bound : stmt.keys) print_expr(*bound, depth + 1, "bound ");
         return print_block(stmt.body, depth + 1);
       case StmtKind::kUnroll:
         line(depth, "unroll {}", stmt.first);
@@ -209,6 +221,7 @@ class Printer {
   void print_expr(const Expr& expr, int depth, std::string_view prefix = "") {
     std::string type = expr.type.is_none() ? "" : " : " + to_string(expr.type);
     line(depth, "{}{}{}{}", prefix, kind_name(expr.kind), details(expr), type);
+    if (expr.block != nullptr) print_block(*expr.block, depth + 1);
     for (const typed::ExprPtr& arg : expr.args) print_expr(*arg, depth + 1);
   }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "lang/sema/structure.h"
 
 namespace spile::lang {
 
@@ -100,6 +101,15 @@ struct UsdtSite {
   std::vector<UsdtArgument> arguments;
 };
 
+/// One parameter of a user function, from debug information.
+struct UserParameter {
+  std::string name;
+  Type type;
+  int register_index =
+      -1;               ///< 0: rdi ... 5: r9, at the function's first instruction; -1: see problem
+  std::string problem;  ///< why it cannot be read: "it is not passed in a register"
+};
+
 class World {
  public:
   virtual ~World() = default;
@@ -155,6 +165,37 @@ class World {
   virtual Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
                                                       std::string_view event) = 0;
 
+  /// What a function takes, in order. Errors: not found    the debug information does not have it
+  ///                                        unsupported  the file has no debug information
+  virtual Result<std::vector<UserParameter>> user_parameters(const UserFunction& function) {
+    return fail(ErrorCode::kUnsupported, "{} has no debug information", function.path);
+  }
+  /// A struct ("struct pair") of a file's debug information; structs in its fields are called
+  /// "struct x of PATH". Errors: as user_parameters.
+  virtual Result<Structure> user_structure(std::string_view path, std::string_view) {
+    return fail(ErrorCode::kUnsupported, "{} has no debug information", path);
+  }
+  /// The kernel describes its types (BTF).
+  virtual bool has_kernel_types() { return false; }
+  /// "struct sock", "union ktime". Errors: not found    the kernel has none, or only declares it
+  ///                                        unsupported  this kernel describes no types
+  virtual Result<Structure> kernel_structure(std::string_view name) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  /// A typedef ("sector_t") or an enum ("enum pid_type"). Errors: as kernel_structure.
+  virtual Result<Type> kernel_type(std::string_view name) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  /// A constant of one of the kernel's enums. Errors: as kernel_structure.
+  virtual Result<int64_t> kernel_enumerator(std::string_view name) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
+  }
+  /// The id of a cgroup by its path below the mount or from the root. Errors: not found, denied.
+  virtual Result<uint64_t> cgroup_id(std::string_view path) {
+    return fail(ErrorCode::kNotFound, "no cgroup {}", path);
+  }
+  /// CPUs that may ever be there.
+  virtual uint32_t cpu_count() { return 1; }
   /// What rawtracepoint, fentry, fexit and iter name: one Tracepoint each, its category the module
   /// ("" or "vmlinux" is the kernel proper), its fields the arguments at their places in the context
   /// (8 bytes each). Only `*` is a wildcard, in both.

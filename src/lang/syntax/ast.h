@@ -555,6 +555,8 @@ struct CDefinition {
   Span span;         ///< all of it
   Span body;  ///< kDefine: the replacement text; kConditional: the condition; structs: between the
               ///< braces
+  std::string text;  ///< kConditional: the condition; kDefine: the replacement; others: all of it
+  ExprPtr value;     ///< kDefine: the replacement as an expression; null where it is none
 };
 
 struct ConfigEntry {

@@ -102,12 +102,17 @@ void Parser::c_directive() {
   }
   rest = trim(rest);
   out.body = rest.empty() ? Span{out.span.end, out.span.end} : span_of(source_, rest);
+  out.text = rest;
+  if (out.kind != CDefinition::Kind::kDefine || rest.empty()) return;
+  Diagnostics unread;  // C that is no expression is refused where it is used
+  out.value = parse_expression(source_, out.body, program_, unread);
 }
 
 void Parser::c_definition() {
   CDefinition& out = program_.c_definitions.emplace_back();
   out.span = take().span;
   std::string_view rest = source_.text(out.span);
+  out.text = rest;
   const std::string_view word = leading_name(rest);
   out.kind = word == "struct"  ? CDefinition::Kind::kStruct
              : word == "union" ? CDefinition::Kind::kUnion

@@ -38,7 +38,7 @@ constexpr Helper kAllHelpers[] = {
     Helper::kProbeReadKernel,  Helper::kProbeReadUserStr,  Helper::kProbeReadKernelStr,
     Helper::kKtimeGetBootNs,   Helper::kRingbufOutput,     Helper::kRingbufReserve,
     Helper::kRingbufSubmit,    Helper::kRingbufDiscard,    Helper::kGetAttachCookie,
-    Helper::kGetStackid,       Helper::kOverrideReturn};
+    Helper::kGetStackid,       Helper::kOverrideReturn,    Helper::kMapLookupPercpuElem};
 
 int64_t as_signed(uint64_t value) {
   return static_cast<int64_t>(value);
@@ -490,6 +490,7 @@ TEST_F(Blob, HelpersUseNoMoreStackThanStated) {
       case Helper::kMapLookupElem:
       case Helper::kMapUpdateElem:
       case Helper::kMapDeleteElem:
+      case Helper::kMapLookupPercpuElem:
         for (const uint64_t m : {0, 2, 3}) calls.push_back({code_.map(m), at(key), at(value), 0});
         break;
       case Helper::kGetCurrentComm: calls.push_back({at(to), 16, 0, 0}); break;

@@ -39,6 +39,11 @@ void bind_maps(Binder& binder) {
     return reinterpret_cast<uint64_t>(
         rt::map_lookup(c, map_at(map), bytes_at(key), rt::current_cpu(c)));
   });
+  binder.set(bpf::Helper::kMapLookupPercpuElem, [](const Consts& c, U map, U key, U cpu, U) {
+    if (cpu > c.cpu_mask) return uint64_t{0};
+    return reinterpret_cast<uint64_t>(
+        rt::map_lookup(c, map_at(map), bytes_at(key), static_cast<uint32_t>(cpu)));
+  });
   binder.set(bpf::Helper::kMapUpdateElem, [](const Consts& c, U map, U key, U value, U flags) {
     return rt::map_update(c, map_at(map), bytes_at(key), bytes_at(value), flags,
                           rt::current_cpu(c));

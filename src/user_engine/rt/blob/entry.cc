@@ -112,6 +112,11 @@ RT_HELPER(133)(uint64_t body) {
 RT_HELPER(174)(uint64_t context) {
   return reinterpret_cast<const abi::HitFrame*>(context)->cookie;
 }
+RT_HELPER(195)(uint64_t map, uint64_t key, uint64_t cpu) {
+  if (cpu > rt_consts.cpu_mask) return 0;
+  return address_of(
+      rt::map_lookup(rt_consts, map_at(map), bytes_at(key), static_cast<uint32_t>(cpu)));
+}
 
 // Not helpers of eBPF: detours call them (rt/blob.h).
 RT_HELPER(65001)(uint64_t slot, uint64_t number) {

@@ -1,0 +1,365 @@
+// What scripts with structs, conversions, records, blocks and macros do, in our interpreter.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "lang/codegen/test_compile.h"
+#include "lang/codegen/test_machine.h"
+
+namespace spile::lang {
+namespace {
+
+using Bytes = Machine::Bytes;
+
+uint64_t word(const Bytes& bytes, size_t at = 0) {
+  uint64_t value = 0;
+  EXPECT_LE(at + 8, bytes.size());
+  if (at + 8 <= bytes.size()) std::memcpy(&value, bytes.data() + at, 8);
+  return value;
+}
+
+uint64_t address(const void* p) {
+  return reinterpret_cast<uint64_t>(p);
+}
+
+struct Registers {
+  uint64_t words[bpf::x86_64_regs::kSize / 8] = {};
+};
+Registers arguments(uint64_t a0, uint64_t a1 = 0, uint64_t a2 = 0) {
+  Registers regs;
+  regs.words[bpf::x86_64_regs::kDi / 8] = a0;
+  regs.words[bpf::x86_64_regs::kSi / 8] = a1;
+  regs.words[bpf::x86_64_regs::kDx / 8] = a2;
+  return regs;
+}
+
+/// Runs the first program of a uprobe or BEGIN script once.
+std::unique_ptr<Machine> ran(const std::string& script, const Registers& regs = {}) {
+  CompileOptions options;
+  options.allow_unsafe = true;
+  auto machine = std::make_unique<Machine>(must_compile(script, options));
+  auto result = machine->run(0, &regs);
+  EXPECT_TRUE(result.has_value()) << script << "\n" << result.error().message;
+  return machine;
+}
+
+int64_t result_of(const std::string& code, const Registers& regs = {}) {
+  return static_cast<int64_t>(ran("uprobe:libc:fopen { " + code + " }", regs)->number("@r"));
+}
+
+std::string text_of(const Machine& machine, const std::string& map) {
+  const auto all = machine.contents(map);
+  return all.empty() ? "" : reinterpret_cast<const char*>(all.begin()->second.data());
+}
+
+/// As FakeWorld describes struct task_struct.
+struct Task {
+  int32_t pid = 0, tgid = 0;
+  const Task *real_parent = nullptr, *group_leader = nullptr;
+  char comm[16] = {};
+  uint32_t bits = 0, unused = 0;
+  struct {
+    uint64_t load = 0;
+    uint16_t runs = 0;
+  } se;
+  uint64_t as_word = 0;
+  uint32_t words[4] = {};
+  const void* next = nullptr;
+};
+static_assert(sizeof(Task) == 96);
+
+class Structs : public testing::Test {
+ protected:
+  Structs() {
+    std::strcpy(parent_.comm, "the parent");
+    parent_.pid = 11;
+    parent_.tgid = 12;
+    task_.pid = -7;
+    task_.real_parent = &parent_;
+    task_.group_leader = &task_;
+    std::strcpy(task_.comm, "child");
+    task_.bits = 5u << 2 | 0x1fu << 5;  // flag 5, level -1
+    task_.se.load = 0x123456789abcdef0;
+    task_.se.runs = 0xffff;
+    task_.as_word = 0x0102030405060708;
+    for (uint32_t i = 0; i < 4; ++i) task_.words[i] = 100 + i;
+    regs_ = arguments(address(&task_), 2);
+  }
+  int64_t read(const std::string& expr) {
+    return result_of("$t = (struct task_struct *)arg0; @r = " + expr + ";", regs_);
+  }
+  Task task_, parent_;
+  Registers regs_;
+};
+
+TEST_F(Structs, FieldsHaveTheirSizeAndSign) {
+  EXPECT_EQ(read("$t->pid"), -7);
+  EXPECT_EQ(read("$t.pid"), -7);
+  EXPECT_EQ(read("(*$t).se.runs"), 0xffff);
+  EXPECT_EQ(read("$t->se.load"), 0x123456789abcdef0);
+  EXPECT_EQ(read("$t->real_parent->tgid"), 12);
+  EXPECT_EQ(read("$t->group_leader->real_parent->pid"), 11);
+}
+
+TEST_F(Structs, AnonymousMembersBitfieldsAndArrays) {
+  EXPECT_EQ(read("$t->as_word"), 0x0102030405060708);
+  EXPECT_EQ(read("$t->as_byte"), 8);
+  EXPECT_EQ(read("$t->flag"), 5);
+  EXPECT_EQ(read("$t->level"), -1);
+  EXPECT_EQ(read("$t->words[3]"), 103);
+  EXPECT_EQ(read("$t->words[arg1]"), 102);
+  EXPECT_EQ(read("((struct task_struct *)(arg0 - 96))[1].pid"), -7);
+  EXPECT_EQ(read("{ $se = $t->se; $se.runs }"), 0xffff);
+}
+
+TEST_F(Structs, CharArraysAreStrings) {
+  auto machine =
+      ran("uprobe:libc:fopen { @r = ((struct task_struct *)arg0)->real_parent->comm; }", regs_);
+  EXPECT_EQ(text_of(*machine, "@r"), "the parent");
+}
+
+TEST_F(Structs, ANullPointerOnTheWayIsCountedAndZero) {
+  task_.real_parent = nullptr;
+  auto machine =
+      ran("uprobe:libc:fopen { @r = ((struct task_struct *)arg0)->real_parent->tgid; }", regs_);
+  EXPECT_EQ(machine->number("@r"), 0u);
+  EXPECT_EQ(machine->lost(bundle::Counter::kReadFailed), 1u);
+}
+
+TEST_F(Structs, TheCurrentTaskIsTheKernels) {
+  Machine machine(must_compile("BEGIN { @r = ppid; @c = pcomm; }"));
+  machine.task = address(&task_);
+  ASSERT_TRUE(machine.run(0));
+  EXPECT_EQ(machine.number("@r"), 12u);
+  EXPECT_EQ(text_of(machine, "@c"), "the parent");
+  EXPECT_EQ(machine.bundle().needs_kernel, "curtask");
+}
+
+TEST(OwnStructs, AreLaidOutAsTheCompilerDoes) {
+  struct Own {
+    char a;
+    struct {
+      char c;
+      short s;
+    } in;
+    int list[3];
+    unsigned low : 3, high : 7;
+    int : 0;
+    long last;
+    char name[5];
+    union {
+      int u;
+      char v;
+    };
+  } own = {'a', {'c', -2}, {1, 2, 3}, 5, 77, -9, "name", {1234567}};
+  const std::string definition =
+      "struct own { char a; struct { char c; short s; } in; int list[3]; unsigned low : 3, high : "
+      "7; int : 0; long last; char name[5]; union { int u; char v; }; };\n";
+  const auto read = [&](const std::string& field) {
+    auto machine = ran(definition + "uprobe:libc:fopen { @r = ((struct own *)arg0)->" + field +
+                           "; @size = sizeof(struct own); }",
+                       arguments(address(&own)));
+    EXPECT_EQ(machine->number("@size"), sizeof own);
+    return static_cast<int64_t>(machine->number("@r"));
+  };
+  EXPECT_EQ(read("a"), 'a');
+  EXPECT_EQ(read("in.s"), -2);
+  EXPECT_EQ(read("list[2]"), 3);
+  EXPECT_EQ(read("low"), 5);
+  EXPECT_EQ(read("high"), 77);
+  EXPECT_EQ(read("last"), -9);
+  EXPECT_EQ(read("u"), 1234567);
+}
+
+// ---- conversions
+
+TEST(Conversions, SwapBytesOfTheirOwnSize) {
+  EXPECT_EQ(result_of("@r = bswap((uint16)arg0);", arguments(0x9900001234)), 0x3412);
+  EXPECT_EQ(result_of("@r = bswap((uint32)arg0);", arguments(0x9912345678)), 0x78563412);
+  EXPECT_EQ(result_of("@r = bswap(arg0);", arguments(0x0102030405060708)), 0x0807060504030201);
+  EXPECT_EQ(result_of("$p = (uint16)arg0; $p = bswap($p); @r = $p;", arguments(0x5000)), 0x50);
+}
+
+TEST(Conversions, InternetAddressesHaveTheirFamily) {
+  const uint8_t four[4] = {10, 0, 0, 1};
+  auto machine = ran("uprobe:libc:fopen { @r = ntop(*(uint32 *)arg0); @f = ntop(10, (uint32)5); }",
+                     arguments(address(four)));
+  const Bytes inet = machine->contents("@r").begin()->second;
+  EXPECT_EQ(word(inet), 2u);
+  EXPECT_EQ(std::memcmp(inet.data() + 8, four, 4), 0);
+  EXPECT_EQ(word(machine->contents("@f").begin()->second), 10u);
+}
+
+TEST(Conversions, MacAddressesAreSixBytes) {
+  const uint8_t mac[8] = {1, 2, 3, 4, 5, 6, 0xee, 0xee};
+  EXPECT_EQ(ran("uprobe:libc:fopen { @r = macaddr(arg0); }", arguments(address(mac)))->number("@r"),
+            0x060504030201u);
+}
+
+TEST(Texts, HaveALength) {
+  const char* const texts[] = {"",         "a",         "1234567",
+                               "12345678", "123456789", "the length of a string"};
+  for (const char* text : texts) {
+    EXPECT_EQ(result_of("@r = strlen(str(arg0));", arguments(address(text))),
+              static_cast<int64_t>(std::strlen(text)))
+        << text;
+  }
+  const std::string longer(200, 'x');
+  EXPECT_EQ(result_of("@r = strlen(str(arg0));", arguments(address(longer.c_str()))), 127);
+  EXPECT_EQ(result_of("@r = strlen(str(arg0, 3));", arguments(address("abcdef"))), 3);
+  EXPECT_EQ(result_of("@r = strlen(comm);"), 6);
+}
+
+TEST(Texts, CompareTheirFirstBytes) {
+  const auto differs = [](const char* left, const char* right, int n) {
+    return result_of("@r = strncmp(str(arg0), str(arg1), " + std::to_string(n) + ");",
+                     arguments(address(left), address(right)));
+  };
+  EXPECT_EQ(differs("abc", "abd", 2), 0);
+  EXPECT_NE(differs("abc", "abd", 3), 0);
+  EXPECT_EQ(differs("abc", "abc", 100), 0);
+  EXPECT_NE(differs("abc", "abcd", 100), 0);
+  EXPECT_EQ(differs("0123456789abc", "0123456789xyz", 10), 0);
+  EXPECT_NE(differs("0123456789abc", "0123456789xyz", 11), 0);
+  EXPECT_EQ(differs("", "x", 0), 0);
+  EXPECT_EQ(result_of("@r = strncmp(comm, \"testing\", 4) == 0;"), 1);
+}
+
+TEST(Texts, ContainOthers) {
+  const auto contains = [](const char* text, const std::string& needle) {
+    return result_of("@r = strcontains(str(arg0), \"" + needle + "\");", arguments(address(text)));
+  };
+  EXPECT_EQ(contains("libc.so.6", ".so"), 1);
+  EXPECT_EQ(contains("libc.so.6", "libc"), 1);
+  EXPECT_EQ(contains("libc.so.6", ".6"), 1);
+  EXPECT_EQ(contains("libc.so.6", "6"), 1);
+  EXPECT_EQ(contains("libc.so.6", ".7"), 0);
+  EXPECT_EQ(contains("ababac", "abac"), 1);
+  EXPECT_EQ(contains("0123456789", "23456789"), 1);
+  EXPECT_EQ(contains("0123456789", "23456780"), 0);
+  EXPECT_EQ(contains("", "a"), 0);
+}
+
+// ---- buckets, figures
+
+TEST(FineHistogram, BucketsAgreeWithTheirBounds) {
+  for (const uint32_t bits : {0u, 1u, 3u, 5u}) {
+    for (const uint64_t n :
+         {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{7}, uint64_t{8}, uint64_t{31},
+          uint64_t{32}, uint64_t{33}, uint64_t{1000}, uint64_t{123456789}, uint64_t{INT64_MAX}}) {
+      auto machine =
+          ran("uprobe:libc:fopen { @h = hist(arg0, " + std::to_string(bits) + "); }", arguments(n));
+      uint32_t bucket = 0;
+      for (const auto& [key, value] : machine->contents("@h")) {
+        if (word(value) != 0) std::memcpy(&bucket, key.data(), 4);
+      }
+      ASSERT_GT(bucket, 0u);
+      EXPECT_LE(bundle::hist_bucket_low(bits, bucket), n) << bits << " bits";
+      if (bucket + 1 < bundle::hist_bucket_count(bits))
+        EXPECT_GT(bundle::hist_bucket_low(bits, bucket + 1), n) << bits << " bits";
+    }
+  }
+}
+
+TEST(Aggregations, AreReadOverAllCpus) {
+  EXPECT_EQ(result_of("@c = count(); @c = count(); @r = @c;"), 4);
+  EXPECT_EQ(result_of("@s[comm] = sum((int64)arg0 - 10); @r = @s[comm];", arguments(3)), -14);
+  EXPECT_EQ(result_of("@a = avg((int32)arg0); @a = avg((int32)-9); @r = @a;", arguments(3)), -3);
+  EXPECT_EQ(result_of("@m = min((int64)arg0 - 10); @m = min(5); @r = @m;", arguments(3)), -7);
+  EXPECT_EQ(result_of("@m = max(arg0); @m = max(5); @r = @m;", arguments(3)), 5);
+  EXPECT_EQ(result_of("@c[1] = count(); @r = @c[2];"), 0);
+  EXPECT_EQ(result_of("@m[1] = min(-3); @r = @m[2];"), 0);
+  EXPECT_EQ(result_of("@a[1] = avg(3); @r = @a[2];"), 0);
+  EXPECT_EQ(result_of("@c = count(); if (@c > 1) { @r = 1; }"), 1);
+}
+
+TEST(Stats, CountAndAddUp) {
+  auto machine = ran("uprobe:libc:fopen { @s = stats(arg0); @s = stats(5); }", arguments(37));
+  const Bytes value = machine->contents("@s").begin()->second;
+  EXPECT_EQ(word(value, 0), 2u);
+  EXPECT_EQ(word(value, 8), 42u);
+}
+
+// ---- records, blocks, macros, loops
+
+TEST(Records, AreReadByName) {
+  EXPECT_EQ(result_of("$r = (a=arg0, b=comm, c=(1, 2)); @r = $r.a + $r.c.1;", arguments(40)), 42);
+  EXPECT_EQ(result_of("@m = (a=arg0, b=5); @r = @m.b;", arguments(40)), 5);
+}
+
+TEST(Blocks, HaveValuesAndOwnVariables) {
+  EXPECT_EQ(result_of("@r = { $x = arg0; $x + 1 };", arguments(41)), 42);
+  EXPECT_EQ(result_of("@r = if arg0 > 3 { 10 } else if arg0 > 1 { 20 } else { 30 };", arguments(2)),
+            20);
+  EXPECT_EQ(result_of("@r = (arg0 + 1) * { $y = 3; $y * arg0 } - { @n++ };", arguments(2)), 18);
+  EXPECT_EQ(result_of("printf(\"%d %s\", { @r++; 5 }, { $t = comm; $t });"), 1);
+}
+
+TEST(Blocks, OfAStringAreTheString) {
+  auto machine =
+      ran("uprobe:libc:fopen { @r = if arg0 { comm } else { \"other\" }; }", arguments(1));
+  EXPECT_EQ(text_of(*machine, "@r"), "tester");
+}
+
+TEST(Macros, SeeWhatTheyAreGiven) {
+  const auto with = [](const std::string& macros, const std::string& code) {
+    return static_cast<int64_t>(
+        ran(macros + " uprobe:libc:fopen { " + code + " }", arguments(7))->number("@r"));
+  };
+  EXPECT_EQ(with("macro add(a, b) { a + b }", "@r = add(arg0, add(1, 2));"), 10);
+  EXPECT_EQ(with("macro set($x) { $x = 5; }", "$y = 1; set($y); @r = $y;"), 5);
+  EXPECT_EQ(with("macro put(@m, v) { @m = v; }", "put(@r, 9);"), 9);
+  EXPECT_EQ(with("macro own() { $t = 1; $t }", "$t = 30; @r = own() + $t;"), 31);
+  EXPECT_EQ(with("macro twice(e) { e + e }", "$n = 0; $s = twice($n++); @r = $n * 10 + $s;"), 21);
+  EXPECT_EQ(with("macro outer(e) { $x = 100; inner(e) + $x } macro inner(e) { $x = 1000; e + $x }",
+                 "$x = 1; @r = outer($x);"),
+            1101);
+  EXPECT_EQ(with("macro five { 5 }", "@r = five + five();"), 10);
+}
+
+TEST(OpenRanges, RunFromAToB) {
+  EXPECT_EQ(result_of("for ($i : arg0..arg1) { @r += $i; }", arguments(3, 7)), 3 + 4 + 5 + 6);
+  EXPECT_EQ(result_of("@r = 1; for ($i : arg0..arg1) { @r += $i; }", arguments(7, 3)), 1);
+  EXPECT_EQ(result_of("$n = arg1; for ($i : arg0..$n) { $n = 100; if ($i == 2) { continue; } if "
+                      "($i == 5) { break; } @r += $i; }",
+                      arguments(0, 50)),
+            0 + 1 + 3 + 4);
+}
+
+TEST(OpenRanges, EndAfterTheMostRoundsAndCountIt) {
+  auto machine =
+      ran("uprobe:libc:fopen { for ($i : 0..arg0) { @r++; } @end = 1; }", arguments(1000000));
+  EXPECT_EQ(machine->number("@r"), 128u);
+  EXPECT_EQ(machine->number("@end"), 1u);
+  EXPECT_EQ(machine->lost(bundle::Counter::kLoopCut), 1u);
+}
+
+TEST(Signals, AreSentByNumber) {
+  EXPECT_EQ(ran("uprobe:libc:fopen { signal(\"SIGUSR1\"); }")->sent_signal, 10u);
+  EXPECT_EQ(ran("uprobe:libc:fopen { signal(arg0); }", arguments(9))->sent_signal, 9u);
+  EXPECT_EQ(ran("uprobe:libc:fopen { signal(9); }")->bundle().needs_kernel, "signal()");
+}
+
+TEST(Commands, OfStringsNeedTheKernelEngine) {
+  EXPECT_EQ(ran("uprobe:libc:fopen { system(\"echo %d\", arg0); }")->bundle().needs_kernel, "");
+  EXPECT_EQ(ran("uprobe:libc:fopen { system(\"echo %s\", comm); }")->bundle().needs_kernel,
+            "system() with a string");
+}
+
+TEST(Options, NamedParametersTakeTheTypeOfTheirDefault) {
+  CompileOptions options;
+  options.named = {{"count", "42"}, {"name", "spile"}, {"flag", ""}};
+  Machine machine(must_compile(
+      "BEGIN { @a = getopt(\"count\", 1); @b = getopt(\"other\", 7); @c = getopt(\"flag\"); @d = "
+      "getopt(\"name\", \"none\"); @e = getopt(\"unset\"); }",
+      options));
+  ASSERT_TRUE(machine.run(0));
+  EXPECT_EQ(machine.number("@a"), 42u);
+  EXPECT_EQ(machine.number("@b"), 7u);
+  EXPECT_EQ(machine.number("@c"), 1u);
+  EXPECT_EQ(text_of(machine, "@d"), "spile");
+  EXPECT_EQ(machine.number("@e"), 0u);
+}
+
+}  // namespace
+}  // namespace spile::lang

@@ -1,0 +1,35 @@
+// The kernel's BTF as the language sees it: structs, typedefs, constants.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "btf/btf.h"
+#include "lang/sema/structure.h"
+
+namespace spile::session {
+
+class KernelTypes {
+ public:
+  /// Reads the file. Errors: not found, denied, and those of btf::Types::parse.
+  static Result<KernelTypes> load(const std::string& path);
+  explicit KernelTypes(btf::Types types) : types_(std::move(types)) {}
+
+  /// "struct sock", "union x". Errors: not found.
+  Result<lang::Structure> structure(std::string_view name) const;
+  /// A typedef or "enum x". Errors: not found.
+  Result<lang::Type> named(std::string_view name) const;
+  Result<int64_t> enumerator(std::string_view name) const;
+
+ private:
+  lang::Structure structure_of(uint32_t number, std::string name) const;
+  lang::StructField field_of(const btf::Member& member) const;
+  lang::Type type_of(uint32_t number, int depth = 0) const;
+  lang::Type array_of(const btf::Type& array, int depth) const;
+  std::string name_of(uint32_t composite) const;
+
+  btf::Types types_;
+};
+
+}  // namespace spile::session

@@ -1,0 +1,93 @@
+// MachineWorld: types of programs and of the kernel, and what else is known before a script runs.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "elf/debug_file.h"
+#include "session/world.h"
+
+namespace spile::session {
+
+// ---- types of programs
+// ----------------------------------------------------------------------------------------------
+
+/// From the file itself, or where that is stripped from its separate debug file.
+Result<UserTypes> MachineWorld::load_user_types(const std::string& path) {
+  auto own = UserTypes::load(path, path);
+  if (own || own.error().code != ErrorCode::kUnsupported) return own;
+  SPILE_TRY(const elf::File file, elf::File::open(path));
+  const auto debug = elf::open_debug_file(file, "", path);
+  if (!debug) return own;
+  return UserTypes::load(debug->path(), path);
+}
+
+Result<const UserTypes*> MachineWorld::user_types(const std::string& path) {
+  auto known = user_types_.find(path);
+  if (known == user_types_.end()) known = user_types_.emplace(path, load_user_types(path)).first;
+  if (!known->second) return std::unexpected(known->second.error());
+  return &*known->second;
+}
+
+Result<std::vector<lang::UserParameter>> MachineWorld::user_parameters(
+    const lang::UserFunction& function) {
+  SPILE_TRY(const UserTypes* types, user_types(function.path));
+  SPILE_TRY(const auto files, this->files(function.path));
+  SPILE_TRY(const symbols::ModuleSymbols* module, this->module(files.front()));
+  for (const auto* one : module->find(function.symbol)) {
+    auto parameters = types->parameters(one->addr.value);
+    if (parameters) return parameters;
+  }
+  return fail(ErrorCode::kNotFound, "the debug information of {} does not have {}", function.path,
+              function.symbol);
+}
+
+Result<lang::Structure> MachineWorld::user_structure(std::string_view path, std::string_view name) {
+  SPILE_TRY(const UserTypes* types, user_types(std::string(path)));
+  return types->structure(name);
+}
+
+// ---- the kernel's types
+// ------------------------------------------------------------------------------------------
+
+Result<const KernelTypes*> MachineWorld::kernel_types() {
+  if (!kernel_types_) kernel_types_ = KernelTypes::load(options_.btf);
+  if (!*kernel_types_) return std::unexpected(kernel_types_->error());
+  return &**kernel_types_;
+}
+
+bool MachineWorld::has_kernel_types() {
+  return ::access(options_.btf.c_str(), R_OK) == 0;
+}
+
+Result<lang::Structure> MachineWorld::kernel_structure(std::string_view name) {
+  SPILE_TRY(const KernelTypes* types, kernel_types());
+  return types->structure(name);
+}
+
+Result<lang::Type> MachineWorld::kernel_type(std::string_view name) {
+  SPILE_TRY(const KernelTypes* types, kernel_types());
+  return types->named(name);
+}
+
+Result<int64_t> MachineWorld::kernel_enumerator(std::string_view name) {
+  SPILE_TRY(const KernelTypes* types, kernel_types());
+  return types->enumerator(name);
+}
+
+/// A cgroup's id is the inode of its folder.
+Result<uint64_t> MachineWorld::cgroup_id(std::string_view path) {
+  struct stat st{};
+  const std::string full = std::string(path).starts_with(options_.cgroups)
+                               ? std::string(path)
+                               : options_.cgroups + "/" + std::string(path);
+  if (::stat(full.c_str(), &st) != 0) return fail_errno(errno, "find the cgroup {}", full);
+  return st.st_ino;
+}
+
+uint32_t MachineWorld::cpu_count() {
+  const long count = ::sysconf(_SC_NPROCESSORS_CONF);
+  return count > 0 ? static_cast<uint32_t>(count) : 1;
+}
+
+}  // namespace spile::session
