@@ -88,7 +88,7 @@ ATTACHED_TOOLS = {
     "pidpersec": r"PIDs/sec",
     "syscount": r"Counting syscalls",
     "tcpconnect": r"Tracing tcp connections",
-    "naptime": r"sleep",
+    "naptime": r"Tracing sleeps",
 }
 
 
