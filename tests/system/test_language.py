@@ -82,13 +82,13 @@ def tools_of_debian_compile():
 # Those whose probes fire by themselves in a machine that does little, and what they must have printed.
 ATTACHED_TOOLS = {
     "opensnoop": r"cat .*/etc/passwd",
-    "execsnoop": r"ls /",
+    "execsnoop": r"cat /etc/passwd",
     "vfsstat": r"\d\d:\d\d:\d\d",
     "capable": r"TIME",
     "pidpersec": r"PIDs/sec",
     "syscount": r"Counting syscalls",
     "tcpconnect": r"Tracing tcp connections",
-    "naptime": r"sleep",
+    "naptime": r"Tracing sleeps",
 }
 
 
