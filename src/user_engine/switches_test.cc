@@ -204,7 +204,8 @@ TEST(SwitchedProbes, OfForkedChildrenAreSwitchedWithTheirParents) {
 
 /// SPILE_SOAK=1: more of it.
 int cycles(int quick, int soak) {
-  return getenv("SPILE_SOAK") != nullptr ? soak : quick;
+  const char* asked = getenv("SPILE_SOAK");
+  return asked != nullptr && *asked != 0 ? soak : quick;
 }
 
 /// The probe that is never switched counts every call, and the target checks every result.

@@ -47,26 +47,30 @@ Result<std::vector<RegionSpec>> plan_regions(const Target& target) {
 
 /// The whole use: open, plan, stop, map, fill, detach.
 Result<std::vector<RemoteMemory>> attach(pid_t pid) {
-  return with_tracer_thread([&]() -> Result<std::vector<RemoteMemory>> {
-    SPILE_TRY(const Target target, Target::open(pid));
-    SPILE_TRY(const auto specs, plan_regions(target));
-    SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
-    SPILE_TRY(auto regions, map_shared(process, specs));
-    process.detach();
-    return regions;
+  return while_busy([&] {
+    return with_tracer_thread([&]() -> Result<std::vector<RemoteMemory>> {
+      SPILE_TRY(const Target target, Target::open(pid));
+      SPILE_TRY(const auto specs, plan_regions(target));
+      SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
+      SPILE_TRY(auto regions, map_shared(process, specs));
+      process.detach();
+      return regions;
+    });
   });
 }
 
 Result<size_t> unmap_everything(pid_t pid) {
-  return with_tracer_thread([&]() -> Result<size_t> {
-    SPILE_TRY(const Target target, Target::open(pid));
-    SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
-    SPILE_TRY(const size_t wiped, clean_leftover_stubs(process));
-    SPILE_TRY(const auto maps, target.maps());
-    std::vector<AddressRange> ranges;
-    for (const auto& map : our_mappings(maps)) ranges.push_back({map.start, map.end});
-    if (!ranges.empty()) SPILE_TRY_VOID(unmap(process, ranges));
-    return wiped;
+  return while_busy([&] {
+    return with_tracer_thread([&]() -> Result<size_t> {
+      SPILE_TRY(const Target target, Target::open(pid));
+      SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
+      SPILE_TRY(const size_t wiped, clean_leftover_stubs(process));
+      SPILE_TRY(const auto maps, target.maps());
+      std::vector<AddressRange> ranges;
+      for (const auto& map : our_mappings(maps)) ranges.push_back({map.start, map.end});
+      if (!ranges.empty()) SPILE_TRY_VOID(unmap(process, ranges));
+      return wiped;
+    });
   });
 }
 

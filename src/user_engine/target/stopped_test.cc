@@ -25,11 +25,13 @@ std::string odd() {
 Result<void> look(pid_t pid,
                   const std::function<void(StoppedProcess&)>& work,
                   StopOptions options = {}) {
-  return with_tracer_thread([&]() -> Result<void> {
-    SPILE_TRY(const Target target, Target::open(pid));
-    SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target, options));
-    work(process);
-    return {};
+  return while_busy([&] {
+    return with_tracer_thread([&]() -> Result<void> {
+      SPILE_TRY(const Target target, Target::open(pid));
+      SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target, options));
+      work(process);
+      return {};
+    });
   });
 }
 
@@ -233,10 +235,16 @@ TEST(TidOffset, IsFoundInMuslAndGo) {
   if (go.empty()) GTEST_SKIP() << "no Go compiler";
   Program program = Program::start({go});
   ASSERT_TRUE(program.ready());
-  ASSERT_TRUE(look(program.pid(), [](StoppedProcess& process) {
-    ASSERT_GE(process.threads().size(), 2u);
-    EXPECT_TRUE(!process.fs_bases_usable() || process.tid_offset());
-  }));
+  // A thread of Go that begins has not noted its number yet.
+  bool found = false;
+  for (int i = 0; i < 50 && !found; i++) {
+    ASSERT_TRUE(look(program.pid(), [&](StoppedProcess& process) {
+      ASSERT_GE(process.threads().size(), 2u);
+      found = !process.fs_bases_usable() || process.tid_offset();
+    }));
+    if (!found) ::usleep(20'000);
+  }
+  EXPECT_TRUE(found);
   EXPECT_EQ(program.finish(), "exit-success");
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/fd.h"
 
 namespace spile::target {
@@ -49,5 +50,14 @@ class Program {
   Owned owned_;
   Fd in_, out_;
 };
+
+/// On a crowded machine a thread may not come to run within the time of one stop; who attaches comes
+/// again then, and so do tests.
+template <typename Work>
+auto while_busy(const Work& work) {
+  auto done = work();
+  for (int i = 0; i < 4 && !done && done.error().code == ErrorCode::kBusy; i++) done = work();
+  return done;
+}
 
 }  // namespace spile::target
