@@ -26,7 +26,7 @@ void Switches::close_new_gates(size_t first) {
   for (size_t g = first; g < gates_.size(); g++) {
     Gate& gate = gates_[g];
     for (uint32_t probe : std::span(probes_).subspan(gate.first_probe, gate.probes))
-      gate.off += off_.at(probe) ? 1u : 0u;
+      gate.off += probe < off_.size() && off_[probe] ? 1u : 0u;
     if (gate.probes > 0 && gate.off == gate.probes)
       __atomic_store_n(gate.word, gate.closed, __ATOMIC_RELEASE);
   }
