@@ -44,6 +44,8 @@ bool inside_stub(const StoppedProcess& process, TargetAddr at, uint64_t size_byt
   return !threads_at(process, {&range, 1}).empty();
 }
 
+constexpr uint8_t kInt3 = 0xcc;
+
 /// A SIGTRAP will be delivered before its next instruction.
 bool is_trapping(const os::Status& status) {
   return (status.pending & ~status.blocked & kTrapBit) != 0;
@@ -88,6 +90,7 @@ class Injection {
 
   Result<void> choose_thread();
   Result<bool> is_usable(size_t thread, bool accept_filter) const;
+  bool is_behind_int3(const StoppedThread& thread, const os::Status& status) const;
   Error nobody_usable() const;
   Result<void> suspend_filter();
   void follow_to_cpu();
@@ -142,8 +145,8 @@ Result<void> Injection::choose_thread() {
 Error Injection::nobody_usable() const {
   for (const StoppedThread& thread : process_->threads_) {
     auto status = os::read_status(thread.tid);
-    if (status && thread.in_user_code() && is_trapping(*status))
-      return {ErrorCode::kBusy, "every thread is about to get a SIGTRAP"};
+    if (status && is_behind_int3(thread, *status))
+      return {ErrorCode::kBusy, "every thread is about to get the SIGTRAP of a breakpoint"};
   }
   return {ErrorCode::kUnsupported, "every thread redirects its own system calls (as under Wine)"};
 }
@@ -153,8 +156,16 @@ Result<bool> Injection::is_usable(size_t index, bool accept_filter) const {
   auto status = os::read_status(candidate.tid);
   if (!status) return false;
   if (status->seccomp != 0 && !accept_filter) return false;
-  if (candidate.in_user_code() && is_trapping(*status)) return false;
+  if (is_behind_int3(candidate, *status)) return false;
   return !os::ptrace_user_dispatch(candidate.tid);
+}
+
+/// The signal's handler must find the address of the int3, not that of our stub. Of a program that
+/// steps itself the signal may come anywhere.
+bool Injection::is_behind_int3(const StoppedThread& thread, const os::Status& status) const {
+  if (!thread.in_user_code() || !is_trapping(status)) return false;
+  auto before = process_->memory().read_value<uint8_t>(TargetAddr(thread.registers.rip - 1));
+  return before && *before == kInt3;
 }
 
 Result<void> Injection::suspend_filter() {
