@@ -53,8 +53,16 @@ void on_signal(int signal) {
     g_interrupted = 1;
 }
 
+/// SIGUSR1 prints the maps, as bpftrace has it; SIGUSR2 switches the probes off and on. From the
+/// start: who asks too early is answered later.
+void catch_requests() {
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  for (int signal : {SIGUSR1, SIGUSR2}) sigaction(signal, &action, nullptr);
+}
+
 /// Ctrl-C at any moment: attaching and detaching run to their end, then the maps are printed.
-/// SIGUSR1 prints the maps, as bpftrace has it; SIGUSR2 switches the probes off and on.
 void catch_signals() {
   struct sigaction action = {};
   action.sa_handler = on_signal;
@@ -65,7 +73,6 @@ void catch_signals() {
     if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
       sigaction(signal, &action, nullptr);
   }
-  for (int signal : {SIGUSR1, SIGUSR2}) sigaction(signal, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
 }
@@ -504,6 +511,7 @@ int Session::exit_status() const {
 }
 
 int Session::run() {
+  catch_requests();
   if (!compile_script()) return status_;
   catch_signals();
   if (!start()) return status_;

@@ -74,6 +74,10 @@ Result<void> Patcher::check_unchanged(const StoppedProcess& process,
       auto now = std::span(page).subspan(std::min(page.size(), static_cast<size_t>(at - start)));
       // Behind the own bytes the mapping may end.
       size_t readable = std::min(expected.size(), now.size());
+      if (readable == 0) {
+        return fail(ErrorCode::kUnsafe,
+                    "the code at {} has been unloaded since it was looked at: try again", at);
+      }
       if (readable < own ||
           !std::ranges::equal(now.first(readable), std::span(expected).first(readable)))
         return fail(ErrorCode::kUnsafe,

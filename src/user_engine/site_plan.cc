@@ -152,6 +152,7 @@ class LiveCode {
 Result<void> check_memory(LiveCode& code, const ModuleImage& image, const patch::SitePlan& plan) {
   size_t size = std::max<size_t>(plan.window.size(), plan.written);
   auto now = code.read(plan.site, size);
+  if (now.empty()) return fail(ErrorCode::kUnsafe, "the code has been unloaded meanwhile");
   auto original = image.original(plan.site, size);
   if (original.size() == size && std::ranges::equal(now, original)) return {};
   const char* who = !now.empty() && now[0] == 0xcc

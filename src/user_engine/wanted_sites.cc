@@ -116,6 +116,10 @@ std::vector<SiteReport> WantedSites::all_refusals() const {
 }
 
 Error WantedSites::all_refused() const {
+  if (!target_.memory().alive()) {
+    return {ErrorCode::kTargetGone,
+            fmt::format("process {} has ended or called exec meanwhile", target_.pid())};
+  }
   std::string text = "no probe could be placed safely:";
   auto all = all_refusals();
   constexpr size_t kShown = 10;
