@@ -8,9 +8,9 @@
 //
 // It is a memfd, mapped R-X in the target and sealed against writing once the tracer has its own
 // view, so what it holds can be trusted by the code in it. Through that view the tracer switches
-// probes off and on (jit::Gate), one aligned word at a time. The blob finds RtConsts relative to its
-// own instructions. There is one code region per +-2 GiB neighbourhood; all hold the same bytes up
-// to the program bodies.
+// probes off and on (jit::Gate), one aligned word at a time. The blob finds RtConsts relative to
+// its own instructions. There is one code region per +-2 GiB neighbourhood; all hold the same bytes
+// up to the program bodies.
 //
 // Every field is written by the tracer, before the first jump into the region is written, and never
 // changes afterwards.

@@ -117,7 +117,15 @@ constexpr uint64_t hist_bucket_low(uint32_t bits, uint32_t bucket) {
 
 /// Indices into the kCounters map: what was lost, by reason. kExit is none: there an exit() leaves
 /// its status that found the ring full.
-enum class Counter : uint32_t { kRingLost, kMapFull, kReadFailed, kStackLost, kLoopCut, kExit, kCount };
+enum class Counter : uint32_t {
+  kRingLost,
+  kMapFull,
+  kReadFailed,
+  kStackLost,
+  kLoopCut,
+  kExit,
+  kCount
+};
 
 /// What kExit holds: the status in the low half, and this beside it.
 inline constexpr uint64_t kExitAsked = uint64_t{1} << 32;

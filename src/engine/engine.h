@@ -36,15 +36,15 @@ struct MapEntry {
 
 /// What was lost and how much ran; merged over CPUs.
 struct Stats {
-  uint64_t hits = 0;                 ///< times a program ran
-  uint64_t missed = 0;               ///< hits that ran no program (nesting, no stack, budget)
-  uint64_t unseen_returns = 0;       ///< calls that left a function through a pointer, for elsewhere
-  uint64_t ring_lost = 0;            ///< records that found the ring full or their owner dead
-  uint64_t map_full = 0;             ///< updates that found no room
-  uint64_t read_failed = 0;          ///< reads of memory that was not there
-  uint64_t stacks_lost = 0;          ///< stacks that found no room among those kept
-  uint64_t loops_cut = 0;            ///< loops that were ended before their bound
-  double hit_ns = 0;                 ///< what one costs; 0: unknown
+  uint64_t hits = 0;            ///< times a program ran
+  uint64_t missed = 0;          ///< hits that ran no program (nesting, no stack, budget)
+  uint64_t unseen_returns = 0;  ///< calls that left a function through a pointer, for elsewhere
+  uint64_t ring_lost = 0;       ///< records that found the ring full or their owner dead
+  uint64_t map_full = 0;        ///< updates that found no room
+  uint64_t read_failed = 0;     ///< reads of memory that was not there
+  uint64_t stacks_lost = 0;     ///< stacks that found no room among those kept
+  uint64_t loops_cut = 0;       ///< loops that were ended before their bound
+  double hit_ns = 0;            ///< what one costs; 0: unknown
   bool hit_ns_is_estimated = false;  ///< not measured on these hits
 };
 

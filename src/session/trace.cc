@@ -484,10 +484,9 @@ void Session::report_end() {
   if (lost > 0 && !output_gone_) {
     if (auto told = output_->lost_events(lost); !told) output_gone_ = true;
   }
-  bool any_loss =
-      lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
-          stats->unseen_returns + stats->loops_cut >
-      0;
+  bool any_loss = lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
+                      stats->unseen_returns + stats->loops_cut >
+                  0;
   if (!request_.verbose && !any_loss) return;
   std::string line = "end:";
   if (stats->hits > 0) line += fmt::format(" {} hits,", stats->hits);

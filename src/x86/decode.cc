@@ -70,8 +70,8 @@ Kind kind_of(const ZydisDecodedInstruction& in) {
   return Kind::kPlain;
 }
 
-/// The switch of a tracepoint (include/spile/detail/site.h). Off, it is one nop of eight bytes; on, its
-/// third byte is 00, so that a nop of three bytes and a jump are run:
+/// The switch of a tracepoint (include/spile/detail/site.h). Off, it is one nop of eight bytes; on,
+/// its third byte is 00, so that a nop of three bytes and a jump are run:
 ///   0f 1f 84 e9 rel32   nopl rel32(%rcx,%rbp,8)        0f 1f 00   nopl (%rax);   e9 rel32   jmp
 /// Whoever looks at code has to see the way that it may take at any time.
 void note_switch(const ZydisDecodedInstruction& in, Shape& out) {
@@ -171,8 +171,8 @@ void add_register(const ZydisDecodedOperand& op, Insn& out) {
 void add_memory(const ZydisDecodedOperand& op, Insn& out) {
   out.reads |= gpr_mask(op.mem.base) | gpr_mask(op.mem.index);
   const bool by_modrm = op.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
-  const bool accessed = op.mem.type != ZYDIS_MEMOP_TYPE_AGEN && out.kind != Kind::kNop &&
-                        out.kind != Kind::kSwitch;
+  const bool accessed =
+      op.mem.type != ZYDIS_MEMOP_TYPE_AGEN && out.kind != Kind::kNop && out.kind != Kind::kSwitch;
   if (!by_modrm) {
     out.implicit_memory |= accessed;
     return;

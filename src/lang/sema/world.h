@@ -197,8 +197,8 @@ class World {
   /// CPUs that may ever be there.
   virtual uint32_t cpu_count() { return 1; }
   /// What rawtracepoint, fentry, fexit and iter name: one Tracepoint each, its category the module
-  /// ("" or "vmlinux" is the kernel proper), its fields the arguments at their places in the context
-  /// (8 bytes each). Only `*` is a wildcard, in both.
+  /// ("" or "vmlinux" is the kernel proper), its fields the arguments at their places in the
+  /// context (8 bytes each). Only `*` is a wildcard, in both.
   ///
   /// Errors:  not found    nothing matches
   ///          unsupported  this kernel has no type information; the message says what is missing

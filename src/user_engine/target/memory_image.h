@@ -1,12 +1,14 @@
 // The file of a module whose file cannot be opened, made of what the process has mapped of it.
 //
 // A package upgrade removes or replaces files that processes go on running. Their bytes are still
-// behind /proc/PID/map_files, which takes a privilege; without it there is only the process's memory.
-// There the loaded segments lie as the loader left them: program headers, dynamic symbols and unwind
-// tables are among them. Three things differ from the file and are put right or left out:
+// behind /proc/PID/map_files, which takes a privilege; without it there is only the process's
+// memory. There the loaded segments lie as the loader left them: program headers, dynamic symbols
+// and unwind tables are among them. Three things differ from the file and are put right or left
+// out:
 //
-//   the dynamic table   glibc adds the load bias to its addresses where it may write: taken off again
-//   sections            never loaded: the image has none. Symbols come from DT_SYMTAB, unwind rows from
+//   the dynamic table   glibc adds the load bias to its addresses where it may write: taken off
+//   again sections            never loaded: the image has none. Symbols come from DT_SYMTAB, unwind
+//   rows from
 //                       PT_GNU_EH_FRAME
 //   relocated data      stays as it is: nobody takes addresses from it, relocations carry addends
 //

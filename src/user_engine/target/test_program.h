@@ -51,8 +51,8 @@ class Program {
   Fd in_, out_;
 };
 
-/// On a crowded machine a thread may not come to run within the time of one stop; who attaches comes
-/// again then, and so do tests.
+/// On a crowded machine a thread may not come to run within the time of one stop; who attaches
+/// comes again then, and so do tests.
 template <typename Work>
 auto while_busy(const Work& work) {
   auto done = work();
