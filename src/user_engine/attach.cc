@@ -90,9 +90,26 @@ std::unexpected<Error> name_owner(const Target& target, Error error) {
   return std::unexpected(std::move(error));
 }
 
-}  // namespace
+/// `expect`: what must hold of the process in the stop. What fails is undone in the same stop.
+template <typename Expect>
+Result<void> commit_in_stop(const Target& target, Patcher& patcher, const Expect& expect) {
+  return target::with_tracer_thread([&]() -> Result<void> {
+    SPILE_TRY(auto process, StoppedProcess::stop(target));
+    SPILE_TRY_VOID(expect());
+    auto committed = patcher.needs_many_stops() ? patcher.commit_first_of_many(process)
+                                                : patcher.commit(process);
+    if (!committed) patcher.roll_back(process);
+    return committed;
+  });
+}
 
-namespace {
+/// The batches behind the first stop, if there are any.
+Result<void> commit_rest(Patcher& patcher) {
+  if (!patcher.needs_many_stops()) return {};
+  auto done = patcher.commit_rest();
+  if (!done) patcher.roll_back_running();
+  return done;
+}
 
 /// The jump at a site as memory has it: part of it may be bytes that stayed.
 std::vector<uint8_t> jump_of(const PatchedSite& site) {
@@ -164,19 +181,9 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     // The stop: look, map, fill, journal, move threads, write jumps, go. Where that would take too
     // long, the first stop only maps, and the jumps are written batch by batch.
     auto began = std::chrono::steady_clock::now();
-    auto done = target::with_tracer_thread([&]() -> Result<void> {
-      SPILE_TRY(auto process, StoppedProcess::stop(*target));
-      SPILE_TRY_VOID(expect_nobody(*target));
-      auto committed = patcher.needs_many_stops() ? patcher.commit_first_of_many(process)
-                                                  : patcher.commit(process);
-      if (!committed) patcher.roll_back(process);
-      return committed;
-    });
+    auto done = commit_in_stop(*target, patcher, [&] { return expect_nobody(*target); });
     auto held = std::chrono::steady_clock::now() - began;
-    if (done && patcher.needs_many_stops()) {
-      done = patcher.commit_rest();
-      if (!done) patcher.roll_back_running();
-    }
+    if (done) done = commit_rest(patcher);
     if (done) {
       auto attachment = patcher.finish();
       sites.hand_over(*attachment);
@@ -248,18 +255,8 @@ Result<bool> extend(Attachment& attachment,
     SPILE_TRY(auto prepared, prepare_what_fits(target, context, sites, options));
     attachment.additions.push_back({sites.shared_plan(), {}});
     Patcher patcher(target, context, std::move(prepared), &attachment);
-    auto done = target::with_tracer_thread([&]() -> Result<void> {
-      SPILE_TRY(auto process, StoppedProcess::stop(target));
-      SPILE_TRY_VOID(expect_ours(target, attachment));
-      auto committed = patcher.needs_many_stops() ? patcher.commit_first_of_many(process)
-                                                  : patcher.commit(process);
-      if (!committed) patcher.roll_back(process);
-      return committed;
-    });
-    if (done && patcher.needs_many_stops()) {
-      done = patcher.commit_rest();
-      if (!done) patcher.roll_back_running();
-    }
+    auto done = commit_in_stop(target, patcher, [&] { return expect_ours(target, attachment); });
+    if (done) done = commit_rest(patcher);
     if (done) {
       patcher.join();
       attachment.tracked = tracked;

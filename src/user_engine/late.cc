@@ -193,8 +193,7 @@ void LateLibraries::tell_refusals(const Attachment& attachment, size_t first) {
   constexpr size_t kShown = 10;
   for (size_t i = first; i < std::min(attachment.refused.size(), first + kShown); i++) {
     const engine::SiteReport& site = attachment.refused[i];
-    warnings_.push_back(
-        fmt::format("not probed: {} at {:#x}: {}", site.location, site.address, site.reason));
+    warnings_.push_back(fmt::format("not probed: {}: {}", engine::place_of(site), site.reason));
   }
 }
 
