@@ -125,8 +125,10 @@ class Session {
   void report_end();
   void leave_memory();
   void tell_warnings();
+  /// A full disk fails anew at each record: told once.
   void failed(const Error& error) {
-    say(error.message);
+    if (error.message != last_failure_) say(error.message);
+    last_failure_ = error.message;
     status_ = kFailed;
   }
   int exit_status() const;
@@ -149,6 +151,7 @@ class Session {
   sig_atomic_t switches_seen_ = 0, prints_seen_ = 0;
   bool targets_gone_ = false;  ///< ended, or another program (exec)
   uint64_t corrupt_records_ = 0;
+  std::string last_failure_;
   int status_ = kOk;
 };
 

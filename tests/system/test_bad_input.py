@@ -574,6 +574,8 @@ def output_options():
     check("json", {"type": "map", "data": {"@x": 3}} in records, str(records))
     full = spile("-o", "/dev/full", "-e", script)
     check("full-disk", full.status == 1 and re.search("No space left", full.err), full.report())
+    many = spile("-o", "/dev/full", "-B", "line", "-e", r'BEGIN { for ($i : 0..100) { printf("line\n"); } }')
+    check("told-once", many.status == 1 and len(re.findall("No space left", many.err)) == 1, many.report())
 
 
 @case
