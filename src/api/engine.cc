@@ -363,12 +363,18 @@ Result<std::vector<uint8_t>> wanted_bytes(const Place& place) {
   return std::vector<uint8_t>(jump.begin(), jump.end());
 }
 
+x86::Shape first_instruction_of(const patch::SitePlan& plan) {
+  return x86::decode_shape(plan.window).value_or(x86::Shape{});
+}
+
 Edit edit_of(const Place& place, const std::vector<uint8_t>& wanted) {
   Edit edit;
   edit.at = place.plan.site;
   edit.size = place.mechanism == Mechanism::kTrap ? 1 : patch::kPatchBytes;
   std::copy_n(place.plan.before.begin(), edit.size, edit.before.begin());
   edit.after = edit.before;
+  edit.is_one_instruction =
+      !place.armed.empty() || first_instruction_of(place.plan).length >= edit.size;
   std::ranges::copy(place.armed, edit.before.begin());
   std::ranges::copy(wanted, edit.after.begin());
   return edit;

@@ -12,12 +12,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "api/readers.h"
+#include "api/short_stop.h"
 #include "base/fd.h"
 #include "os/memory.h"
 #include "os/process.h"
@@ -27,7 +30,8 @@ extern "C" const uint8_t spile_helper_begin[], spile_helper_end[];
 namespace spile::api {
 namespace {
 
-constexpr int kAttempts = 40;
+/// While a thread is in the way.
+constexpr int kAttempts = 50, kHelperAttempts = 20;
 constexpr size_t kChildStackBytes = 64 << 10;
 
 Result<Fd> memory_file(const char* name, bool for_exec) {
@@ -182,6 +186,31 @@ Result<void> poke_bytes(std::span<const Edit> edits) {
   return {};
 }
 
+void pause_before(int attempt) {
+  const timespec pause{0, 100'000L * attempt};
+  ::nanosleep(&pause, nullptr);
+}
+
+/// False: ask the helper, who has the words.
+bool poke_in_short_stop(std::span<const Edit> edits) {
+  for (int attempt = 1; attempt <= kAttempts; ++attempt) {
+    const ShortStop answer = edit_in_short_stop(edits);
+    if (answer == ShortStop::kDone) synchronize_code();
+    if (answer != ShortStop::kInside) return answer == ShortStop::kDone;
+    pause_before(attempt);
+  }
+  return false;
+}
+
+Result<void> poke_by_helper(std::span<const Edit> edits) {
+  SPILE_TRY(const Fd program, helper_program());
+  for (int attempt = 1;; ++attempt) {
+    auto done = ask_helper(program, edits);
+    if (done || done.error().code != ErrorCode::kBusy || attempt == kHelperAttempts) return done;
+    pause_before(attempt);
+  }
+}
+
 }  // namespace
 
 Result<void> poke(std::span<const Edit> edits) {
@@ -190,13 +219,10 @@ Result<void> poke(std::span<const Edit> edits) {
   for (const Edit& edit : edits) bytes_only &= edit.size == 1;
   if (bytes_only) return poke_bytes(edits);
   SPILE_TRY_VOID(check_allowed());
-  SPILE_TRY(const Fd program, helper_program());
-  for (int attempt = 1;; ++attempt) {
-    auto done = ask_helper(program, edits);
-    if (done || done.error().code != ErrorCode::kBusy || attempt == kAttempts) return done;
-    const timespec pause{0, 200'000L * attempt};
-    ::nanosleep(&pause, nullptr);
-  }
+  std::vector<Edit> sorted(edits.begin(), edits.end());
+  std::ranges::sort(sorted, {}, &Edit::at);
+  if (poke_in_short_stop(sorted)) return {};
+  return poke_by_helper(sorted);
 }
 
 }  // namespace spile::api

@@ -3,8 +3,9 @@
 // One byte needs nobody's help: a processor fetches the old one or the new one. For more, every
 // thread must stand still, and none in the middle of what changes. A program cannot stop its own
 // threads safely (it would need a signal handler in each, and a lock that one of them may hold); a
-// tracer can. So a helper process is started for the moment: it holds the threads by ptrace with
-// the user engine's own code for stopping (target/stopped.h), looks, writes, and is gone.
+// tracer can. Nearly always a child in our own memory does that (short_stop.h). For whatever is
+// unusual a helper process is started: it holds the threads by ptrace with the user engine's own
+// code for stopping (target/stopped.h), looks, writes, and is gone.
 //
 //   program   request in shared memory -> start helper -> wait for its end
 //   helper    stop all threads; is any inside? are the bytes as expected? write; let go
@@ -29,6 +30,8 @@ inline constexpr size_t kMaxEditBytes = 8;
 struct Edit {
   TargetAddr at;
   uint8_t size = 0;  ///< 1..kMaxEditBytes, in one page
+  /// What is there is one instruction: nobody can be in the middle of it.
+  bool is_one_instruction = false;
   std::array<uint8_t, kMaxEditBytes> before{}, after{};
 };
 
@@ -38,7 +41,8 @@ struct Edit {
 ///          unsafe       the bytes are neither `before` nor `after`
 ///          denied       ptrace of oneself is forbidden: Yama, dumpable, seccomp
 ///          internal     the helper ended without an answer
-/// Cost: some milliseconds, of which the threads stand still for a fraction of one.
+/// Cost: some 10 us for a program with one thread, some 30 us and 10 us for each thread otherwise;
+/// milliseconds where the helper is needed.
 Result<void> poke(std::span<const Edit> edits);
 
 // ---- what program and helper share ----

@@ -29,6 +29,7 @@ constexpr size_t kSlots = 8192;
 
 Slot* g_slots = nullptr;  ///< kSlots, MADV_WIPEONFORK
 std::atomic<uint8_t> g_taken[kSlots];
+std::atomic<size_t> g_used{0};  ///< slots from here on have never been taken
 std::atomic<uint64_t> g_epoch{1};
 std::atomic<uint64_t> g_crowd{0};  ///< readers without a slot
 uint64_t g_crowd_word = 0;         ///< only its address is used: "count me in g_crowd"
@@ -64,6 +65,13 @@ __attribute__((constructor(101))) void make_table() {
   if (g_has_key) g_slots = static_cast<Slot*>(memory);
 }
 
+/// Before the slot is written: who sees an epoch in it sees that it is used (wait_for_readers).
+void raise_used(size_t used) {
+  size_t now = g_used.load(std::memory_order_relaxed);
+  while (now < used && !g_used.compare_exchange_weak(now, used)) {
+  }
+}
+
 /// Async-signal-safe as far as pthread_setspecific is: it allocates only where a program has more
 /// than 32 keys.
 uint64_t* take_slot() {
@@ -77,6 +85,7 @@ uint64_t* take_slot() {
       g_taken[i].store(0, std::memory_order_release);
       return spile_reader_word;
     }
+    raise_used(i + 1);
     spile_reader_word = &g_slots[i].epoch;
     ::pthread_setspecific(g_key, spile_reader_word);
     return spile_reader_word;
@@ -132,7 +141,8 @@ Result<void> wait_for_readers() {
                 "membarrier(2) does not work here, without which handlers cannot be taken out "
                 "safely (Linux 4.14, or a seccomp filter that lets it through)");
   const uint64_t now = g_epoch.fetch_add(1) + 1;
-  for (size_t i = 0; g_slots != nullptr && i < kSlots; ++i) {
+  const size_t used = g_used.load();
+  for (size_t i = 0; i < used; ++i) {
     for (unsigned round = 0;; ++round) {
       // Pairs with the release in spile_leave.
       const uint64_t epoch = __atomic_load_n(&g_slots[i].epoch, __ATOMIC_ACQUIRE);

@@ -79,8 +79,10 @@ Result<std::vector<FunctionWants>> wants_of(std::span<const TargetAddr> function
                                             bool allow_trap,
                                             bool with_returns) {
   SPILE_TRY(Self * self, Self::now());
-  std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> returns;
-  if (with_returns) returns = self->returns_of(functions);
+  Self::FoundReturns returns;
+  if (with_returns) {
+    SPILE_TRY(returns, self->returns_of(functions));
+  }
   std::vector<FunctionWants> all;
   for (const TargetAddr at : functions) {
     const auto* image = self->image_at(at);

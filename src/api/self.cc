@@ -46,20 +46,37 @@ std::unique_ptr<Self>& Self::instance() {
 
 Result<Self*> Self::now() {
   std::unique_ptr<Self>& self = instance();
-  if (self && self->is_current()) {
-    if (self->target_) return self.get();
-    SPILE_TRY(self->target_, target::Target::open_self());
-    return self.get();
-  }
+  if (self && self->is_current()) return self.get();
   self.reset();
   std::unique_ptr<Self> made(new Self);
   made->pid_ = ::getpid();
   made->loads_ = count_loads();
-  SPILE_TRY(made->target_, target::Target::open_self());
+  SPILE_TRY_VOID(made->look());
   SPILE_TRY(made->images_, user_engine::ProcessImages::open(*made->target_));
   made->code_ = std::make_unique<user_engine::ProcessCode>(*made->target_, made->images_);
   self = std::move(made);
   return self.get();
+}
+
+Result<void> Self::look() {
+  if (!target_) {
+    SPILE_TRY(target_, target::Target::open_self());
+  }
+  return {};
+}
+
+Result<ModuleImage*> Self::image_of(const target::Module& module) {
+  if (!known_.contains(&module)) SPILE_TRY_VOID(look());
+  SPILE_TRY(ModuleImage * image, images_.image_of(module));
+  known_.insert(&module);
+  return image;
+}
+
+const ModuleImage* Self::image_at(TargetAddr at) {
+  const target::Module* module = images_.module_at(at);
+  if (module == nullptr) return nullptr;
+  const auto image = image_of(*module);
+  return image ? *image : nullptr;
 }
 
 void Self::let_go() {
@@ -85,7 +102,7 @@ std::vector<const target::Module*> Self::modules_named(const std::string& librar
 Result<std::vector<TargetAddr>> Self::find(const std::string& name) {
   const auto [library, symbol] = split(name);
   for (const target::Module* module : modules_named(library)) {
-    auto image = images_.image_of(*module);
+    auto image = image_of(*module);
     if (!image) continue;
     std::vector<TargetAddr> found;
     for (const symbols::Function* f : (*image)->symbols().find(symbol)) {
@@ -108,7 +125,7 @@ Result<std::vector<TargetAddr>> Self::match(const std::string& filter, const std
   std::vector<TargetAddr> found;
   for (const target::Module* module : modules_named(library)) {
     if (library.empty() && !module->main_program) continue;
-    SPILE_TRY(ModuleImage * image, images_.image_of(*module));
+    SPILE_TRY(ModuleImage * image, image_of(*module));
     for (const symbols::Function* f : image->symbols().match(glob)) {
       const bool is_entry =
           f->type == elf::SymbolType::kFunction &&
@@ -124,7 +141,7 @@ Result<std::vector<TargetAddr>> Self::match(const std::string& filter, const std
 }
 
 std::string Self::describe(TargetAddr at) {
-  const ModuleImage* image = images_.image_at(at);
+  const ModuleImage* image = image_at(at);
   if (image == nullptr) return {};
   const auto resolved = image->symbols().resolve(image->module().bias.to_link(at));
   const std::string module = base_name(image->module().path);
@@ -132,11 +149,21 @@ std::string Self::describe(TargetAddr at) {
   return fmt::format("{}+{:#x} {}", resolved->function->name, resolved->offset, module);
 }
 
-std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> Self::returns_of(
-    std::span<const TargetAddr> starts) {
-  std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> all;
+Result<Self::FoundReturns> Self::returns_of(std::span<const TargetAddr> starts) {
+  FoundReturns all;
+  std::vector<TargetAddr> unknown;
+  for (const TargetAddr at : starts) {
+    const auto known = plain_returns_.find(at);
+    if (known == plain_returns_.end()) {
+      unknown.push_back(at);
+    } else {
+      all.insert(*known);
+    }
+  }
+  if (unknown.empty()) return all;
+  SPILE_TRY_VOID(look());
   std::map<const patch::CodeMap*, std::vector<TargetAddr>> by_module;
-  for (const TargetAddr at : starts) by_module[code_->code_at(at)].push_back(at);
+  for (const TargetAddr at : unknown) by_module[code_->code_at(at)].push_back(at);
   for (const auto& [map, functions] : by_module) {
     if (map == nullptr) {
       const patch::Refusal no_code{patch::RefusalKind::kNoFunction, {}, {}, "no code is there"};
@@ -144,7 +171,10 @@ std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> Self::return
       continue;
     }
     patch::ReturnFinder finder(*code_, *map, functions);
-    for (const TargetAddr at : functions) all.emplace(at, finder.find(at));
+    for (const TargetAddr at : functions) {
+      const auto& found = all.emplace(at, finder.find(at)).first->second;
+      if (found && found->plain) plain_returns_.emplace(at, found);
+    }
   }
   return all;
 }

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,24 +35,30 @@ class Self {
   /// address, each once.
   Result<std::vector<TargetAddr>> match(const std::string& filter, const std::string& except);
   /// nullptr: no code of a module is there.
-  const user_engine::ModuleImage* image_at(TargetAddr at) { return images_.image_at(at); }
+  const user_engine::ModuleImage* image_at(TargetAddr at);
   /// "f+0x10 library.so", or "".
   std::string describe(TargetAddr at);
   /// Where the functions that begin at `starts` return; the text of each module is searched once
   /// for all.
-  std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>> returns_of(
-      std::span<const TargetAddr> starts);
+  using FoundReturns = std::map<TargetAddr, std::expected<patch::Returns, patch::Refusal>>;
+  Result<FoundReturns> returns_of(std::span<const TargetAddr> starts);
 
  private:
   Self() = default;
+  /// Before anything of the program is read; what has been read already needs no descriptors.
+  Result<void> look();
+  Result<user_engine::ModuleImage*> image_of(const target::Module& module);
   static std::unique_ptr<Self>& instance();
   bool is_current() const;
   std::vector<const target::Module*> modules_named(const std::string& library) const;
 
-  /// Only between now() and let_go(); what refers to it finds it at the same place again.
+  /// Only between look() and let_go(); what refers to it finds it at the same place again.
   std::optional<target::Target> target_;
   user_engine::ProcessImages images_;
   std::unique_ptr<user_engine::ProcessCode> code_;
+  /// Of functions that leave by nothing but returns: nothing that changes later decides that.
+  FoundReturns plain_returns_;
+  std::set<const target::Module*> known_;  ///< their images have been read
   unsigned long long loads_ = 0;
   pid_t pid_ = 0;
 };
