@@ -11,6 +11,8 @@
 
 namespace {
 
+using spile::api::begin_reading;
+using spile::api::end_reading;
 using spile::api::Hook;
 using spile::api::Site;
 
@@ -20,24 +22,36 @@ void count_missed(Hook* const* hooks) {
   for (; *hooks != nullptr; ++hooks) __atomic_fetch_add((*hooks)->missed, 1ul, __ATOMIC_RELAXED);
 }
 
-}  // namespace
+/// Newest first; the first that is not 0 ends it.
+inline int run_before(Hook* const* hooks, Site* site, spile_regs* regs) {
+  for (; *hooks != nullptr; ++hooks) {
+    if ((*hooks)->before != nullptr && (*hooks)->before(*hooks, site, regs) != 0) return 1;
+  }
+  return 0;
+}
 
-extern "C" __attribute__((section("spile_hit_text"))) int spile_dispatch(spile_regs* regs,
-                                                                         Site* site) {
+inline int run_behind(Hook* const* hooks, Site* site, spile_regs* regs) {
+  for (; *hooks != nullptr; ++hooks) {
+    if ((*hooks)->behind != nullptr) (*hooks)->behind(*hooks, site, regs);
+  }
+  return 0;
+}
+
+using Run = int (*)(Hook* const*, Site*, spile_regs*);
+
+/// The first hit of a thread, one beyond the table of threads, one in a callback of a tracepoint or
+/// in a handler.
+template <Run kRun, bool kCounts>
+__attribute__((section("spile_hit_text"), noinline)) int run_slowly(Site* site, spile_regs* regs) {
   uint64_t* entered = spile_enter();
   int redirected = 0;
-  regs->ip = site->address + 1;
-  // Pairs with the release in engine.cc.
   Hook* const* hooks = site->hooks.load(std::memory_order_acquire);
   if (hooks != nullptr && t_is_running) {
-    count_missed(hooks);
+    if (kCounts) count_missed(hooks);
   } else if (hooks != nullptr) {
     t_is_running = true;
     const int kept_errno = errno;
-    for (; *hooks != nullptr && redirected == 0; ++hooks) {
-      Hook* hook = *hooks;
-      if (hook->before != nullptr) redirected = hook->before(hook, site, regs) != 0;
-    }
+    redirected = kRun(hooks, site, regs);
     errno = kept_errno;
     t_is_running = false;
   }
@@ -45,20 +59,36 @@ extern "C" __attribute__((section("spile_hit_text"))) int spile_dispatch(spile_r
   return redirected;
 }
 
-extern "C" __attribute__((section("spile_hit_text"))) int spile_dispatch_behind(spile_regs* regs,
-                                                                                Site* site) {
-  uint64_t* entered = spile_enter();
-  regs->ip = site->next;
+/// A thread that reads nothing runs no handler.
+template <Run kRun, bool kCounts>
+__attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
+  uint64_t* word = spile_reader_word;
+  if (__builtin_expect(word == nullptr || *word != 0, 0)) return run_slowly<kRun, kCounts>(site, regs);
+  begin_reading(word);
+  int redirected = 0;
+  // Pairs with the release in engine.cc.
   Hook* const* hooks = site->hooks.load(std::memory_order_acquire);
-  if (hooks != nullptr && !t_is_running) {
+  if (__builtin_expect(hooks != nullptr, 1)) {
     t_is_running = true;
-    const int kept_errno = errno;
-    for (; *hooks != nullptr; ++hooks) {
-      if ((*hooks)->behind != nullptr) (*hooks)->behind(*hooks, site, regs);
-    }
-    errno = kept_errno;
+    const int kept_errno = *spile_errno_place;
+    redirected = kRun(hooks, site, regs);
+    *spile_errno_place = kept_errno;
     t_is_running = false;
   }
-  spile_leave(entered);
-  return 0;
+  end_reading(word);
+  return redirected;
+}
+
+}  // namespace
+
+extern "C" __attribute__((section("spile_hit_text"))) int spile_dispatch(spile_regs* regs,
+                                                                         Site* site) {
+  regs->ip = site->address + 1;
+  return run<run_before, true>(site, regs);
+}
+
+extern "C" __attribute__((section("spile_hit_text"))) int spile_dispatch_behind(spile_regs* regs,
+                                                                                Site* site) {
+  regs->ip = site->next;
+  return run<run_behind, false>(site, regs);
 }

@@ -38,12 +38,19 @@ uint64_t* reader_word();
 }  // namespace spile::api
 
 extern "C" {
-/// trampoline.S, called by a detour with a Site on the stack; the first keeps the vector registers,
-/// too.
+/// trampoline.S, called by a detour with a Site on the stack. _general leaves vector registers
+/// alone; the others keep them: _full by xsave, _512 and _avx by hand, where only that can be live
+/// which they know (at an entry; elsewhere they look at what is in use).
 void spile_hit_full();
 void spile_hit_general();
 void spile_hit_behind_full();
 void spile_hit_behind_general();
+void spile_hit_entry_512();
+void spile_hit_entry_avx();
+void spile_hit_inside_512();
+void spile_hit_inside_avx();
+void spile_hit_behind_512();
+void spile_hit_behind_avx();
 /// hit.cc. 1: go on at regs->ip. For a breakpoint `regs` is a copy of the signal's context.
 int spile_dispatch(spile_regs* regs, spile::api::Site* site);
 int spile_dispatch_behind(spile_regs* regs, spile::api::Site* site);

@@ -1,5 +1,7 @@
 #include "api/hooks.h"
 
+#include "api/readers.h"
+
 namespace spile::api {
 namespace {
 
@@ -39,23 +41,48 @@ Call* Calls::at(size_t bucket, size_t way) const {
 }
 
 Call* Calls::begin(uint64_t slot, uint64_t function, uint64_t return_address) {
-  const size_t bucket = bucket_of(slot);
-  Call* call = nullptr;
-  for (size_t i = 0; i < ways_ && call == nullptr; ++i) {
-    if (at(bucket, i)->slot.load(std::memory_order_relaxed) == slot) call = at(bucket, i);
-  }
-  for (size_t i = 0; i < ways_ && call == nullptr; ++i) {
-    uint64_t free = 0;
-    if (at(bucket, i)->slot.load(std::memory_order_relaxed) == 0 &&
-        at(bucket, i)->slot.compare_exchange_strong(free, slot, std::memory_order_acquire))
-      call = at(bucket, i);
-  }
-  if (call == nullptr) call = reap(bucket, slot);
+  Call* call = begin_own(slot);
+  if (call == nullptr) call = begin_shared(slot);
   if (call == nullptr) return nullptr;
-  call->thread = reader_word();
+  call->thread = spile_reader_word;
   call->function = function;
   call->return_address = return_address;
   return call;
+}
+
+Call* Calls::begin_own(uint64_t slot) {
+  const size_t thread = thread_number();
+  if (own_memory_ == nullptr || thread == kNoThread) return nullptr;
+  Own* own = own_of(thread);
+  const size_t used = own->used.load(std::memory_order_relaxed);
+  Call* free = nullptr;
+  for (size_t i = 0; i < used; ++i) {
+    Call* call = own_call(own, i);
+    const uint64_t taken = call->slot.load(std::memory_order_relaxed);
+    if (taken == slot) return call;
+    if (taken == 0 && free == nullptr) free = call;
+  }
+  if (free == nullptr) {
+    if (used == kOwnWays) return nullptr;
+    free = own_call(own, used);
+    own->used.store(used + 1, std::memory_order_release);
+  }
+  free->slot.store(slot, std::memory_order_relaxed);
+  return free;
+}
+
+Call* Calls::begin_shared(uint64_t slot) {
+  const size_t bucket = bucket_of(slot);
+  for (size_t i = 0; i < ways_; ++i) {
+    if (at(bucket, i)->slot.load(std::memory_order_relaxed) == slot) return at(bucket, i);
+  }
+  for (size_t i = 0; i < ways_; ++i) {
+    uint64_t free = 0;
+    if (at(bucket, i)->slot.load(std::memory_order_relaxed) == 0 &&
+        at(bucket, i)->slot.compare_exchange_strong(free, slot, std::memory_order_acquire))
+      return at(bucket, i);
+  }
+  return reap(bucket, slot);
 }
 
 /// A call of this thread whose slot lies below the stack pointer has ended otherwise. On another
@@ -73,13 +100,44 @@ Call* Calls::reap(size_t bucket, uint64_t slot) {
 }
 
 Call* Calls::find(uint64_t slot, uint64_t function) {
+  const size_t thread = thread_number();
+  const bool has_own = own_memory_ != nullptr && thread != kNoThread;
+  Call* call = has_own ? find_own(own_of(thread), slot, function) : nullptr;
+  if (call == nullptr) call = find_shared(slot, function);
+  if (call == nullptr && own_memory_ != nullptr) call = find_elsewhere(slot, function);
+  return call;
+}
+
+Call* Calls::find_own(Own* own, uint64_t slot, uint64_t function) const {
+  const size_t used = own->used.load(std::memory_order_acquire);
+  for (size_t i = 0; i < used; ++i) {
+    Call* call = own_call(own, i);
+    if (call->slot.load(std::memory_order_acquire) == slot && call->function == function)
+      return call;
+  }
+  return nullptr;
+}
+
+Call* Calls::find_shared(uint64_t slot, uint64_t function) const {
   const size_t bucket = bucket_of(slot);
   for (size_t i = 0; i < ways_; ++i) {
     Call* call = at(bucket, i);
-    if (call->slot.load(std::memory_order_acquire) == slot) {
-      // Not the thread: a coroutine may return on another one.
-      if (call->function == function) return call;
-    }
+    // Not the thread: a coroutine may return on another one.
+    if (call->slot.load(std::memory_order_acquire) == slot && call->function == function)
+      return call;
+  }
+  return nullptr;
+}
+
+/// Of a coroutine that has begun on another thread. The return address keeps apart what another
+/// call has left at this slot.
+Call* Calls::find_elsewhere(uint64_t slot, uint64_t function) const {
+  const uint64_t return_address = *reinterpret_cast<const uint64_t*>(slot);
+  const size_t threads = g_used_readers.load(std::memory_order_acquire);
+  for (size_t thread = 0; thread < threads; ++thread) {
+    Call* call = find_own(own_of(thread), slot, function);
+    if (call != nullptr && (call->return_address == return_address || call->return_address == 0))
+      return call;
   }
   return nullptr;
 }
@@ -130,7 +188,8 @@ int run_fprobe_entry(Hook* hook, Site*, spile_regs* regs) {
   if (fp->entry_handler == nullptr) return 0;
   const int skip = fp->entry_handler(fp, function->address, return_address, regs,
                                      call == nullptr ? nullptr : call->data());
-  if (skip != 0 && call != nullptr) Calls::end(call);
+  // It stays, so that its return finds it and need not look everywhere.
+  if (skip != 0 && call != nullptr) call->return_address = 0;
   return 0;
 }
 
@@ -139,7 +198,10 @@ int run_fprobe_exit(Hook* hook, Site*, spile_regs* regs) {
   auto* all = function->all;
   Call* call = all->calls.find(regs->sp, function->address);
   if (call == nullptr) return 0;
-  if ((__atomic_load_n(&all->user->flags, __ATOMIC_RELAXED) & SPILE_FLAG_DISABLED) == 0) {
+  const bool is_wanted =
+      call->return_address != 0 &&
+      (__atomic_load_n(&all->user->flags, __ATOMIC_RELAXED) & SPILE_FLAG_DISABLED) == 0;
+  if (is_wanted) {
     const BehindReturn behind(regs);
     all->user->exit_handler(all->user, function->address, call->return_address, regs, call->data());
   }

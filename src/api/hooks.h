@@ -19,15 +19,25 @@ void run_kprobe_behind(Hook* hook, Site* site, spile_regs* regs);
 struct Call {
   std::atomic<uint64_t> slot;  ///< 0: free
   const uint64_t* thread;      ///< reader_word() of the caller
-  uint64_t function, return_address;
+  uint64_t function;
+  uint64_t return_address;  ///< 0: its return is not wanted
   // data follows
   void* data() { return this + 1; }
 };
 
+/// A table for all threads, in which a place is claimed by an atomic operation, and before it a few
+/// places for each thread, which need none: only their thread begins calls there. A call may end on
+/// another thread (a coroutine): whoever does not find it at home looks everywhere.
 class Calls {
  public:
-  /// `buckets` (a power of two) of `ways` calls each, found by the slot. False: no memory.
-  bool make(size_t buckets, size_t ways, size_t data_bytes);
+  struct Shape {
+    size_t buckets = 1;  ///< a power of two; found by the slot
+    size_t ways = 1;     ///< calls in each
+    size_t data_bytes = 0;
+    bool has_own = false;  ///< places of each thread, too
+  };
+  /// False: no memory.
+  bool make(const Shape& shape);
   ~Calls();
   Calls() = default;
   Calls(const Calls&) = delete;
@@ -35,19 +45,36 @@ class Calls {
 
   /// nullptr: as many calls are under way as there is room for.
   Call* begin(uint64_t slot, uint64_t function, uint64_t return_address);
-  /// nullptr: the entry of this call was not seen, or not wanted.
+  /// nullptr: the entry of this call was not seen.
   Call* find(uint64_t slot, uint64_t function);
   static void end(Call* call) { call->slot.store(0, std::memory_order_release); }
 
  private:
+  static constexpr size_t kOwnWays = 8;
+  struct Own {
+    std::atomic<size_t> used;  ///< ways from here on have never been taken
+    uint64_t reserved;
+    // kOwnWays calls follow
+  };
+  Own* own_of(size_t thread) const {
+    return reinterpret_cast<Own*>(own_memory_ + thread * own_bytes_);
+  }
+  Call* own_call(Own* own, size_t way) const {
+    return reinterpret_cast<Call*>(reinterpret_cast<uint8_t*>(own + 1) + way * stride_);
+  }
+  Call* begin_own(uint64_t slot);
+  Call* find_own(Own* own, uint64_t slot, uint64_t function) const;
+  Call* find_shared(uint64_t slot, uint64_t function) const;
+  Call* find_elsewhere(uint64_t slot, uint64_t function) const;
+  Call* begin_shared(uint64_t slot);
   Call* at(size_t bucket, size_t way) const;
   Call* reap(size_t bucket, uint64_t slot);
   size_t bucket_of(uint64_t slot) const {
     return (slot >> 3) * 0x9e3779b97f4a7c15ull >> 32 & (buckets_ - 1);
   }
 
-  uint8_t* memory_ = nullptr;
-  size_t buckets_ = 1, ways_ = 0, stride_ = 0;
+  uint8_t *memory_ = nullptr, *own_memory_ = nullptr;
+  size_t buckets_ = 1, ways_ = 0, stride_ = 0, own_bytes_ = 0;
 };
 
 struct ReturnProbe {  ///< of one function

@@ -138,7 +138,7 @@ int make_kretprobe(spile_kretprobe& rp, Kretprobe& made) {
   }
   if (rp.maxactive <= 0)
     rp.maxactive = static_cast<int>(std::max(10l, 2 * ::sysconf(_SC_NPROCESSORS_ONLN)));
-  if (!made.probe.calls.make(1, static_cast<size_t>(rp.maxactive), rp.data_size))
+  if (!made.probe.calls.make({1, static_cast<size_t>(rp.maxactive), rp.data_size}))
     return refuse(-ENOMEM, "out of memory");
   made.probe.user = &rp;
   made.probe.entry = {run_kretprobe_entry, nullptr, &rp.kp.nmissed, &made.probe};

@@ -14,23 +14,26 @@
 #include "api/hit.h"
 
 extern "C" {
-/// The calling thread's word; null before its first hit. trampoline.S looks at it.
-__attribute__((tls_model("initial-exec"),
-               visibility("hidden"))) __thread uint64_t* spile_reader_word = nullptr;
+__thread uint64_t* spile_reader_word = nullptr;
+__thread int* spile_errno_place = nullptr;
 }
 
 namespace spile::api {
+
+std::atomic<uint64_t> g_epoch{1};
+std::atomic<size_t> g_used_readers{0};
+uint64_t* g_reader_words = nullptr;
+
 namespace {
 
 struct alignas(64) Slot {
   uint64_t epoch;  ///< 0: not reading. Written by its thread only
 };
-constexpr size_t kSlots = 8192;
+constexpr size_t kSlots = kMaxReaders;
+static_assert(sizeof(Slot) == kWordsPerReader * sizeof(uint64_t));
 
 Slot* g_slots = nullptr;  ///< kSlots, MADV_WIPEONFORK
 std::atomic<uint8_t> g_taken[kSlots];
-std::atomic<size_t> g_used{0};  ///< slots from here on have never been taken
-std::atomic<uint64_t> g_epoch{1};
 std::atomic<uint64_t> g_crowd{0};  ///< readers without a slot
 uint64_t g_crowd_word = 0;         ///< only its address is used: "count me in g_crowd"
 pthread_key_t g_key;
@@ -62,13 +65,15 @@ __attribute__((constructor(101))) void make_table() {
   ::madvise(memory, kSlots * sizeof(Slot), MADV_WIPEONFORK);
   g_has_key = ::pthread_key_create(&g_key, give_back) == 0;
   ::pthread_atfork(nullptr, nullptr, in_child);
-  if (g_has_key) g_slots = static_cast<Slot*>(memory);
+  if (!g_has_key) return;
+  g_slots = static_cast<Slot*>(memory);
+  g_reader_words = &g_slots->epoch;
 }
 
 /// Before the slot is written: who sees an epoch in it sees that it is used (wait_for_readers).
 void raise_used(size_t used) {
-  size_t now = g_used.load(std::memory_order_relaxed);
-  while (now < used && !g_used.compare_exchange_weak(now, used)) {
+  size_t now = g_used_readers.load(std::memory_order_relaxed);
+  while (now < used && !g_used_readers.compare_exchange_weak(now, used)) {
   }
 }
 
@@ -86,6 +91,7 @@ uint64_t* take_slot() {
       return spile_reader_word;
     }
     raise_used(i + 1);
+    spile_errno_place = &errno;
     spile_reader_word = &g_slots[i].epoch;
     ::pthread_setspecific(g_key, spile_reader_word);
     return spile_reader_word;
@@ -97,8 +103,7 @@ uint64_t* enter_slowly() {
   uint64_t* word = take_slot();
   if (word != nullptr) {
     if (*word != 0) return nullptr;
-    __atomic_store_n(word, g_epoch.load(std::memory_order_relaxed), __ATOMIC_RELAXED);
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    begin_reading(word);
     return word;
   }
   ++t_crowd_depth;
@@ -141,7 +146,7 @@ Result<void> wait_for_readers() {
                 "membarrier(2) does not work here, without which handlers cannot be taken out "
                 "safely (Linux 4.14, or a seccomp filter that lets it through)");
   const uint64_t now = g_epoch.fetch_add(1) + 1;
-  const size_t used = g_used.load();
+  const size_t used = g_used_readers.load();
   for (size_t i = 0; i < used; ++i) {
     for (unsigned round = 0;; ++round) {
       // Pairs with the release in spile_leave.
@@ -168,9 +173,7 @@ extern "C" __attribute__((section("spile_hit_text"))) uint64_t* spile_enter() {
   if (__builtin_expect(word == nullptr, 0)) return enter_slowly();
   // A signal handler that comes in here enters and leaves wholly.
   if (*word != 0) return nullptr;
-  __atomic_store_n(word, g_epoch.load(std::memory_order_relaxed), __ATOMIC_RELAXED);
-  // The processor's order is the writer's to force: membarrier in wait_for_readers.
-  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  begin_reading(word);
   return word;
 }
 
@@ -181,5 +184,5 @@ extern "C" __attribute__((section("spile_hit_text"))) void spile_leave(uint64_t*
     g_crowd.fetch_sub(1);
     return;
   }
-  __atomic_store_n(entered, uint64_t{0}, __ATOMIC_RELEASE);
+  end_reading(entered);
 }

@@ -18,11 +18,44 @@
 // beyond the table's size counts itself in one shared counter instead.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/error.h"
 
+extern "C" {
+/// Of the calling thread; null before its first hit. trampoline.S looks at the first.
+extern __attribute__((tls_model("initial-exec"), visibility("hidden"))) __thread uint64_t*
+    spile_reader_word;
+extern __attribute__((tls_model("initial-exec"), visibility("hidden"))) __thread int*
+    spile_errno_place;
+}
+
 namespace spile::api {
+
+extern std::atomic<uint64_t> g_epoch;
+
+/// For a thread that has a word and is not reading: what spile_enter() and spile_leave() do.
+inline void begin_reading(uint64_t* word) {
+  __atomic_store_n(word, g_epoch.load(std::memory_order_relaxed), __ATOMIC_RELAXED);
+  // The processor's order is the writer's to force: membarrier in wait_for_readers.
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+inline void end_reading(uint64_t* word) {
+  __atomic_store_n(word, uint64_t{0}, __ATOMIC_RELEASE);
+}
+
+/// Threads that have a word are numbered by it; kNoThread: one beyond the table.
+inline constexpr size_t kMaxReaders = 8192, kNoThread = kMaxReaders, kWordsPerReader = 8;
+extern uint64_t* g_reader_words;
+inline size_t thread_number() {
+  const uint64_t* word = spile_reader_word;
+  return word == nullptr ? kNoThread
+                         : static_cast<size_t>(word - g_reader_words) / kWordsPerReader;
+}
+/// Numbers from here on have never been given.
+extern std::atomic<size_t> g_used_readers;
 
 /// Whether the calling thread is between spile_enter() and spile_leave().
 bool is_inside_handler();

@@ -10,6 +10,8 @@
 #endif
 
 #define SPILE_API __attribute__((visibility("default")))
+/* Called through the table of addresses, without the jump through a stub. */
+#define SPILE_NO_STUB __attribute__((noplt))
 
 #define SPILE_VERSION_MAJOR 0
 #define SPILE_VERSION_MINOR 1
@@ -26,8 +28,8 @@ SPILE_API const char* spile_error_text(void);
 ///
 /// spile_enter() begins a stretch in which nothing that is taken out is freed; spile_leave() ends it and takes what
 /// spile_enter() gave. Two plain stores, no atomic operation, no wait. May be nested, and used in signal handlers.
-SPILE_API uint64_t* spile_enter(void);
-SPILE_API void spile_leave(uint64_t* entered);
+SPILE_API SPILE_NO_STUB uint64_t* spile_enter(void);
+SPILE_API SPILE_NO_STUB void spile_leave(uint64_t* entered);
 
 #ifdef __cplusplus
 }
