@@ -31,6 +31,7 @@ struct Engine {
   std::mutex lock;
   std::map<uint64_t, std::unique_ptr<Place>> places;  ///< by address
   unsigned long long generation = 0;                  ///< of Self, at the last prepare()
+  unsigned long long batch = 0;                       ///< prepare() calls so far
   OldLists old_lists;
 };
 
@@ -134,6 +135,11 @@ Range range_of(const patch::SitePlan& plan, Mechanism mechanism) {
   return {plan.site.value, plan.site.value + (mechanism == Mechanism::kTrap ? 1 : size)};
 }
 
+/// Has something registered, or will have with the others of this prepare().
+bool is_there(const Place& place) {
+  return !place.registered.empty() || !place.armed.empty() || place.batch == engine().batch;
+}
+
 /// Another place that is there and whose bytes this one would need.
 const Place* place_in_the_way(const patch::SitePlan& plan, Mechanism mechanism, uint64_t address) {
   const Range wanted = range_of(plan, mechanism);
@@ -142,8 +148,7 @@ const Place* place_in_the_way(const patch::SitePlan& plan, Mechanism mechanism, 
   auto it = places.lower_bound(wanted.start - kMaxWindowBytes);
   for (; it != places.end() && it->first < wanted.end + kMaxWindowBytes; ++it) {
     const Place& other = *it->second;
-    const bool is_there = !other.registered.empty() || !other.armed.empty();
-    if (is_there && other.address != address &&
+    if (is_there(other) && other.address != address &&
         wanted.overlaps(range_of(other.plan, other.mechanism)))
       return &other;
   }
@@ -188,7 +193,7 @@ class Planner {
     std::vector<size_t> fresh;
     for (size_t i : indices) {
       if (Place* known = usable_place(wants_[i])) {
-        outcomes_[i] = check_known(*known, wants_[i]);
+        outcomes_[i] = taken(check_known(*known, wants_[i]));
       } else {
         sites.push_back(wants_[i].address);
         fresh.push_back(i);
@@ -197,7 +202,13 @@ class Planner {
     if (sites.empty()) return;
     const auto plans = patch::plan_sites(image.code(), sites);
     for (size_t n = 0; n < fresh.size(); ++n)
-      outcomes_[fresh[n]] = make_place(image, wants_[fresh[n]], plans[n]);
+      outcomes_[fresh[n]] = taken(make_place(image, wants_[fresh[n]], plans[n]));
+  }
+
+  /// The next ones of this request find its bytes taken.
+  static std::expected<Place*, Refused> taken(std::expected<Place*, Refused> outcome) {
+    if (outcome) (*outcome)->batch = engine().batch;
+    return outcome;
   }
 
   /// One that was made before. Where another place has taken its bytes meanwhile, it is planned
@@ -473,6 +484,7 @@ Result<std::vector<std::expected<Place*, Refused>>> prepare(std::span<const Want
   SPILE_TRY_VOID(check_machine());
   SPILE_TRY(Self * self, Self::now());
   forget_places(self->generation());
+  ++engine().batch;
   return Planner(*self, wants).run();
 }
 

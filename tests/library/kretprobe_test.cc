@@ -193,6 +193,23 @@ TEST(Fprobe, PairsEntryAndExitWithTheirData) {
   EXPECT_EQ(m.matched, 8);
 }
 
+/// The jump of a return may begin at instructions before it: those of the entry, here.
+TEST(Fprobe, EntryAndReturnOfOneFunctionNeverShareBytes) {
+  for (const unsigned options : {0u, static_cast<unsigned>(SPILE_ALLOW_TRAP)}) {
+    Many m;
+    m.follow();
+    m.options = options;
+    const char* symbols[] = {"probed_crowded"};
+    const int error = spile_register_fprobe_syms(&m, symbols, 1);
+    EXPECT_TRUE(error == 0 || options == 0) << spile_error_text();
+    for (long n = 0; n < 10; ++n) EXPECT_EQ(probed_crowded(n), 2 * n);
+    EXPECT_EQ(probed_neighbour(1), 2);
+    const long calls = error == 0 ? 10 : 0;
+    EXPECT_EQ(m.entries, calls);
+    EXPECT_EQ(m.exits, calls);
+  }
+}
+
 TEST(Fprobe, RefusesAMissingSymbolAndARegisteredOne) {
   Many m;
   const char* missing[] = {"probed_outer", "no_such_function_here"};

@@ -78,6 +78,24 @@ probed_flags_at:
 .size probed_flags, . - probed_flags
 
 .balign 16
+.globl probed_crowded
+.type probed_crowded, @function
+probed_crowded:
+  lea (%rdi,%rdi), %rax
+  nop
+  nop
+  nop
+  nop
+  ret
+.size probed_crowded, . - probed_crowded
+.globl probed_neighbour
+.type probed_neighbour, @function
+probed_neighbour:
+  lea 1(%rdi), %rax
+  ret
+.size probed_neighbour, . - probed_neighbour
+
+.balign 16
 .globl probed_tight
 .type probed_tight, @function
 probed_tight:

@@ -14,6 +14,8 @@ long probed_outer(long n);
 void probed_nops(void);                       // entry nops
 extern const unsigned char probed_flags_at[];  // an instruction in the middle that keeps flags for the next
 long probed_flags(long a, long b);            // 1 if a < b
+long probed_crowded(long n);                  // doubles n; the next function begins right behind its return
+long probed_neighbour(long n);                // n + 1
 long probed_tight(long n);                    // counts n; behind its head every byte is jumped to
 long probed_read(int fd, void* to, unsigned long bytes);  // read(2): the system call is in the window of its entry
 long probed_only_by_a_child(long n);
