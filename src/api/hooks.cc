@@ -40,17 +40,7 @@ Call* Calls::at(size_t bucket, size_t way) const {
   return reinterpret_cast<Call*>(memory_ + (bucket * ways_ + way) * stride_);
 }
 
-Call* Calls::begin(uint64_t slot, uint64_t function, uint64_t return_address) {
-  Call* call = begin_own(slot);
-  if (call == nullptr) call = begin_shared(slot);
-  if (call == nullptr) return nullptr;
-  call->thread = spile_reader_word;
-  call->function = function;
-  call->return_address = return_address;
-  return call;
-}
-
-Call* Calls::begin_own(uint64_t slot) {
+__attribute__((always_inline)) inline Call* Calls::begin_own(uint64_t slot) {
   const size_t thread = thread_number();
   if (own_memory_ == nullptr || thread == kNoThread) return nullptr;
   Own* own = own_of(thread);
@@ -71,7 +61,7 @@ Call* Calls::begin_own(uint64_t slot) {
   return free;
 }
 
-Call* Calls::begin_shared(uint64_t slot) {
+__attribute__((noinline)) Call* Calls::begin_shared(uint64_t slot) {
   const size_t bucket = bucket_of(slot);
   for (size_t i = 0; i < ways_; ++i) {
     if (at(bucket, i)->slot.load(std::memory_order_relaxed) == slot) return at(bucket, i);
@@ -99,16 +89,9 @@ Call* Calls::reap(size_t bucket, uint64_t slot) {
   return nullptr;
 }
 
-Call* Calls::find(uint64_t slot, uint64_t function) {
-  const size_t thread = thread_number();
-  const bool has_own = own_memory_ != nullptr && thread != kNoThread;
-  Call* call = has_own ? find_own(own_of(thread), slot, function) : nullptr;
-  if (call == nullptr) call = find_shared(slot, function);
-  if (call == nullptr && own_memory_ != nullptr) call = find_elsewhere(slot, function);
-  return call;
-}
-
-Call* Calls::find_own(Own* own, uint64_t slot, uint64_t function) const {
+__attribute__((always_inline)) inline Call* Calls::find_own(Own* own,
+                                                            uint64_t slot,
+                                                            uint64_t function) const {
   const size_t used = own->used.load(std::memory_order_acquire);
   for (size_t i = 0; i < used; ++i) {
     Call* call = own_call(own, i);
@@ -118,7 +101,7 @@ Call* Calls::find_own(Own* own, uint64_t slot, uint64_t function) const {
   return nullptr;
 }
 
-Call* Calls::find_shared(uint64_t slot, uint64_t function) const {
+__attribute__((noinline)) Call* Calls::find_shared(uint64_t slot, uint64_t function) const {
   const size_t bucket = bucket_of(slot);
   for (size_t i = 0; i < ways_; ++i) {
     Call* call = at(bucket, i);
@@ -131,7 +114,7 @@ Call* Calls::find_shared(uint64_t slot, uint64_t function) const {
 
 /// Of a coroutine that has begun on another thread. The return address keeps apart what another
 /// call has left at this slot.
-Call* Calls::find_elsewhere(uint64_t slot, uint64_t function) const {
+__attribute__((noinline)) Call* Calls::find_elsewhere(uint64_t slot, uint64_t function) const {
   const uint64_t return_address = *reinterpret_cast<const uint64_t*>(slot);
   const size_t threads = g_used_readers.load(std::memory_order_acquire);
   for (size_t thread = 0; thread < threads; ++thread) {
@@ -140,6 +123,27 @@ Call* Calls::find_elsewhere(uint64_t slot, uint64_t function) const {
       return call;
   }
   return nullptr;
+}
+
+__attribute__((always_inline)) inline Call* Calls::begin(uint64_t slot,
+                                                         uint64_t function,
+                                                         uint64_t return_address) {
+  Call* call = begin_own(slot);
+  if (call == nullptr) call = begin_shared(slot);
+  if (call == nullptr) return nullptr;
+  call->thread = spile_reader_word;
+  call->function = function;
+  call->return_address = return_address;
+  return call;
+}
+
+__attribute__((always_inline)) inline Call* Calls::find(uint64_t slot, uint64_t function) {
+  const size_t thread = thread_number();
+  const bool has_own = own_memory_ != nullptr && thread != kNoThread;
+  Call* call = has_own ? find_own(own_of(thread), slot, function) : nullptr;
+  if (call == nullptr) call = find_shared(slot, function);
+  if (call == nullptr && own_memory_ != nullptr) call = find_elsewhere(slot, function);
+  return call;
 }
 
 int run_kretprobe_entry(Hook* hook, Site*, spile_regs* regs) {
