@@ -420,22 +420,40 @@ Edit edit_of(const Place& place, const std::vector<uint8_t>& wanted) {
   return edit;
 }
 
-/// Makes the bytes of the places what their lists say. On failure none has changed.
+/// A place and the bytes that it shall have.
+using Wanted = std::pair<Place*, std::vector<uint8_t>>;
+
+/// Whoever was to change them may have been killed in the middle.
+void note_what_is_there(std::vector<Wanted>& changed) {
+  for (auto& [place, wanted] : changed) {
+    const Edit edit = edit_of(*place, wanted);
+    const auto* now = reinterpret_cast<const uint8_t*>(edit.at.value);
+    if (std::equal(now, now + edit.size, edit.after.begin())) place->armed = std::move(wanted);
+  }
+}
+
+/// Makes the bytes of the places what their lists say. On failure none has changed, or, where the
+/// helper was killed, each is known.
 Result<void> bring_bytes_up_to_date(const std::vector<Place*>& places) {
   std::vector<Edit> jumps, traps;
-  std::vector<std::pair<Place*, std::vector<uint8_t>>> changed;
+  std::vector<Wanted> changed;
   for (Place* place : places) {
     SPILE_TRY(auto wanted, wanted_bytes(*place));
     if (wanted == place->armed) continue;
     (place->mechanism == Mechanism::kTrap ? traps : jumps).push_back(edit_of(*place, wanted));
     changed.emplace_back(place, std::move(wanted));
   }
-  SPILE_TRY_VOID(poke(jumps));
-  auto trapped = poke(traps);
-  if (!trapped) {
-    for (Edit& edit : jumps) std::swap(edit.before, edit.after);
-    (void)poke(jumps);
-    return trapped;
+  auto done = poke(jumps);
+  if (done) {
+    done = poke(traps);
+    if (!done) {
+      for (Edit& edit : jumps) std::swap(edit.before, edit.after);
+      (void)poke(jumps);
+    }
+  }
+  if (!done) {
+    note_what_is_there(changed);
+    return done;
   }
   for (auto& [place, bytes] : changed) place->armed = std::move(bytes);
   return {};

@@ -78,6 +78,15 @@ probed_flags_at:
 .size probed_flags, . - probed_flags
 
 .balign 16
+.globl probed_faults
+.type probed_faults, @function
+probed_faults:
+  mov %rdi, %rax
+  mov (%rax), %rax
+  ret
+.size probed_faults, . - probed_faults
+
+.balign 16
 .globl probed_crowded
 .type probed_crowded, @function
 probed_crowded:

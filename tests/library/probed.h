@@ -14,6 +14,7 @@ long probed_outer(long n);
 void probed_nops(void);                       // entry nops
 extern const unsigned char probed_flags_at[];  // an instruction in the middle that keeps flags for the next
 long probed_flags(long a, long b);            // 1 if a < b
+long probed_faults(const long* at);           // reads *at, in its second instruction
 long probed_crowded(long n);                  // doubles n; the next function begins right behind its return
 long probed_neighbour(long n);                // n + 1
 long probed_tight(long n);                    // counts n; behind its head every byte is jumped to
