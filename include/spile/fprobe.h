@@ -6,6 +6,7 @@
 
 #define fprobe spile_fprobe
 #define FPROBE_FL_DISABLED SPILE_FLAG_DISABLED
+#define FPROBE_FL_KPROBE_SHARED SPILE_FLAG_KPROBE_SHARED
 
 #define register_fprobe spile_register_fprobe
 #define register_fprobe_ips spile_register_fprobe_ips

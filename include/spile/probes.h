@@ -56,6 +56,8 @@ enum {
   SPILE_FLAG_OPTIMIZED = 4,  ///< a jump, no breakpoint
   SPILE_FLAG_FTRACE = 8,     ///< nops that the compiler left at the entry
   SPILE_FLAG_ON_FUNC_ENTRY = 16,
+  /// Of an fprobe, taken and without effect: while a kprobe's handler runs, no other handler does.
+  SPILE_FLAG_KPROBE_SHARED = 32,
 };
 
 /// ---- kprobe: before and behind one instruction ----

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
-#include <string>
+#include <set>
 #include <vector>
 
 #include "api/hooks.h"
@@ -29,18 +29,34 @@ Kprobe* internal_of(const spile_kprobe* p) {
   return p == nullptr ? nullptr : static_cast<Kprobe*>(p->internal);
 }
 
-int prepare_kprobe(spile_kprobe& p, std::unique_ptr<Kprobe>& made) {
-  if (p.internal != nullptr) return refuse(-EINVAL, "this probe is registered already");
-  TargetAddr address;
-  if (const int error = resolve(p, address)) return error;
-  const Want want{address, (p.options & SPILE_ALLOW_TRAP) != 0, p.post_handler != nullptr};
-  auto prepared = prepare(std::span(&want, 1));
+/// Where each wants to be. None is registered, and none is there twice.
+int find_places(std::span<spile_kprobe* const> list, std::vector<Want>& wants) {
+  std::set<const spile_kprobe*> seen;
+  for (spile_kprobe* p : list) {
+    if (p == nullptr) return refuse(-EINVAL, "no probe");
+    if (p->internal != nullptr || !seen.insert(p).second)
+      return refuse(-EINVAL, "this probe is registered already");
+    TargetAddr address;
+    if (const int error = resolve(*p, address)) return error;
+    wants.push_back({address, (p->options & SPILE_ALLOW_TRAP) != 0, p->post_handler != nullptr});
+  }
+  return 0;
+}
+
+int prepare_kprobes(std::span<spile_kprobe* const> list,
+                    std::vector<std::unique_ptr<Kprobe>>& made) {
+  std::vector<Want> wants;
+  if (const int error = find_places(list, wants)) return error;
+  auto prepared = prepare(wants);
   if (!prepared) return refuse(prepared.error());
-  if (!prepared->front()) return refuse(prepared->front().error());
-  made = std::make_unique<Kprobe>();
-  made->place = *prepared->front();
-  made->hook = {run_kprobe, p.post_handler != nullptr ? run_kprobe_behind : nullptr, &p.nmissed,
-                &p};
+  for (size_t i = 0; i < list.size(); ++i) {
+    spile_kprobe& p = *list[i];
+    if (!(*prepared)[i]) return refuse((*prepared)[i].error());
+    auto k = std::make_unique<Kprobe>();
+    k->place = *(*prepared)[i];
+    k->hook = {run_kprobe, p.post_handler != nullptr ? run_kprobe_behind : nullptr, &p.nmissed, &p};
+    made.push_back(std::move(k));
+  }
   return 0;
 }
 
@@ -53,17 +69,24 @@ Change addition(const spile_kprobe& p, Kprobe& k) {
           'k'};
 }
 
-int register_one(spile_kprobe& p) {
+/// All or none: one stop, however many there are.
+int register_many(std::span<spile_kprobe* const> list) {
   const EngineSession session;
-  std::unique_ptr<Kprobe> k;
-  if (const int error = prepare_kprobe(p, k)) return error;
-  p.nmissed = 0;
-  const Change add = addition(p, *k);
-  const auto done = change(std::span(&add, 1));
+  std::vector<std::unique_ptr<Kprobe>> made;
+  if (const int error = prepare_kprobes(list, made)) return error;
+  std::vector<Change> additions;
+  for (size_t i = 0; i < list.size(); ++i) {
+    list[i]->nmissed = 0;
+    additions.push_back(addition(*list[i], *made[i]));
+  }
+  const auto done = change(additions);
   if (!done) return refuse(done.error());
-  p.addr = reinterpret_cast<void*>(k->place->address);
-  p.flags = state_flags(*k->place, p.flags);
-  p.internal = k.release();
+  for (size_t i = 0; i < list.size(); ++i) {
+    spile_kprobe& p = *list[i];
+    p.addr = reinterpret_cast<void*>(made[i]->place->address);
+    p.flags = state_flags(*made[i]->place, p.flags);
+    p.internal = made[i].release();
+  }
   return 0;
 }
 
@@ -195,7 +218,7 @@ void spile_return_from_function(spile_regs* regs, unsigned long value) {
 }
 
 int spile_register_kprobe(spile_kprobe* p) {
-  return guarded([&] { return p == nullptr ? refuse(-EINVAL, "no probe") : register_one(*p); });
+  return guarded([&] { return register_many(std::span(&p, 1)); });
 }
 
 int spile_unregister_kprobe(spile_kprobe* p) {
@@ -205,14 +228,7 @@ int spile_unregister_kprobe(spile_kprobe* p) {
 int spile_register_kprobes(spile_kprobe** list, int count) {
   return guarded([&] {
     if (list == nullptr || count <= 0) return refuse(-EINVAL, "no probes");
-    for (int i = 0; i < count; ++i) {
-      const int error = spile_register_kprobe(list[i]);
-      if (error == 0) continue;
-      const std::string why = spile_error_text();
-      if (i > 0) unregister_many(list, i);
-      return refuse(error, why.c_str());
-    }
-    return 0;
+    return register_many({list, static_cast<size_t>(count)});
   });
 }
 

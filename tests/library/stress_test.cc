@@ -182,6 +182,7 @@ std::vector<std::thread> start(Program& program, bool forks) {
 /// 10,000 cycles, or as many as some seconds are enough for: a slow machine does fewer, and each is checked.
 TEST(Stress, ProbesComeAndGoUnderEverythingAProgramDoes) {
   const char* wanted = ::getenv("SPILE_LIBRARY_CYCLES");
+  if (wanted == nullptr && ::getenv("SPILE_SOAK") != nullptr) wanted = "100000";
   const long cycles = wanted != nullptr ? std::atol(wanted) : 10000;
   constexpr auto kEnough = std::chrono::seconds(12);
   struct sigaction action = {};
