@@ -62,7 +62,7 @@ struct Start {
 };
 
 /// Runs in the program's memory while the thread that called waits: only system calls.
-int run_helper(void* argument) {
+void run_helper(void* argument) {
   auto* start = static_cast<Start*>(argument);
   // A handler of the program must not run in here.
   struct sigaction fresh = {};
@@ -104,10 +104,11 @@ Result<pid_t> start_helper(const Fd& program, const Fd& request) {
   sigset_t all;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &start.mask);
-  const int pid = ::clone(run_helper, kStack + kChildStackBytes, CLONE_VM | CLONE_VFORK, &start);
-  const int clone_error = errno;
+  const long started =
+      spile_start_child(CLONE_VM | CLONE_VFORK, kStack + kChildStackBytes, run_helper, &start);
   ::pthread_sigmask(SIG_SETMASK, &start.mask, nullptr);
-  if (pid < 0) return fail_errno(clone_error, "start the helper process");
+  if (started < 0) return fail_errno(static_cast<int>(-started), "start the helper process");
+  const auto pid = static_cast<pid_t>(started);
   if (start.error != 0) {
     ::waitpid(pid, nullptr, __WALL);
     return fail_errno(start.error,

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -89,8 +90,8 @@ ShortStop run_child(ShortStopJob& job, bool name_it) {
   long child = 0;
   {
     const AllBlocked blocked;
-    child = spile_start_child(
-        tables().stack_end, [](void* j) { run_short_stop(*static_cast<ShortStopJob*>(j)); }, &job);
+    child = spile_start_child(CLONE_VM | CLONE_FS | CLONE_FILES, tables().stack_end, run_short_stop,
+                              &job);
   }
   if (child < 0) return ShortStop::kUnusual;
   if (name_it) {

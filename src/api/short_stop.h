@@ -65,15 +65,15 @@ struct ShortStopJob {
   ShortStop answer = ShortStop::kUnusual;
 };
 
-/// In the child: does the job, leaves the answer.
-void run_short_stop(ShortStopJob& job);
+/// In the child: does the job, a ShortStopJob, and leaves the answer there.
+void run_short_stop(void* job);
 /// The caller is the only thread: the same without a stop. All its signals are blocked.
 ShortStop edit_alone(ShortStopJob& job);
 
 extern "C" {
-/// Starts run(job) as a process that shares memory, descriptors and directories, on `stack_end`.
-/// Gives its id, or a negative errno.
-long spile_start_child(void* stack_end, void (*run)(void*), void* job);
+/// clone(2) of a process that runs run(job) on `stack_end` in our memory (CLONE_VM among `flags`).
+/// Not the C library's: sanitizers take that for a fork. Gives its id, or a negative errno.
+long spile_start_child(unsigned long flags, void* stack_end, void (*run)(void*), void* job);
 }
 
 }  // namespace spile::api

@@ -26,11 +26,10 @@ __asm__(R"(
 .hidden spile_start_child
 .type spile_start_child, @function
 spile_start_child:
-        lea     -32(%rdi), %r9
+        lea     -32(%rsi), %r9          /* flags in rdi */
         and     $-16, %r9
-        mov     %rsi, (%r9)             /* run */
-        mov     %rdx, 8(%r9)            /* job */
-        mov     $0x700, %edi            /* CLONE_VM | CLONE_FS | CLONE_FILES, no signal at its end */
+        mov     %rdx, (%r9)             /* run */
+        mov     %rcx, 8(%r9)            /* job */
         mov     %r9, %rsi
         xor     %edx, %edx
         xor     %r10d, %r10d
@@ -390,7 +389,8 @@ SPILE_CHILD ShortStop write_all(const ShortStopJob& job) {
 
 }  // namespace
 
-SPILE_CHILD void run_short_stop(ShortStopJob& job) {
+SPILE_CHILD void run_short_stop(void* data) {
+  auto& job = *static_cast<ShortStopJob*>(data);
   while (__atomic_load_n(&job.go, __ATOMIC_ACQUIRE) == 0)
     call(SYS_futex, word(&job.go), FUTEX_WAIT, 0, 0);
   ShortStop answer = hold_all(job);

@@ -2,11 +2,16 @@
 #include <spile/probes.h>
 #include <spile/tracepoint.hpp>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
+#include <thread>
+#include <utility>
+#include <vector>
 
 SPILE_TRACEPOINT(figures, pass, (long, n))
 
@@ -72,24 +77,64 @@ double with_fprobe(unsigned options, long count) {
   return ns;
 }
 
-void register_and_unregister() {
+double us_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// The least of several rounds, beside `threads` others that sleep.
+void register_and_unregister(int threads) {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> others;
+  for (int i = 0; i < threads; ++i) {
+    others.emplace_back([&] {
+      while (!stop) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    });
+  }
   double best_add = 1e18, best_remove = 1e18;
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < 100; ++i) {
     spile_kprobe p = {};
     p.symbol_name = "probed";
     p.pre_handler = nothing;
-    const auto a = std::chrono::steady_clock::now();
+    auto begin = std::chrono::steady_clock::now();
     spile_register_kprobe(&p);
-    const auto b = std::chrono::steady_clock::now();
+    best_add = std::min(best_add, us_since(begin));
+    begin = std::chrono::steady_clock::now();
     spile_unregister_kprobe(&p);
-    const auto c = std::chrono::steady_clock::now();
-    const auto add = std::chrono::duration<double, std::micro>(b - a).count();
-    const auto remove = std::chrono::duration<double, std::micro>(c - b).count();
-    if (add < best_add) best_add = add;
-    if (remove < best_remove) best_remove = remove;
+    best_remove = std::min(best_remove, us_since(begin));
   }
-  std::printf("%-52s %9.0f us\n%-52s %9.0f us\n", "register (a place that was planned before)", best_add,
-              "unregister", best_remove);
+  stop = true;
+  for (auto& t : others) t.join();
+  std::printf("register / unregister, %d other threads %17.0f us %9.0f us\n", threads, best_add, best_remove);
+}
+
+/// 10,000 small functions.
+template <int kNumber>
+__attribute__((noinline, noclone)) long many(long n) {
+  volatile long v = n * 3 + kNumber;
+  return v + 1;
+}
+template <int... kNumbers>
+std::vector<unsigned long> addresses(std::integer_sequence<int, kNumbers...>) {
+  return {reinterpret_cast<unsigned long>(&many<kNumbers>)...};
+}
+
+void register_many(bool with_exit) {
+  auto all = addresses(std::make_integer_sequence<int, 10000>());
+  for (const char* which : {"the first time", "again"}) {
+    spile_fprobe fp = {};
+    fp.entry_handler = [](spile_fprobe*, unsigned long, unsigned long, spile_regs*, void*) { return 0; };
+    if (with_exit) fp.exit_handler = [](spile_fprobe*, unsigned long, unsigned long, spile_regs*, void*) {};
+    auto begin = std::chrono::steady_clock::now();
+    if (spile_register_fprobe_ips(&fp, all.data(), static_cast<int>(all.size())) != 0) {
+      std::printf("%zu functions: %s\n", all.size(), spile_error_text());
+      return;
+    }
+    const double add = us_since(begin) / 1000;
+    begin = std::chrono::steady_clock::now();
+    spile_unregister_fprobe(&fp);
+    std::printf("fprobe of %zu functions%s, %s: register %.0f ms, unregister %.0f ms\n", all.size(),
+                with_exit ? " with exits" : "", which, add, us_since(begin) / 1000);
+  }
 }
 
 }  // namespace
@@ -116,5 +161,7 @@ int main() {
   const unsigned trap_options = SPILE_ALLOW_TRAP | SPILE_GENERAL_REGISTERS;
   figure("kprobe by breakpoint", with_kprobe("trapped", 10, trap_options, false, trapped, kFew) - bare_trapped);
   figure("kprobe by breakpoint, post handler", with_kprobe("trapped", 10, trap_options, true, trapped, kFew) - bare_trapped);
-  register_and_unregister();
+  for (const int threads : {0, 1, 4, 16}) register_and_unregister(threads);
+  register_many(false);
+  register_many(true);
 }

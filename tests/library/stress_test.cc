@@ -29,9 +29,11 @@ struct Watched {
 
 class Visit {
  public:
-  explicit Visit(void* watched) {
+  /// `data`: gives the Watched; what it reads was written before the registration.
+  template <class F>
+  explicit Visit(F data) {
     (void)g_published.load(std::memory_order_acquire);
-    auto* w = static_cast<Watched*>(watched);
+    auto* w = static_cast<Watched*>(data());
     if (!w->alive) std::abort();
     ++w->hits;
   }
@@ -45,7 +47,6 @@ class Cycle {
 
   bool run() {
     auto watched = std::make_unique<Watched>();
-    g_published.fetch_add(1, std::memory_order_release);
     bool good = false;
     switch (number_ % 4) {
       case 0: good = run_kprobe(*watched, "probed_sum", false); break;
@@ -71,10 +72,11 @@ class Cycle {
     p.symbol_name = symbol;
     p.data = &watched;
     p.pre_handler = [](spile_kprobe* k, spile_regs*) {
-      const Visit visit(k->data);
+      const Visit visit([&] { return k->data; });
       return 0;
     };
-    if (behind) p.post_handler = [](spile_kprobe* k, spile_regs*, unsigned long) { const Visit visit(k->data); };
+    if (behind) p.post_handler = [](spile_kprobe* k, spile_regs*, unsigned long) { const Visit visit([&] { return k->data; }); };
+    g_published.fetch_add(1, std::memory_order_release);
     if (spile_register_kprobe(&p) != 0) return false;
     call_some();
     return spile_unregister_kprobe(&p) == 0;
@@ -85,13 +87,14 @@ class Cycle {
     p.kp.symbol_name = "probed_throws";
     p.kp.data = &watched;
     p.entry_handler = [](spile_kretprobe_instance* ri, spile_regs*) {
-      const Visit visit(ri->rp->kp.data);
+      const Visit visit([&] { return ri->rp->kp.data; });
       return 0;
     };
     p.handler = [](spile_kretprobe_instance* ri, spile_regs*) {
-      const Visit visit(ri->rp->kp.data);
+      const Visit visit([&] { return ri->rp->kp.data; });
       return 0;
     };
+    g_published.fetch_add(1, std::memory_order_release);
     if (spile_register_kretprobe(&p) != 0) return false;
     probed_throws(2);
     return spile_unregister_kretprobe(&p) == 0;
@@ -102,10 +105,11 @@ class Cycle {
     p.data = &watched;
     p.entry_data_size = 8;
     p.entry_handler = [](spile_fprobe* f, unsigned long, unsigned long, spile_regs*, void*) {
-      const Visit visit(f->data);
+      const Visit visit([&] { return f->data; });
       return 0;
     };
-    p.exit_handler = [](spile_fprobe* f, unsigned long, unsigned long, spile_regs*, void*) { const Visit visit(f->data); };
+    p.exit_handler = [](spile_fprobe* f, unsigned long, unsigned long, spile_regs*, void*) { const Visit visit([&] { return f->data; }); };
+    g_published.fetch_add(1, std::memory_order_release);
     if (spile_register_fprobe(&p, "probed_*", "probed_tight") != 0) return false;
     call_some();
     return spile_unregister_fprobe(&p) == 0;
