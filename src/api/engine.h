@@ -47,7 +47,7 @@ struct Place : Site {
   std::string name;  ///< "f+0x0 program"
   bool at_entry = false;
   unsigned long long batch = 0;  ///< the last prepare() that has given it out
-  Detour plain, with_behind;  ///< entry 0: not made yet
+  Detour plain, with_behind;     ///< entry 0: not made yet
   struct Registered {
     Hook* hook = nullptr;
     bool enabled = false, general = false;

@@ -96,7 +96,8 @@ int register_functions(spile_fprobe& fp, std::vector<TargetAddr> addresses, bool
   if (const int error = prepare_functions(fp, addresses, skip, *made)) return error;
   if (made->functions.empty()) return refuse(-ENOENT, "none of the functions can be probed safely");
   constexpr size_t kBuckets = 1024, kWays = 8;
-  if (fp.exit_handler != nullptr && !made->head.calls.make({kBuckets, kWays, fp.entry_data_size, true}))
+  if (fp.exit_handler != nullptr &&
+      !made->head.calls.make({kBuckets, kWays, fp.entry_data_size, true}))
     return refuse(-ENOMEM, "out of memory");
   made->head.user = &fp;
   const bool general = (fp.options & SPILE_GENERAL_REGISTERS) != 0;

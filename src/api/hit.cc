@@ -63,7 +63,8 @@ __attribute__((section("spile_hit_text"), noinline)) int run_slowly(Site* site, 
 template <Run kRun, bool kCounts>
 __attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
   uint64_t* word = spile_reader_word;
-  if (__builtin_expect(word == nullptr || *word != 0, 0)) return run_slowly<kRun, kCounts>(site, regs);
+  if (__builtin_expect(word == nullptr || *word != 0, 0))
+    return run_slowly<kRun, kCounts>(site, regs);
   begin_reading(word);
   int redirected = 0;
   // Pairs with the release in engine.cc.

@@ -26,10 +26,10 @@
 
 extern "C" {
 /// Of the calling thread; null before its first hit. trampoline.S looks at the first.
-extern __attribute__((tls_model("initial-exec"), visibility("hidden"))) __thread uint64_t*
-    spile_reader_word;
-extern __attribute__((tls_model("initial-exec"), visibility("hidden"))) __thread int*
-    spile_errno_place;
+extern __attribute__((tls_model("initial-exec"),
+                      visibility("hidden"))) __thread uint64_t* spile_reader_word;
+extern __attribute__((tls_model("initial-exec"),
+                      visibility("hidden"))) __thread int* spile_errno_place;
 }
 
 namespace spile::api {
@@ -51,8 +51,7 @@ inline constexpr size_t kMaxReaders = 8192, kNoThread = kMaxReaders, kWordsPerRe
 extern uint64_t* g_reader_words;
 inline size_t thread_number() {
   const uint64_t* word = spile_reader_word;
-  return word == nullptr ? kNoThread
-                         : static_cast<size_t>(word - g_reader_words) / kWordsPerReader;
+  return word == nullptr ? kNoThread : static_cast<size_t>(word - g_reader_words) / kWordsPerReader;
 }
 /// Numbers from here on have never been given.
 extern std::atomic<size_t> g_used_readers;

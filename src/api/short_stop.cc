@@ -38,8 +38,8 @@ Tables make_tables() {
     tables.restartable[0][n] = target::restartable_after_eintr(n, false);
     tables.restartable[1][n] = target::restartable_after_eintr(n, true);
   }
-  void* stack = ::mmap(nullptr, kChildStackBytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* stack =
+      ::mmap(nullptr, kChildStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (stack != MAP_FAILED) tables.stack_end = static_cast<uint8_t*>(stack) + kChildStackBytes;
   if (const auto stat = os::read_stat(::getpid(), ::getpid()))
     tables.main_stack_end = stat->start_stack;

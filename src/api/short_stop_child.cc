@@ -113,7 +113,8 @@ SPILE_CHILD void path_of(int32_t tid, const char* name, char* to) {
 }
 
 /// At most `size` - 1 bytes and a zero; false where there is no such file, or it is larger.
-SPILE_CHILD bool read_small(const ShortStopJob& job, int32_t tid, const char* name, char* to, long size) {
+SPILE_CHILD bool read_small(
+    const ShortStopJob& job, int32_t tid, const char* name, char* to, long size) {
   char path[32];
   path_of(tid, name, path);
   const long fd = call(SYS_openat, job.tasks, word(path), O_RDONLY | O_CLOEXEC);
@@ -311,8 +312,7 @@ SPILE_CHILD ShortStop search_stack(const ShortStopJob& job, uint64_t sp, uint64_
   for (uint64_t at = sp & ~uint64_t{15}; at < end; at += kChunkBytes - kOverlap) {
     const uint64_t size = end - at < kChunkBytes ? end - at : kChunkBytes;
     const iovec to{words, size}, from{reinterpret_cast<void*>(at), size};
-    const long got =
-        call(SYS_process_vm_readv, self, word(&to), 1, word(&from), 1, 0);
+    const long got = call(SYS_process_vm_readv, self, word(&to), 1, word(&from), 1, 0);
     if (got != static_cast<long>(size)) return ShortStop::kUnusual;
     // [i - 1] rsp   [i] rip   [i + 1] eflags   [i + 2] cs; rip lies 8 above a multiple of 16.
     for (size_t i = 1; i + 2 < size / 8; i += 2) {
@@ -325,7 +325,8 @@ SPILE_CHILD ShortStop search_stack(const ShortStopJob& job, uint64_t sp, uint64_
   return ShortStop::kDone;
 }
 
-/// A process that shares our memory would run on. Only children are looked at, as in StoppedProcess.
+/// A process that shares our memory would run on. Only children are looked at, as in
+/// StoppedProcess.
 SPILE_CHILD bool has_sharer(const ShortStopJob& job, int32_t tid) {
   char text[4096];
   text[0] = 0;

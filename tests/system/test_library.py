@@ -169,6 +169,19 @@ def bpftrace_and_gdb_see_them():
 
 
 @case
+def the_child_in_our_memory_needs_no_symbol_of_anybody():
+    """It runs while any thread may hold any lock of the C library (src/api/short_stop.h)."""
+    need_tool("nm")
+    name = "src/api/CMakeFiles/spile_api.dir/short_stop_child.cc.o"
+    listed = run(["nm", os.path.join(BUILD, name)])
+    check_status(listed, 0)
+    check("has-code", "run_short_stop" in listed.out, listed.report())
+    undefined = run(["nm", "-u", os.path.join(BUILD, name)])
+    check_status(undefined, 0)
+    check("no-symbol-needed", undefined.out.strip() == "", undefined.report())
+
+
+@case
 def without_optimisation_and_with_clang_they_work_too():
     flags = ["-std=c++17", "-I" + os.path.join(installed(), "include"), os.path.join(SOURCE, "examples", "server.cc"),
              "-L" + library_path(), "-lspile"]
