@@ -1,10 +1,5 @@
 #include "api/engine.h"
 
-#include <asm/prctl.h>
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -13,11 +8,9 @@
 
 #include "api/boundary.h"
 #include "api/detours.h"
+#include "api/machine.h"
 #include "api/self.h"
 #include "x86/format.h"
-
-uint64_t spile_xsave_mask = 0;
-uint32_t spile_has_xsavec = 0;
 
 extern "C" const uint8_t __start_spile_hit_text[], __stop_spile_hit_text[];
 
@@ -42,56 +35,6 @@ Engine& engine() {
     return made;
   }();
   return *kEngine;
-}
-
-// ---- what this machine must have ----
-
-/// How a detour calls handlers that may use every register.
-struct Trampolines {
-  void (*entry)() = spile_hit_full;
-  void (*inside)() = spile_hit_full;
-  void (*behind)() = spile_hit_behind_full;
-};
-Trampolines g_trampolines;
-
-/// `enabled`: XCR0; `state_features`: leaf 0xd, subleaf 1, eax.
-Trampolines choose_trampolines(uint64_t enabled, unsigned state_features) {
-  constexpr uint64_t kAvx = 0x4, kAvx512 = 0xe0;
-  constexpr unsigned kTellsWhatIsInUse = 4;
-  unsigned a = 0, features = 0, c = 0, d = 0;
-  __get_cpuid_count(7, 0, &a, &features, &c, &d);
-  constexpr unsigned kFoundationAndWords = 1u << 16 | 1u << 30;
-  const bool has_512 =
-      (enabled & kAvx512) == kAvx512 && (features & kFoundationAndWords) == kFoundationAndWords;
-  const bool has_avx = (enabled & (kAvx | kAvx512)) == kAvx;
-  Trampolines chosen;
-  if (!has_512 && !has_avx) return chosen;
-  chosen.entry = has_512 ? spile_hit_entry_512 : spile_hit_entry_avx;
-  if ((state_features & kTellsWhatIsInUse) == 0) return chosen;
-  chosen.inside = has_512 ? spile_hit_inside_512 : spile_hit_inside_avx;
-  chosen.behind = has_512 ? spile_hit_behind_512 : spile_hit_behind_avx;
-  return chosen;
-}
-
-Result<void> check_machine() {
-  if (spile_xsave_mask != 0) return {};
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kOsxsave = 1u << 27;
-  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kOsxsave) == 0)
-    return fail(ErrorCode::kUnsupported, "this processor has no xsave");
-  // A return that no call has made would be a fault.
-  constexpr int kShadowStackStatus = 0x5005;
-  unsigned long status = 0;
-  if (::syscall(SYS_arch_prctl, kShadowStackStatus, &status) == 0 && (status & 1) != 0)
-    return fail(ErrorCode::kUnsupported, "the program runs with a shadow stack (CET)");
-  unsigned low = 0, high = 0;
-  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  constexpr unsigned kStateLeaf = 0xd, kXsavecBit = 2;
-  if (__get_cpuid_count(kStateLeaf, 1, &a, &b, &c, &d) != 0) spile_has_xsavec = a & kXsavecBit;
-  constexpr uint64_t kX87SseAvxAvx512 = 0xe7;
-  g_trampolines = choose_trampolines(low, a);
-  spile_xsave_mask = low & kX87SseAvxAvx512;
-  return {};
 }
 
 // ---- planning ----
@@ -370,9 +313,9 @@ Result<void> prepare_detour(Place& place) {
     __atomic_store_n(&slot.function, reinterpret_cast<uint64_t>(general ? fast : full),
                      __ATOMIC_RELEASE);
   };
-  set(detour.slots[0], place.at_entry ? g_trampolines.entry : g_trampolines.inside,
+  set(detour.slots[0], place.at_entry ? trampolines().entry : trampolines().inside,
       spile_hit_general);
-  if (behind) set(detour.slots[1], g_trampolines.behind, spile_hit_behind_general);
+  if (behind) set(detour.slots[1], trampolines().behind, spile_hit_behind_general);
   __atomic_store_n(&place.next, detour.next, __ATOMIC_RELAXED);
   __atomic_store_n(&place.displaced, detour.displaced, __ATOMIC_RELEASE);
   return {};
