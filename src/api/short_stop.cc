@@ -125,6 +125,7 @@ ShortStop edit_in_short_stop(std::span<const Edit> edits) {
   job.edit_count = edits.size();
   job.memory = memory.get();
   job.tasks = tasks.get();
+  job.process = ::getpid();
   job.caller = static_cast<int32_t>(::syscall(SYS_gettid));
   job.main_stack_end = tables().main_stack_end;
   job.may_be_inside = !std::ranges::all_of(edits, &Edit::is_one_instruction);

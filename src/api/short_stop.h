@@ -54,6 +54,7 @@ struct ShortStopJob {
   HeldThread* threads = nullptr;
   size_t thread_count = 0, thread_room = 0;
   int memory = -1, tasks = -1;  ///< descriptors: /proc/PID/mem, /proc/PID/task
+  int32_t process = 0;          ///< the program's id
   int32_t caller = 0;           ///< its thread id
   uint64_t main_stack_end = 0;
   /// Somebody may be in the middle of what changes: stacks are searched for signal frames.

@@ -6,6 +6,7 @@
 #include <linux/kcmp.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -392,6 +393,9 @@ SPILE_CHILD ShortStop write_all(const ShortStopJob& job) {
 
 SPILE_CHILD void run_short_stop(void* data) {
   auto& job = *static_cast<ShortStopJob*>(data);
+  // Nobody would end our waiting.
+  call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+  if (call(SYS_getppid) != job.process) return;
   while (__atomic_load_n(&job.go, __ATOMIC_ACQUIRE) == 0)
     call(SYS_futex, word(&job.go), FUTEX_WAIT, 0, 0);
   ShortStop answer = hold_all(job);

@@ -244,10 +244,10 @@ TEST(ChangingCode, LosesNoSignal) {
   action.sa_handler = [](int) { ++signals; };
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGUSR2, &action, &before);
-  std::atomic<bool> stop{false};
+  std::atomic<bool> stop{false}, stop_worker{false};
   std::atomic<long> sent{0};
   std::thread worker([&] {
-    for (long n = 0; !stop; ++n) {
+    for (long n = 0; !stop_worker; ++n) {
       probed_sum(1, 1);
       if (n % 100 == 0) ::usleep(100);
     }
@@ -265,6 +265,9 @@ TEST(ChangingCode, LosesNoSignal) {
   }
   stop = true;
   sender.join();
+  // The last one may still be on its way.
+  for (int i = 0; i < 30000 && signals != sent; ++i) ::usleep(1000);
+  stop_worker = true;
   worker.join();
   EXPECT_EQ(signals, sent);
   EXPECT_GT(sent, 0);
