@@ -269,7 +269,7 @@ def one_round(patient, chance):
     if end == "exit":
         script += f" interval:ms:{int(seconds * 1000) + 1} {{ exit(); }}"
     patient.script = f"{end}: {script}"
-    with Spile(script, pid=patient.pid) as trace:
+    with Spile(script, pid=patient.pid, extra=("-v",)) as trace:
         if not trace.wait_attached():
             # All of a few functions can be refused (a lone `ret`, a jump table's words): told, and nothing is left.
             check("refused-in-words", trace.process.returncode == 1 and "refused" in "\n".join(trace.err), trace.report())
@@ -293,8 +293,9 @@ def one_round(patient, chance):
         check("clean-stop", status == 0, trace.report())
         hits = int(trace.maps().get("@n", 0))
         if "event" in action:
-            check("no-loss-uncounted", len(trace.of_type("printf")) + trace.lost() == hits,
-                  f"{hits} hits, {len(trace.of_type('printf'))} events, {trace.lost()} lost\n{trace.report()}")
+            events, dropped = len(trace.of_type("printf")), re.search(r"(\d+) records after exit\(\)", trace.err[-1])
+            check("no-loss-uncounted", events + trace.lost() + int(dropped.group(1) if dropped else 0) == hits,
+                  f"{hits} hits, {events} events, {trace.lost()} lost\n{trace.report()}")
         return hits
 
 
@@ -376,7 +377,7 @@ def traces_come_and_go():
                     check_code_as_before(patient.before, Picture(patient.pid))
                     patient.check_growth()
             except Exception:
-                print(f"  in round {patient.rounds} of {patient.name}: {patient.script}")
+                print(f"  in round {patient.rounds} of {patient.name}: {patient.script[:2000]}")
                 raise
         long_trace.end()
         for patient in patients:
