@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -40,7 +41,7 @@ double ns_each(F f, long count) {
   return best;
 }
 
-void figure(const char* name, double ns) { std::printf("%-52s %9.2f ns\n", name, ns); }
+void figure(const char* name, double value, const char* unit = "ns") { std::printf("%-52s %9.2f %s\n", name, value, unit); }
 
 int nothing(spile_kprobe*, spile_regs*) { return 0; }
 void nothing_behind(spile_kprobe*, spile_regs*, unsigned long) {}
@@ -104,7 +105,9 @@ void register_and_unregister(int threads) {
   }
   stop = true;
   for (auto& t : others) t.join();
-  std::printf("register / unregister, %d other threads %17.0f us %9.0f us\n", threads, best_add, best_remove);
+  const std::string beside = ", " + std::to_string(threads) + " other threads";
+  figure(("register" + beside).c_str(), best_add, "us");
+  figure(("unregister" + beside).c_str(), best_remove, "us");
 }
 
 /// 10,000 small functions.
@@ -132,8 +135,10 @@ void register_many(bool with_exit) {
     const double add = us_since(begin) / 1000;
     begin = std::chrono::steady_clock::now();
     spile_unregister_fprobe(&fp);
-    std::printf("fprobe of %zu functions%s, %s: register %.0f ms, unregister %.0f ms\n", all.size(),
-                with_exit ? " with exits" : "", which, add, us_since(begin) / 1000);
+    const double remove = us_since(begin) / 1000;
+    const std::string what = std::string("10,000 functions") + (with_exit ? " with exits, " : ", ") + which;
+    figure(("register " + what).c_str(), add, "ms");
+    figure(("unregister " + what).c_str(), remove, "ms");
   }
 }
 
