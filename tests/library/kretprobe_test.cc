@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <spile/probes.h>
+#include <ucontext.h>
 
 #include <atomic>
 #include <cerrno>
@@ -191,6 +192,69 @@ TEST(Fprobe, PairsEntryAndExitWithTheirData) {
   EXPECT_EQ(m.entries, 8);
   EXPECT_EQ(m.exits, 8);
   EXPECT_EQ(m.matched, 8);
+}
+
+/// More calls of a thread than it has places of its own.
+TEST(Fprobe, PairsDeepRecursion) {
+  Many m;
+  m.follow();
+  const char* symbols[] = {"probed_recursive"};
+  ASSERT_EQ(spile_register_fprobe_syms(&m, symbols, 1), 0) << spile_error_text();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(probed_recursive(30), 465);
+  EXPECT_EQ(m.entries, 93);
+  EXPECT_EQ(m.exits, 93);
+  EXPECT_EQ(m.matched, 93);
+  EXPECT_EQ(m.nmissed, 0u);
+}
+
+TEST(Fprobe, CallsThatEndByAnExceptionAreInNobodysWay) {
+  Many m;
+  m.follow();
+  const char* symbols[] = {"probed_throws"};
+  ASSERT_EQ(spile_register_fprobe_syms(&m, symbols, 1), 0) << spile_error_text();
+  for (long n = 0; n < 100; ++n) {
+    try {
+      probed_throws(n);
+    } catch (long) {
+    }
+  }
+  EXPECT_EQ(m.entries, 100);
+  EXPECT_EQ(m.exits, 50);
+  EXPECT_EQ(m.matched, 50);
+  EXPECT_EQ(m.nmissed, 0u);
+}
+
+ucontext_t g_coroutine, g_resumer;
+long g_coroutine_result = 0;
+void leave_coroutine() { swapcontext(&g_coroutine, &g_resumer); }
+
+/// A coroutine enters on one thread and returns on another.
+TEST(Fprobe, ACallMayEndOnAnotherThread) {
+  Many m;
+  m.follow();
+  const char* symbols[] = {"probed_calls"};
+  ASSERT_EQ(spile_register_fprobe_syms(&m, symbols, 1), 0) << spile_error_text();
+  std::vector<char> stack(1 << 18);
+  ASSERT_EQ(getcontext(&g_coroutine), 0);
+  g_coroutine.uc_stack.ss_sp = stack.data();
+  g_coroutine.uc_stack.ss_size = stack.size();
+  g_coroutine.uc_link = &g_resumer;
+  makecontext(&g_coroutine, [] { g_coroutine_result = probed_calls(leave_coroutine, 20); }, 0);
+  std::atomic<bool> entered{false}, ended{false};
+  std::thread first([&] {
+    swapcontext(&g_resumer, &g_coroutine);
+    entered = true;
+    while (!ended) std::this_thread::yield();  // or the other one might get its place in the library
+  });
+  while (!entered) std::this_thread::yield();
+  EXPECT_EQ(m.entries, 1);
+  EXPECT_EQ(m.exits, 0);
+  std::thread([] { swapcontext(&g_resumer, &g_coroutine); }).join();
+  ended = true;
+  first.join();
+  EXPECT_EQ(g_coroutine_result, 41);
+  EXPECT_EQ(m.exits, 1);
+  EXPECT_EQ(m.matched, 1);
 }
 
 /// The jump of a return may begin at instructions before it: those of the entry, here.

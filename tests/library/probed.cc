@@ -48,6 +48,12 @@ KEPT long probed_outer(long n) {
   return v + 1;
 }
 
+KEPT long probed_calls(void (*f)(), long n) {
+  f();
+  volatile long v = n * 2;
+  return v + 1;
+}
+
 KEPT long probed_only_by_a_child(long n) { return n * 9 + 100; }
 KEPT long probed_only_by_a_parent(long n) { return (n ^ 1234) * 7 - 5; }
 

@@ -11,6 +11,7 @@ long probed_throws(long n);                   // throws if n is odd
 long probed_loop(long n);
 long probed_inner(long n);                    // called by probed_outer
 long probed_outer(long n);
+long probed_calls(void (*f)(), long n);       // calls f, which may go on elsewhere
 void probed_nops(void);                       // entry nops
 extern const unsigned char probed_flags_at[];  // an instruction in the middle that keeps flags for the next
 long probed_flags(long a, long b);            // 1 if a < b
