@@ -169,6 +169,12 @@ Result<void> check_allowed() {
     return fail(ErrorCode::kDenied,
                 "the program runs under seccomp, which may kill it for starting a helper process; "
                 "register before it is confined");
+  // A vfork child: the threads of its parent would run on.
+  const auto shared = os::same_memory(::getpid(), ::getppid());
+  if (shared && *shared)
+    return fail(ErrorCode::kUnsafe,
+                "this process shares its memory with its parent (vfork, or clone with CLONE_VM), "
+                "which would go on running while code changes; register there");
   return {};
 }
 

@@ -189,6 +189,27 @@ TEST(ChangingCode, IsRefusedWhereAProcessSharesTheMemoryOfThreads) {
   expect_refused_beside_a_sharer();
 }
 
+int g_answer = 0;
+int register_in_vfork_child(void* probe) {
+  g_answer = static_cast<Counter*>(probe)->add();
+  ::_exit(0);
+}
+
+/// Its parent's other threads run the same code.
+TEST(ChangingCode, IsRefusedInAVforkChild) {
+  const Idle others(2);
+  std::vector<char> stack(1 << 18);
+  Counter p("probed_sum");
+  const pid_t child = ::clone(register_in_vfork_child, stack.data() + stack.size(), CLONE_VM | CLONE_VFORK | SIGCHLD, &p);
+  ASSERT_GT(child, 0);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(g_answer, -EOPNOTSUPP);
+  EXPECT_NE(std::string(spile_error_text()).find("vfork"), std::string::npos) << spile_error_text();
+  ASSERT_EQ(p.add(), 0) << spile_error_text();
+  EXPECT_EQ(probed_sum(10, 20), 137);
+  EXPECT_EQ(p.hits, 1);
+}
+
 // ---- an end in the middle ----
 
 /// Ends every child of the calling thread's process that it can find, all the time.
