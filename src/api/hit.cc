@@ -41,17 +41,17 @@ using Run = int (*)(Hook* const*, Site*, spile_regs*);
 
 /// The first hit of a thread, one beyond the table of threads, one in a callback of a tracepoint or
 /// in a handler.
-template <Run kRun, bool kCounts>
+template <Run Handlers, bool Counts>
 __attribute__((section("spile_hit_text"), noinline)) int run_slowly(Site* site, spile_regs* regs) {
   uint64_t* entered = spile_enter();
   int redirected = 0;
   Hook* const* hooks = site->hooks.load(std::memory_order_acquire);
   if (hooks != nullptr && t_is_running) {
-    if (kCounts) count_missed(hooks);
+    if (Counts) count_missed(hooks);
   } else if (hooks != nullptr) {
     t_is_running = true;
     const int kept_errno = errno;
-    redirected = kRun(hooks, site, regs);
+    redirected = Handlers(hooks, site, regs);
     errno = kept_errno;
     t_is_running = false;
   }
@@ -60,11 +60,11 @@ __attribute__((section("spile_hit_text"), noinline)) int run_slowly(Site* site, 
 }
 
 /// A thread that reads nothing runs no handler.
-template <Run kRun, bool kCounts>
+template <Run Handlers, bool Counts>
 __attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
   uint64_t* word = spile_reader_word;
   if (__builtin_expect(word == nullptr || *word != 0, 0))
-    return run_slowly<kRun, kCounts>(site, regs);
+    return run_slowly<Handlers, Counts>(site, regs);
   begin_reading(word);
   int redirected = 0;
   // Pairs with the release in engine.cc.
@@ -72,7 +72,7 @@ __attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
   if (__builtin_expect(hooks != nullptr, 1)) {
     t_is_running = true;
     const int kept_errno = *spile_errno_place;
-    redirected = kRun(hooks, site, regs);
+    redirected = Handlers(hooks, site, regs);
     *spile_errno_place = kept_errno;
     t_is_running = false;
   }

@@ -84,7 +84,7 @@ void let_child_begin(ShortStopJob& job) {
 
 /// With Yama a child may trace only who has named it (PR_SET_PTRACER); `name_it`: do so.
 ShortStop run_child(ShortStopJob& job, bool name_it) {
-  job.answer = ShortStop::kUnusual;
+  job.answer = static_cast<uint32_t>(ShortStop::kUnusual);
   job.thread_count = 0;
   job.go = name_it ? 0 : 1;
   long child = 0;
@@ -101,7 +101,7 @@ ShortStop run_child(ShortStopJob& job, bool name_it) {
   while (::syscall(SYS_wait4, child, nullptr, __WALL, nullptr) < 0 && errno == EINTR) {
   }
   if (name_it) ::prctl(PR_SET_PTRACER, 0, 0, 0, 0);
-  return __atomic_load_n(&job.answer, __ATOMIC_ACQUIRE);
+  return static_cast<ShortStop>(__atomic_load_n(&job.answer, __ATOMIC_ACQUIRE));
 }
 
 /// What the program itself had named is forgotten by naming: only where it must be.

@@ -28,7 +28,7 @@
 
 namespace spile::api {
 
-enum class ShortStop : uint8_t {
+enum class ShortStop : uint32_t {
   kDone,
   kInside,   ///< a thread stays inside, or a signal handler returns there: try again
   kDenied,   ///< ptrace refuses
@@ -63,7 +63,7 @@ struct ShortStopJob {
   const bool (*restartable)[kSystemCalls] = nullptr;
   /// The child waits until this is not 0: it may have to be named as our tracer first.
   uint32_t go = 0;
-  ShortStop answer = ShortStop::kUnusual;
+  uint32_t answer = 0;  ///< a ShortStop
 };
 
 /// In the child: does the job, a ShortStopJob, and leaves the answer there.

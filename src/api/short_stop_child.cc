@@ -63,15 +63,16 @@ constexpr long kNapNs = 50'000;
 constexpr uint64_t kMaxStackBytes = 1 << 20;
 constexpr size_t kChunkBytes = 8192;
 
-[[gnu::always_inline]] inline long call(
-    long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0, long f = 0) {
-  register long r10 __asm__("r10") = d;
-  register long r8 __asm__("r8") = e;
-  register long r9 __asm__("r9") = f;
+template <typename... Arguments>
+[[gnu::always_inline]] inline long call(long number, Arguments... arguments) {
+  const long all[6] = {static_cast<long>(arguments)...};
+  register long r10 __asm__("r10") = all[3];
+  register long r8 __asm__("r8") = all[4];
+  register long r9 __asm__("r9") = all[5];
   long result = 0;
   __asm__ volatile("syscall"
                    : "=a"(result)
-                   : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                   : "a"(number), "D"(all[0]), "S"(all[1]), "d"(all[2]), "r"(r10), "r"(r8), "r"(r9)
                    : "rcx", "r11", "memory");
   return result;
 }
@@ -170,7 +171,7 @@ SPILE_CHILD ShortStop seize_new(ShortStopJob& job, size_t& added) {
     if (got == 0) return ShortStop::kDone;
     for (long at = 0; at < got;) {
       const auto* entry = reinterpret_cast<const DirectoryEntry*>(entries + at);
-      at += entry->size;
+      at += entry->size;  // NOLINT: the kernel has written it
       const int32_t tid = number(entry->name);
       if (tid <= 0 || knows(job, tid)) continue;
       const ShortStop seized = seize(job, tid);
@@ -242,7 +243,7 @@ SPILE_CHILD void cure_eintr(const ShortStopJob& job, HeldThread& thread) {
   if (system_call >= ShortStopJob::kSystemCalls ||
       static_cast<int64_t>(thread.registers.rax) != -EINTR)
     return;
-  struct stat file;
+  struct stat file = {};
   const bool is_socket =
       call(SYS_fstat, static_cast<int32_t>(thread.registers.rdi), word(&file)) == 0 &&
       S_ISSOCK(file.st_mode);
@@ -289,6 +290,7 @@ SPILE_CHILD bool is_inside(const ShortStopJob& job, const user_regs_struct& r) {
 /// frame by.
 [[gnu::always_inline]] inline bool looks_like_frame(const uint64_t* rip) {
   constexpr uint64_t kUserCode = 0x33, kNeverSet = ~uint64_t{0x3f7fd7};
+  // NOLINTNEXTLINE: the kernel has written it
   return (rip[2] & 0xffff) == kUserCode && (rip[1] & 2) != 0 && (rip[1] & kNeverSet) == 0 &&
          rip[0] >> 56 == 0 && rip[-1] >> 56 == 0;
 }
@@ -402,7 +404,7 @@ SPILE_CHILD void run_short_stop(void* data) {
   if (answer == ShortStop::kDone) answer = nobody_in_the_way(job);
   if (answer == ShortStop::kDone) answer = write_all(job);
   let_go(job);
-  __atomic_store_n(&job.answer, answer, __ATOMIC_RELEASE);
+  __atomic_store_n(&job.answer, static_cast<uint32_t>(answer), __ATOMIC_RELEASE);
 }
 
 SPILE_CHILD ShortStop edit_alone(ShortStopJob& job) {

@@ -377,13 +377,16 @@ TEST(Breakpoint, MayHaveAPostHandlerAndARedirection) {
 
 TEST(Breakpoint, ComesAndGoesUnderRunningThreads) {
   std::atomic<bool> stop{false};
-  std::atomic<long> wrong{0};
+  std::atomic<long> wrong{0}, running{0};
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
+      ++running;
       while (!stop) wrong += probed_tight(3) != 3;
     });
   }
+  // A thread begins with all signals blocked.
+  while (running < 4) std::this_thread::yield();
   long hits = 0;
   for (int i = 0; i < 60; ++i) {
     Tight trap;
