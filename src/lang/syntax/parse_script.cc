@@ -289,6 +289,12 @@ bool Parser::attach_points(Clause& clause) {
 
 void Parser::attach_word(Clause& clause) {
   const Token& token = take();
+  if (options_.keeps_attach_words) {
+    AttachPoint& word = clause.attach_points.emplace_back();
+    word.span = token.span;
+    word.text = token.text;
+    return;
+  }
   auto points = read_attach_point(token.text, token.span, options_.positional, diagnostics_);
   for (AttachPoint& point : points) clause.attach_points.push_back(std::move(point));
 }
