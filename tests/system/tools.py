@@ -1,0 +1,29 @@
+"""What the tests of tools/scripts share: where they are, and their recorded examples."""
+import os
+import re
+
+from harness import ROOT, check
+
+SCRIPTS = os.path.join(ROOT, "tools/scripts")
+EXAMPLES = os.path.join(SCRIPTS, "examples")
+LINES_OF_AN_EXAMPLE = 30
+
+
+def script(name):
+    return os.path.join(SCRIPTS, name + ".bt")
+
+
+def names():
+    return sorted(entry[:-3] for entry in os.listdir(SCRIPTS) if entry.endswith(".bt"))
+
+
+def printed(name, words, text, pattern):
+    """The tool printed what it must have. With SPILE_REBASE=1 the beginning of it becomes the tool's example."""
+    check("hits-happened", re.search(pattern, text, re.M), f"{name}: must match {pattern!r}\n{text}")
+    if not os.environ.get("SPILE_REBASE"):
+        return
+    lines = re.sub(r"^Attached \d+ probes?\n+", "", text, flags=re.M).strip("\n").split("\n")
+    cut = ["..."] if len(lines) > LINES_OF_AN_EXAMPLE else []
+    os.makedirs(EXAMPLES, exist_ok=True)
+    with open(os.path.join(EXAMPLES, name + ".txt"), "w", encoding="utf-8") as file:
+        file.write("\n".join([f"# spile {name}.bt {words}".rstrip()] + lines[:LINES_OF_AN_EXAMPLE] + cut) + "\n")
