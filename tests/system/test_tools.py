@@ -26,15 +26,15 @@ GARBAGE = "import gc\nfor i in range(3):\n    gc.collect()\n"
 
 # name -> the script's own words, what is traced, what must have been printed.
 ON_PROGRAMS = {
-    "fnslow": ("libc getenv 0", ["sort", "--version"], r"^sort +\d+ +\d+  0x[0-9a-f]+ .* -> 0x0$"),
-    "fnhist": ("libc getenv", ["sort", "--version"], r"^@ns\[getenv\]:\n\["),
+    "fnslow": ("libc getenv 0", ["sort", "/dev/null"], r"^sort +\d+ +\d+  0x[0-9a-f]+ .* -> 0x0$"),
+    "fnhist": ("libc getenv", ["sort", "/dev/null"], r"^@ns\[getenv\]:\n\["),
     "fncount": ("libsqlite3.so.0 'sqlite3_c*'", ["sqlite3", ":memory:", SQL], r"^@calls\[sqlite3_close\]: 1$"),
     "fncallers": ("libsqlite3.so.0 sqlite3_finalize", ["sqlite3", ":memory:", SQL], r"^    sqlite3_finalize\+0\n    \S"),
     "heapsizes": ("", ["getent", "services", "http"], r"^@bytes\[malloc\]: [1-9]"),
     "heapleak": ("", ["getent", "services", "http"], r"^@live_bytes\[\n    .*\n[^@]*\]: [1-9]"),
     "lockwait": ("-- --us=0", [PYTHON, "-c", THREADS], r"^@wait_us\[pthread_mutex_lock\]:\n\["),
     "threadstarts": ("", [PYTHON, "-c", THREADS], r"^@started: 3$"),
-    "envreads": ("", ["sort", "--version"], r"^@asked\[POSIXLY_CORRECT, not set\]: 1$"),
+    "envreads": ("", ["sort", "/dev/null"], r"^@asked\[POSIXLY_CORRECT, not set\]: 1$"),
     "libloads": ("", [PYTHON, "-c", "import _ssl, ctypes"], r"^python3\S* +\d+ +\d+  \S*/_ctypes\..*\.so$"),
     "dnslookups": ("", [PYTHON, "-c", "import socket\nsocket.getaddrinfo('localhost', 80)\nsocket.getaddrinfo('127.0.0.1', 80)"],
                    r"^python3\S* +\d+ +\d+ +0  127\.0\.0\.1$"),
@@ -186,7 +186,7 @@ def shell():
 def postgres():
     """With SPILE_SOAK=1: making a database takes seconds."""
     if not SOAK or not os.access(POSTGRES, os.X_OK) or os.geteuid() != 0:
-        raise Skip("needs SPILE_SOAK=1, postgresql-15 and root")
+        raise Skip("needs SPILE_SOAK=1, PostgreSQL 15 and root")
     with temporary_directory() as directory:
         bin_ = os.path.dirname(POSTGRES)
         as_user = ["runuser", "-u", "postgres", "--"]
@@ -211,8 +211,8 @@ with open(path, "w") as file:
 with open(path) as file:
     file.read()
 os.unlink(path)
-subprocess.run(["cat", "/etc/passwd", "/no-such-file-here"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-sleeper = subprocess.Popen(["sleep", "77"])
+subprocess.run(["/bin/cat", "/etc/passwd", "/no-such-file-here"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+sleeper = subprocess.Popen(["/bin/sleep", "77"])
 time.sleep(0.01)
 sleeper.send_signal(signal.SIGUSR2)
 sleeper.wait()
@@ -241,7 +241,7 @@ sys.stdin.read()
 ON_THIS_KERNEL = {
     "opens": r"(?s)^\d+ +cat +\d+  /etc/passwd$.*^\d+ +cat +-  /no-such-file-here: No such file or directory$",
     "deletes": r"^\d+ +python3\S* +Success +/.*/victim$",
-    "execs": r"^\d+ +\d+ +python3\S* +cat /etc/passwd /no-such-file-here$",
+    "execs": r"^\d+ +\d+ +python3\S* +/bin/cat /etc/passwd /no-such-file-here$",
     "exits": r"^\d+ +\d+ +sleep +\d+  SIGUSR2$",
     "signals": r"^\d+ +python3\S* +SIGUSR2 +\d+ +sleep$",
     "syscalls": r"^@calls\[257\]: [1-9]",
