@@ -41,7 +41,7 @@ struct Options {
   std::string engine = "auto", format = "text", buffering = "line", stage;
   bool list = false;
   session::FormatRequest format_scripts;
-  bool fmt = false;
+  bool fmt = false, info = false;
 };
 
 /// Empty where the text is a process number, else what is wrong: the form of CLI11's validators.
@@ -88,6 +88,7 @@ void add_target_options(CLI::App& app, Options& options) {
 void add_trace_options(CLI::App& app, Options& options) {
   app.add_flag("-l,--list", options.list,
                "list probes that match a pattern, or those of a script; -lv with their fields");
+  app.add_flag("--info", options.info, "the same as the subcommand info");
   CLI::Option* fmt =
       app.add_flag("--fmt", options.fmt, "print scripts in their usual form; all words are files");
   app.add_flag("--check", options.format_scripts.check,
@@ -197,6 +198,7 @@ int run_format(Options& options) {
 int run_main(Options& options) {
   if (options.fmt) return run_format(options);
   take_choices(options);
+  if (options.info) return session::info(options.trace.format);
   if (options.list) {
     options.trace.script.text = options.program;
     return run_list(options);
