@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from harness import SPILE, Process, Skip, check, need_root, need_tool
+from harness import ROOT, SPILE, Process, Skip, check, need_root, need_tool
 import tools
 from tracing import SOAK, check_status, free_port, main, run, spile, temporary_directory, wait_until
 import test_vm_kernel
@@ -292,11 +292,30 @@ def on_this_kernel():
                 tool.__exit__()
 
 
+def installed():
+    """With the program, and found by its name in the first line."""
+    build = os.path.dirname(SPILE)
+    cmake = need_tool("cmake")
+    if not os.path.exists(os.path.join(build, "CMakeCache.txt")):
+        raise Skip(f"{build} is no build directory")
+    with temporary_directory() as prefix:
+        check_status(run([cmake, "--install", build, "--component", "program", "--prefix", prefix]), 0)
+        there = os.listdir(os.path.join(prefix, "share/spile/tools"))
+        check("installed", {name + ".bt" for name in tools.names()} < set(there), str(there))
+        environment = {"PATH": f"{prefix}/bin:{os.environ['PATH']}"}
+        result = run([f"{prefix}/share/spile/tools/envreads.bt", "-c", "sort /dev/null"], env=environment)
+        check("hits-happened", "@asked[POSIXLY_CORRECT, not set]: 1" in result.out, result.report())
+
+
 ELSEWHERE = {"rediscommands", "shelllines", "pgqueries", "tlstext", "tlshandshakes", "eventloops"}
 
 
 def each_has_a_header_an_example_and_a_test():
     names = tools.names()
+    texts = []
+    for path in ("README.md", "tools/scripts/README.md"):
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            texts.append(file.read())
     check("at-least", len(names) >= 25, str(names))
     tested = set(ON_PROGRAMS) | set(ON_THIS_KERNEL) | set(test_vm_kernel.TOOLS) | ELSEWHERE
     check("tested", set(names) == tested, f"{set(names) ^ tested}")
@@ -305,6 +324,7 @@ def each_has_a_header_an_example_and_a_test():
             text = file.read()
         check("header", re.match(rf"#!/usr/bin/env spile\n// {name}: .*(\n// .*)?\n//\n// Usage:    spile {name}\.bt.*\n(//.*\n)*// Engine:   "
                                  r"(user|kernel).*\n(//.*\n)*// Caveats:  \S", text), f"{name}\n{text[:600]}")
+        check("named", f"`{name}`" in texts[0] and f"[{name}]({name}.bt)" in texts[1], f"{name} in README.md and tools/scripts/README.md")
         check("executable", os.access(tools.script(name), os.X_OK), name)
         example = os.path.join(tools.EXAMPLES, name + ".txt")
         check("example", os.path.exists(example) and os.path.getsize(example) > 60, f"{example}: SPILE_REBASE=1 makes it")
@@ -312,4 +332,4 @@ def each_has_a_header_an_example_and_a_test():
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
-    main([on_programs, event_loops, tls, redis, shell, postgres, on_this_kernel, each_has_a_header_an_example_and_a_test], 120)
+    main([on_programs, event_loops, tls, redis, shell, postgres, on_this_kernel, installed, each_has_a_header_an_example_and_a_test], 120)

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <sstream>
 
+#include "lang/syntax/lexer.h"
 #include "lang/syntax/parser.h"
 #include "lang/syntax/print.h"
 
@@ -159,13 +161,87 @@ TEST(Format, ChangesNoScriptAtHandButItsForm) {
   }
 }
 
+std::string read_file(const fs::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+/// The script with other blanks, lines and comments between its words.
+std::string disordered(const std::string& text, std::mt19937& random) {
+  const Source source("stdin", text);
+  Diagnostics unread;
+  std::string out;
+  uint32_t end = 0;
+  for (const Token& token : lex(source, unread)) {
+    const std::string_view gap = source.text({end, token.span.begin});
+    const bool is_line = token.kind == TokenKind::kDirective || token.kind == TokenKind::kShebang ||
+                         token.kind == TokenKind::kCDefinition;
+    out += gap;
+    // What stands alone, and what is bound to a word, keeps its place.
+    if (!gap.empty() && !is_line) {
+      constexpr std::string_view kGaps[] = {" ",
+                                            "\n",
+                                            "\n\n\n",
+                                            "  /* one */ ",
+                                            " // two\n",
+                                            "\t",
+                                            "\n/*\n * three\n */\n",
+                                            "\n// four\n\n"};
+      out += kGaps[random() % std::size(kGaps)];
+    }
+    out += source.text(token.span);
+    end = token.span.end;
+  }
+  return out;
+}
+
+TEST(Format, ChangesNoDisorderedScriptButItsForm) {
+  std::mt19937 random(7);
+  for (const fs::path& path : all_scripts()) {
+    for (int round = 0; round < 6; round++) {
+      const std::string text = disordered(read_file(path), random);
+      SCOPED_TRACE(path.string() + "\n" + text);
+      const std::string once = checked(text);
+      ASSERT_FALSE(once.starts_with("ERROR")) << once;
+      ASSERT_EQ(comments_of(once), comments_of(text));
+      if (HasFailure()) return;
+    }
+  }
+}
+
+/// Whatever else still is a script.
+TEST(Format, ChangesNoMutantButItsForm) {
+  std::mt19937 random(8);
+  std::vector<std::string> all;
+  for (const fs::path& path : all_scripts()) all.push_back(read_file(path));
+  size_t scripts = 0;
+  for (int round = 0; round < 3000; round++) {
+    std::string text = all[random() % all.size()];
+    constexpr std::string_view kBytes = "{}()[];,:?.=+-*/%&|^~!<>\"$@ \nx0";
+    for (unsigned changes = 1 + random() % 3; changes > 0; changes--) {
+      const size_t at = random() % (text.size() + 1);
+      if (random() % 2 == 0)
+        text.erase(at, 1 + random() % 3);
+      else
+        text.insert(at, 1, kBytes[random() % kBytes.size()]);
+    }
+    const std::string once = formatted(text);
+    if (once.starts_with("ERROR stdin is not a script")) continue;
+    scripts++;
+    ASSERT_FALSE(once.starts_with("ERROR")) << once << text;
+    ASSERT_EQ(tree(text), tree(once)) << text;
+    ASSERT_EQ(formatted(once), once) << text;
+  }
+  EXPECT_GE(scripts, 500u);
+}
+
 /// The scripts of the tools are in this form.
 TEST(Format, IsThatOfOurTools) {
   for (const auto& entry : fs::directory_iterator(fs::path(SPILE_SOURCE_ROOT) / "tools/scripts")) {
     if (entry.path().extension() != ".bt") continue;
-    std::ostringstream text;
-    text << std::ifstream(entry.path(), std::ios::binary).rdbuf();
-    EXPECT_EQ(formatted(text.str()), text.str()) << "spile --fmt -i " << entry.path();
+    EXPECT_EQ(formatted(read_file(entry.path())), read_file(entry.path()))
+        << "spile --fmt -i " << entry.path();
   }
 }
 

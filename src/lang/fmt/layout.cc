@@ -294,6 +294,8 @@ void Layout::attach_points(size_t begin, size_t end) {
     if (i > begin && at(i).kind == TokenKind::kAttachWord &&
         at(i - 1).kind != TokenKind::kAttachAssign)
       begin_line(i, 0, false);
+    else if (i > begin)
+      comments_inside(i, 0);
     put(at(i).text);
   }
 }
