@@ -25,7 +25,12 @@ def printed(name, words, text, pattern):
     text = re.sub(r"^Attached \d+ probes?\n+|^spile: .*\n", "", text, flags=re.M)
     words, text = (re.sub(r"/spile-test-\w+", "/example", part) for part in (words, text))
     lines = text.strip("\n").split("\n")
-    cut = ["..."] if len(lines) > LINES_OF_AN_EXAMPLE else []
+    # The lines around what the work has made: a busy machine prints much else.
+    met = text[:re.search(pattern, text, re.M).end()].count("\n")
+    first = max(0, min(met - LINES_OF_AN_EXAMPLE // 2, len(lines) - LINES_OF_AN_EXAMPLE))
+    shown = lines[first:first + LINES_OF_AN_EXAMPLE]
+    before = lines[:1] + ["..."] if first > 1 else lines[:first]
+    after = ["..."] if first + LINES_OF_AN_EXAMPLE < len(lines) else []
     os.makedirs(EXAMPLES, exist_ok=True)
     with open(os.path.join(EXAMPLES, name + ".txt"), "w", encoding="utf-8") as file:
-        file.write("\n".join([f"# spile {name}.bt {words}".rstrip()] + lines[:LINES_OF_AN_EXAMPLE] + cut) + "\n")
+        file.write("\n".join([f"# spile {name}.bt {words}".rstrip(), *before, *shown, *after]) + "\n")
