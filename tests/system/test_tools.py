@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import time
 
 from harness import ROOT, SPILE, Process, Skip, check, need_root, need_tool
 import tools
-from tracing import SOAK, check_status, free_port, main, run, spile, temporary_directory, wait_until
+from tracing import (NOBODY, SOAK, check_status, compile_program, free_port, main, public_copy, run, spile, temporary_directory, wait_until)
 import test_vm_kernel
 
 PYTHON = os.path.realpath("/usr/bin/python3")
@@ -307,6 +308,35 @@ def installed():
         check("hits-happened", "@asked[POSIXLY_CORRECT, not set]: 1" in result.out, result.report())
 
 
+def without_root():
+    """What a header says: the user engine needs none for one's own programs."""
+    need_root()  # to become another user
+    with temporary_directory() as directory:
+        copy = public_copy(directory, SPILE)
+        for name, words, pattern in (("envreads", [], r"^@asked\[POSIXLY_CORRECT, not set\]: 1$"), ("fnhist", ["libc", "getenv"], r"^@ns\[getenv\]:\n\[")):
+            result = run([*NOBODY, copy, public_copy(directory, tools.script(name)), *words, "-c", "sort /dev/null"])
+            check_status(result, 0)
+            check("hits-happened", re.search(pattern, result.out, re.M), result.report())
+
+
+def the_same_by_the_kernel_engine():
+    """Those of any function also trace every process: here one, whose file the kernel can probe."""
+    need_root()
+    place = f"/dev/shm/spile-tools-{os.getpid()}"
+    with temporary_directory() as directory:
+        program = compile_program(directory, "called", "int twice(int n) { return 2 * n; }\nint main(void) { int sum = 0;\n"
+                                  "  for (volatile int i = 0; i < 10; i++) sum += twice(i);\n  return sum == 0; }\n", flags=("-O0",))
+        shutil.copy(program, place)
+        try:
+            for name, words, pattern in (("fnslow", ["0"], r"(^spile-tools\S* +\d+ +\d+  0x[0-9a-f]+ .* -> 0x[0-9a-f]+\n){10}"), ("fnhist", [], r"^@ns\[twice\]:\n"),
+                                         ("fncount", [], r"^@calls\[twice\]: 10$"), ("fncallers", [], r"^@\[\n    twice\+0\n(    .*\n)+\]: 10$")):
+                result = spile("--engine", "kernel", tools.script(name), place, "twice", *words, "-c", place)
+                check_status(result, 0)
+                check("hits-happened", re.search(pattern, result.out, re.M), result.report())
+        finally:
+            os.unlink(place)
+
+
 ELSEWHERE = {"rediscommands", "shelllines", "pgqueries", "tlstext", "tlshandshakes", "eventloops"}
 
 
@@ -332,4 +362,4 @@ def each_has_a_header_an_example_and_a_test():
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
-    main([on_programs, event_loops, tls, redis, shell, postgres, on_this_kernel, installed, each_has_a_header_an_example_and_a_test], 120)
+    main([on_programs, event_loops, tls, redis, shell, postgres, on_this_kernel, without_root, the_same_by_the_kernel_engine, installed, each_has_a_header_an_example_and_a_test], 120)
