@@ -84,7 +84,7 @@ TOOLS_KERNEL = "6.1"
 TOOLS_WORDS = {"slowfiles": "-- --us=100000", "kfncount": "'vfs_*'"}
 # A pipe with a name that is written late; a connection; and the kernel is told that memory is out, with one process to choose.
 TOOLS_WORK = r"""
-mkfifo /tmp/slow; (sleep 0.5; echo late) >/tmp/slow & cat /tmp/slow >/dev/null
+mkfifo /tmp/slow; (sleep 2; echo late) >/tmp/slow & cat /tmp/slow >/dev/null
 nc -l -p 4711 >/dev/null & sleep 0.5; echo hello | nc -w 1 127.0.0.1 4711
 for process in /proc/[0-9]*; do echo -1000 >$process/oom_score_adj; done 2>/dev/null
 (echo 1000 >/proc/self/oom_score_adj; exec sleep 77) & VICTIM=$!; sleep 0.5
