@@ -388,4 +388,5 @@ def each_has_a_header_an_example_and_a_test():
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
-    main([on_programs, event_loops, tls, redis, shell, postgres, on_this_kernel, without_root, the_same_by_the_kernel_engine, installed, each_has_a_header_an_example_and_a_test], 120)
+    main([on_programs, event_loops, tls, redis, shell, postgres, on_this_kernel, without_root, the_same_by_the_kernel_engine, installed,
+          each_has_a_header_an_example_and_a_test], 240)
