@@ -3,7 +3,8 @@
  *   static struct kprobe kp = { .symbol_name = "f", .pre_handler = handler };
  *   ret = register_kprobe(&kp);
  *
- * The rules are those of probes.h. Not there: fault_handler (the kernel dropped it in 5.14), kernel data (current, mm).
+ * The rules are those of probes.h. Not there: fault_handler (the kernel dropped it in 5.14). A module's own includes
+ * (<linux/kprobes.h>, <linux/ktime.h>, `current`) are found with -I of spile/kernel.
  * Do not include <asm/ptrace.h> together with this.
  */
 #ifndef SPILE_KPROBES_H
@@ -16,6 +17,11 @@
 #define kretprobe spile_kretprobe
 #define kretprobe_instance spile_kretprobe_instance
 #define pt_regs spile_regs
+
+typedef unsigned char kprobe_opcode_t;
+typedef int (*kprobe_pre_handler_t)(struct kprobe*, struct pt_regs*);
+typedef void (*kprobe_post_handler_t)(struct kprobe*, struct pt_regs*, unsigned long flags);
+typedef int (*kretprobe_handler_t)(struct kretprobe_instance*, struct pt_regs*);
 
 #define KPROBE_FLAG_GONE SPILE_FLAG_GONE
 #define KPROBE_FLAG_DISABLED SPILE_FLAG_DISABLED
@@ -40,6 +46,12 @@ static inline void instruction_pointer_set(struct pt_regs* regs, unsigned long i
 static inline unsigned long kernel_stack_pointer(struct pt_regs* regs) { return regs->sp; }
 static inline unsigned long regs_get_kernel_argument(struct pt_regs* regs, unsigned n) { return spile_argument(regs, n); }
 static inline void override_function_with_return(struct pt_regs* regs) { spile_return_from_function(regs, regs->ax); }
+static inline unsigned long regs_get_kernel_stack_nth(struct pt_regs* regs, unsigned n) {
+  return ((const unsigned long*)regs->sp)[n];
+}
+static inline unsigned long user_stack_pointer(struct pt_regs* regs) { return regs->sp; }
+static inline int user_mode(struct pt_regs* regs) { return (regs->cs & 3) == 3; }
+static inline unsigned long get_kretprobe_retaddr(struct kretprobe_instance* ri) { return (unsigned long)ri->ret_addr; }
 static inline struct kretprobe* get_kretprobe(struct kretprobe_instance* ri) { return ri->rp; }
 
 #endif
