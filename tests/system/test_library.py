@@ -6,7 +6,7 @@ import shutil
 import time
 
 from harness import SPILE, Process, Skip, check, need_root, need_tool
-from tracing import (check_prints, check_status, compile_program, keyed, main, run, scalar, spile, temporary_directory)
+from tracing import (check_prints, check_says, check_status, compile_program, keyed, main, run, scalar, spile, temporary_directory)
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.dirname(os.path.abspath(SPILE))
@@ -115,6 +115,14 @@ def tracepoints_are_static_tracepoints_for_both_engines():
     program = os.path.join(examples(), "server")
     listed = spile("-l", f"usdt:{program}:*").out
     check("listed", "server:request" in listed and "server:reply" in listed, listed)
+    fields = spile("-lv", f"usdt:{program}:server:reply").out
+    check("fields", "\n    int id\n    unsigned status\n    long bytes\n    at 0x" in fields, fields)
+    wrong = spile("-e", f"usdt:{program}:server:reply {{ print(args.byte); }}")
+    check_status(wrong, 1)
+    check_says(wrong, "(?s)server:reply has no argument 'byte'.*did you mean 'bytes'")
+    stripped = os.path.join(Work.directory, "server_stripped")
+    check_status(run(["strip", "-o", stripped, program]), 0)
+    check("names-survive-strip", "long bytes" in spile("-lv", f"usdt:{stripped}:*").out, "")
     # Kernel uprobes do not work on every file system.
     program = shutil.copy(program, f"/dev/shm/spile-test-server-{os.getpid()}")
     try:
@@ -135,6 +143,15 @@ def check_both_engines(program):
         check("exact-count", paths == {"/index": 10, "/data": 20} and status == {"200": 26, "404": 4}, result.report())
         check("values", scalar(result.out, "@ids") == 465 and scalar(result.out, "@bytes") == 3465, result.report())
         check("callbacks-too", "4 errors" in result.out, result.report())
+    named = (f"usdt:{program}:server:request {{ @paths[str(args.path)] = count(); @ids = sum(args.id); }} "
+             f"usdt:{program}:server:reply {{ @status[args.status] = count(); @bytes = sum(args.bytes); }} "
+             f"usdt:{program}:server:re* {{ @all = sum(args.id); }}")
+    for engine in engines:
+        result = spile("-q", "--engine", engine, "-e", named, "-c", f"{program} 30", env=environment())
+        check_status(result, 0)
+        paths, status = keyed(result.out, "@paths"), keyed(result.out, "@status")
+        check("exact-count", paths == {"/index": 10, "/data": 20} and status == {"200": 26, "404": 4}, result.report())
+        check("values", [scalar(result.out, "@" + name) for name in ("ids", "bytes", "all")] == [465, 3465, 930], result.report())
 
 
 @case
@@ -181,6 +198,7 @@ def without_optimisation_and_with_clang_they_work_too():
                        env=environment())
         check_status(result, 0)
         check("exact-count", keyed(result.out, "@") == {"200": 12, "404": 2} and "2 errors" in result.out, result.report())
+        check("fields", "    const char* path\n" in spile("-lv", f"usdt:{program}:server:request").out, f"{compiler} {level}")
 
 
 def cases():
