@@ -62,7 +62,7 @@ def examples_build_outside_the_tree_and_run():
     folder = examples()
     for name, says in (("probe_a_function", r"sum 160, seen 3 calls"), ("hook_in_a_test", r"with the hook: refused\nafter: saved"),
                        ("latencies", r"work_long: 50 calls, work_short: 50 calls"), ("server", r"21 .*|3 errors"),
-                       ("server_static", r"3 errors")):
+                       ("server_static", r"3 errors"), ("script_inside", r"2048 to 4095 bytes: 2\n(?s:.*)5 calls, 5 lines, 5 timed, 0 lost")):
         result = run([os.path.join(folder, name)], env=environment())
         check_status(result, 0)
         check_prints(result, says)
@@ -183,6 +183,25 @@ def bpftrace_and_gdb_see_them():
         check("exact-count", keyed(traced.out, "@") == {"/index": 10, "/data": 20}, traced.report())
     finally:
         os.unlink(copy)
+
+
+@case
+def the_tracing_process_is_not_run_by_hand():
+    by_hand = run([SPILE, "library-tracer"])
+    check_status(by_hand, 1)
+    check_says(by_hand, "the program has ended")
+    nonsense = run(["bash", "-c", f"{SPILE} library-tracer 3<<<'nonsense'"])
+    check_status(nonsense, 1)
+    foreign = run(["python3", "-c", """
+import socket, struct, subprocess, sys
+ours, theirs = socket.socketpair()
+ours.sendall(struct.pack("<IBI", 5, 1, 99))
+import os
+os.dup2(theirs.fileno(), 3)
+done = subprocess.run([sys.argv[1], "library-tracer"], pass_fds=[3], capture_output=True, text=True, timeout=20)
+print(done.returncode, done.stderr)
+""", SPILE])
+    check_prints(foreign, r"1 spile: the library is of another version than the program spile \(protocol 99, not 1\)")
 
 
 @case
