@@ -51,8 +51,6 @@ static inline int unregister_fprobe(struct spile_fprobe_6_1* fp) {
 #endif
 
 #define FPROBE_FL_DISABLED SPILE_FLAG_DISABLED
-/* Handlers never nest here, whatever the kind of probe: there is nothing to share. */
-#define FPROBE_FL_KPROBE_SHARED 2
 
 static inline void disable_fprobe(struct fprobe* fp) { __atomic_or_fetch(&fp->flags, FPROBE_FL_DISABLED, __ATOMIC_RELAXED); }
 static inline void enable_fprobe(struct fprobe* fp) { __atomic_and_fetch(&fp->flags, ~(unsigned)FPROBE_FL_DISABLED, __ATOMIC_RELAXED); }

@@ -31,7 +31,7 @@
         .cfi_offset rip, IP - 312
 .endm
 
-.macro save unwind
+.macro save unwind=unwind_at_site
         .cfi_startproc
         .cfi_signal_frame
         .cfi_def_cfa rsp, 144
