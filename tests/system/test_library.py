@@ -70,6 +70,23 @@ def examples_build_outside_the_tree_and_run():
     check("static", "libspile" not in needed, needed)
 
 
+@case
+def programs_of_the_guide_are_the_examples():
+    with open(os.path.join(SOURCE, "docs", "library.md"), encoding="utf-8") as file:
+        guide = file.read()
+    folder = os.path.join(SOURCE, "examples")
+    texts = {}
+    for name in os.listdir(folder):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            texts[name] = file.read()
+    programs = [block for block in re.findall(r"```cpp\n(.*?)```", guide, re.S) if "int main" in block]
+    check("hits-happened", programs, "the guide has no complete program")
+    for block in programs:
+        check("same-program", any(block in text for text in texts.values()), block)
+    linked = set(re.findall(r"\(\.\./examples/([a-z_]+\.cc)\)", guide))
+    check("all-linked", linked == {name for name in texts if name.endswith(".cc")}, f"{linked} {sorted(texts)}")
+
+
 C_PROGRAM = r"""
 #include <spile/probes.h>
 #include <stdio.h>
