@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include <spile/probes.h>
 #include <spile/tracer.hpp>
 
 using spile::Event;
@@ -26,6 +27,11 @@ using spile::Value;
 KEPT long traced_work(long n, const char* name) {
   __asm__ volatile("" : : "r"(n), "r"(name) : "memory");
   return n * 2;
+}
+
+KEPT long traced_elsewhere(long n) {
+  __asm__ volatile("" : : "r"(n) : "memory");
+  return n * 3 + 1;
 }
 
 namespace {
@@ -249,6 +255,40 @@ TEST(Tracer, EventsThatNobodyTakesAreHandedOutOrCountedAsLost) {
   for (const Event& e : events_of(tracer)) texts += e.kind == Event::Kind::kText;
   EXPECT_GT(texts, 0u);
   EXPECT_EQ(texts + tracer.losses().records, static_cast<uint64_t>(kEvents));
+}
+
+/// One place is of one of them; what else they probe goes on.
+TEST(Tracer, AndProbesOfTheLibraryKeepOutOfEachOthersPlaces) {
+  spile_kprobe probe = {};
+  probe.symbol_name = "traced_work";
+  probe.pre_handler = [](spile_kprobe* p, spile_regs*) { return ++*static_cast<long*>(p->data), 0; };
+  long hits = 0;
+  probe.data = &hits;
+  ASSERT_EQ(spile_register_kprobe(&probe), 0) << spile_error_text();
+  auto refused = Tracer::start("uprobe:traced_work { @ = count(); }");
+  EXPECT_EQ(refused.error(), -EIO);
+  EXPECT_NE(refused.error_text().find("another tool has patched it"), std::string::npos) << refused.error_text();
+  {
+    auto elsewhere = Tracer::start("uprobe:traced_elsewhere { @ = count(); }");
+    ASSERT_STARTED(elsewhere);
+    traced_elsewhere(1);
+    work(1);
+    Map map;
+    ASSERT_EQ(elsewhere.read_map("@", map), 0);
+    EXPECT_EQ(map.rows.at(0).value.number(), 1);
+  }
+  work(1);
+  ASSERT_EQ(spile_unregister_kprobe(&probe), 0) << spile_error_text();
+  EXPECT_EQ(hits, 2);
+  auto tracer = Tracer::start("uprobe:traced_work { @ = count(); }");
+  ASSERT_STARTED(tracer);
+  EXPECT_NE(spile_register_kprobe(&probe), 0);
+  EXPECT_NE(std::string(spile_error_text()), "");
+  work(4);
+  Map map;
+  ASSERT_EQ(tracer.read_map("@", map), 0);
+  EXPECT_EQ(map.rows.at(0).value.number(), 4);
+  EXPECT_EQ(hits, 2);
 }
 
 TEST(Tracer, TakesItsProbesOutWithTheObject) {

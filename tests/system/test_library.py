@@ -66,6 +66,13 @@ def examples_build_outside_the_tree_and_run():
         result = run([os.path.join(folder, name)], env=environment())
         check_status(result, 0)
         check_prints(result, says)
+    for symbol, calls in (("encode", 3), ("decode", 3)):
+        module = run([os.path.join(folder, "kernel_module")], env={**environment(), "SPILE_PARAM_symbol": symbol, "SPILE_PARAM_limit": "1"})
+        check_status(module, 0)
+        check_says(module, rf"^module: Planted kprobe at {symbol}\+0x0/0x[0-9a-f]+\nmodule: <{symbol}> pre_handler: \d+\nmodule: {calls} calls\n$")
+    wrong = run([os.path.join(folder, "kernel_module")], env={**environment(), "SPILE_PARAM_symbol": "nothing"})
+    check_status(wrong, 0)  # the program goes on, and exit does not run
+    check_says(wrong, r"^module: register_kprobe failed, returned -2: [^\n]*nothing[^\n]*\n$")
     needed = run(["ldd", os.path.join(folder, "server_static")]).out
     check("static", "libspile" not in needed, needed)
 
@@ -83,8 +90,8 @@ def programs_of_the_guide_are_the_examples():
     check("hits-happened", programs, "the guide has no complete program")
     for block in programs:
         check("same-program", any(block in text for text in texts.values()), block)
-    linked = set(re.findall(r"\(\.\./examples/([a-z_]+\.cc)\)", guide))
-    check("all-linked", linked == {name for name in texts if name.endswith(".cc")}, f"{linked} {sorted(texts)}")
+    linked = set(re.findall(r"\(\.\./examples/([a-z_]+\.cc?)\)", guide))
+    check("all-linked", linked == {name for name in texts if name.endswith((".cc", ".c"))}, f"{linked} {sorted(texts)}")
 
 
 C_PROGRAM = r"""
