@@ -3,6 +3,7 @@
 #include <spile/detail/tracer_core.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -36,6 +37,20 @@ class Frame {
   std::string_view left_;
   bool ok_ = true;
 };
+
+Result<void> send_map(const std::string& name,
+                      const bundle::Bundle& bundle,
+                      output::Records& records,
+                      output::WireOutput& output,
+                      engine::Trace& trace) {
+  const auto known = std::ranges::find(bundle.maps, name, &bundle::MapSpec::name);
+  if (name.empty() || known == bundle.maps.end())
+    return output.no_map(fmt::format("the script has no map {}", name));
+  output.answer_next_map();
+  auto sent = records.print_map(static_cast<int>(known - bundle.maps.begin()), {}, trace);
+  if (sent || sent.error().code == ErrorCode::kTargetGone) return sent;
+  return output.no_map(sent.error().message);
+}
 
 EngineChoice engine_of(uint8_t engine) {
   switch (engine) {
@@ -121,6 +136,17 @@ std::optional<ProgramLink::Command> ProgramLink::next() {
     if (type == SPILE_FRAME_STOP) return Command{};
     if (type == SPILE_FRAME_READ_MAP) return Command{Command::Kind::kReadMap, frame.text()};
   }
+}
+
+Result<bool> ProgramLink::answer(const bundle::Bundle& bundle,
+                                 output::Records& records,
+                                 output::WireOutput& output,
+                                 engine::Trace& trace) {
+  while (const auto command = next()) {
+    if (command->kind == Command::Kind::kStop) return false;
+    SPILE_TRY_VOID(send_map(command->name, bundle, records, output, trace));
+  }
+  return true;
 }
 
 }  // namespace spile::session

@@ -7,6 +7,10 @@
 #include <string>
 
 #include "base/error.h"
+#include "bundle/bundle.h"
+#include "engine/engine.h"
+#include "output/records.h"
+#include "output/wire.h"
 #include "session/request.h"
 
 namespace spile::session {
@@ -30,6 +34,12 @@ class ProgramLink {
   Result<TraceRequest> read_request();
   /// Empty: nothing has come. A program that has gone asks to stop.
   std::optional<Command> next();
+  /// Does what has been asked until now. False: it is to stop. Errors: target gone  nobody reads
+  /// what we say
+  Result<bool> answer(const bundle::Bundle& bundle,
+                      output::Records& records,
+                      output::WireOutput& output,
+                      engine::Trace& trace);
 
  private:
   Result<std::string> read_frame();

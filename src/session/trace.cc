@@ -124,7 +124,6 @@ class Session {
   void loop();
   void answer_signals();
   void answer_program();
-  void answer_with_map(const std::string& name);
   void switch_all();
   void remember_processes();
   std::chrono::milliseconds poll_time() const;
@@ -432,30 +431,11 @@ void Session::answer_signals() {
   }
 }
 
-/// What a program asks by the library.
 void Session::answer_program() {
   if (request_.program == nullptr) return;
-  while (const auto command = request_.program->next()) {
-    if (command->kind == ProgramLink::Command::Kind::kStop) {
-      asked_to_stop_ = true;
-      return;
-    }
-    answer_with_map(command->name);
-  }
-}
-
-void Session::answer_with_map(const std::string& name) {
-  const auto known = std::ranges::find(bundle_.maps, name, &bundle::MapSpec::name);
-  Result<void> told;
-  if (name.empty() || known == bundle_.maps.end()) {
-    told = wire_->no_map(fmt::format("the script has no map {}", name));
-  } else {
-    wire_->answer_next_map();
-    told = records_->print_map(static_cast<int>(known - bundle_.maps.begin()), {}, *trace_);
-    if (!told && told.error().code != ErrorCode::kTargetGone)
-      told = wire_->no_map(told.error().message);
-  }
-  if (!told) output_gone_ = true;
+  const auto goes_on = request_.program->answer(bundle_, *records_, *wire_, *trace_);
+  if (!goes_on) output_gone_ = true;
+  if (goes_on && !*goes_on) asked_to_stop_ = true;
 }
 
 void Session::switch_all() {
