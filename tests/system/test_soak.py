@@ -294,7 +294,9 @@ def one_round(patient, chance):
         hits = int(trace.maps().get("@n", 0))
         if "event" in action:
             events, dropped = len(trace.of_type("printf")), re.search(r"(\d+) records after exit\(\)", trace.err[-1])
-            check("no-loss-uncounted", events + trace.lost() + int(dropped.group(1) if dropped else 0) == hits,
+            told = events + trace.lost() + int(dropped.group(1) if dropped else 0)
+            # The interval's exit() is a record too, and again until the probes are out: lost where the ring is full.
+            check("no-loss-uncounted", hits <= told <= hits + (1000 if end == "exit" else 0),
                   f"{hits} hits, {events} events, {trace.lost()} lost\n{trace.report()}")
         return hits
 
