@@ -414,7 +414,7 @@ int spile_tracer_receive(spile_tracer* tracer,
 size_t spile_tracer_messages(spile_tracer* tracer, char* to, size_t size) {
   if (tracer == nullptr || to == nullptr) return 0;
   const size_t n = std::min(size, tracer->said.size());
-  std::memcpy(to, tracer->said.data(), n);
+  tracer->said.copy(to, n);
   tracer->said.erase(0, n);
   return n;
 }

@@ -21,7 +21,7 @@ class Frame {
   T get() {
     T value{};
     if (left_.size() < sizeof value) return ok_ = false, value;
-    std::memcpy(&value, left_.data(), sizeof value);
+    left_.copy(reinterpret_cast<char*>(&value), sizeof value);
     left_.remove_prefix(sizeof value);
     return value;
   }
