@@ -1,5 +1,6 @@
 // argv -> session.
 #include <fmt/format.h>
+#include <spile/detail/tracer_core.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -295,12 +296,16 @@ int parse_and_run(int argc, char** argv) {
   info->add_option("-f,--format", options.format, "text (default) or json")
       ->check(CLI::IsMember({"text", "json"}));
 
+  // How the library starts us: the request comes over a socket.
+  CLI::App* for_program = app.add_subcommand("library-tracer", "")->group("");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     int status = app.exit(error);
     return status == 0 ? session::kOk : session::kUsage;
   }
+  if (for_program->parsed()) return session::trace_for_program(SPILE_TRACER_DESCRIPTOR);
   if (detach->parsed()) return session::detach(options.trace.target.pids);
   if (sites->parsed()) return run_sites(options);
   if (dump->parsed()) return run_dump(options);

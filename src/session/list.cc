@@ -147,7 +147,7 @@ class Lister {
     }
   }
 
-  /// Each name once; with fields a line for each of its places.
+  /// Each name once; with fields what `args` has, and a line for each of its places.
   Result<size_t> usdt(const AttachPoint& point) {
     SPILE_TRY(auto sites, world_.usdt_sites(point.target, point.usdt_namespace,
                                             point.function.empty() ? "*" : point.function));
@@ -156,7 +156,12 @@ class Lister {
     std::string last;
     for (const lang::UsdtSite& site : sites) {
       std::string name = fmt::format("usdt:{}:{}:{}", site.path, site.provider, site.name);
-      if (name != last) fmt::print("{}\n", name);
+      if (name != last) {
+        fmt::print("{}\n", name);
+        for (const lang::UsdtField& field : site.fields) {
+          if (with_fields_) fmt::print("    {} {}\n", field.type, field.name);
+        }
+      }
       last = std::move(name);
       if (with_fields_) fmt::print("    {}\n", describe(site));
     }
