@@ -61,6 +61,10 @@ class Builder {
 
   Result<CodeImage> build() {
     image_.base = request_.base;
+    image_.bytes.reserve(max_code_bytes(*request_.bundle, request_.sites));
+    image_.sites.reserve(request_.sites.size());
+    image_.gates.reserve(request_.sites.size());
+    image_.gate_probes.reserve(request_.sites.size());
     image_.bytes.resize(abi::bodies_offset(request_.maps.size()));
     SPILE_TRY_VOID(compile_bodies());
     put_known_code();
@@ -141,7 +145,7 @@ class Builder {
     for (size_t i = 0; i < starts.size(); i++) {
       auto& segment = built.segments.emplace_back(patch::Segment{here(), {}});
       std::vector<uint32_t> probes;
-      auto detour = jit::emit_detour(segment_spec(site, i, starts[i], segment, probes));
+      auto detour = detours_.make(segment_spec(site, i, starts[i], segment, probes));
       if (!detour && detour.error().code == ErrorCode::kUnsafe) {
         image_.refused.emplace_back(&site, detour.error().message);
         image_.bytes.resize(start);
@@ -221,8 +225,10 @@ class Builder {
     }
     auto start = site.image->function_start(spec.site);
     spec.at_entry = start != ModuleImage::Start::kNone;
-    const auto insn = site.image->original(spec.site, x86::kMaxInsnBytes);
-    spec.site_insn.assign(insn.begin(), insn.end());
+    if (!spec.calls.empty()) {
+      const auto insn = site.image->original(spec.site, x86::kMaxInsnBytes);
+      spec.site_insn.assign(insn.begin(), insn.end());
+    }
     spec.may_override = start == ModuleImage::Start::kCertain;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
@@ -287,6 +293,7 @@ class Builder {
   CodeImage image_;
   std::vector<std::optional<jit::Body>> bodies_;
   std::map<const std::vector<patch::Region>*, TargetAddr> known_code_;
+  jit::DetourMaker detours_;
 };
 
 }  // namespace

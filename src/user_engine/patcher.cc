@@ -643,6 +643,7 @@ void Patcher::give_back_slots() {
 
 std::vector<PatchedSite> Patcher::patched_sites() const {
   std::vector<PatchedSite> sites;
+  sites.reserve(prepared_.built.size());
   for (const BuiltSite* b : prepared_.built)
     sites.push_back({b->site, b->detour, b->segments, b->edits, b->stack_bytes});
   return sites;
@@ -677,6 +678,7 @@ std::unique_ptr<Attachment> Patcher::finish() {
   attachment->pid = target_.pid();
   attachment->ranges = ranges();
   attachment->semaphores = std::move(prepared_.semaphores);
+  attachment->sites.reserve(prepared_.built.size());
   for (BuiltSite* b : prepared_.built) {
     attachment->sites.push_back(
         {b->site, b->detour, std::move(b->segments), std::move(b->edits), b->stack_bytes});

@@ -190,9 +190,14 @@ Result<void> Preparer::make_data() {
 }
 
 void Preparer::collect_writes() {
+  size_t edits = 0;
   for (CodeImage& code : out_.code) {
-    for (BuiltSite& site : code.sites) out_.built.push_back(&site);
+    for (BuiltSite& site : code.sites) {
+      out_.built.push_back(&site);
+      edits += site.edits.size();
+    }
   }
+  out_.writes.reserve(edits);
   std::ranges::sort(out_.built, {}, [](const BuiltSite* s) { return s->site->plan.site; });
   for (const BuiltSite* site : out_.built) {
     for (const patch::Edit& edit : site->edits) out_.writes.push_back({&edit, site});
