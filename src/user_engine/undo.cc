@@ -56,10 +56,6 @@ constexpr int kStopsForCpu = 200;
 /// 20 ms is all that a stop may take.
 constexpr size_t kPatchesPerStop = 16'000;
 
-uint64_t page_of(TargetAddr a) {
-  return a.value / kPageBytes;
-}
-
 /// One stop of one process: what has been done and what still stands in the way.
 class Undo {
  public:

@@ -5,7 +5,8 @@
 // ended before the detach is counted, and none that ended before the attach or began behind the detach is. Now and then the
 // threads are parked between calls and sent through a given number of them: that number is exact.
 //
-// SPILE_ATTACH_CYCLES says how many; ten thousand take about a minute on a quiet machine of two cores.
+// As many cycles as fit in some seconds, at most 10,000; SPILE_ATTACH_CYCLES asks for a number of them whatever time they
+// take, SPILE_SOAK for 100,000.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -27,10 +28,23 @@ constexpr int kExactEvery = 50, kTogglesPerAttach = 50;
 constexpr uint64_t kExactRounds = 1000;
 using Counts = std::array<uint64_t, kThreads>;
 
-int cycles() {
-  if (const char* text = std::getenv("SPILE_ATTACH_CYCLES")) return std::atoi(text);
-  return std::getenv("SPILE_SOAK") != nullptr ? 100'000 : SPILE_USUAL_CYCLES;
-}
+/// How often, and how long.
+class Budget {
+ public:
+  explicit Budget(std::chrono::seconds usual_time) : end_(Clock::now() + usual_time) {
+    if (const char* text = std::getenv("SPILE_ATTACH_CYCLES")) {
+      least_ = most_ = std::atoi(text);
+    } else if (std::getenv("SPILE_SOAK") != nullptr) {
+      least_ = most_ = 100'000;
+    }
+  }
+  bool lets(int cycle) const { return cycle < least_ || (cycle < most_ && Clock::now() < end_); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  int least_ = 20, most_ = 10'000;
+  Clock::time_point end_;
+};
 
 /// The program of eight threads. It ends with this.
 class Target {
@@ -170,17 +184,18 @@ TEST(Cycles, AttachAndDetachCountEveryCallBetweenThem) {
   const Snapshot before = Snapshot::of(target.pid());
   target.let_run();
   Hits hits;
-  const int wanted = cycles();
+  const Budget budget(std::chrono::seconds(12));
   const auto began = std::chrono::steady_clock::now();
-  for (int i = 0; i < wanted && !HasFailure(); i++) {
-    SCOPED_TRACE(fmt::format("cycle {}", i));
+  int done = 0;
+  for (; budget.lets(done) && !HasFailure(); done++) {
+    SCOPED_TRACE(fmt::format("cycle {}", done));
     attach_and_detach(target, bundle, hits);
-    if (i % kExactEvery == 0) expect_exact(target, bundle);
+    if (done % kExactEvery == 0) expect_exact(target, bundle);
   }
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - began;
-  fmt::print("{} cycles, {} hits, of which {} could not be missed; {:.2f} ms a cycle\n", wanted, hits.told, hits.at_least,
-             took.count() / wanted);
-  EXPECT_GE(hits.at_least, static_cast<uint64_t>(wanted) * kHotFunctions);
+  fmt::print("{} cycles, {} hits, of which {} could not be missed; {:.2f} ms a cycle\n", done, hits.told, hits.at_least,
+             took.count() / done);
+  EXPECT_GE(hits.at_least, static_cast<uint64_t>(done) * kHotFunctions);
   target.park();
   expect_same(before, Snapshot::of(target.pid()));
   target.let_run();
@@ -192,23 +207,24 @@ TEST(Cycles, ToggledProbesCountWhileTheyAreOn) {
   Target target;
   const Bundle bundle = crowd_bundle();
   constexpr std::array kAll{0, 1, 2};
-  const int attaches = std::max(1, cycles() / kTogglesPerAttach);
-  for (int i = 0; i < attaches && !HasFailure(); i++) {
+  const Budget budget(std::chrono::seconds(4));
+  int toggles = 0;
+  for (; budget.lets(toggles) && !HasFailure(); toggles += kTogglesPerAttach) {
     auto trace = make_engine({})->attach(bundle, {.pids = {target.pid()}});
     ASSERT_TRUE(trace) << trace.error().message;
-    uint64_t on = 0;
     for (int toggle = 0; toggle < kTogglesPerAttach; toggle++) {
       ASSERT_TRUE((*trace)->switch_probes(kAll, toggle % 2 == 1));
       if (toggle % 10 > 1) continue;
       target.park();
       const uint64_t before = total(**trace);
       target.run_exactly(2);
-      on = total(**trace) - before;
-      EXPECT_EQ(on, toggle % 2 == 1 ? 2u * kHotFunctions * kThreads : 0u) << "toggle " << toggle;
+      const uint64_t expected = toggle % 2 == 1 ? 2u * kHotFunctions * kThreads : 0u;
+      EXPECT_EQ(total(**trace) - before, expected) << "toggle " << toggle;
       target.let_run();
     }
     ASSERT_TRUE((*trace)->detach());
   }
+  fmt::print("{} toggles\n", toggles);
 }
 
 }  // namespace
