@@ -311,7 +311,7 @@ void Session::tell_stop() {
 
 void Session::take_records(std::chrono::milliseconds timeout) {
   auto count = trace_->poll(timeout, [&](std::span<const uint8_t> record) {
-    after_exit_ += exit_code_.has_value();
+    if (exit_code_ && !records_->is_exit(record)) after_exit_++;
     if (exit_code_ || output_gone_) return;  // what comes after exit() is not printed
     auto handled = records_->handle(record, *trace_);
     if (handled) {
