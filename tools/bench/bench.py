@@ -222,7 +222,7 @@ def attach_costs():
     print("\n## Attach and detach\n")
     print("The whole command, start-up included. Per function: over what one function takes.\n")
     row("functions", "attach ms", "target stopped ms", "detach and exit ms", "attach us a function", "detach us a function",
-        "bytes a function in the target", "beside pages copied, bytes a function")
+        "our bytes a function in the target", "code pages copied, bytes a function")
     row(*["---"] * 8)
     first = None
     for n in (1, 1000) if QUICK else (1, 1000, 10000, 100000):
