@@ -134,9 +134,11 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
-  /// Attaches every probe of the bundle or none; BEGIN programs have run when it returns.
+  /// Attaches every probe of the bundle or none; BEGIN programs have run when it returns. The
+  /// bundle must outlive the trace: with many probes a copy costs as much as attaching them.
   virtual Result<std::unique_ptr<Trace>> attach(const bundle::Bundle& bundle,
                                                 const Scope& scope) = 0;
+  Result<std::unique_ptr<Trace>> attach(bundle::Bundle&& bundle, const Scope& scope) = delete;
 };
 
 }  // namespace spile::engine

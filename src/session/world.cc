@@ -12,6 +12,7 @@
 #include <unordered_set>
 
 #include "elf/root_path.h"
+#include "os/heap.h"
 #include "os/process.h"
 #include "session/tracepoint_format.h"
 #include "symbols/cpp_name.h"
@@ -25,6 +26,8 @@ namespace {
 using symbols::Located;
 
 constexpr size_t kSuggestions = 3;
+/// What a function of a glob takes until its probe is compiled, in small pieces.
+constexpr size_t kManyFunctions = 2000, kBytesPerFunction = 1000;
 
 // ---- processes and their roots
 // -----------------------------------------------------------------------------------
@@ -158,6 +161,9 @@ Result<std::vector<lang::UserFunction>> MachineWorld::user_functions(std::string
     if (!module && files.size() == 1) return forward(module);
     if (!module) continue;
     const auto matches = is_pattern ? (*module)->match(symbol) : (*module)->find(symbol);
+    if (matches.size() >= kManyFunctions) os::expect_heap_use(matches.size() * kBytesPerFunction);
+    seen.reserve(matches.size());
+    found.reserve(found.size() + matches.size());
     for (const auto* f : matches) {
       const auto name = is_pattern ? f->name : symbol;  // keeps memcpy@GLIBC_2.2.5
       if (seen.insert(name).second) found.push_back({shown_path(file), std::string(name)});

@@ -18,6 +18,9 @@
 namespace spile::user_engine {
 
 inline constexpr uint64_t kPageBytes = 4096;
+inline uint64_t page_of(TargetAddr a) {
+  return a.value / kPageBytes;
+}
 
 /// A code region and the sites that it serves.
 struct Neighbourhood {

@@ -103,10 +103,10 @@ class Originals {
     return nullptr;
   }
 
-  bool are(const std::vector<uint8_t>& bytes, TargetAddr address) {
+  bool are(std::span<const uint8_t> bytes, TargetAddr address) {
     auto saved = saved_.find(address);
-    if (saved != saved_.end() && saved->second == bytes) return true;
-    return bytes_at(address, bytes.size()) == bytes;
+    if (saved != saved_.end() && std::ranges::equal(saved->second, bytes)) return true;
+    return std::ranges::equal(bytes_at(address, bytes.size()), bytes);
   }
 
  private:
@@ -163,12 +163,13 @@ std::optional<PatchedBytes> believe(const Target& target,
   if (entry.length == 0 || entry.length > abi::kMaxSiteBytes) return std::nullopt;
   PatchedBytes patch;
   patch.address = TargetAddr(entry.address);
-  patch.original.assign(entry.original, entry.original + entry.length);
-  patch.patched.assign(entry.patched, entry.patched + entry.length);
+  patch.original = {entry.original, entry.original + entry.length};
+  patch.patched = {entry.patched, entry.patched + entry.length};
   patch.level = entry.level;
   patch.is_site = entry.is_site != 0;
   std::vector<uint8_t> now(entry.length);
-  if (!target.memory().read(patch.address, now) || now != patch.patched) return std::nullopt;
+  if (!target.memory().read(patch.address, now) || !std::ranges::equal(now, patch.patched))
+    return std::nullopt;
   if (!leads_to_ours(target, found, patch.address)) return std::nullopt;
   if (!originals.are(patch.original, patch.address)) return std::nullopt;
   if (const target::Module* module = originals.module_at(patch.address))

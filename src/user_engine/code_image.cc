@@ -19,6 +19,7 @@ constexpr uint64_t kDetourAlignment = 16;
 /// would cost more memory than they are worth.
 constexpr uint32_t kInlineLimitBytes = 256, kInlineLimitManyBytes = 96;
 constexpr size_t kManySites = 256;
+constexpr size_t kUsualDetourBytes = 160;
 /// Of one displaced instruction, or of the jump back.
 constexpr size_t kMaxDisplacedBytes = 32;
 /// Of a module without a file: the jump, and what it leads over.
@@ -61,6 +62,11 @@ class Builder {
 
   Result<CodeImage> build() {
     image_.base = request_.base;
+    image_.bytes.reserve(abi::bodies_offset(request_.maps.size()) +
+                         request_.sites.size() * kUsualDetourBytes);
+    image_.sites.reserve(request_.sites.size());
+    image_.gates.reserve(request_.sites.size());
+    image_.gate_probes.reserve(request_.sites.size());
     image_.bytes.resize(abi::bodies_offset(request_.maps.size()));
     SPILE_TRY_VOID(compile_bodies());
     put_known_code();
@@ -141,7 +147,7 @@ class Builder {
     for (size_t i = 0; i < starts.size(); i++) {
       auto& segment = built.segments.emplace_back(patch::Segment{here(), {}});
       std::vector<uint32_t> probes;
-      auto detour = jit::emit_detour(segment_spec(site, i, starts[i], segment, probes));
+      auto detour = detours_.make(segment_spec(site, i, starts[i], segment, probes));
       if (!detour && detour.error().code == ErrorCode::kUnsafe) {
         image_.refused.emplace_back(&site, detour.error().message);
         image_.bytes.resize(start);
@@ -221,8 +227,10 @@ class Builder {
     }
     auto start = site.image->function_start(spec.site);
     spec.at_entry = start != ModuleImage::Start::kNone;
-    const auto insn = site.image->original(spec.site, x86::kMaxInsnBytes);
-    spec.site_insn.assign(insn.begin(), insn.end());
+    if (!spec.calls.empty()) {
+      const auto insn = site.image->original(spec.site, x86::kMaxInsnBytes);
+      spec.site_insn.assign(insn.begin(), insn.end());
+    }
     spec.may_override = start == ModuleImage::Start::kCertain;
     spec.cpu = request_.cpu;
     spec.inline_limit_bytes = inline_limit(request_.sites.size());
@@ -245,7 +253,7 @@ class Builder {
   }
 
   /// Programs that share a note stand together, behind those that always run.
-  void add_actions(std::vector<Action> actions,
+  void add_actions(const std::vector<Action>& actions,
                    jit::DetourSpec& spec,
                    std::vector<uint32_t>& probes) const {
     for (const Action& action : actions) {
@@ -254,7 +262,25 @@ class Builder {
       spec.calls.push_back({event_of(action.kind), action.number,
                             known == known_code_.end() ? TargetAddr() : known->second});
     }
-    std::ranges::stable_sort(actions, {}, &Action::number);
+    if (actions.size() < 2) {
+      add_programs(actions, spec, probes);
+    } else {
+      std::vector<Action> sorted = actions;
+      std::ranges::stable_sort(sorted, {}, &Action::number);
+      add_programs(sorted, spec, probes);
+    }
+    const bool has_notes = !spec.calls.empty() || std::ranges::any_of(actions, [](const Action& a) {
+      return a.number != 0;
+    });
+    if (!has_notes) return;
+    spec.pending = {helper_code(rt::kNotePending),  helper_code(rt::kTakePending),
+                    helper_code(rt::kArmPending),   helper_code(rt::kArrivePending),
+                    helper_code(rt::kLeavePending), helper_code(rt::kNoteAgainPending)};
+  }
+
+  void add_programs(const std::vector<Action>& actions,
+                    jit::DetourSpec& spec,
+                    std::vector<uint32_t>& probes) const {
     for (const Action& action : actions) {
       if (action.probe < 0) continue;
       auto probe = static_cast<size_t>(action.probe);
@@ -265,9 +291,6 @@ class Builder {
       const bool is_note = action.kind == Action::Kind::kEnter;
       probes.push_back(static_cast<uint32_t>(is_note ? request_.bundle->probes.size() : probe));
     }
-    spec.pending = {helper_code(rt::kNotePending),  helper_code(rt::kTakePending),
-                    helper_code(rt::kArmPending),   helper_code(rt::kArrivePending),
-                    helper_code(rt::kLeavePending), helper_code(rt::kNoteAgainPending)};
   }
 
   static jit::CallEvent::Kind event_of(Action::Kind kind) {
@@ -287,6 +310,7 @@ class Builder {
   CodeImage image_;
   std::vector<std::optional<jit::Body>> bodies_;
   std::map<const std::vector<patch::Region>*, TargetAddr> known_code_;
+  jit::DetourMaker detours_;
 };
 
 }  // namespace

@@ -9,11 +9,9 @@
 namespace spile::user_engine {
 namespace {
 
-Job job_of(const std::vector<PatchedSite>& sites,
-           const std::vector<Semaphore>& semaphores,
-           const std::vector<RegionRange>& ranges) {
-  Job job;
-  job.semaphores = semaphores;
+void add_sites(const std::vector<PatchedSite>& sites, Job& job) {
+  job.patches.reserve(job.patches.size() + sites.size());
+  job.displaced.reserve(job.displaced.size() + sites.size());
   for (const PatchedSite& site : sites) {
     for (const patch::Edit& edit : site.edits)
       job.patches.push_back({edit.at, edit.before, edit.after, edit.level,
@@ -23,6 +21,15 @@ Job job_of(const std::vector<PatchedSite>& sites,
     for (const patch::Segment& segment : site.segments) job.displaced.push_back(&segment.displaced);
   }
   job.sort();
+}
+
+/// `sites` must outlive the job.
+Job job_of(const std::vector<PatchedSite>& sites,
+           const std::vector<Semaphore>& semaphores,
+           const std::vector<RegionRange>& ranges) {
+  Job job;
+  job.semaphores = semaphores;
+  add_sites(sites, job);
   for (const RegionRange& region : ranges) {
     if (region.kind == abi::RegionKind::kCode) job.code.push_back(region.range);
     if (region.kind == abi::RegionKind::kStackPool) job.stacks = region.range;
@@ -42,7 +49,7 @@ Result<size_t> take_traps_out_of(const target::Target& target,
       if (site.planned->plan.mechanism != patch::Mechanism::kTrap) continue;
       const patch::Edit& edit = site.edits.back();
       std::vector<uint8_t> now(edit.after.size());
-      if (!process.memory().read(edit.at, now) || now != edit.after) continue;
+      if (!process.memory().read(edit.at, now) || !std::ranges::equal(now, edit.after)) continue;
       SPILE_TRY_VOID(process.memory().write(edit.at, edit.before));
       count++;
     }
@@ -53,9 +60,8 @@ Result<size_t> take_traps_out_of(const target::Target& target,
 }  // namespace
 
 Result<DetachReport> detach(Attachment& attachment, const std::function<void()>& while_waiting) {
-  std::vector<PatchedSite> sites = attachment.sites;
-  sites.insert(sites.end(), attachment.unloaded.begin(), attachment.unloaded.end());
-  Job job = job_of(sites, attachment.semaphores, attachment.ranges);
+  Job job = job_of(attachment.sites, attachment.semaphores, attachment.ranges);
+  if (!attachment.unloaded.empty()) add_sites(attachment.unloaded, job);
   job.mappings = attachment.mappings;
   job.late = attachment.late_mappings;
   if (auto self = os::read_stat(getpid(), getpid())) job.tracer_start_time = self->start_time;

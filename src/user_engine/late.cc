@@ -155,7 +155,8 @@ void LateLibraries::choose_witnesses(const Attachment& attachment) {
 bool LateLibraries::any_came_back(const Attachment& attachment) const {
   return std::ranges::any_of(witnesses_, [&](const Witness& witness) {
     std::vector<uint8_t> now(witness.before.size());
-    return attachment.target->memory().read(witness.at, now) && now == witness.before;
+    return attachment.target->memory().read(witness.at, now) &&
+           std::ranges::equal(now, witness.before);
   });
 }
 

@@ -42,7 +42,7 @@ class LateLibraries {
   /// One place of each module that we have patched, with what its file has there.
   struct Witness {
     TargetAddr at;
-    std::vector<uint8_t> before;
+    patch::EditBytes before;
   };
 
   bool may_change(const Attachment& attachment) const;

@@ -81,18 +81,25 @@ Result<void> ModuleImage::read_segments() {
 /// Symbols and unwind entries: the latter know static functions of stripped files and the ends of
 /// functions.
 Result<void> ModuleImage::collect_functions() {
+  SPILE_TRY(const elf::UnwindTable* unwind, symbols_->unwind());
+  code_.functions.reserve(symbols_->functions().size() + unwind->functions().size());
   for (const symbols::Function& f : symbols_->functions()) {
     // A guessed end says nothing that the planner does not see itself.
     LinkAddr end = f.size_is_guessed ? f.addr : f.end();
     code_.functions.push_back(
         {module_.bias.to_target(f.addr), module_.bias.to_target(end), f.name});
   }
-  SPILE_TRY(const elf::UnwindTable* unwind, symbols_->unwind());
+  const auto symbols = static_cast<ptrdiff_t>(code_.functions.size());
   for (const elf::FunctionRange& range : unwind->functions()) {
     code_.functions.push_back(
         {module_.bias.to_target(range.start), module_.bias.to_target(range.end), {}});
   }
-  std::ranges::stable_sort(code_.functions, {}, &Function::start);
+  // Each of the two is sorted, and of one start the symbols come first.
+  std::ranges::inplace_merge(code_.functions, code_.functions.begin() + symbols, {},
+                             &Function::start);
+  // But for a file whose addresses wrap around when the bias is added.
+  if (!std::ranges::is_sorted(code_.functions, {}, &Function::start))
+    std::ranges::stable_sort(code_.functions, {}, &Function::start);
   return {};
 }
 

@@ -53,6 +53,12 @@ abi::SafeRange main_stack(const Target& target) {
   return found;
 }
 
+/// What is in order mostly is: with many sites that is worth the question.
+template <typename T, typename Key>
+void sort_unless_sorted(std::vector<T>& list, const Key& key) {
+  if (!std::ranges::is_sorted(list, {}, key)) std::ranges::sort(list, {}, key);
+}
+
 bool is_trap(const PlannedSite* site) {
   return site->plan.mechanism == patch::Mechanism::kTrap;
 }
@@ -190,18 +196,23 @@ Result<void> Preparer::make_data() {
 }
 
 void Preparer::collect_writes() {
+  size_t edits = 0;
   for (CodeImage& code : out_.code) {
-    for (BuiltSite& site : code.sites) out_.built.push_back(&site);
+    for (BuiltSite& site : code.sites) {
+      out_.built.push_back(&site);
+      edits += site.edits.size();
+    }
   }
-  std::ranges::sort(out_.built, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+  out_.writes.reserve(edits);
+  sort_unless_sorted(out_.built, [](const BuiltSite* s) { return s->site->plan.site; });
   for (const BuiltSite* site : out_.built) {
     for (const patch::Edit& edit : site->edits) out_.writes.push_back({&edit, site});
   }
-  std::ranges::sort(out_.writes, {},
-                    [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
+  sort_unless_sorted(out_.writes,
+                     [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
   out_.by_address.resize(out_.writes.size());
   std::iota(out_.by_address.begin(), out_.by_address.end(), 0u);
-  std::ranges::sort(out_.by_address, {}, [&](uint32_t i) { return out_.writes[i].edit->at; });
+  sort_unless_sorted(out_.by_address, [&](uint32_t i) { return out_.writes[i].edit->at; });
 }
 
 Result<void> Preparer::make_trap_page() {
@@ -224,7 +235,7 @@ void Preparer::make_batches() {
     for (const Write& write : out_.writes_of(batch)) {
       if (write.edit == &write.site->edits.back()) batch.sites.push_back(write.site);
     }
-    std::ranges::sort(batch.sites, {}, [](const BuiltSite* s) { return s->site->plan.site; });
+    sort_unless_sorted(batch.sites, [](const BuiltSite* s) { return s->site->plan.site; });
     out_.batches.push_back(std::move(batch));
   }
 }

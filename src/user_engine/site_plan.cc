@@ -591,6 +591,8 @@ std::vector<int> returns_at(const PlannedSite& site) {
 
 bool PlannedSite::has_sentry(const Bundle& bundle, bool only) const {
   bool found = false;
+  // They come behind the script's own.
+  if (bundle.probes.empty() || !is_sentry(bundle.probes.back())) return false;
   for (const auto& list : actions) {
     for (const Action& action : list) {
       const bool is_one =

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -221,10 +222,16 @@ inline void expect_same(const Snapshot& before, const Snapshot& after) {
   EXPECT_EQ(before.descriptors, after.descriptors);
 }
 
+/// A bundle must outlive its trace: here until the program ends.
+inline const Bundle& kept(Bundle bundle) {
+  static std::deque<Bundle> all;
+  return all.emplace_back(std::move(bundle));
+}
+
 inline std::unique_ptr<engine::Trace> attach_or_fail(const Bundle& bundle,
                                                      const engine::Scope& scope,
                                                      bool measure = false) {
-  auto attached = make_engine({.measure = measure})->attach(bundle, scope);
+  auto attached = make_engine({.measure = measure})->attach(kept(bundle), scope);
   EXPECT_TRUE(attached) << attached.error().message;
   return attached ? std::move(*attached) : nullptr;
 }

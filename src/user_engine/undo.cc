@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <filesystem>
 #include <thread>
 
 #include "abi/data_region.h"
@@ -57,10 +55,6 @@ bool has_inode(const std::vector<os::MapEntry>& maps, uint64_t inode) {
 constexpr int kStopsForCpu = 200;
 /// 20 ms is all that a stop may take.
 constexpr size_t kPatchesPerStop = 16'000;
-
-uint64_t page_of(TargetAddr a) {
-  return a.value / kPageBytes;
-}
 
 /// One stop of one process: what has been done and what still stands in the way.
 class Undo {
@@ -180,7 +174,8 @@ bool Undo::is_between_jumps(TargetAddr rip) const {
     bool inside = rip >= p.address + (p.is_site ? 1 : 0) && rip < p.address + p.patched.size();
     std::vector<uint8_t> now(p.patched.size());
     // Not where the jump was never written, or is gone again.
-    if (inside && target_.memory().read(p.address, now) && now == p.patched) return true;
+    if (inside && target_.memory().read(p.address, now) && std::ranges::equal(now, p.patched))
+      return true;
   }
   return false;
 }
@@ -296,7 +291,7 @@ bool Undo::is_patched(TargetAddr site) const {
   auto patch = std::ranges::find(job_.patches, site, &PatchedBytes::address);
   if (patch == job_.patches.end()) return false;
   std::vector<uint8_t> now(patch->patched.size());
-  return target_.memory().read(site, now) && now == patch->patched;
+  return target_.memory().read(site, now) && std::ranges::equal(now, patch->patched);
 }
 
 /// Once a process: what a second time would take away is another tracer's.
@@ -419,21 +414,6 @@ Result<void> Undo::run() {
   return {};
 }
 
-/// A child that was forked while its parent was traced has the same files at the same addresses.
-/// Anything else that happens to map one of them is none of our business: what a hostile process
-/// says of itself must not reach another.
-bool has_same(const std::vector<os::MapEntry>& maps, const os::MapEntry& wanted) {
-  auto same = std::ranges::find_if(
-      maps, [&](const os::MapEntry& m) { return m.start == wanted.start && m.end == wanted.end; });
-  return same != maps.end() && same->inode == wanted.inode && same->device == wanted.device &&
-         same->exec == wanted.exec && same->offset == wanted.offset;
-}
-
-bool has_all(const std::vector<os::MapEntry>& maps, const std::vector<os::MapEntry>& wanted) {
-  return !wanted.empty() &&
-         std::ranges::all_of(wanted, [&](const os::MapEntry& w) { return has_same(maps, w); });
-}
-
 /// A list that a process gave us says nothing without code: nothing can jump there.
 bool is_ours(const std::vector<os::MapEntry>& maps, const Job& job) {
   if (!has_all(maps, job.mappings)) return false;
@@ -442,26 +422,6 @@ bool is_ours(const std::vector<os::MapEntry>& maps, const Job& job) {
 }
 
 }  // namespace
-
-std::vector<pid_t> forked_children(const std::vector<os::MapEntry>& mappings,
-                                   uint64_t tracer_start_time,
-                                   const std::set<pid_t>& known) {
-  std::vector<pid_t> found;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
-    std::string name = entry.path().filename();
-    pid_t pid = 0;
-    auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
-    if (bad != std::errc() || end != name.data() + name.size() || known.contains(pid)) continue;
-    auto stat = os::read_stat(pid, pid);
-    if (!stat || stat->kernel_thread() || stat->start_time < tracer_start_time) continue;
-    auto thread = os::thread_with_memory(pid);
-    if (!thread) continue;
-    auto maps = os::read_maps(*thread);
-    if (maps && has_all(*maps, mappings)) found.push_back(pid);
-  }
-  return found;
-}
 
 Result<void> undo_in_stop(StoppedProcess& process, const Job& job) {
   DetachReport report;

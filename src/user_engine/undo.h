@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "user_engine/detach.h"
+#include "user_engine/forked.h"
+#include "user_engine/patch/placement.h"
 #include "user_engine/semaphores.h"
 #include "user_engine/target/process.h"
 #include "user_engine/target/stopped.h"
@@ -18,7 +20,7 @@ namespace spile::user_engine {
 /// Bytes of ours and what was there before.
 struct PatchedBytes {
   TargetAddr address;
-  std::vector<uint8_t> original, patched;
+  patch::EditBytes original, patched;
   uint8_t level = 0;  ///< higher levels are undone first
   /// False: a place that a site's jump leads over. A thread may be there, between two jumps.
   bool is_site = true;
@@ -67,12 +69,6 @@ inline constexpr int kStops = 60;
 std::optional<TargetAddr> jump_target(const target::Target& target, TargetAddr at);
 
 bool in_any(const std::vector<target::AddressRange>& ranges, TargetAddr a);
-
-/// Other processes that have all of these mappings: children forked while the target was traced, so
-/// none that is older than the tracer.
-std::vector<pid_t> forked_children(const std::vector<os::MapEntry>& mappings,
-                                   uint64_t tracer_start_time,
-                                   const std::set<pid_t>& known);
 
 /// Undoes the job in a stopped process in which no thread has run since it was patched.
 Result<void> undo_in_stop(target::StoppedProcess& process, const Job& job);

@@ -74,7 +74,13 @@ struct Interval {
 
 class UserTrace final : public engine::Trace {
  public:
-  UserTrace(const Bundle& bundle, const Options& options) : bundle_(bundle), options_(options) {}
+  UserTrace(const Bundle& script, const Options& options)
+      : script_(script),
+        watched_(options.traps != TrapUse::kNever && has_uprobes(script)
+                     ? std::make_unique<Bundle>(script)
+                     : nullptr),
+        bundle_(watched_ ? *watched_ : script),
+        options_(options) {}
   ~UserTrace() override {
     if (auto detached = detach(); !detached) return;
   }
@@ -119,7 +125,9 @@ class UserTrace final : public engine::Trace {
   void watch_traps();
   SteadyClock::duration poll_every() const;
 
-  Bundle bundle_;  ///< with hidden probes behind the others
+  const Bundle& script_;
+  std::unique_ptr<Bundle> watched_;  ///< the script with hidden probes behind its own; or null
+  const Bundle& bundle_;             ///< what is attached: one of the two
   int sentry_map_ = -1;
   Options options_;
   shm::Clock clock_ = shm::Clock::start();
@@ -260,9 +268,8 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
   if (!bundle_.needs_kernel.empty())
     return fail(ErrorCode::kUnsupported, "{}: only the kernel can tell; use --engine kernel",
                 bundle_.needs_kernel);
-  const Bundle script = bundle_;
-  if (options_.traps != TrapUse::kNever && has_uprobes(bundle_)) {
-    SPILE_TRY(sentry_map_, add_sentries(bundle_));
+  if (watched_) {
+    SPILE_TRY(sentry_map_, add_sentries(*watched_));
   }
   AttachContext& context = context_;
   context.bundle = &bundle_;
@@ -281,7 +288,7 @@ Result<void> UserTrace::start(const engine::Scope& scope) {
     }
     SPILE_TRY_VOID(attach_all(scope));
     // Not for the target's sake: no figure is better than no trace.
-    if (options_.measure) hit_ns_ = estimate_hit_ns(script, context.analyses).value_or(0);
+    if (options_.measure) hit_ns_ = estimate_hit_ns(script_, context.analyses).value_or(0);
   } else {
     SPILE_TRY_VOID(make_local_region());
     SPILE_TRY_VOID(add_ring(local_region_, 0));

@@ -118,7 +118,7 @@ TEST(UserEngine, RefusesASecondTracerAndNamesTheFirst) {
   Worker worker;
   auto trace = attach_or_fail(counting_bundle(), {.pids = {worker.pid()}});
   ASSERT_TRUE(trace);
-  auto second = make_engine({})->attach(counting_bundle(), {.pids = {worker.pid()}});
+  auto second = make_engine({})->attach(kept(counting_bundle()), {.pids = {worker.pid()}});
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, ErrorCode::kBusy);
   EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos)
@@ -147,7 +147,7 @@ TEST(UserEngine, LeavesWhatALivingTracerHoldsToIt) {
 /// other tracer, 2 anything else. A tracer that has gone again by the time of the refusal cannot be
 /// named; its jump was seen.
 int attach_once(pid_t pid, pid_t other) {
-  auto trace = make_engine({})->attach(counting_bundle(), {.pids = {pid}});
+  auto trace = make_engine({})->attach(kept(counting_bundle()), {.pids = {pid}});
   if (!trace) {
     const std::string& text = trace.error().message;
     bool named = trace.error().code == ErrorCode::kBusy &&
@@ -169,7 +169,7 @@ int attach_once(pid_t pid, pid_t other) {
 void die_attached(pid_t pid) {
   pid_t tracer = fork();
   if (tracer == 0) {
-    auto trace = make_engine({})->attach(counting_bundle(), {.pids = {pid}});
+    auto trace = make_engine({})->attach(kept(counting_bundle()), {.pids = {pid}});
     _exit(trace ? 0 : 1);
   }
   int status = 0;
@@ -289,7 +289,7 @@ TEST(UserEngine, UndoneInOneStopAnAttachLeavesNothing) {
 }
 
 TEST(UserEngine, NeedsAProcess) {
-  auto attached = make_engine({})->attach(counting_bundle(), {});
+  auto attached = make_engine({})->attach(kept(counting_bundle()), {});
   ASSERT_FALSE(attached);
   EXPECT_EQ(attached.error().code, ErrorCode::kInvalid);
 }

@@ -43,6 +43,10 @@ class Relocator {
     out_.address = to;
     out_.original = from;
     out_.original_bytes = static_cast<uint8_t>(bytes.size());
+    // Of a few instructions and the jump back; in most cases no more is needed.
+    out_.bytes.reserve(bytes.size() + 2 * kJmpBytes);
+    out_.insns.reserve(4);
+    out_.points.reserve(4);
   }
 
   Result<RelocatedCode> run() {

@@ -171,39 +171,74 @@ def trap_costs(path):
     row(f"+{theirs:.0f} ns", f"+{ours:.0f} ns", f"{ours / theirs:.2f}", "exact" if maps.get("@") == calls else f"{maps.get('@')} of {calls}")
 
 
-def attach_costs():
-    print("\n## Attach and detach\n")
-    row("functions", "attach ms (whole, start-up included)", "target stopped ms", "detach and exit ms")
-    row(*["---"] * 4)
-    for n in (1, 1000) if QUICK else (1, 1000, 10000):
+class ManyFunctions:
+    """A program of n functions, to be attached to as a whole."""
+
+    def __init__(self, n):
         source = WORK / f"many{n}.c"
         source.write_text(subprocess.run([sys.executable, str(ROOT / "tools/bench/many.py"), str(n)], check=True, capture_output=True, text=True).stdout)
-        path = build(f"many{n}", source, "-O1")
-        attach, stop, detach = [], [], []
-        for _ in range(3 if QUICK else 7):
-            target = subprocess.Popen([str(path)], stdout=subprocess.PIPE, text=True)
-            target.stdout.readline()
-            try:
-                start = time.monotonic()
-                process = subprocess.Popen([SPILE, "-v", "-f", "json", "--engine", "user", "-p", str(target.pid), "-e",
-                                            f"uprobe:{path}:fn_* {{ @ = count(); }}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                line = process.stdout.readline()
-                if '"attached_probes"' not in line:
-                    raise RuntimeError(process.communicate()[1][-300:])
-                attach.append((time.monotonic() - start) * 1e3)
-                time.sleep(0.05)
-                start = time.monotonic()
-                process.send_signal(signal.SIGINT)
-                _, err = process.communicate(timeout=60)
-                detach.append((time.monotonic() - start) * 1e3)
-                found = re.search(r"stopped for ([0-9.]+) ms", err)
-                if found:
-                    stop.append(float(found.group(1)))
-            finally:
-                target.kill()
-                target.wait()
-        middle = lambda v: f"{statistics.median(v):.1f}" if v else "?"
-        row(n, middle(attach), middle(stop), middle(detach))
+        self.path = build(f"many{n}", source, "-O1")
+
+    def cycle(self, *options):
+        """Attach and detach once: ms of both, bytes of ours and of copied pages in the target, what was said at the end."""
+        target = subprocess.Popen([str(self.path)], stdout=subprocess.PIPE, text=True)
+        target.stdout.readline()
+        try:
+            start = time.monotonic()
+            process = subprocess.Popen([SPILE, *options, "-f", "json", "--engine", "user", "-p", str(target.pid), "-e",
+                                        f"uprobe:{self.path}:fn_* {{ @ = count(); }}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            line = process.stdout.readline()
+            attach = (time.monotonic() - start) * 1e3
+            if '"attached_probes"' not in line:
+                raise RuntimeError(process.communicate()[1][-300:])
+            time.sleep(0.05)
+            memory = self.memory(target.pid)
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+            return attach, (time.monotonic() - start) * 1e3, memory, err
+        finally:
+            target.kill()
+            target.wait()
+
+    def memory(self, pid):
+        """Bytes that are there because of us: our mappings, and the pages of code that a jump has made private."""
+        ours = copied = 0
+        with open(f"/proc/{pid}/smaps") as smaps:
+            for line in smaps:
+                word = line.split()
+                if "-" in word[0]:
+                    is_ours = "spile-" in line
+                    is_code = str(self.path) in line and word[1][2] == "x"
+                elif word[0] == "Rss:" and is_ours:
+                    ours += int(word[1]) * 1024
+                elif word[0] == "Anonymous:" and is_code:
+                    copied += int(word[1]) * 1024
+        return ours, copied
+
+
+def attach_costs():
+    """Without -v, which describes each site at great length; how long the target stood still is asked for in a run of its own."""
+    print("\n## Attach and detach\n")
+    print("The whole command, start-up included. Per function: over what one function takes.\n")
+    row("functions", "attach ms", "target stopped ms", "detach and exit ms", "attach us a function", "detach us a function",
+        "our bytes a function in the target", "code pages copied, bytes a function")
+    row(*["---"] * 8)
+    first = None
+    for n in (1, 1000) if QUICK else (1, 1000, 10000, 100000):
+        program = ManyFunctions(n)
+        attach, stop, detach, memory = [], [], [], []
+        for _ in range(3 if QUICK or n > 10000 else 7):
+            took, back, bytes_used, _ = program.cycle()
+            attach.append(took), detach.append(back), memory.append(bytes_used)
+            found = re.search(r"stopped for ([0-9.]+) ms", program.cycle("-v")[3])
+            if found:
+                stop.append(float(found.group(1)))
+        here = [statistics.median(attach), statistics.median(detach), *memory[-1]]
+        first = first or here
+        each = [(a - b) / (n - 1) if n > 1 else 0 for a, b in zip(here, first)]
+        cells = ["-"] * 4 if n == 1 else [f"{each[0] * 1e3:.1f}", f"{each[1] * 1e3:.1f}", f"{each[2]:.0f}", f"{each[3]:.0f}"]
+        row(n, f"{here[0]:.1f}", f"{statistics.median(stop):.1f}" if stop else "?", f"{here[1]:.1f}", *cells)
 
 
 def switching(path):
@@ -224,9 +259,7 @@ def switching(path):
     row("on", f"+{on - bare:.1f}" + ("" if counted == calls else f" ({counted} of {calls} counted)"))
     row("switched off", f"+{off - bare:.2f}")
     functions = 1000 if QUICK else 10000
-    source = WORK / "many_switched.c"
-    source.write_text(subprocess.run([sys.executable, str(ROOT / "tools/bench/many.py"), str(functions)], check=True, capture_output=True, text=True).stdout)
-    many = build("many_switched", source, "-O1")
+    many = ManyFunctions(functions).path
     target = subprocess.Popen([str(many)], stdout=subprocess.PIPE, text=True)
     target.stdout.readline()
     process = subprocess.Popen([SPILE, "--engine", "user", "-p", str(target.pid), "-e", f"uprobe:{many}:fn_* {{ @ = count(); }}"],

@@ -127,6 +127,14 @@ class Resolver {
     return table_.probes.emplace_back(bundle::Probe{.kind = kind, .name = point.text});
   }
 
+  /// A glob may stand for a hundred thousand.
+  void make_room(size_t more) {
+    constexpr size_t kOthers = 64;  // the script's other probes, behind these
+    const size_t wanted = table_.probes.size() + more + kOthers;
+    if (more > kOthers && wanted > table_.probes.capacity())
+      table_.probes.reserve(std::max(wanted, 2 * table_.probes.capacity()));
+  }
+
   /// One more probe for the program that this clause has for this kind. Null: it is excluded.
   Instance* add_shared(bundle::Probe probe) {
     if (excluded_.contains(probe.name)) return nullptr;
@@ -170,11 +178,13 @@ class Resolver {
                      point.target + ":");
       return;
     }
+    make_room(functions->size());
+    const std::string offset = offset_text(point);
     for (const UserFunction& function : *functions) {
       Instance* instance =
           add_shared({.kind = kind,
                       .name = fmt::format("{}:{}:{}{}", is_return ? "uretprobe" : "uprobe",
-                                          function.path, function.symbol, offset_text(point)),
+                                          function.path, function.symbol, offset),
                       .function = function.symbol,
                       .path = function.path,
                       .symbol = function.symbol,

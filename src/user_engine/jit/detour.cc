@@ -6,6 +6,7 @@
 
 #include "abi/private_stack.h"
 #include "user_engine/jit/emitter.h"
+#include "user_engine/jit/hit_code.h"
 #include "x86/decode.h"
 
 namespace spile::jit {
@@ -35,8 +36,6 @@ constexpr SlotMask kCallClobbers =
     slot_bit(offsetof(abi::HitFrame, r9)) | slot_bit(offsetof(abi::HitFrame, r10)) |
     slot_bit(offsetof(abi::HitFrame, r11));
 
-/// A gate is one word.
-constexpr size_t kWordBytes = 8;
 /// Recommended nops of 1 to 8 bytes. Source: Intel SDM vol. 2B, NOP.
 constexpr std::array<std::array<uint8_t, kWordBytes>, kWordBytes> kNops = {
     {{0x90},
@@ -47,9 +46,6 @@ constexpr std::array<std::array<uint8_t, kWordBytes>, kWordBytes> kNops = {
      {0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00},
      {0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00},
      {0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00}}};
-constexpr size_t kJumpBytes = 5;
-/// cs before a jmp: no meaning, one byte more.
-constexpr uint8_t kPrefix = 0x2e, kJump = 0xe9;
 
 const Gp kSavable[] = {x86::rax, x86::rcx, x86::rdx, x86::rbx, x86::rbp,
                        x86::rsi, x86::rdi, x86::r8,  x86::r9,  x86::r10,
@@ -68,7 +64,7 @@ class DetourEmitter {
  public:
   explicit DetourEmitter(const DetourSpec& spec) : spec_(spec), emit_(spec.at) {}
 
-  Result<Detour> run() {
+  Result<HitCode> run() {
     inline_ = can_inline();
     find_needs();
     lay_out();
@@ -234,7 +230,9 @@ class DetourEmitter {
       emit_.op(Inst::kIdMovq, x86::xmm15, x86::rax);
     else
       emit_.op(Inst::kIdLea, x86::rsp, x86::ptr(x86::rsp, -static_cast<int32_t>(total_)));
-    if (is_gated) gates_.push_back({entry, emit_.offset(), kToDisplaced, 0, spec_.programs.size()});
+    if (is_gated)
+      gates_.push_back(
+          {entry, emit_.offset(), PlannedGate::kToDisplaced, 0, spec_.programs.size()});
     if (private_) enter_private_stack();
     save();
     fill_context();
@@ -328,14 +326,6 @@ class DetourEmitter {
 
   // ---- gates
 
-  static constexpr size_t kToDisplaced = SIZE_MAX;
-  /// What becomes a Gate when the bytes are there.
-  struct PlannedGate {
-    size_t begin, end;  ///< the instruction that is there while open
-    size_t to;          ///< where the jump goes
-    size_t first_program, programs;
-  };
-
   /// So that `bytes` from here on lie in one aligned word of the target.
   void pad_to_gate(size_t bytes) {
     const size_t in_word = (spec_.at + emit_.offset()).value % kWordBytes;
@@ -346,39 +336,14 @@ class DetourEmitter {
   }
 
   size_t begin_gate() {
-    pad_to_gate(kJumpBytes);
+    pad_to_gate(kGateJumpBytes);
     const size_t begin = emit_.offset();
-    const auto& nop = kNops[kJumpBytes - 1];
-    emit_.embed({nop.begin(), nop.begin() + kJumpBytes});
+    const auto& nop = kNops[kGateJumpBytes - 1];
+    emit_.embed({nop.begin(), nop.begin() + kGateJumpBytes});
     return begin;
   }
   void end_gate(size_t begin, size_t first_program, size_t programs) {
-    gates_.push_back({begin, begin + kJumpBytes, emit_.offset(), first_program, programs});
-  }
-
-  /// `bytes`: of the detour, without displaced code.
-  Result<std::vector<Gate>> finished_gates(const std::vector<uint8_t>& bytes) const {
-    std::vector<Gate> gates;
-    for (const PlannedGate& planned : gates_) {
-      const size_t in_word = (spec_.at + planned.begin).value % kWordBytes;
-      const size_t word = planned.begin - in_word, length = planned.end - planned.begin;
-      if (in_word + length > kWordBytes || length < kJumpBytes || word + kWordBytes > bytes.size())
-        return fail(ErrorCode::kInternal, "the detour of {} has a gate across words", spec_.site);
-      const size_t to = planned.to == kToDisplaced ? bytes.size() : planned.to;
-      const auto distance = static_cast<int32_t>(to - planned.end);
-      Gate gate{static_cast<uint32_t>(word), 0, 0, static_cast<uint32_t>(planned.first_program),
-                static_cast<uint32_t>(planned.programs)};
-      std::array<uint8_t, kWordBytes> code;
-      std::memcpy(code.data(), bytes.data() + word, kWordBytes);
-      std::memcpy(&gate.open, code.data(), kWordBytes);
-      uint8_t* jump = code.data() + in_word;
-      std::memset(jump, kPrefix, length - kJumpBytes);
-      jump[length - kJumpBytes] = kJump;
-      std::memcpy(jump + length - sizeof distance, &distance, sizeof distance);
-      std::memcpy(&gate.closed, code.data(), kWordBytes);
-      gates.push_back(gate);
-    }
-    return gates;
+    gates_.push_back({begin, begin + kGateJumpBytes, emit_.offset(), first_program, programs});
   }
 
   /// Where the program runs with the alignment check on, it is off for our helpers, which read
@@ -603,40 +568,33 @@ class DetourEmitter {
   // ---- bytes
   // ---------------------------------------------------------------------------------------------------
 
-  Result<Detour> finish() {
-    Detour detour;
-    SPILE_TRY(detour.bytes, emit_.finish());
+  Result<HitCode> finish() {
+    HitCode hit;
+    SPILE_TRY(hit.bytes, emit_.finish());
     bool unsaved_register = (emit_.clobbers() & ~needs_.clobbers) != 0;
     bool unsaved_flags = emit_.clobbers_flags() && spec_.flags_live && !saves_flags_;
     if (unsaved_register || unsaved_flags) {
       return fail(ErrorCode::kInternal, "the detour of {} destroys what it did not save",
                   spec_.site);
     }
-    SPILE_TRY_VOID(relocate_inlined(detour.bytes));
-    SPILE_TRY(detour.gates, finished_gates(detour.bytes));
-    detour.displaced_offset = static_cast<uint32_t>(detour.bytes.size());
-    detour.stack_bytes = total_ == 0 || private_ ? 0 : stack_bytes();
-    detour.on_private_stack = private_;
-    detour.inlined = inline_ && inlined_at_ != 0;
-    auto displaced = spec_.displaced(spec_.at + detour.bytes.size());
-    if (!displaced) return forward(displaced, "displaced code of {}", spec_.site);
-    detour.bytes.insert(detour.bytes.end(), displaced->begin(), displaced->end());
-    return detour;
+    hit.relocations = emit_.relocations();
+    add_inlined(hit.relocations);
+    hit.gates = std::move(gates_);
+    hit.stack_bytes = total_ == 0 || private_ ? 0 : stack_bytes();
+    hit.on_private_stack = private_;
+    hit.inlined = inline_ && inlined_at_ != 0;
+    return hit;
   }
 
-  /// Makes the rel32 of the copied body reach the same targets from its new place.
-  Result<void> relocate_inlined(std::vector<uint8_t>& bytes) const {
-    if (!inline_ || inlined_at_ == 0) return {};
-    for (const Relocation& relocation : spec_.programs[0].body->relocations) {
-      TargetAddr next = spec_.at + inlined_at_ + relocation.next_insn;
-      int64_t displacement = relocation.target - next;
-      if (displacement != static_cast<int32_t>(displacement)) {
-        return fail(ErrorCode::kInternal, "{} is out of reach of {}", relocation.target, next);
-      }
-      auto field = static_cast<int32_t>(displacement);
-      std::memcpy(bytes.data() + inlined_at_ + relocation.offset, &field, sizeof field);
+  /// The rel32 of the copied body reach the same targets from its new place.
+  void add_inlined(std::vector<Relocation>& relocations) const {
+    if (!inline_ || inlined_at_ == 0) return;
+    const auto moved_by = static_cast<uint32_t>(inlined_at_);
+    for (Relocation relocation : spec_.programs[0].body->relocations) {
+      relocation.offset += moved_by;
+      relocation.next_insn += moved_by;
+      relocations.push_back(relocation);
     }
-    return {};
   }
 
   const DetourSpec& spec_;
@@ -656,9 +614,7 @@ class DetourEmitter {
 
 }  // namespace
 
-Result<Detour> emit_detour(const DetourSpec& spec) {
-  if (!spec.displaced)
-    return fail(ErrorCode::kInvalid, "a detour without displaced code for {}", spec.site);
+Result<HitCode> emit_hit(const DetourSpec& spec) {
   bool wants_pending = !spec.calls.empty();
   for (const DetourProgram& program : spec.programs) {
     wants_pending |= program.pending != 0;
@@ -668,6 +624,13 @@ Result<Detour> emit_detour(const DetourSpec& spec) {
   if (wants_pending && !spec.pending)
     return fail(ErrorCode::kInvalid, "notes of calls at {} without code for them", spec.site);
   return DetourEmitter(spec).run();
+}
+
+Result<Detour> emit_detour(const DetourSpec& spec) {
+  if (!spec.displaced)
+    return fail(ErrorCode::kInvalid, "a detour without displaced code for {}", spec.site);
+  SPILE_TRY(const HitCode hit, emit_hit(spec));
+  return place_hit(hit, spec);
 }
 
 }  // namespace spile::jit

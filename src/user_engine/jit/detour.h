@@ -68,6 +68,8 @@ struct DetourProgram {
   /// taken. Programs that follow each other with the same number share one note.
   uint32_t pending = 0;
   bool repeats = false;  ///< it runs, with all that share the note, as long as there is one
+
+  bool operator==(const DetourProgram&) const = default;
 };
 
 /// The blob's entries that keep notes of calls (rt/pending.h): (stack pointer, number); leave has
@@ -95,6 +97,8 @@ struct HitCounter {
   TargetAddr storage;
   uint32_t cpu_stride = 0;
   uint32_t cpu_mask = 0;
+
+  bool operator==(const HitCounter&) const = default;
 };
 
 /// The pool of private stacks (abi/private_stack.h) as a detour finds it.
@@ -137,6 +141,8 @@ struct Gate {
   uint32_t offset = 0;            ///< of the word in Detour::bytes; a multiple of 8 in the target
   uint64_t open = 0, closed = 0;  ///< the word; bytes as in memory
   uint32_t first_program = 0, programs = 0;  ///< in DetourSpec::programs: closed when all are off
+
+  bool operator==(const Gate&) const = default;
 };
 
 /// Upper bound of a detour without displaced code: this, kMaxProgramCallBytes a program,
@@ -158,5 +164,32 @@ struct Detour {
 ///          invalid  no displaced code, a null body, calls without PendingCalls
 ///          as compile() and as `displaced` for the rest
 Result<Detour> emit_detour(const DetourSpec& spec);
+
+/// Makes many detours. The same bytes as emit_detour() makes, but where a hit does what another one
+/// did its code is moved rather than made anew: most of the time that making it takes.
+class DetourMaker {
+ public:
+  DetourMaker();
+  ~DetourMaker();
+  /// Bodies must stay where they are as long as the maker lives. Errors: those of emit_detour().
+  Result<Detour> make(const DetourSpec& spec);
+
+ private:
+  /// Two hits that agree in it have the same code, wherever they are.
+  struct Sameness {
+    std::vector<DetourProgram> programs;  ///< without cookies that nobody reads
+    uint64_t in_word = 0;                 ///< gates are aligned
+    bool at_entry = false, may_override = false, flags_live = true;
+    CpuNumber cpu = CpuNumber::kRdpid;
+    std::optional<HitCounter> hits;
+    uint32_t inline_limit_bytes = 0, stack_limit_bytes = 0;
+
+    bool operator==(const Sameness&) const = default;
+  };
+  static std::optional<Sameness> sameness_of(const DetourSpec& spec);
+
+  struct Made;
+  std::vector<Made> made_;
+};
 
 }  // namespace spile::jit

@@ -207,7 +207,25 @@ bool looks_like_data(const x86::Shape& s) {
   return io || s.kind == x86::Kind::kFar;
 }
 
+/// Where the region's bytes alone make no instruction.
+std::optional<SweptInsn> cut_at(const CodeMap& map, const Region& region, uint32_t offset) {
+  const auto shape = x86::decode_shape(map.text_from(region.start + offset));
+  if (!shape) return std::nullopt;
+  return SweptInsn{offset, *shape};
+}
+
 }  // namespace
+
+std::optional<SweptInsn> find_cut(const CodeMap& map, const Region& region) {
+  const auto bytes = map.text_of(region);
+  uint32_t offset = 0;
+  while (offset < bytes.size()) {
+    const auto shape = x86::decode_shape(bytes.subspan(offset));
+    if (!shape) return cut_at(map, region, offset);
+    offset += shape->length;
+  }
+  return std::nullopt;
+}
 
 Sweep sweep(const CodeMap& map, const Region& region) {
   Sweep out{.region = region};
@@ -217,8 +235,7 @@ Sweep sweep(const CodeMap& map, const Region& region) {
   while (offset < bytes.size()) {
     const auto shape = x86::decode_shape(bytes.subspan(offset));
     if (!shape) {
-      if (const auto cut = x86::decode_shape(map.text_from(region.start + offset)))
-        out.cut = SweptInsn{offset, *cut};
+      out.cut = cut_at(map, region, offset);
       break;
     }
     out.insns.push_back({offset, *shape});

@@ -95,6 +95,8 @@ struct Sweep {
 };
 
 Sweep sweep(const CodeMap& map, const Region& region);
+/// Sweep::cut alone.
+std::optional<SweptInsn> find_cut(const CodeMap& map, const Region& region);
 
 /// Whether some way of decoding the bytes before `at` arrives at `at`. Where code begins is not
 /// known in stripped text with data between: since decoding falls into step with the true

@@ -32,8 +32,7 @@ uint64_t extended(uint32_t distance) {
 /// A jump of which some distance bytes are still to be chosen: the low ones.
 struct JumpMaker::Draft {
   TargetAddr at;
-  std::vector<uint8_t> opcode;
-  std::vector<uint8_t> before;
+  EditBytes opcode, before;
   size_t chosen = 0;   ///< distance bytes that are ours
   uint32_t fixed = 0;  ///< the others, in their places
   uint8_t level = 0;

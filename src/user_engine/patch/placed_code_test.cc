@@ -367,7 +367,7 @@ class Case {
     probes_.push_back({head, probes_.size()});
   }
 
-  void write(const Edit& e, const std::vector<uint8_t>& bytes) {
+  void write(const Edit& e, const EditBytes& bytes) {
     arena_.write(static_cast<uint64_t>(e.at - arena_.code_at(0)), bytes);
   }
 

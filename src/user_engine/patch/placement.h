@@ -26,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/inline_bytes.h"
 #include "user_engine/patch/plan.h"
 
 namespace spile::patch {
@@ -77,10 +78,12 @@ class StoneSpace {
   std::map<uint64_t, uint64_t> stones_;  ///< start -> end
 };
 
+using EditBytes = InlineBytes<16>;
+
 /// Bytes of one instruction (or of padding) that change.
 struct Edit {
   TargetAddr at;
-  std::vector<uint8_t> before, after;  ///< of the same size, 1..16 bytes, in one page
+  EditBytes before, after;  ///< of the same size, 1..16 bytes, in one page
   /// All edits of a lower level are written before this one and undone after it; those of one level
   /// do not depend on each other.
   uint8_t level = 0;

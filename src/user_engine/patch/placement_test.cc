@@ -118,7 +118,7 @@ class Case {
 
 /// Bytes as they are written.
 Code bytes(const Edit& e) {
-  return e.after;
+  return {e.after.begin(), e.after.end()};
 }
 
 /// mov %rdi,%rax; loop: dec %edi; jne loop; ret: three bytes of its own.

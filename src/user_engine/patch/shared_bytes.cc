@@ -86,9 +86,9 @@ class StreamSearch {
         if (x86::padding_bytes(bytes) == bytes.size()) return;
         continue;
       }
-      load(before.start);
-      if (!code_.cut) continue;
-      const TargetAddr source = code_.address(*code_.cut), end = source + code_.cut->shape.length;
+      const auto cut = find_cut(map_, before);
+      if (!cut) continue;
+      const TargetAddr source = before.start + cut->offset, end = source + cut->shape.length;
       add(source, before.end, RefusalKind::kSharedBytes, true,
           static_cast<uint8_t>(end - before.end));
       follow(source, end, true);

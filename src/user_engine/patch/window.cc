@@ -101,7 +101,10 @@ const std::optional<x86::Insn>& Sweeps::insn(TargetAddr at) {
 
 Window::Window(const Scene& scene, TargetAddr start)
     : scene_(&scene), bytes_(scene.map.text_from(start)) {
+  constexpr size_t kUsualBytes = 16, kUsualInsns = 8;
   plan_.site = start;
+  plan_.window.reserve(kUsualBytes);
+  plan_.heads.reserve(kUsualInsns);
 }
 
 template <typename... Args>
