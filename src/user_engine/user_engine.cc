@@ -166,6 +166,12 @@ Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
   abi::HitFrame frame = {};
   frame.cookie = bundle_.cookie_of(probe);
   auto done = bpf::run(program.code, reinterpret_cast<uint64_t>(&frame), env);
+  if (!done && done.error().code == ErrorCode::kInvalid) {
+    return fail(ErrorCode::kUnsafe,
+                "{} was given up after {} steps (a pass through a loop is some 20): does a loop in "
+                "it end?",
+                bundle_.probes[probe].name, kTracerInsnBudget);
+  }
   if (!done) return forward(done, "run {}", bundle_.probes[probe].name);
   return {};
 }

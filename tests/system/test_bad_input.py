@@ -116,6 +116,17 @@ def missing_files_probes_and_glob_matches_are_named():
         check_says(result, re.escape(pattern))
 
 
+@case
+def an_empty_command_is_refused():
+    for command in ("", " ", "\t\n"):
+        result = spile("-e", "BEGIN { exit(); }", "-c", command)
+        check_status(result, 2)
+        check_says(result, "the command is empty")
+    result = spile("stat", "-x,", "-e", "page-faults", "--", "true")
+    check_status(result, 2)
+    check_says(result, "-x: .*not built yet")
+
+
 # --- endless loops --------------------------------------------------------------------------------------------
 
 
@@ -123,13 +134,17 @@ def missing_files_probes_and_glob_matches_are_named():
 def an_endless_loop_ends():
     result = spile("-e", "BEGIN { while (1) { @x++; } }")
     check_status(result, 1)
-    check_says(result, r"budget|loop|bound")
+    check_says(result, r"stdin:1:15-18: ERROR: this loop never ends")
+    for probe in ("BEGIN", "interval:ms:10"):
+        result = spile("--engine", "user", "-e", probe + " { while (@x >= 0) { @x++; } }")
+        check_status(result, 1)
+        check_says(result, probe + r" was given up after \d+ steps")
 
 
 @case
 def an_endless_loop_at_a_hit_does_not_hold_the_target():
     with Busy() as target:
-        result = spile("-e", f"{target.probe} {{ while (1) {{ @x++; }} }} interval:ms:200 {{ exit(); }}", "-p",
+        result = spile("-e", f"{target.probe} {{ while (@x >= 0) {{ @x++; }} }} interval:ms:200 {{ exit(); }}", "-p",
                        target.pid)
         check("refused-or-bounded", result.status in (0, 1), result.report())
         check_says(result, r"budget|loop|bound|missed")

@@ -172,6 +172,9 @@ def case_56_removed_by_any_name():
             with library_user(mode) as target:
                 work = work_of(target)
                 check_traced(target, count_program([f"{name.format(work=work, base=os.path.basename(work))}:probe_me"]))
+    for name, folder in (("./{base}", "/tmp"), ("../tmp/{base}", "/usr"), ("tmp/./{base}", "/")):
+        with library_user("deleted") as target:
+            check_traced(target, count_program([f"{name.format(base=os.path.basename(work_of(target)))}:probe_me"]), cwd=folder)
 
 
 def case_56_removed_unprivileged():
