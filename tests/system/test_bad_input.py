@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-from harness import RUN_SECONDS, SPILE, Picture, Process, Skip, Target, check, need_root, need_tool, target_path
+from harness import RUN_SECONDS, SPILE, Picture, Process, Skip, Target, check, need_root, need_tool, target_path, wait_for_work
 from tracing import (NOBODY, check_as_before_soon, check_code_as_before, check_prints, check_says, check_status,
                      compile_program, has_our_mappings, keyed,
                      main, public_copy, run, scalar, spile, temporary_directory, traced_by, wait_until)
@@ -279,7 +279,7 @@ def a_full_ring_is_counted():
         with tracer:
             wait_until(lambda: len(tracer.out) > 100, "the first records")
             os.kill(tracer.pid, signal.SIGSTOP)  # a reader that is held up
-            time.sleep(1.0)
+            wait_for_work(target.pid, 1.0)
             os.kill(tracer.pid, signal.SIGCONT)
             tracer.send(signal.SIGINT)
             status = tracer.finish(60)
@@ -387,7 +387,7 @@ def a_target_that_scribbles_over_shared_memory_harms_only_itself():
                 before = Picture(target.pid)
                 with Process([SPILE, "-e", scribble_script(program), "-p", target.pid]) as tracer:
                     wait_until(lambda: "Attached" in "".join(tracer.err) or not tracer.alive(), "the attach")
-                    time.sleep(0.5)
+                    wait_for_work(target.pid, 0.5)
                     tracer.send(signal.SIGINT)
                     status = tracer.finish()
                     check("no-crash", status in (0, 1), tracer.report())
@@ -504,7 +504,7 @@ def a_target_that_ends_ends_the_trace():
 def a_target_that_is_killed_ends_the_trace():
     with Busy() as target, Process([SPILE, "-e", f"{target.probe} {{ @ = count(); }}", "-p", target.pid]) as tracer:
         wait_until(lambda: "Attached" in "".join(tracer.err), "the attach")
-        time.sleep(0.05)
+        wait_for_work(target.pid)
         target.send(signal.SIGKILL)
         check("clean-stop", tracer.finish() == 0, tracer.report())
         check("hits-happened", scalar("\n".join(tracer.out), "@"), tracer.report())
