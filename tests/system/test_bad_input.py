@@ -144,7 +144,7 @@ def an_endless_loop_ends():
 @case
 def an_endless_loop_at_a_hit_does_not_hold_the_target():
     with Busy() as target:
-        result = spile("-e", f"{target.probe} {{ while (@x >= 0) {{ @x++; }} }} interval:ms:200 {{ exit(); }}", "-p",
+        result = spile("-e", f"{target.probe} {{ while (@x >= 0) {{ @x++; }} }} interval:ms:20 /@x > 100000/ {{ exit(); }}", "-p",
                        target.pid)
         check("refused-or-bounded", result.status in (0, 1), result.report())
         check_says(result, r"budget|loop|bound|missed")
@@ -261,7 +261,7 @@ def a_full_map_is_counted():
     with Busy() as target:
         # The address of a local differs little, nsecs always.
         result = spile("-e",
-                       f"{target.probe} {{ @[nsecs, arg0] = count(); @calls = count(); }} interval:ms:600 {{ exit(); }}", "-p", target.pid)
+                       f"{target.probe} {{ @[nsecs, arg0] = count(); @calls = count(); }} interval:ms:20 /@calls > 50000/ {{ exit(); }}", "-p", target.pid)
         check_status(result, 0)
         found = re.search(r"(\d+) updates of full maps", result.err)
         check("loss-counted", found and int(found.group(1)) > 0, result.err)
@@ -279,7 +279,7 @@ def a_full_ring_is_counted():
         with tracer:
             wait_until(lambda: len(tracer.out) > 100, "the first records")
             os.kill(tracer.pid, signal.SIGSTOP)  # a reader that is held up
-            wait_for_work(target.pid, 1.0)
+            wait_for_work(target.pid, 0.3)
             os.kill(tracer.pid, signal.SIGCONT)
             tracer.send(signal.SIGINT)
             status = tracer.finish(60)
@@ -297,8 +297,8 @@ def a_full_ring_is_counted():
 @case
 def an_unreadable_pointer_is_an_empty_string():
     with Busy() as target:
-        script = (f"{target.probe} {{ @[str(1)] = count(); @[str(0xffffffffff600000)] = count(); @n[str(arg1)] = count(); }} "
-                  "interval:ms:100 { exit(); }")
+        script = (f"{target.probe} {{ @[str(1)] = count(); @[str(0xffffffffff600000)] = count(); @n[str(arg1)] = count(); @seen = 1; }} "
+                  "interval:ms:20 /@seen/ { exit(); }")
         result = spile("-e", script, "-p", target.pid)
         check_status(result, 0)
         check("hits-happened", keyed(result.out, "@").get("", 0) > 0, result.report())
