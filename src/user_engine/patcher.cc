@@ -91,22 +91,25 @@ Result<void> Patcher::check_unchanged(const StoppedProcess& process,
 }
 
 /// Where memory is not as planned at one edit: whether its library has gone. Errors: busy, it has
-/// (unloaded() says what else of the batch has).
+/// (unloaded() says which of the batch have).
 Result<void> Patcher::find_unloaded(const Batch& batch, size_t changed) {
   SPILE_TRY(auto maps, target_.maps());
-  auto is_there = [&](const Write& write) {
-    const target::Module& module = write.site->site->image->module();
-    return std::ranges::any_of(maps, [&](const os::MapEntry& m) {
-      return m.contains(write.edit->at) && m.inode == module.inode && m.device == module.device;
-    });
-  };
-  auto writes = prepared_.writes_of(batch);
-  if (is_there(writes[changed])) return {};
-  for (const Write& write : writes.subspan(changed)) {
-    if (!is_there(write)) unloaded_.insert(write.site->site);
+  std::map<const ModuleImage*, bool> is_there;
+  for (const Write& write : prepared_.writes_of(batch)) {
+    const PlannedSite* site = write.site->site;
+    const target::Module& module = site->image->module();
+    auto [entry, is_new] = is_there.try_emplace(site->image);
+    if (is_new) {
+      entry->second = std::ranges::any_of(maps, [&](const os::MapEntry& m) {
+        return m.contains(write.edit->at) && m.inode == module.inode && m.device == module.device;
+      });
+    }
+    if (!entry->second) unloaded_.insert(site);
   }
+  const ModuleImage* image = prepared_.writes_of(batch)[changed].site->site->image;
+  if (is_there.at(image)) return {};
   return fail(ErrorCode::kBusy, "{} has been unloaded since it was looked at",
-              writes[changed].site->site->image->module().path);
+              image->module().path);
 }
 
 /// What memory must hold at an edit and behind it, when the first `written` edits have been made.

@@ -129,6 +129,7 @@ void WantedSites::await_returns(int returns,
 }
 
 void WantedSites::await(const std::set<const PlannedSite*>& unloaded) {
+  if (unloaded.empty()) return;
   std::set<ModuleIdentity> gone;
   for (const PlannedSite* site : unloaded) gone.insert(identity_of(site->image->module()));
   for (const PlannedSite& site : plan_->sites) {
