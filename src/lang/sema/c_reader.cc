@@ -159,7 +159,7 @@ std::optional<CReader::Base> CReader::arithmetic() {
 
 std::optional<CReader::Base> CReader::enumeration() {
   take();
-  const std::string name = at_name() ? take().text : "";
+  if (at_name()) take();
   if (accept("{") && !enumerators()) return std::nullopt;
   return Base{Type::integer(4, false)};
 }
