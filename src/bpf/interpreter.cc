@@ -133,7 +133,7 @@ Result<RunResult> Machine::run() {
     if (pc_ >= program_.size())
       return fail(ErrorCode::kUnsafe, "insn {}: outside the program", pc_);
     if (insns == env_.insn_budget)
-      return fail(ErrorCode::kUnsafe, "insn {}: budget of {} used up", pc_, insns);
+      return fail(ErrorCode::kInvalid, "insn {}: budget of {} used up", pc_, insns);
     ++insns;
     SPILE_TRY_VOID(check_encoding(program_, pc_));
     SPILE_TRY_VOID(step(program_[pc_]));

@@ -195,7 +195,9 @@ TEST(UnwindTable, KnowsWhichRangesAreEnteredByCalls) {
     }
   }
   EXPECT_GT(thrown, 0u);
+#ifndef __SANITIZE_ADDRESS__  // then the compiler makes no such parts
   EXPECT_GT(cold, 0u) << "no .cold part of catches(): the test sees only one sort";
+#endif
 }
 
 }  // namespace

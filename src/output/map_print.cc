@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <set>
 
 #include "output/histogram.h"
 
@@ -119,9 +121,33 @@ Result<Value> user_key(const Meaning& meaning, const MapSpec& spec, const MapEnt
   return read_value(spec.key, entry.key, in_key);
 }
 
+/// The values under keys that read alike become those of one: to the merge they are what more CPUs
+/// have counted. A plain value has nothing to be added to.
+Result<std::vector<MapEntry>> joined_by_text(const Meaning& meaning,
+                                             const MapSpec& spec,
+                                             std::span<const MapEntry> entries) {
+  std::map<std::string, size_t> place_of_text;
+  std::vector<MapEntry> joined;
+  for (const MapEntry& entry : entries) {
+    SPILE_TRY_VOID(check_entry(spec, entry));
+    SPILE_TRY(const Value key, user_key(meaning, spec, entry));
+    const auto [place, is_new] = place_of_text.try_emplace(key_json(key), joined.size());
+    if (is_new)
+      joined.push_back(entry);
+    else
+      std::ranges::copy(entry.values, std::back_inserter(joined[place->second].values));
+  }
+  return joined;
+}
+
 Result<std::vector<MapRow>> number_rows(const Meaning& meaning,
                                         const MapSpec& spec,
-                                        std::span<const MapEntry> entries) {
+                                        std::span<const MapEntry> entries,
+                                        bool joins_equal_texts) {
+  if (joins_equal_texts && is_keyed(spec) && spec.role != MapRole::kValue) {
+    SPILE_TRY(const auto joined, joined_by_text(meaning, spec, entries));
+    return number_rows(meaning, spec, joined, false);
+  }
   std::vector<MapRow> rows;
   for (const MapEntry& entry : entries) {
     SPILE_TRY_VOID(check_entry(spec, entry));
@@ -147,8 +173,9 @@ Result<uint32_t> bucket_of(const MapSpec& spec, const MapEntry& entry) {
 /// Entries of one key make one row. Buckets of all keys come mixed.
 Result<std::vector<MapRow>> histogram_rows(const Meaning& meaning,
                                            const MapSpec& spec,
-                                           std::span<const MapEntry> entries) {
-  std::map<std::string, size_t> row_of_key;
+                                           std::span<const MapEntry> entries,
+                                           bool joins_equal_texts) {
+  std::map<std::string, size_t> row_of_key, row_of_text;
   std::vector<MapRow> rows;
   for (const MapEntry& entry : entries) {
     SPILE_TRY_VOID(check_entry(spec, entry));
@@ -157,7 +184,9 @@ Result<std::vector<MapRow>> histogram_rows(const Meaning& meaning,
     const auto [place, is_new] = row_of_key.try_emplace(key_bytes, rows.size());
     if (is_new) {
       SPILE_TRY(Value key, user_key(meaning, spec, entry));
-      rows.push_back({std::move(key), Histogram{}});
+      if (joins_equal_texts)
+        place->second = row_of_text.try_emplace(key_json(key), rows.size()).first->second;
+      if (place->second == rows.size()) rows.push_back({std::move(key), Histogram{}});
     }
     if (const uint64_t count = added_up(entry, 0); count != 0)
       std::get<Histogram>(rows[place->second].value)[bucket] += count;
@@ -208,6 +237,21 @@ std::string_view json_type(MapRole role) {
   return role == MapRole::kAvg || role == MapRole::kStats ? "stats" : "map";
 }
 
+/// Names of one JSON object, none twice.
+class DistinctNames {
+ public:
+  /// `quoted`, or that with a number.
+  std::string name(const std::string& quoted) {
+    std::string distinct = quoted;
+    for (int i = 2; !seen_.insert(distinct).second; i++)
+      distinct = fmt::format("{} #{}\"", std::string_view(quoted).substr(0, quoted.size() - 1), i);
+    return distinct;
+  }
+
+ private:
+  std::set<std::string> seen_;
+};
+
 std::string row_json(const MapRows& map, const MapRow& row) {
   if (const auto* histogram = std::get_if<Histogram>(&row.value))
     return histogram_json(map, *histogram);
@@ -224,8 +268,8 @@ Result<MapRows> merge_map(const Meaning& meaning,
     return fail(ErrorCode::kInternal, "an internal map can not be printed");
   MapRows out{spec.name,       spec.role, is_keyed(spec), spec.lhist_min, spec.lhist_max,
               spec.lhist_step, {},        spec.hist_bits};
-  auto rows = is_histogram(spec.role) ? histogram_rows(meaning, spec, entries)
-                                      : number_rows(meaning, spec, entries);
+  auto make_rows = is_histogram(spec.role) ? histogram_rows : number_rows;
+  auto rows = make_rows(meaning, spec, entries, limits.joins_equal_texts);
   if (!rows) return forward(rows, "read {}", spec.name);
   sort_rows(*rows, spec.role == MapRole::kStats);
   if (limits.top != 0 && rows->size() > limits.top)
@@ -253,8 +297,9 @@ std::string map_json(const MapRows& map) {
   std::string data;
   if (map.is_keyed) {
     data = "{";
+    DistinctNames names;
     for (const MapRow& row : map.rows)
-      data += fmt::format("{}{}: {}", data.size() == 1 ? "" : ", ", key_json(row.key),
+      data += fmt::format("{}{}: {}", data.size() == 1 ? "" : ", ", names.name(key_json(row.key)),
                           row_json(map, row));
     data += "}";
   } else if (!map.rows.empty()) {

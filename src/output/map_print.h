@@ -38,6 +38,9 @@ struct MapRows {
 struct PrintLimits {
   uint64_t top = 0;  ///< only the largest so many; 0: all
   uint64_t div = 0;  ///< numbers are divided by it; 0: not given
+  /// Keys that read alike are one (two stacks of the same functions), and what was aggregated under
+  /// them is added up. For JSON, where a reader keeps only the last of equal names.
+  bool joins_equal_texts = false;
 };
 
 /// Adds CPUs up and sorts: numbers by value, histograms by their total, other values by key; equal
@@ -56,7 +59,8 @@ Result<MapRows> merge_map(const Meaning& meaning,
 /// empty map.
 std::string map_text(const MapRows& rows);
 
-/// One line: `{"type": "map", "data": {"@x": {"1,a": 5}}}`.
+/// One line: `{"type": "map", "data": {"@x": {"1,a": 5}}}`. Of keys that read alike the later ones
+/// get a number: "f", "f #2".
 std::string map_json(const MapRows& rows);
 
 }  // namespace spile::output

@@ -150,6 +150,50 @@ TEST(MapPrint, SortsTextByKey) {
             "{\"type\": \"map\", \"data\": {\"@x\": {\"3\": \"a\\\"\"}}}\n");
 }
 
+/// Keys that differ and read alike, as two stacks of the same functions do: "f" and "f".
+const uint64_t kOneF = 'f', kOtherF = 'f' | 'x' << 16;
+
+MapSpec by_name(MapRole role) {
+  MapSpec spec = keyed(role);
+  spec.key = {ValueKind::kString, 8, true, {}, {}};
+  return spec;
+}
+
+TEST(MapPrint, JsonAddsUpWhatReadsAlike) {
+  constexpr PrintLimits kJson = {.joins_equal_texts = true};
+  const auto one = [](MapRole role, Bytes a, Bytes b, PrintLimits limits) {
+    const auto out =
+        json(by_name(role), {at(kOneF, {std::move(a)}), at(kOtherF, {std::move(b)})}, limits);
+    return out.substr(out.find("@x") + 5);
+  };
+  EXPECT_EQ(one(MapRole::kCount, word(3), word(2), kJson), "{\"f\": 5}}}\n");
+  EXPECT_EQ(one(MapRole::kMax, words({rank(MapRole::kMax, 3), 1}),
+                words({rank(MapRole::kMax, 9), 1}), kJson),
+            "{\"f\": 9}}}\n");
+  EXPECT_EQ(one(MapRole::kAvg, words({1, 10}), words({3, 50}), kJson), "{\"f\": 15}}}\n");
+  // Nothing to add up: the names are made distinct.
+  EXPECT_EQ(one(MapRole::kValue, word(3), word(2), kJson), "{\"f\": 2, \"f #2\": 3}}}\n");
+  // The largest are chosen of what is shown.
+  EXPECT_EQ(json(by_name(MapRole::kCount),
+                 {at(kOneF, {word(3)}), at('g', {word(4)}), at(kOtherF, {word(2)})},
+                 {.top = 1, .joins_equal_texts = true}),
+            "{\"type\": \"map\", \"data\": {\"@x\": {\"f\": 5}}}\n");
+  // Text shows both lines, as bpftrace does.
+  EXPECT_EQ(text(by_name(MapRole::kCount), {at(kOneF, {word(3)}), at(kOtherF, {word(2)})}),
+            "@x[f]: 2\n@x[f]: 3\n");
+}
+
+TEST(Hist, JsonAddsUpWhatReadsAlike) {
+  const auto key = [](uint64_t name, uint64_t bucket) {
+    return MapEntry{words({name, bucket}), {word(2)}};
+  };
+  const auto out = json(by_name(MapRole::kHist), {key(kOneF, 3), key(kOtherF, 3), key(kOtherF, 4)},
+                        {.joins_equal_texts = true});
+  EXPECT_EQ(out.find("\"f\""), out.rfind("\"f\"")) << out;
+  EXPECT_NE(out.find("\"count\": 4"), std::string::npos) << out;
+  EXPECT_NE(out.find("\"count\": 2"), std::string::npos) << out;
+}
+
 TEST(MapPrint, ShowsKeysOfSeveralParts) {
   MapSpec spec = keyed(MapRole::kCount);
   spec.key = kIntAndText;

@@ -31,6 +31,8 @@ class Output {
   /// What a command wrote, what a file holds.
   virtual Result<void> system(std::string_view text) = 0;
   virtual Result<void> cat(std::string_view text) = 0;
+  /// Whether keys of a map that read alike are one: PrintLimits::joins_equal_texts.
+  virtual bool joins_equal_texts() const { return false; }
   /// `count` records were lost.
   virtual Result<void> lost_events(uint64_t count) = 0;
   /// The script has ended; what follows are its maps.
@@ -75,6 +77,7 @@ class JsonOutput final : public Output {
   Result<void> cat(std::string_view text) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
+  bool joins_equal_texts() const override { return true; }
 
  private:
   Result<void> text_message(std::string_view type, std::string_view text);

@@ -119,8 +119,11 @@ Result<void> Records::no_map(int map) const {
 Result<void> Records::print_map(int map, const PrintLimits& limits, engine::Trace& trace) {
   if (!has_map(map)) return no_map(map);
   SPILE_TRY(const auto entries, trace.read_map(map));
-  SPILE_TRY(const MapRows rows, merge_map(Meaning(bundle_, names_, &trace),
-                                          bundle_.maps[static_cast<size_t>(map)], entries, limits));
+  PrintLimits of_output = limits;
+  of_output.joins_equal_texts = output_.joins_equal_texts();
+  SPILE_TRY(const MapRows rows,
+            merge_map(Meaning(bundle_, names_, &trace), bundle_.maps[static_cast<size_t>(map)],
+                      entries, of_output));
   return output_.map(rows);
 }
 

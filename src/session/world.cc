@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <set>
 #include <unordered_set>
 
@@ -237,10 +238,15 @@ Result<std::vector<Located>> MachineWorld::find_files(std::string_view target) {
   const bool is_path = target.find('/') != std::string_view::npos;
   if (!is_path)
     if (auto mapped = mapped_files(target); !mapped.empty()) return mapped;
-  // A relative path was typed where we stand, not where the target stands.
   std::vector<Located> found;
+  // A relative path was typed where we stand, not where the target stands.
+  if (is_path && !target.starts_with('/')) {
+    std::error_code no_place;
+    const auto here = std::filesystem::current_path(no_place) / target;
+    if (!no_place) found = removed_files(here.native(), NamedFrom::kOurRoot);
+  }
   if (!is_path || target.starts_with('/')) {
-    for (auto& file : removed_files(target)) add_once(found, std::move(file));
+    for (auto& file : removed_files(target, NamedFrom::kItsRoot)) add_once(found, std::move(file));
     for (const pid_t pid : options_.pids) {
       const auto root = root_of(os::thread_with_memory(pid).value_or(pid));
       auto theirs = root.empty() ? std::vector<Located>()
@@ -289,16 +295,17 @@ std::vector<Located> MachineWorld::mapped_files(std::string_view target) {
 /// The files that processes still run under a path that has been removed or given to another file
 /// (a package upgrade). Empty where one of them runs the file that has the path now: that one is
 /// meant.
-std::vector<Located> MachineWorld::removed_files(std::string_view path) {
+std::vector<Located> MachineWorld::removed_files(std::string_view path, NamedFrom named_from) {
   std::vector<Located> found;
   bool is_current = false;
   for (const pid_t pid : options_.pids) {
     const pid_t tid = os::thread_with_memory(pid).value_or(pid);
     const auto maps = os::read_maps(tid);
-    if (!maps) continue;
+    const auto root = root_of(tid);
+    if (!maps || (named_from == NamedFrom::kOurRoot && !root.empty())) continue;
     // The path may lead through links: /lib/x is mapped as /usr/lib/x.
     const auto slash = path.rfind('/');
-    const auto folder = elf::canonical_path(root_of(tid), slash == 0 ? "/" : path.substr(0, slash));
+    const auto folder = elf::canonical_path(root, slash == 0 ? "/" : path.substr(0, slash));
     const auto real = folder
                           ? fmt::format("{}{}", *folder == "/" ? "" : *folder, path.substr(slash))
                           : std::string(path);

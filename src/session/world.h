@@ -85,7 +85,9 @@ class MachineWorld final : public lang::World {
   Result<std::vector<symbols::Located>> find_files(std::string_view target);
   Result<std::vector<symbols::Located>> programs();
   std::vector<symbols::Located> mapped_files(std::string_view target);
-  std::vector<symbols::Located> removed_files(std::string_view path);
+  /// Whose root an absolute path begins at.
+  enum class NamedFrom : uint8_t { kItsRoot, kOurRoot };
+  std::vector<symbols::Located> removed_files(std::string_view path, NamedFrom named_from);
   Result<std::string> openable(const symbols::Located& file);
   Result<const symbols::ModuleSymbols*> module(const symbols::Located& file);
   Result<std::vector<symbols::Located>> usdt_files(std::string_view target);

@@ -190,7 +190,8 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
       attachment->target = std::move(target);
       return attachment;
     }
-    // A thread stood in the way, the place was taken, or somebody holds the process. What
+    // A thread stood in the way, the place was taken, a library was unloaded, or somebody holds the
+    // process. What
     // roll_back() had to leave is taken out like that of a dead tracer; what a living one holds is
     // not. A stop that timed out (a thread in vfork, a dead disk) held the others all the while:
     // few tries, long pauses.
@@ -203,6 +204,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
           *target, std::move(done.error())
                        .context(fmt::format("attach to process {} ({})", pid, target->name())));
     SPILE_TRY_VOID(std::move(free));
+    sites.await(patcher.unloaded());
     if (attempt >= kMaxAttempts / 2) {
       sites.give_up(patcher.blocked());
       if (patcher.no_traps()) sites.refuse_traps(*patcher.no_traps());

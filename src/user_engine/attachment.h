@@ -51,15 +51,18 @@ class SiteSlots {
   SiteSlots() = default;
   explicit SiteSlots(uint32_t capacity) : capacity_(capacity) {}
 
-  /// Errors: none; nullopt where the table is full.
-  std::optional<uint32_t> take();
-  void give_back(uint32_t slot) { free_.push_back(slot); }
+  /// An entry for an edit of `owner`. Errors: none; nullopt where the table is full.
+  std::optional<uint32_t> take(const PlannedSite* owner);
+  void give_back(uint32_t slot);
+  /// The entries of these sites.
+  std::vector<uint32_t> of(const std::set<const PlannedSite*>& owners) const;
   size_t room() const { return free_.size() + (capacity_ - used_); }
   uint32_t used() const { return used_; }  ///< entries [0, used) have been in use
 
  private:
   uint32_t capacity_ = 0, used_ = 0;
   std::vector<uint32_t> free_;
+  std::vector<const PlannedSite*> owners_;  ///< by entry; null: free
 };
 
 /// Owned by the trace. Nothing in it is read from memory that the target can write, but through
@@ -73,7 +76,8 @@ struct Attachment {
   TrapWatch trap_watch;  ///< used where `addresses` has a trap page
   std::vector<PatchedSite> sites;
   /// Sites in libraries that the process has unloaded. A child that it forked before may still have
-  /// them, so they are undone like the others, and their entries stay in the site table.
+  /// them, so they are undone like the others, and their entries stay in the site table until they
+  /// are needed and no child lives (late.h).
   std::vector<PatchedSite> unloaded;
   SiteSlots slots;
   std::vector<Semaphore> semaphores;  ///< counters of static tracepoints that we raised

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "os/process.h"
+#include "user_engine/detach.h"
 
 namespace spile::user_engine {
 
@@ -82,11 +83,81 @@ std::string name_of(const ModuleIdentity& identity, const std::vector<target::Mo
 // ---- entries of the site table
 // -----------------------------------------------------------------------------------
 
-std::optional<uint32_t> SiteSlots::take() {
-  if (free_.empty()) return used_ == capacity_ ? std::nullopt : std::optional(used_++);
+std::optional<uint32_t> SiteSlots::take(const PlannedSite* owner) {
+  if (free_.empty()) {
+    if (used_ == capacity_) return std::nullopt;
+    owners_.push_back(owner);
+    return used_++;
+  }
   const uint32_t slot = free_.back();
   free_.pop_back();
+  owners_[slot] = owner;
   return slot;
+}
+
+void SiteSlots::give_back(uint32_t slot) {
+  owners_[slot] = nullptr;
+  free_.push_back(slot);
+}
+
+std::vector<uint32_t> SiteSlots::of(const std::set<const PlannedSite*>& owners) const {
+  std::vector<uint32_t> slots;
+  for (uint32_t slot = 0; slot < used_; slot++) {
+    if (owners.contains(owners_[slot])) slots.push_back(slot);
+  }
+  return slots;
+}
+
+// ---- what nobody has any more
+// ------------------------------------------------------------------------------------
+
+namespace {
+
+size_t edits_of(const std::vector<PatchedSite>& sites) {
+  size_t count = 0;
+  for (const PatchedSite& site : sites) count += site.edits.size();
+  return count;
+}
+
+/// None of our jump is left at a site, whatever is there now.
+bool is_gone(const target::Target& target, const PatchedSite& site) {
+  return std::ranges::all_of(site.edits, [&](const patch::Edit& edit) {
+    std::vector<uint8_t> now(edit.after.size());
+    now.resize(target.memory().read_some(edit.at, now));
+    return now.empty() || !std::ranges::equal(now, std::span(edit.after).first(now.size()));
+  });
+}
+
+/// A child that forks while the list is read may have its own behind our back: asked twice.
+bool has_forked_children(const Attachment& attachment) {
+  return !forked_children(attachment).empty() || !forked_children(attachment).empty();
+}
+
+/// The counters behind the last that is in use.
+void forget_lowered_semaphores(Attachment& attachment) {
+  auto& all = attachment.semaphores;
+  while (!all.empty() && all.back().state == abi::SemaphoreState::kLowered) all.pop_back();
+  __atomic_store_n(&attachment.region.journal_untrusted().semaphore_count,
+                   static_cast<uint32_t>(all.size()), __ATOMIC_RELEASE);
+}
+
+}  // namespace
+
+void forget_unloaded(Attachment& attachment) {
+  // The process first: a child that it forks from here on has nothing that it has not.
+  const auto gone = std::ranges::partition(
+      attachment.unloaded, [&](const PatchedSite& s) { return !is_gone(*attachment.target, s); });
+  if (gone.empty() || has_forked_children(attachment)) return;
+  std::set<const PlannedSite*> forgotten;
+  for (const PatchedSite& site : gone) forgotten.insert(site.planned);
+  auto entries = attachment.region.sites_untrusted();
+  for (const uint32_t slot : attachment.slots.of(forgotten)) {
+    __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[slot].state),
+                     static_cast<uint8_t>(abi::SiteState::kEmpty), __ATOMIC_RELEASE);
+    attachment.slots.give_back(slot);
+  }
+  attachment.unloaded.erase(gone.begin(), gone.end());
+  forget_lowered_semaphores(attachment);
 }
 
 // ---- looking
@@ -127,19 +198,25 @@ void LateLibraries::look(Attachment& attachment, const AttachContext& context) {
   auto text = tid ? os::read_file(fmt::format("/proc/{}/maps", *tid)) : Result<std::string>();
   if (!tid || !text) return;
   std::string code = lines_of_code(*text);
+  bool has_settled = false;
   // A library that came back to its place changes no line.
   if (code != code_ || any_came_back(attachment)) {
+    if (settled_) came_after_ = looked_;
     set_aside_unloaded(attachment);
     choose_witnesses(attachment);
     code_ = std::move(code);
     settled_ = false;
-  } else if (!settled_) {
+  } else {
     // The same for a whole look: its loader has come past its code.
-    settled_ = true;
+    has_settled = !std::exchange(settled_, true);
+  }
+  looked_ = began;
+  const auto took = Clock::now() - began;
+  if (has_settled) {
+    // Not counted: kMaxExtensions bounds it, and what the process loads next is not to wait.
     follow(attachment, context);
     choose_witnesses(attachment);
   }
-  const auto took = Clock::now() - began;
   next_ = Clock::now() + std::max<Clock::duration>(kLookEvery, took * kShareOfTime);
 }
 
@@ -175,9 +252,11 @@ void LateLibraries::follow(Attachment& attachment, const AttachContext& context)
         attachment.pid, kMaxExtensions));
     return;
   }
+  // What a library had, it has again when it comes back.
+  if (edits_of(attachment.unloaded) >= attachment.slots.room()) forget_unloaded(attachment);
   const size_t refused = attachment.refused.size();
   auto done = extend(attachment, fresh, context);
-  if (done) extensions_ += *done ? 1 : 0;
+  if (done && *done) note_extension();
   tell_refusals(attachment, refused);
   if (done || done.error().code == ErrorCode::kTargetGone) return;
   if (done.error().code == ErrorCode::kBusy) {
@@ -188,6 +267,20 @@ void LateLibraries::follow(Attachment& attachment, const AttachContext& context)
   }
   warnings_.push_back(fmt::format("process {}: {}, loaded later, is not probed: {}", attachment.pid,
                                   name_of(*fresh.begin(), *modules), done.error().message));
+}
+
+void LateLibraries::note_extension() {
+  extensions_++;
+  longest_ = std::max(longest_, Clock::now() - came_after_);
+}
+
+std::optional<std::string> LateLibraries::missed(pid_t pid) const {
+  if (extensions_ == 0) return std::nullopt;
+  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(longest_);
+  return fmt::format(
+      "process {}: {} a library was loaded while it was traced, and probed up to {} ms later: "
+      "its calls before that are in no figure",
+      pid, extensions_ == 1 ? "once" : fmt::format("{} times", extensions_), ms.count());
 }
 
 void LateLibraries::tell_refusals(const Attachment& attachment, size_t first) {

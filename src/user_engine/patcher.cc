@@ -102,7 +102,7 @@ void Patcher::write_journal_ahead() {
     std::ranges::copy(edit.before, entry.original);
     std::ranges::copy(edit.after, entry.patched);
     entry.state = abi::SiteState::kPlanned;
-    auto slot = slots.take();
+    auto slot = slots.take(&site);
     SPILE_CHECK(slot.has_value());
     slot_of_write_.push_back(*slot);
     entries[*slot] = entry;

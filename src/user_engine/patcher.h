@@ -33,6 +33,7 @@ class Patcher {
 
   /// Patches the stopped process. Errors:
   ///   busy    a thread stands in the way (blocked()), something is mapped where we wanted to be
+  ///           or it has unloaded a library of the plan (unloaded())
   ///   unsafe  the code has changed since it was planned
   /// and those of the parts. Then roll_back() puts back what has changed.
   Result<void> commit(target::StoppedProcess& process);
@@ -49,6 +50,8 @@ class Patcher {
 
   /// Sites that a thread stands in the way of.
   const std::set<const PlannedSite*>& blocked() const { return blocked_; }
+  /// Sites in libraries that the process has unloaded since they were planned.
+  const std::set<const PlannedSite*>& unloaded() const { return unloaded_; }
   /// Why SIGTRAP cannot be had, after a failure for that.
   const std::optional<std::string>& no_traps() const { return no_traps_; }
   /// After success. The patcher is empty then.
@@ -61,7 +64,8 @@ class Patcher {
   /// `written`: how many of all edits have been made.
   Result<void> check_unchanged(const target::StoppedProcess& process,
                                const Batch& batch,
-                               size_t written) const;
+                               size_t written);
+  Result<void> find_unloaded(const Batch& batch, size_t changed);
   std::vector<uint8_t> expected_at(const Write& write, size_t written) const;
   Result<void> find_blocked_sites(const target::StoppedProcess& process, const Batch& batch);
   static const BuiltSite* site_around(const Batch& batch, const target::StoppedThread& thread);
@@ -99,7 +103,7 @@ class Patcher {
   const AttachContext& context_;
   Attachment* extended_;
   Prepared prepared_;
-  std::set<const PlannedSite*> blocked_;
+  std::set<const PlannedSite*> blocked_, unloaded_;
   std::optional<std::string> no_traps_;
   Mapping data_;
   shm::Region region_;

@@ -25,7 +25,7 @@ constexpr size_t kJumpReachBytes = 8;
 /// have come. The bytes behind an edit may be part of its jump.
 Result<void> Patcher::check_unchanged(const StoppedProcess& process,
                                       const Batch& batch,
-                                      size_t written) const {
+                                      size_t written) {
   auto writes = prepared_.writes_of(batch);
   std::vector<uint8_t> page;
   for (size_t first = 0; first < writes.size();) {
@@ -42,21 +42,42 @@ Result<void> Patcher::check_unchanged(const StoppedProcess& process,
       auto now = std::span(page).subspan(std::min(page.size(), static_cast<size_t>(at - start)));
       // Behind the own bytes the mapping may end.
       size_t readable = std::min(expected.size(), now.size());
-      if (readable == 0) {
+      const bool is_same =
+          readable >= own &&
+          std::ranges::equal(now.first(readable), std::span(expected).first(readable));
+      if (!is_same) SPILE_TRY_VOID(find_unloaded(batch, i));
+      if (!is_same)
         return fail(ErrorCode::kUnsafe,
-                    "the code at {} has been unloaded since it was looked at: try again", at);
-      }
-      if (readable < own ||
-          !std::ranges::equal(now.first(readable), std::span(expected).first(readable)))
-        return fail(ErrorCode::kUnsafe,
-                    "the code at {} has changed since it was looked at: unloaded, or patched by "
-                    "another tool (it holds {}, not {})",
+                    "the code at {} has changed since it was looked at: patched by another tool "
+                    "(it holds {}, not {})",
                     at, x86::hex(now.first(readable)),
                     x86::hex(std::span(expected).first(readable)));
     }
     first = i;
   }
   return {};
+}
+
+/// Where memory is not as planned at one edit: whether its library has gone. Errors: busy, it has
+/// (unloaded() says which of the batch have).
+Result<void> Patcher::find_unloaded(const Batch& batch, size_t changed) {
+  SPILE_TRY(auto maps, target_.maps());
+  std::map<const ModuleImage*, bool> is_there;
+  for (const Write& write : prepared_.writes_of(batch)) {
+    const PlannedSite* site = write.site->site;
+    const target::Module& module = site->image->module();
+    auto [entry, is_new] = is_there.try_emplace(site->image);
+    if (is_new) {
+      entry->second = std::ranges::any_of(maps, [&](const os::MapEntry& m) {
+        return m.contains(write.edit->at) && m.inode == module.inode && m.device == module.device;
+      });
+    }
+    if (!entry->second) unloaded_.insert(site);
+  }
+  const ModuleImage* image = prepared_.writes_of(batch)[changed].site->site->image;
+  if (is_there.at(image)) return {};
+  return fail(ErrorCode::kBusy, "{} has been unloaded since it was looked at",
+              image->module().path);
 }
 
 /// What memory must hold at an edit and behind it, when the first `written` edits have been made.
@@ -132,9 +153,12 @@ Result<void> Patcher::check_room() const {
   if (extended_ == nullptr) return {};
   if (prepared_.writes.size() > extended_->slots.room())
     return fail(ErrorCode::kUnsupported,
-                "{} places are to be changed, and the site table has room for {} more: start the "
+                "{} places are to be changed, and the site table has room for {} more{}: start the "
                 "trace anew",
-                prepared_.writes.size(), extended_->slots.room());
+                prepared_.writes.size(), extended_->slots.room(),
+                extended_->unloaded.empty()
+                    ? ""
+                    : " (processes that it forked may still have libraries that it has unloaded)");
   if (first_semaphore_ + prepared_.semaphores.size() > abi::kMaxSemaphores)
     return fail(ErrorCode::kUnsupported, "more than {} counters of static tracepoints",
                 abi::kMaxSemaphores);

@@ -275,8 +275,10 @@ class Planner {
     SiteReport report;
     report.pid = target_.pid();
     report.probe = probe;
-    report.location = fmt::format("{}:{}", std::filesystem::path(module.path).filename().string(),
-                                  bundle_.probes[static_cast<size_t>(probe)].symbol);
+    const Probe& named = bundle_.probes[static_cast<size_t>(probe)];
+    report.location =
+        fmt::format("{}:{}", std::filesystem::path(module.path).filename().string(),
+                    named.address ? fmt::format("{:#x}", *named.address) : named.symbol);
     report.refused = true;
     report.reason = error.message;
     plan_.refused.push_back(std::move(report));

@@ -76,6 +76,7 @@ class Undo {
   Result<void> lower();
   bool is_patched(TargetAddr site) const;
   bool is_mapped(const PatchedBytes& patch) const;
+  const std::vector<const PatchedBytes*>& by_address() const;
   bool is_other_jump_of_ours(TargetAddr at, std::span<const uint8_t> here) const;
   void note_stop(const StoppedProcess& process);
   void note_interrupted(const StoppedProcess& process);
@@ -95,7 +96,7 @@ class Undo {
   bool lowered_ = false, restored_ = false;
   bool executing_ = false;  ///< at the last stop a thread that may run was in our code
   bool hops_clear_ = true;
-  std::vector<const PatchedBytes*> by_address_;  ///< only where there are hops
+  mutable std::vector<const PatchedBytes*> by_address_;  ///< see by_address()
   int waits_for_cpu_ = 0;
   bool refused_ = false;  ///< a living tracer holds the process: asking again will not help
 };
@@ -123,11 +124,20 @@ Result<void> Undo::restore_bytes(size_t limit) {
   return {};
 }
 
+/// Made when it is first asked for: a plain job does without.
+const std::vector<const PatchedBytes*>& Undo::by_address() const {
+  if (by_address_.empty()) {
+    for (const PatchedBytes& p : job_.patches) by_address_.push_back(&p);
+    std::ranges::sort(by_address_, {}, &PatchedBytes::address);
+  }
+  return by_address_;
+}
+
 /// A library that came back to its place was patched anew there, with other jumps.
 bool Undo::is_other_jump_of_ours(TargetAddr at, std::span<const uint8_t> here) const {
-  return std::ranges::any_of(job_.patches, [&](const PatchedBytes& p) {
-    return p.address == at && std::ranges::equal(p.patched, here);
-  });
+  const auto same = std::ranges::equal_range(by_address(), at, {}, &PatchedBytes::address);
+  return std::ranges::any_of(
+      same, [&](const PatchedBytes* p) { return std::ranges::equal(p->patched, here); });
 }
 
 bool Undo::is_mapped(const PatchedBytes& patch) const {
@@ -150,8 +160,8 @@ Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
       std::ranges::copy(patch.original, here.begin());
       changed = true;
       report_.restored++;
-    } else if (!std::ranges::equal(here, patch.original) && is_mapped(patch) &&
-               !is_other_jump_of_ours(patch.address, here)) {
+    } else if (!std::ranges::equal(here, patch.original) &&
+               !is_other_jump_of_ours(patch.address, here) && is_mapped(patch)) {
       report_.notes.push_back(
           fmt::format("process {}: the code at {} was changed by somebody else meanwhile ({}) "
                       "and is left alone",
@@ -167,9 +177,10 @@ Result<void> Undo::restore_page(std::span<const PatchedBytes> patches) {
 /// Whether a thread with this rip has run a site's jump and not yet the one that it leads to, in
 /// padding or inside a moved instruction: no original instruction begins there.
 bool Undo::is_between_jumps(TargetAddr rip) const {
-  auto first = std::ranges::lower_bound(by_address_, rip - (abi::kMaxSiteBytes - 1), {},
-                                        &PatchedBytes::address);
-  for (; first != by_address_.end() && (*first)->address <= rip; ++first) {
+  const auto& patches = by_address();
+  auto first =
+      std::ranges::lower_bound(patches, rip - (abi::kMaxSiteBytes - 1), {}, &PatchedBytes::address);
+  for (; first != patches.end() && (*first)->address <= rip; ++first) {
     const PatchedBytes& p = **first;
     bool inside = rip >= p.address + (p.is_site ? 1 : 0) && rip < p.address + p.patched.size();
     std::vector<uint8_t> now(p.patched.size());
@@ -184,10 +195,6 @@ bool Undo::is_between_jumps(TargetAddr rip) const {
 /// there by a signal and will come back, or its stack cannot be searched for that.
 Result<bool> Undo::clear_hops(StoppedProcess& process) {
   if (std::ranges::all_of(job_.patches, &PatchedBytes::is_site)) return true;
-  if (by_address_.empty()) {
-    for (const PatchedBytes& p : job_.patches) by_address_.push_back(&p);
-    std::ranges::sort(by_address_, {}, &PatchedBytes::address);
-  }
   for (size_t i = 0; i < process.threads().size(); i++) {
     os::Registers registers = process.threads()[i].registers;
     if (!is_between_jumps(TargetAddr(registers.rip))) continue;

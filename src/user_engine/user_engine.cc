@@ -135,6 +135,7 @@ class UserTrace final : public engine::Trace {
   AttachContext context_;
   std::vector<std::unique_ptr<Attachment>> attachments_;
   std::map<const Attachment*, LateLibraries> late_;
+  SteadyClock::time_point began_ = SteadyClock::now();
   Mapping local_memory_;
   shm::Region local_region_;
   shm::RingReader reader_;
@@ -173,6 +174,12 @@ Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
   abi::HitFrame frame = {};
   frame.cookie = bundle_.cookie_of(probe);
   auto done = bpf::run(program.code, reinterpret_cast<uint64_t>(&frame), env);
+  if (!done && done.error().code == ErrorCode::kInvalid) {
+    return fail(ErrorCode::kUnsafe,
+                "{} was given up after {} steps (a pass through a loop is some 20): does a loop in "
+                "it end?",
+                bundle_.probes[probe].name, kTracerInsnBudget);
+  }
   if (!done) return forward(done, "run {}", bundle_.probes[probe].name);
   return {};
 }
@@ -317,7 +324,7 @@ void UserTrace::refresh_clock() {
 void UserTrace::follow_libraries() {
   if (detached_) return;
   for (const auto& attachment : attachments_) {
-    LateLibraries& late = late_[attachment.get()];
+    LateLibraries& late = late_.try_emplace(attachment.get(), began_).first->second;
     late.look(*attachment, context_);
     std::ranges::move(late.take_warnings(), std::back_inserter(warnings_));
     std::ranges::move(std::exchange(attachment->warnings, {}), std::back_inserter(warnings_));
@@ -485,6 +492,10 @@ Result<void> UserTrace::detach() {
       refresh_clock();
       hold_records();
     });
+    if (auto late = late_.find(attachment.get()); late != late_.end()) {
+      if (auto missed = late->second.missed(attachment->pid))
+        warnings_.push_back(std::move(*missed));
+    }
     if (report && had_ended && report->processes > 0) {
       warnings_.push_back(
           fmt::format("process {} has ended; {} of the processes that it forked ran on, and are no "

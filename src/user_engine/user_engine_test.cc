@@ -2,6 +2,7 @@
 // themselves. Bundles are made by hand, so that what fails here is not the language.
 #include "user_engine/user_engine.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -22,6 +23,7 @@
 #include "os/process.h"
 #include "user_engine/code_image.h"
 #include "user_engine/detach.h"
+#include "user_engine/late.h"
 #include "user_engine/target/process.h"
 #include "user_engine/test_worker.h"
 
@@ -265,6 +267,74 @@ TEST(UserEngine, AnAttachThatFailsHalfwayLeavesNothing) {
   Snapshot after = Snapshot::of(worker.pid());
   EXPECT_TRUE(before.code == after.code);
   EXPECT_EQ(before.descriptors, after.descriptors);
+}
+
+/// Whether the process has code of a file of this name.
+bool has_loaded(pid_t pid, std::string_view name) {
+  auto maps = os::read_maps(pid);
+  return maps && std::ranges::any_of(*maps, [&](const os::MapEntry& m) {
+           return m.exec && m.path.find(name) != std::string::npos;
+         });
+}
+
+constexpr const char* kOtherLibrary = "libresolv.so.2";
+
+TEST(UserEngine, ALibraryUnloadedInMidAttachIsAwaitedAndTheOthersAreProbed) {
+  void* library = dlopen(kOtherLibrary, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) GTEST_SKIP() << dlerror();
+  Told process([&](auto wait) {
+    if (!wait() || dlclose(library) != 0) return 1;
+    while (has_loaded(getpid(), kOtherLibrary)) usleep(1000);
+    if (!wait()) return 1;
+    for (long i = 0; i < 100; i++) {
+      if (spile_engine_test_hot(i, 7) != i * 3 + 7) return 2;
+    }
+    return dlopen(kOtherLibrary, RTLD_NOW) != nullptr && wait() ? 0 : 3;
+  });
+  auto target = target::Target::open(process.pid());
+  ASSERT_TRUE(target);
+  Bundle bundle = counting_bundle();
+  auto modules = target->modules();
+  ASSERT_TRUE(modules);
+  for (const target::Module& m : *modules) {
+    if (m.path.find(kOtherLibrary) == std::string::npos) continue;
+    for (auto kind : {bundle::ProbeKind::kUprobe, bundle::ProbeKind::kUretprobe}) {
+      bundle.probes.push_back(
+          {.kind = kind, .name = "late", .path = m.path, .symbol = "__loc_ntoa", .program = 0});
+    }
+  }
+  ASSERT_EQ(bundle.probes.size(), 3u);
+  shm::Clock clock = shm::Clock::start();
+  AttachContext context{.bundle = &bundle, .analyses = *check_programs(bundle), .clock = &clock};
+  int attempts = 0;
+  // Behind the plan, before the stop.
+  context.begin = [&](shm::Region&) -> Result<void> {
+    if (attempts++ > 0) return {};
+    process.go();
+    while (has_loaded(process.pid(), kOtherLibrary)) usleep(1000);
+    return {};
+  };
+  auto attached = user_engine::attach(process.pid(), context);
+  ASSERT_TRUE(attached) << attached.error().message;
+  EXPECT_EQ(attempts, 2);
+  EXPECT_EQ((*attached)->sites.size(), 1u);
+  EXPECT_TRUE((*attached)->refused.empty());
+  ASSERT_EQ((*attached)->warnings.size(), 1u);
+  EXPECT_NE((*attached)->warnings[0].find(kOtherLibrary), std::string::npos)
+      << (*attached)->warnings[0];
+  // It comes back: looked for like one that had never been there.
+  LateLibraries late(LateLibraries::Clock::now());
+  late.look(**attached, context);
+  process.go();
+  while ((*attached)->sites.size() < 2) {
+    late.look(**attached, context);
+    usleep(1000);
+  }
+  EXPECT_TRUE(late.missed(process.pid()));
+  ASSERT_TRUE(detach(**attached));
+  process.go();
+  EXPECT_EQ(process.wait(), 0);
+  dlclose(library);
 }
 
 TEST(UserEngine, UndoneInOneStopAnAttachLeavesNothing) {

@@ -106,6 +106,46 @@ void WantedSites::give_way(const std::vector<std::pair<const PlannedSite*, std::
   for (const auto& [lost, reason] : swapped.refused) refuse(lost, reason);
 }
 
+void WantedSites::await_probe(int probe) {
+  const bool is_asked_for = probe >= 0 && bundle_.probes[static_cast<size_t>(probe)].entry_of < 0;
+  if (is_asked_for && std::ranges::find(plan_->absent, probe) == plan_->absent.end())
+    plan_->absent.push_back(probe);
+}
+
+/// A return probe of a library that has gone is awaited with it; one that only had a place there is
+/// refused.
+void WantedSites::await_returns(int returns,
+                                const std::set<ModuleIdentity>& gone,
+                                const PlannedSite& place) {
+  const PlannedReturns& planned = plan_->returns[static_cast<size_t>(returns)];
+  patch::Refusal refusal;
+  refusal.kind = patch::RefusalKind::kReserved;
+  refusal.address = place.plan.site;
+  refusal.reason =
+      fmt::format("a place of it was in {}, which has been unloaded", place.image->module().path);
+  if (!gone.contains(identity_of(planned.image->module()))) return refuse_returns(returns, refusal);
+  plan_->refuse_returns(returns, target_.pid(), refusal);
+  for (const int probe : planned.probes) await_probe(probe);
+}
+
+void WantedSites::await(const std::set<const PlannedSite*>& unloaded) {
+  if (unloaded.empty()) return;
+  std::set<ModuleIdentity> gone;
+  for (const PlannedSite* site : unloaded) gone.insert(identity_of(site->image->module()));
+  for (const PlannedSite& site : plan_->sites) {
+    const bool has_gone = gone.contains(identity_of(site.image->module()));
+    if (!has_gone || !dropped_.insert(&site).second) continue;
+    for (const std::vector<Action>& actions : site.actions) {
+      for (const Action& action : actions) await_probe(action.probe);
+    }
+    for (const int returns : returns_at(site)) await_returns(returns, gone, site);
+  }
+  for (const PlannedSite& site : plan_->sites) {
+    if (!site.has_actions()) dropped_.insert(&site);
+  }
+  for (const ModuleIdentity& module : gone) plan_->modules.erase(module);
+}
+
 std::vector<SiteReport> WantedSites::all_refusals() const {
   auto all = plan_->refused;
   all.insert(all.end(), refused_.begin(), refused_.end());

@@ -31,6 +31,9 @@ class WantedSites {
   /// Sites that threads stand in the way of, and stay: as short sites where that fits, else left
   /// out for good.
   void give_up(const std::set<const PlannedSite*>& blocked);
+  /// The libraries that these are in have been unloaded: they are awaited, like those that had not
+  /// been loaded.
+  void await(const std::set<const PlannedSite*>& unloaded);
   /// SIGTRAP cannot be had.
   void refuse_traps(const std::string& reason);
   Error all_refused() const;
@@ -49,6 +52,8 @@ class WantedSites {
   void refuse(const PlannedSite& site, const std::string& reason);
   void leave_unwatched(const PlannedSite& site, const std::string& reason);
   void refuse_returns(int returns, const patch::Refusal& refusal);
+  void await_probe(int probe);
+  void await_returns(int returns, const std::set<ModuleIdentity>& gone, const PlannedSite& place);
   void give_up_head(const PlannedSite& site, size_t head);
 
   const target::Target& target_;

@@ -190,6 +190,36 @@ class Target(Process):
         return status
 
 
+def cpu_seconds(pid):
+    """What the threads that it has now have had of the CPUs."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="utf-8") as times:
+                total += int(times.read().split()[0])
+    return total / 1e9
+
+
+def wait_for_work(pid, seconds=0.05):
+    """Until the process has run for so long: on a busy machine no time on the clock says that it has run at all."""
+    begin, end = cpu_seconds(pid), time.monotonic() + 60 * SLOWNESS
+    while cpu_seconds(pid) - begin < seconds:
+        check("in-time", time.monotonic() < end, f"process {pid} does not get {seconds} s of a CPU")
+        time.sleep(0.005)
+
+
+def wait_until_caught(process, number):
+    """Until the process has a handler for the signal, or has ended."""
+    end = time.monotonic() + ATTACH_SECONDS
+    while process.alive():
+        with contextlib.suppress(OSError, AttributeError):
+            with open(f"/proc/{process.pid}/status", encoding="utf-8") as status:
+                if int(re.search(r"^SigCgt:\s+(\w+)", status.read(), re.M).group(1), 16) >> (number - 1) & 1:
+                    return
+        check("in-time", time.monotonic() < end, f"signal {number} gets no handler\n{process.report()}")
+        time.sleep(0.005)
+
+
 def calls_of(lines, process):
     for line in reversed(lines):
         found = re.match(r"calls=(\d+)$", line)

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-from harness import RUN_SECONDS, SPILE, Picture, Process, Skip, Target, check, need_root, need_tool, target_path
+from harness import RUN_SECONDS, SPILE, Picture, Process, Skip, Target, check, need_root, need_tool, target_path, wait_for_work
 from tracing import (NOBODY, check_as_before_soon, check_code_as_before, check_prints, check_says, check_status,
                      compile_program, has_our_mappings, keyed,
                      main, public_copy, run, scalar, spile, temporary_directory, traced_by, wait_until)
@@ -116,6 +116,17 @@ def missing_files_probes_and_glob_matches_are_named():
         check_says(result, re.escape(pattern))
 
 
+@case
+def an_empty_command_is_refused():
+    for command in ("", " ", "\t\n"):
+        result = spile("-e", "BEGIN { exit(); }", "-c", command)
+        check_status(result, 2)
+        check_says(result, "the command is empty")
+    result = spile("stat", "-x,", "-e", "page-faults", "--", "true")
+    check_status(result, 2)
+    check_says(result, "-x: .*not built yet")
+
+
 # --- endless loops --------------------------------------------------------------------------------------------
 
 
@@ -123,13 +134,17 @@ def missing_files_probes_and_glob_matches_are_named():
 def an_endless_loop_ends():
     result = spile("-e", "BEGIN { while (1) { @x++; } }")
     check_status(result, 1)
-    check_says(result, r"budget|loop|bound")
+    check_says(result, r"stdin:1:15-18: ERROR: this loop never ends")
+    for probe in ("BEGIN", "interval:ms:10"):
+        result = spile("--engine", "user", "-e", probe + " { while (@x >= 0) { @x++; } }")
+        check_status(result, 1)
+        check_says(result, probe + r" was given up after \d+ steps")
 
 
 @case
 def an_endless_loop_at_a_hit_does_not_hold_the_target():
     with Busy() as target:
-        result = spile("-e", f"{target.probe} {{ while (1) {{ @x++; }} }} interval:ms:200 {{ exit(); }}", "-p",
+        result = spile("-e", f"{target.probe} {{ while (@x >= 0) {{ @x++; }} }} interval:ms:20 /@x > 100000/ {{ exit(); }}", "-p",
                        target.pid)
         check("refused-or-bounded", result.status in (0, 1), result.report())
         check_says(result, r"budget|loop|bound|missed")
@@ -246,7 +261,7 @@ def a_full_map_is_counted():
     with Busy() as target:
         # The address of a local differs little, nsecs always.
         result = spile("-e",
-                       f"{target.probe} {{ @[nsecs, arg0] = count(); @calls = count(); }} interval:ms:600 {{ exit(); }}", "-p", target.pid)
+                       f"{target.probe} {{ @[nsecs, arg0] = count(); @calls = count(); }} interval:ms:20 /@calls > 50000/ {{ exit(); }}", "-p", target.pid)
         check_status(result, 0)
         found = re.search(r"(\d+) updates of full maps", result.err)
         check("loss-counted", found and int(found.group(1)) > 0, result.err)
@@ -264,7 +279,7 @@ def a_full_ring_is_counted():
         with tracer:
             wait_until(lambda: len(tracer.out) > 100, "the first records")
             os.kill(tracer.pid, signal.SIGSTOP)  # a reader that is held up
-            time.sleep(1.0)
+            wait_for_work(target.pid, 0.3)
             os.kill(tracer.pid, signal.SIGCONT)
             tracer.send(signal.SIGINT)
             status = tracer.finish(60)
@@ -282,8 +297,8 @@ def a_full_ring_is_counted():
 @case
 def an_unreadable_pointer_is_an_empty_string():
     with Busy() as target:
-        script = (f"{target.probe} {{ @[str(1)] = count(); @[str(0xffffffffff600000)] = count(); @n[str(arg1)] = count(); }} "
-                  "interval:ms:100 { exit(); }")
+        script = (f"{target.probe} {{ @[str(1)] = count(); @[str(0xffffffffff600000)] = count(); @n[str(arg1)] = count(); @seen = 1; }} "
+                  "interval:ms:20 /@seen/ { exit(); }")
         result = spile("-e", script, "-p", target.pid)
         check_status(result, 0)
         check("hits-happened", keyed(result.out, "@").get("", 0) > 0, result.report())
@@ -372,7 +387,7 @@ def a_target_that_scribbles_over_shared_memory_harms_only_itself():
                 before = Picture(target.pid)
                 with Process([SPILE, "-e", scribble_script(program), "-p", target.pid]) as tracer:
                     wait_until(lambda: "Attached" in "".join(tracer.err) or not tracer.alive(), "the attach")
-                    time.sleep(0.5)
+                    wait_for_work(target.pid, 0.5)
                     tracer.send(signal.SIGINT)
                     status = tracer.finish()
                     check("no-crash", status in (0, 1), tracer.report())
@@ -489,7 +504,7 @@ def a_target_that_ends_ends_the_trace():
 def a_target_that_is_killed_ends_the_trace():
     with Busy() as target, Process([SPILE, "-e", f"{target.probe} {{ @ = count(); }}", "-p", target.pid]) as tracer:
         wait_until(lambda: "Attached" in "".join(tracer.err), "the attach")
-        time.sleep(0.05)
+        wait_for_work(target.pid)
         target.send(signal.SIGKILL)
         check("clean-stop", tracer.finish() == 0, tracer.report())
         check("hits-happened", scalar("\n".join(tracer.out), "@"), tracer.report())

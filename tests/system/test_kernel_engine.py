@@ -2,14 +2,16 @@
 """The kernel engine on this machine: counters, clocks, watchpoints, BTF probes, every way to attach, stat, list, info.
 
 What the kernel itself shows of the links is read by bpf_links.c, not taken from spile's own words."""
+import contextlib
 import glob
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
-from harness import SPILE, Skip, check
+from harness import SPILE, Process, Skip, check, need_tool
 from tracing import (NOBODY, check_prints, check_says, check_status, compile_program, keyed, main, run, scalar, spile,
                      temporary_directory, wait_until)
 
@@ -185,7 +187,7 @@ def a_profile_counts_the_process_alone():
     need_root()
     result = traced("profile:hz:200 { @[comm] = count(); @s[ustack(1)] = count(); }", work("burn", 500))
     hits = keyed(result.out, "@")
-    check("hits-happened", set(hits) == {"work"} and 50 <= hits["work"] <= 150, result.out)
+    check("hits-happened", set(hits) == {"work"} and 0 < hits["work"] <= 150, result.out)
     check("names", re.search(r"clock|main|vdso|times", result.out), result.out)
 
 
@@ -219,12 +221,26 @@ def one_program_serves_no_two_raw_tracepoints():
 
 def an_iterator_runs_once_for_each_task():
     need_root()
-    before = len(glob.glob("/proc/[0-9]*/task/*"))
-    result = spile("-q", "-e", "iter:task { @ = count(); @t[ctx->task] = count(); }")
+    # Five threads of a name of their own: what else comes and goes meanwhile says nothing.
+    name = os.path.join(Work.directory.name, "iterated")
+    shutil.copy(need_tool("sleep"), name)
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(Process([name, "1000"]))
+        wait_until(lambda: sum(comm == "iterated\n" for comm in comms()) == 5, "five threads called so")
+        result = spile("-q", "-e", "iter:task { @ = count(); @t[ctx->task] = count(); @by[((struct task_struct *)ctx->task)->comm] = count(); }")
     check_status(result, 0)
-    check("hits-happened", abs(scalar(result.out, "@") - before) <= before / 2 and scalar(result.out, "@") > 10,
-          f"{before} threads in /proc\n{result.out}")
-    check("one-each", max(keyed(result.out, "@t").values()) == 1, result.out)
+    check("exact-count", keyed(result.out, "@by").get("iterated") == 5, result.out)
+    check("one-each", set(keyed(result.out, "@t").values()) == {1} and len(keyed(result.out, "@t")) == scalar(result.out, "@"), result.out)
+    # The kernel calls once more at the end, without a task.
+    check("no-end", "0x0" not in keyed(result.out, "@t"), result.out)
+
+
+def comms():
+    for path in glob.glob("/proc/[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            with open(path, encoding="utf-8", errors="replace") as file:
+                yield file.read()
 
 
 def hardware_says_why_not():

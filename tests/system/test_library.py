@@ -181,8 +181,8 @@ def check_both_engines(program):
 @case
 def a_running_program_is_attached_to_and_its_own_callbacks_go_on():
     program = os.path.join(examples(), "server")
-    result = run(["sh", "-c", f"{program} 200 5 & sleep 0.3; {SPILE} -q --engine user -e "
-                  f"'usdt:{program}:server:request {{ @ = count(); }} interval:ms:300 {{ exit(); }}' -p $!; wait"], env=environment())
+    result = run(["sh", "-c", f"{program} 200 15 & sleep 0.1; {SPILE} -q --engine user -e "
+                  f"'usdt:{program}:server:request {{ @ = count(); @n++; if (@n > 5) {{ exit(); }} }}' -p $!; wait"], env=environment())
     check_status(result, 0)
     check("hits-happened", (scalar(result.out, "@") or 0) > 5, result.report())
     check("all-callbacks", "28 errors" in result.out, result.report())

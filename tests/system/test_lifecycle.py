@@ -12,7 +12,7 @@ import time
 import harness
 from harness import (SPILE, SLOWNESS, Failure, Picture, Process, Skip, Spile, Target, check, check_count,
                      check_descriptors_unchanged, check_left_as_before, check_mappings_unchanged, check_text_unchanged,
-                     count_program, need_root, need_spile, need_tool, target_path)
+                     count_program, need_root, need_spile, need_tool, target_path, wait_for_work)
 
 COUNTER = "case_46_counter"
 
@@ -246,7 +246,7 @@ def case_60_target_killed_while_attached():
         with Spile(counter_program(), pid=target.pid) as spile:
             check("attached", spile.wait_attached(), spile.report())
             target.send_line()
-            time.sleep(0.1)
+            wait_for_work(target.pid)
             target.send(signal.SIGKILL)
             target.process.wait()
             end_of(spile, "the target was killed")
@@ -265,7 +265,7 @@ def case_57_children_adrift():
             target.send_line()
             forked = target.wait_for_line(r"forked (\d+) (\d+) (\d+)$")
             children = [int(pid) for pid in forked.groups()]
-            time.sleep(0.1)
+            wait_until(lambda: all(waits_in_read(pid) for pid in children), "the children have done their part")
             spile.stop()
             for pid in [target.pid, *children]:
                 check_text_unchanged(before, Picture(pid))
@@ -290,7 +290,7 @@ def case_57_parent_ends_first():
                 target.send_line()
                 forked = target.wait_for_line(r"forked (\d+) (\d+) (\d+)$")
                 children = [int(pid) for pid in forked.groups()]
-                time.sleep(0.1)
+                wait_until(lambda: all(waits_in_read(pid) for pid in children), "the children have done their part")  # pylint: disable=cell-var-from-loop
                 os.kill(target.pid, signal.SIGKILL)
                 target.process.wait()
                 wait_until(lambda: any("the trace goes on in 3 of the processes" in line for line in spile.err), "spile says that it goes on")
@@ -361,7 +361,7 @@ def case_43_parked_between_two_jumps():
                 hosts = {int(address, 16) for line in spile.err for address in re.findall(r"hop to a jump at (0x[0-9a-f]+)", line)}
                 check("hops", hosts, f"no site took a hop: this test shows nothing\n{spile.report()}")
                 target.send_line()
-                time.sleep(0.1)  # the first call must not be the one that is parked: it has no hit yet
+                wait_for_work(target.pid)  # the first call must not be the one that is parked: it has no hit yet
                 check("parked", Parker(target.pid).park_at(hosts) in hosts, "no thread came by a hop")
                 if kill_first:
                     spile.send(signal.SIGKILL)
@@ -722,6 +722,14 @@ def status_field(pid, name):
 
 def state_of(pid):
     return status_field(pid, "State")
+
+
+def waits_in_read(pid):
+    """A thread in read(0) says so; where /proc does not tell, that it sleeps must do."""
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/syscall", encoding="utf-8") as call:
+            return call.read().split()[0] == "0"
+    return state_of(pid) == "S"
 
 
 def tracer_of(pid):

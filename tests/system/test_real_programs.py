@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """redis-server and python3 under work, traced by -p again and again; a program that counts its own calls is the truth.
 
-SPILE_SOAK=1: 1000 attaches of each, and nginx, perl and sqlite3 too.
+SPILE_SOAK=1: 1000 attaches of each, and nginx, perl and sqlite3 too. SPILE_CYCLES=N: so many attaches.
 """
 import os
 import re
@@ -17,7 +17,7 @@ from tracing import (NOBODY, SOAK, check_as_before_soon, check_prints, check_sta
                      main, public_copy,
                      run, spile, temporary_directory, wait_until)
 
-CYCLES = 1000 if SOAK else 100
+CYCLES = int(os.environ.get("SPILE_CYCLES", 1000 if SOAK else 100))
 PYTHON = os.path.realpath("/usr/bin/python3")
 
 

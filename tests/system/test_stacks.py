@@ -4,9 +4,8 @@ import functools
 import json
 import re
 import sys
-import time
 
-from harness import Process, Skip, check, need_tool
+from harness import Process, Skip, check, need_tool, wait_for_work
 from tracing import (check_prints, check_process_as_before, check_says, check_status, compile_program, main, run,
                      scalar, spile, temporary_directory)
 from harness import Picture, SPILE
@@ -306,11 +305,11 @@ __attribute__((noinline)) long probe_me(long n) { __asm__ volatile("" ::: "memor
 int main(void) { for (long i = 0;; i++) { probe_me(i); if (i % 1000 == 0) usleep(100); } }
 """, FRAMES)
         with Process([path]) as busy:
-            time.sleep(0.3)  # until its libraries are there
+            wait_for_work(busy.pid, 0.02)  # its libraries are there
             before = Picture(busy.pid)
             result = spile("-q", "--unsafe", "-e",
-                           f"uprobe:{path}:probe_me /arg0 % 7 == 0/ {{ @[ustack, tid] = count(); override(1); }} "
-                           "interval:ms:200 { exit(); }", "-p", busy.pid)
+                           f"uprobe:{path}:probe_me /arg0 % 7 == 0/ {{ @[ustack, tid] = count(); @seen = 1; override(1); }} "
+                           "interval:ms:20 /@seen/ { exit(); }", "-p", busy.pid)
             check_status(result, 0)
             check_prints(result, r"probe_me\+0\n    main\+\d+\n(.*\n)*, \d+\]: [1-9]")
             check_process_as_before(before, Picture(busy.pid))

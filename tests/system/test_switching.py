@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 
-from harness import SPILE, Picture, Spile, Target, check, check_text_unchanged, target_path
+from harness import SPILE, Picture, Spile, Target, check, check_text_unchanged, target_path, wait_until_caught
 from tracing import (check_prints, check_says, check_status, compile_program, has_our_mappings, main, run, scalar, spile,
                      temporary_directory, wait_until)
 
@@ -196,7 +196,7 @@ def ctrl_c_ends_an_attach_that_waits():
     with Target(target_path("case_54_vfork_parent"), [], wait=True) as target:
         target.send_line()
         with Spile("uprobe:libc:getppid { @ = count(); }", pid=target.pid) as trace:
-            time.sleep(0.2)
+            wait_until_caught(trace, signal.SIGINT)
             trace.send(signal.SIGINT)
             status = trace.finish(10)
             check("says-why", status == 1 and said(trace, "interrupted while waiting; nothing of the process is changed"),

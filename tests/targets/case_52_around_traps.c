@@ -61,6 +61,12 @@ static void plain(void) {
   TARGET_CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
 }
 
+// Who looks from outside needs a while: with the int3 in place the next call would be the end.
+static void wait_without_int3(void) {
+  const volatile uint8_t *code = (const volatile uint8_t *)(uintptr_t)probe_me;
+  for (int i = 0; i < 2000 && *code == 0xcc; i++) usleep(10000);
+}
+
 static void change(void) {
   sigset_t trap;
   sigemptyset(&trap);
@@ -77,10 +83,10 @@ static void change(void) {
     signal(SIGTRAP, SIG_DFL);
   } else if (target_mode_is("raw_block")) {
     TARGET_CHECK(syscall(SYS_rt_sigprocmask, SIG_BLOCK, &raw_mask, NULL, 8) == 0);
-    usleep(400000);
+    wait_without_int3();
   } else if (target_mode_is("raw_default")) {
     TARGET_CHECK(syscall(SYS_rt_sigaction, SIGTRAP, raw_action, NULL, 8) == 0);
-    usleep(400000);
+    wait_without_int3();
   }
 }
 
@@ -111,7 +117,7 @@ int main(int argc, char **argv) {
   change();
   if (target_mode_is("forked")) forked();
   if (target_mode_is("own_int3")) __asm__ volatile("int3");
-  if (target_mode_is("waits")) usleep(2000000);
+  if (target_mode_is("waits")) pause();
   for (uint64_t i = 0; i < 100; i++) call_it(i);
   if (target_mode_is("own_handler_later")) {
     __asm__ volatile("int3");

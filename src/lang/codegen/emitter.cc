@@ -95,6 +95,17 @@ void Emitter::filter_pids() {
   code_.bind(go);
 }
 
+/// At the end the kernel calls an iterator's program once more, without an object. The object is
+/// the context's second word, behind the iterator's own (struct bpf_iter__NAME).
+void Emitter::skip_end_of_iteration() {
+  constexpr int kObjectAt = 8;
+  const bool has_object = clause_.context.probe == bundle::ProbeKind::kIter &&
+                          clause_.context.size_bytes >= kObjectAt + 8;
+  if (!has_object) return;
+  code_.load(8, Reg::r2, Reg::r1, kObjectAt);
+  code_.jump_if_imm(bpf::kJeq, Reg::r2, 0, leave_);
+}
+
 void Emitter::prologue() {
   leave_ = code_.new_label();
   counter_key_ = frame_.allocate(8);
@@ -105,6 +116,7 @@ void Emitter::prologue() {
   reads_kernel_ = !is_user || uses_task();
   slots_.assign(clause_.variables.size(), 0);
   if (uses_context(clause_)) code_.mov(Reg::r6, Reg::r1);
+  skip_end_of_iteration();
   filter_pids();
   if (session_) take_entry();
 }

@@ -99,6 +99,7 @@ class Emitter {
   void put(const Location& location, Reg src);
   void bump(bundle::Counter counter);
   void prologue();
+  void skip_end_of_iteration();
   void filter_pids();
 
   // What the entry of the call has noted: emit_session.cc.

@@ -71,6 +71,7 @@ const char* const kScripts[] = {
     "BEGIN { for ($i : 5..5) { @ = count(); } @x = 1; }",
     "BEGIN { $i = 0; while ($i < 10) { $i++; @ = count(); } }",
     "BEGIN { $i = 0; while (1) { $i++; if ($i > 10) { break; } } }",
+    "BEGIN { while (1) { while (1) { return; } } while (true) { exit(); } }",
     "BEGIN { let $x; let $y : int8 = 300; if (pid) { $x = 1; } @ = $x + $y; }",
     "BEGIN { { $x = 1; @a = $x; } { $x = \"s\"; @b = $x; } }",
     "BEGIN { pid == 1 ? printf(\"one\") : exit(); @ = 1; }",

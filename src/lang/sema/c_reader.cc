@@ -159,7 +159,7 @@ std::optional<CReader::Base> CReader::arithmetic() {
 
 std::optional<CReader::Base> CReader::enumeration() {
   take();
-  const std::string name = at_name() ? take().text : "";
+  if (at_name()) take();
   if (accept("{") && !enumerators()) return std::nullopt;
   return Base{Type::integer(4, false)};
 }
@@ -185,6 +185,7 @@ bool CReader::enumerators() {
 
 bool CReader::body(const std::string& name, bool is_union) {
   if (++nesting_ > kMaxDepth) return fail("structs are nested too deeply");
+  open_.push_back(name);
   take();  // {
   Structure structure;
   structure.name = name;
@@ -209,6 +210,7 @@ bool CReader::body(const std::string& name, bool is_union) {
   structure.size_bytes = static_cast<uint32_t>(bytes);
   types_.set_alignment(name, layout.alignment);
   types_.define(std::move(structure));
+  open_.pop_back();
   nesting_--;
   return true;
 }
@@ -235,12 +237,17 @@ bool CReader::member(Structure& structure, Layout& layout) {
 }
 
 bool CReader::place(Structure& structure, Layout& layout, Declarator field) {
+  const Type* element = &field.type;
+  while (element->kind == Type::Kind::kArray) element = &element->fields[0];
+  const bool is_struct = element->kind == Type::Kind::kStruct;
+  // A struct of that name may be known from elsewhere, the kernel's types say.
+  if (is_struct && std::ranges::find(open_, element->name) != open_.end())
+    return fail(
+        fmt::format("'{}' contains itself: only a pointer to it can be a member", element->name));
   const uint32_t size = types_.size_of(field.type);
   const bool is_open = field.type.kind == Type::Kind::kArray && field.type.count == 0;
-  if (size == 0 && !is_open) {
-    if (field.type.kind == Type::Kind::kStruct && types_.structure(field.type.name) == nullptr)
-      return fail(fmt::format("the size of '{}' is not known", field.type.name));
-  }
+  if (size == 0 && !is_open && is_struct && types_.structure(element->name) == nullptr)
+    return fail(fmt::format("the size of '{}' is not known", element->name));
   const uint32_t alignment = layout.is_packed ? 1 : types_.alignment_of(field.type);
   layout.alignment = std::max(layout.alignment, alignment);
   const uint64_t begin = layout.is_union ? 0 : round_up((layout.bit + 7) / 8, alignment);

@@ -79,6 +79,7 @@ class CReader {
   std::string fault_;
   size_t at_ = 0;
   int nesting_ = 0;
+  std::vector<std::string> open_;  ///< structs whose bodies are being read, the outermost first
 };
 
 }  // namespace spile::lang

@@ -137,12 +137,36 @@ void Lowering::leave_loop(bool is_open) {
   open_loops_ -= is_open;
 }
 
+namespace {
+
+/// Whether anything in a loop's body ends the loop. `is_inner`: a `break` here ends another one.
+bool can_leave(const typed::Block& body, bool is_inner) {
+  const auto leaves = [&](const typed::Stmt& stmt) {
+    if (stmt.kind == StmtKind::kReturn) return true;
+    if (stmt.kind == StmtKind::kBreak) return !is_inner;
+    const bool is_loop = stmt.kind == StmtKind::kWhile || stmt.kind == StmtKind::kForRange;
+    return can_leave(stmt.body, is_inner || is_loop) || can_leave(stmt.other, is_inner);
+  };
+  return std::ranges::any_of(body.statements, leaves) ||
+         typed::any_expr(body, [&](const typed::Expr& expr) {
+           return expr.kind == ExprKind::kExit ||
+                  (expr.block != nullptr && can_leave(*expr.block, is_inner));
+         });
+}
+
+}  // namespace
+
 void Lowering::lower_while(const ast::While& stmt, typed::Block& into) {
   typed::Stmt result = statement(StmtKind::kWhile, stmt.span);
   result.expr = lower_condition(*stmt.condition);
   if (!enter_loop(false, stmt.span)) return;
   result.body = lower_block(stmt.body);
   leave_loop(false);
+  const bool is_always = result.expr->kind == ExprKind::kNumber && result.expr->number != 0;
+  if (is_always && !can_leave(result.body, false)) {
+    diagnostics_.error(stmt.condition->span, "this loop never ends")
+        .with_hint("its condition is always true: leave it by 'break', 'return' or exit()");
+  }
   into.statements.push_back(std::move(result));
 }
 
