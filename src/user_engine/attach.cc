@@ -237,17 +237,42 @@ Result<void> expect_ours(const Target& target, const Attachment& attachment) {
 
 }  // namespace
 
-Result<bool> extend(Attachment& attachment,
-                    const std::set<ModuleIdentity>& modules,
-                    const AttachContext& context) {
+namespace {
+
+/// What is refused before the loader has bound a module may be possible afterwards: IFUNCs are
+/// chosen then, pointers filled in. A probe that has a place elsewhere is not tried again.
+std::set<int> take_refused(ProcessPlan& plan) {
+  std::set<int> placed, refused;
+  for (const PlannedSite& site : plan.sites) {
+    for (const std::vector<Action>& actions : site.actions) {
+      for (const Action& action : actions) placed.insert(action.probe);
+    }
+  }
+  std::erase_if(plan.refused, [&](const SiteReport& report) {
+    if (placed.contains(report.probe)) return false;
+    refused.insert(report.probe);
+    return true;
+  });
+  return refused;
+}
+
+}  // namespace
+
+Result<Extended> extend(Attachment& attachment,
+                        const std::set<ModuleIdentity>& modules,
+                        const AttachContext& context,
+                        const ExtendOptions& extend_options) {
   const Target& target = *attachment.target;
   // No int3 in what comes later.
   const PlanOptions how;
-  SPILE_TRY(auto plan, plan_process(target, *context.bundle, how, {&modules, attachment.tracked}));
+  SPILE_TRY(auto plan, plan_process(target, *context.bundle, how,
+                                    {&modules, attachment.tracked, extend_options.probes}));
   const uint32_t tracked = plan.tracked;
+  Extended extended;
+  if (extend_options.is_early) extended.refused = take_refused(plan);
   const size_t refused_before = plan.refused.size();
   WantedSites sites(target, *context.bundle, std::move(plan), how);
-  if (sites.wanted().empty() && refused_before == 0) return false;
+  if (sites.wanted().empty() && refused_before == 0) return extended;
   const Home home = home_of(attachment);
   PrepareOptions options;
   options.home = &home;
@@ -261,7 +286,8 @@ Result<bool> extend(Attachment& attachment,
       patcher.join();
       attachment.tracked = tracked;
       sites.hand_over_more(attachment);
-      return true;
+      extended.any = true;
+      return extended;
     }
     if (!patcher.has_joined()) attachment.additions.pop_back();
     if (done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2)

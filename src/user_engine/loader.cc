@@ -3,6 +3,10 @@
 #include <elf.h>
 
 #include <cstring>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "elf/file.h"
 #include "symbols/module_symbols.h"
@@ -40,6 +44,35 @@ std::optional<target::LoaderSymbols> loader_symbols(const target::Module& loader
   auto notify = symbols->find("_dl_debug_state");
   if (notify.empty()) return std::nullopt;
   return target::LoaderSymbols{notify.front()->addr, find_object(symbols->file(), "_r_debug")};
+}
+
+bool is_loader(const target::Module& module) {
+  const std::string name = std::filesystem::path(module.path).filename();
+  return name.starts_with("ld-") || name.starts_with("ld.so") || name.starts_with("ld64.so");
+}
+
+std::set<TargetAddr> modules_that_stay(std::span<const target::Module> modules) {
+  std::map<std::string, const target::Module*> by_name;
+  std::map<const target::Module*, std::vector<std::string>> needed;
+  std::vector<const target::Module*> todo;
+  for (const target::Module& module : modules) {
+    auto file = elf::File::open(module.host_path);
+    if (!file) continue;
+    by_name.emplace(std::filesystem::path(module.path).filename(), &module);
+    if (!file->soname().empty()) by_name.emplace(file->soname(), &module);
+    needed[&module] = file->needed();
+    if (module.main_program || is_loader(module)) todo.push_back(&module);
+  }
+  std::set<TargetAddr> stay;
+  while (!todo.empty()) {
+    const target::Module* module = todo.back();
+    todo.pop_back();
+    if (!stay.insert(module->start).second) continue;
+    for (const std::string& name : needed[module]) {
+      if (auto found = by_name.find(name); found != by_name.end()) todo.push_back(found->second);
+    }
+  }
+  return stay;
 }
 
 }  // namespace spile::user_engine

@@ -12,6 +12,7 @@
 #include "abi/pending.h"
 #include "elf/file.h"
 #include "user_engine/ifunc.h"
+#include "user_engine/loader.h"
 #include "user_engine/process_code.h"
 #include "user_engine/sentries.h"
 #include "user_engine/site_report.h"
@@ -180,6 +181,7 @@ class Planner {
 
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
+    watch_loader();
     for (auto& [image, functions] : returning_) plan_returns(*image, functions);
     // What decides whether there may be an int3 at all comes first.
     for (auto& [image, requests] : requests_) {
@@ -209,6 +211,7 @@ class Planner {
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
       if (probe.entry_of >= 0) continue;
+      if (scope_.probes != nullptr && !scope_.probes->contains(static_cast<int>(i))) continue;
       if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
           probe.kind != ProbeKind::kUsdt)
         continue;
@@ -232,6 +235,33 @@ class Planner {
       }
     }
     return {};
+  }
+
+  /// Where a file with a probe may come yet, or go and come back.
+  void watch_loader() {
+    if (scope_.modules != nullptr || !target_.loads_libraries() || !awaits_libraries()) return;
+    plan_.unawaited = "its dynamic loader has no _dl_debug_state";
+    for (const target::Module& module : images_.modules()) {
+      if (!is_loader(module)) continue;
+      auto symbols = loader_symbols(module);
+      auto image = symbols ? images_.image_of(module) : Result<ModuleImage*>(nullptr);
+      if (!image || *image == nullptr) continue;
+      const TargetAddr at = module.bias.to_target(symbols->debug_state);
+      requests_[*image].push_back({at, {Action::Kind::kAwait}});
+      plan_.unawaited.reset();
+    }
+  }
+
+  bool awaits_libraries() const {
+    if (!plan_.absent.empty()) return true;
+    std::optional<std::set<TargetAddr>> stay;
+    auto may_go = [&](const auto& entry) {
+      const target::Module& module = entry.first->module();
+      if (module.main_program || module.vdso) return false;
+      if (!stay) stay = modules_that_stay(images_.modules());
+      return !stay->contains(module.start);
+    };
+    return std::ranges::any_of(requests_, may_go) || std::ranges::any_of(returning_, may_go);
   }
 
   /// In every library that has the function: the older C libraries have some of them twice.
@@ -494,6 +524,10 @@ class Planner {
   }
 
   void refuse(const ModuleImage& image, const Request& request, const patch::Refusal& refusal) {
+    if (request.action.kind == Action::Kind::kAwait) {
+      plan_.unawaited = refusal.reason;
+      return;
+    }
     if (is_sentry(request)) {
       plan_.unwatched = fmt::format("{} of the C library cannot be watched ({})",
                                     image.name_of(request.address), refusal.reason);
@@ -600,6 +634,13 @@ bool PlannedSite::has_sentry(const Bundle& bundle, bool only) const {
     }
   }
   return found;
+}
+
+bool PlannedSite::only_awaits() const {
+  return has_actions() && std::ranges::all_of(actions, [](const auto& list) {
+           return std::ranges::all_of(
+               list, [](const Action& action) { return action.kind == Action::Kind::kAwait; });
+         });
 }
 
 bool PlannedSite::notes_calls() const {

@@ -17,6 +17,7 @@
 #include "user_engine/estimate.h"
 #include "user_engine/late.h"
 #include "user_engine/loader.h"
+#include "user_engine/loader_watch.h"
 #include "user_engine/merged_view.h"
 #include "user_engine/sentries.h"
 #include "user_engine/shm/helpers.h"
@@ -118,6 +119,7 @@ class UserTrace final : public engine::Trace {
   void refresh_clock();
   void watch_traps();
   SteadyClock::duration poll_every() const;
+  bool sleep(SteadyClock::duration time) const;
 
   Bundle bundle_;  ///< with hidden probes behind the others
   int sentry_map_ = -1;
@@ -317,11 +319,21 @@ void UserTrace::follow_libraries() {
   }
 }
 
-/// A thread may be waiting.
+/// A thread may be waiting. One process's wakes us.
 SteadyClock::duration UserTrace::poll_every() const {
-  const bool has_traps = std::ranges::any_of(
-      attachments_, [](const auto& a) { return a->addresses.trap_page.has_value(); });
-  return has_traps ? kPollTrapsEvery : kPollEvery;
+  const bool has_waits = std::ranges::any_of(attachments_, [&](const auto& a) {
+    return a->addresses.trap_page.has_value() || (a->awaits && attachments_.size() > 1);
+  });
+  return has_waits ? kPollTrapsEvery : kPollEvery;
+}
+
+/// False: a signal came.
+bool UserTrace::sleep(SteadyClock::duration time) const {
+  if (attachments_.size() == 1 && attachments_.front()->awaits)
+    return sleep_until_request(attachments_.front()->region, time);
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+  const timespec t = {ns / 1'000'000'000, ns % 1'000'000'000};
+  return nanosleep(&t, nullptr) == 0;
 }
 
 /// What serves an int3 can be taken away by the program. Reads /proc, some 20 us a thread.
@@ -396,11 +408,8 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     for (const Interval& interval : intervals_) {
       if (interval.on) wait = std::min(wait, interval.next - now);
     }
-    if (wait > SteadyClock::duration::zero()) {
-      auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(wait).count();
-      timespec t = {ns / 1'000'000'000, ns % 1'000'000'000};
-      if (nanosleep(&t, nullptr) < 0) return size_t{0};  // a signal: the caller wants to know
-    }
+    // After a signal the caller wants to know.
+    if (wait > SteadyClock::duration::zero() && !sleep(wait)) return size_t{0};
   }
 }
 
@@ -474,6 +483,7 @@ Result<void> UserTrace::detach() {
   std::optional<Error> first_error;
   for (const auto& attachment : attachments_) {
     bool had_ended = !attachment->target->alive();
+    if (attachment->awaits) close_gate(attachment->region);
     auto report = user_engine::detach(*attachment, [this] {
       refresh_clock();
       hold_records();
