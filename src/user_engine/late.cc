@@ -87,8 +87,8 @@ std::optional<std::string> code_of(const target::Target& target) {
 std::optional<TargetAddr> state_of_loader(const target::Target& target) {
   auto modules = target.modules();
   if (!modules) return std::nullopt;
-  auto loader = std::ranges::find_if(*modules, is_loader);
-  if (loader == modules->end()) return std::nullopt;
+  const target::Module* loader = find_loader(target, *modules);
+  if (loader == nullptr) return std::nullopt;
   auto symbols = loader_symbols(*loader);
   if (!symbols || !symbols->r_debug) return std::nullopt;
   return loader->bias.to_target(*symbols->r_debug) + offsetof(r_debug, r_state);
@@ -267,11 +267,10 @@ void LateLibraries::follow(Attachment& attachment, const AttachContext& context,
 }
 
 /// Those that were not here before.
-Result<std::set<ModuleIdentity>> LateLibraries::follow_new(
-    Attachment& attachment,
-    const std::set<ModuleIdentity>& fresh,
-    const AttachContext& context,
-    bool is_early) {
+Result<std::set<ModuleIdentity>> LateLibraries::follow_new(Attachment& attachment,
+                                                           const std::set<ModuleIdentity>& fresh,
+                                                           const AttachContext& context,
+                                                           bool is_early) {
   if (extensions_ == kMaxExtensions) {
     gave_up_ = true;
     warnings_.push_back(

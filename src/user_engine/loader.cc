@@ -2,6 +2,7 @@
 
 #include <elf.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "elf/file.h"
+#include "os/process.h"
 #include "symbols/module_symbols.h"
 
 namespace spile::user_engine {
@@ -46,9 +48,18 @@ std::optional<target::LoaderSymbols> loader_symbols(const target::Module& loader
   return target::LoaderSymbols{notify.front()->addr, find_object(symbols->file(), "_r_debug")};
 }
 
-bool is_loader(const target::Module& module) {
-  const std::string name = std::filesystem::path(module.path).filename();
-  return name.starts_with("ld-") || name.starts_with("ld.so") || name.starts_with("ld64.so");
+const target::Module* find_loader(const target::Target& target,
+                                  std::span<const target::Module> modules) {
+  auto tid = target.live_thread();
+  auto auxv = tid ? os::read_auxv(*tid) : Result<std::vector<std::pair<uint64_t, uint64_t>>>();
+  if (!tid || !auxv) return nullptr;
+  for (const auto& [type, value] : *auxv) {
+    if (type != AT_BASE || value == 0) continue;
+    auto found = std::ranges::find_if(
+        modules, [&](const target::Module& m) { return m.contains(TargetAddr(value)); });
+    if (found != modules.end()) return &*found;
+  }
+  return nullptr;
 }
 
 std::set<TargetAddr> modules_that_stay(std::span<const target::Module> modules) {
@@ -61,7 +72,7 @@ std::set<TargetAddr> modules_that_stay(std::span<const target::Module> modules) 
     by_name.emplace(std::filesystem::path(module.path).filename(), &module);
     if (!file->soname().empty()) by_name.emplace(file->soname(), &module);
     needed[&module] = file->needed();
-    if (module.main_program || is_loader(module)) todo.push_back(&module);
+    if (module.main_program) todo.push_back(&module);
   }
   std::set<TargetAddr> stay;
   while (!todo.empty()) {

@@ -14,8 +14,10 @@ namespace spile::user_engine {
 /// Symbols of the loader's file. nullopt: it cannot be read, or has no _dl_debug_state.
 std::optional<target::LoaderSymbols> loader_symbols(const target::Module& loader);
 
-/// By its file's name: ld-linux-x86-64.so.2, ld-2.31.so, ld-musl-x86_64.so.1.
-bool is_loader(const target::Module& module);
+/// The dynamic loader among the modules of a process: where the kernel put the program's
+/// interpreter. Null: a static program, or it is unmapped.
+const target::Module* find_loader(const target::Target& target,
+                                  std::span<const target::Module> modules);
 
 /// The program, what it needs by its dynamic table, what that needs, and so on: loaded at the start
 /// and never unloaded. By start address. Whose file cannot be read is not among them.

@@ -241,15 +241,13 @@ class Planner {
   void watch_loader() {
     if (scope_.modules != nullptr || !target_.loads_libraries() || !awaits_libraries()) return;
     plan_.unawaited = "its dynamic loader has no _dl_debug_state";
-    for (const target::Module& module : images_.modules()) {
-      if (!is_loader(module)) continue;
-      auto symbols = loader_symbols(module);
-      auto image = symbols ? images_.image_of(module) : Result<ModuleImage*>(nullptr);
-      if (!image || *image == nullptr) continue;
-      const TargetAddr at = module.bias.to_target(symbols->debug_state);
-      requests_[*image].push_back({at, {Action::Kind::kAwait}});
-      plan_.unawaited.reset();
-    }
+    const target::Module* loader = find_loader(target_, images_.modules());
+    auto symbols = loader != nullptr ? loader_symbols(*loader) : std::nullopt;
+    auto image = symbols ? images_.image_of(*loader) : Result<ModuleImage*>(nullptr);
+    if (!image || *image == nullptr) return;
+    const TargetAddr at = loader->bias.to_target(symbols->debug_state);
+    requests_[*image].push_back({at, {Action::Kind::kAwait}});
+    plan_.unawaited.reset();
   }
 
   bool awaits_libraries() const {
