@@ -239,6 +239,31 @@ Result<void> expect_ours(const Target& target, const Attachment& attachment) {
 
 namespace {
 
+/// Sites that join an attachment.
+Result<void> commit_more(Attachment& attachment, WantedSites& sites, const AttachContext& context) {
+  const Target& target = *attachment.target;
+  const Home home = home_of(attachment);
+  PrepareOptions options;
+  options.home = &home;
+  for (int attempt = 1;; attempt++) {
+    SPILE_TRY(auto prepared, prepare_what_fits(target, context, sites, options));
+    attachment.additions.push_back({sites.shared_plan(), {}});
+    Patcher patcher(target, context, std::move(prepared), &attachment);
+    auto done = commit_in_stop(target, patcher, [&] { return expect_ours(target, attachment); });
+    if (done) done = commit_rest(patcher);
+    if (done) {
+      patcher.join();
+      sites.hand_over_more(attachment);
+      return {};
+    }
+    if (!patcher.has_joined()) attachment.additions.pop_back();
+    if (done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2)
+      return std::unexpected(std::move(done.error()));
+    if (attempt >= kMaxAttempts / 4) sites.give_up(patcher.blocked());
+    std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
+  }
+}
+
 /// What is refused before the loader has bound a module may be possible afterwards: IFUNCs are
 /// chosen then, pointers filled in. A probe that has a place elsewhere is not tried again.
 std::set<int> take_refused(ProcessPlan& plan) {
@@ -273,28 +298,29 @@ Result<Extended> extend(Attachment& attachment,
   const size_t refused_before = plan.refused.size();
   WantedSites sites(target, *context.bundle, std::move(plan), how);
   if (sites.wanted().empty() && refused_before == 0) return extended;
-  const Home home = home_of(attachment);
-  PrepareOptions options;
-  options.home = &home;
-  for (int attempt = 1;; attempt++) {
-    SPILE_TRY(auto prepared, prepare_what_fits(target, context, sites, options));
-    attachment.additions.push_back({sites.shared_plan(), {}});
-    Patcher patcher(target, context, std::move(prepared), &attachment);
-    auto done = commit_in_stop(target, patcher, [&] { return expect_ours(target, attachment); });
-    if (done) done = commit_rest(patcher);
-    if (done) {
-      patcher.join();
-      attachment.tracked = tracked;
-      sites.hand_over_more(attachment);
-      extended.any = true;
-      return extended;
-    }
-    if (!patcher.has_joined()) attachment.additions.pop_back();
-    if (done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2)
-      return std::unexpected(std::move(done.error()));
-    if (attempt >= kMaxAttempts / 4) sites.give_up(patcher.blocked());
-    std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
+  SPILE_TRY_VOID(commit_more(attachment, sites, context));
+  attachment.tracked = tracked;
+  extended.any = true;
+  return extended;
+}
+
+Result<std::vector<const PlannedReturns*>> watch_strays(Attachment& attachment,
+                                                        const std::vector<Stray>& strays,
+                                                        const AttachContext& context) {
+  SPILE_TRY(auto plan, plan_strays(*attachment.target, *context.bundle, strays));
+  WantedSites sites(*attachment.target, *context.bundle, std::move(plan), {});
+  const auto shared = sites.shared_plan();
+  std::vector<const PlannedReturns*> watched(strays.size());
+  const size_t refused = attachment.refused.size();
+  auto done = sites.wanted().empty() ? fail(ErrorCode::kUnsafe, "nothing can be watched")
+                                     : commit_more(attachment, sites, context);
+  attachment.refused.resize(refused);  // calls that are counted are no refused probes
+  if (!done && done.error().code == ErrorCode::kUnsafe) return watched;
+  SPILE_TRY_VOID(std::move(done));
+  for (size_t i = 0; i < strays.size(); i++) {
+    if (!shared->returns[i].refused) watched[i] = &shared->returns[i];
   }
+  return watched;
 }
 
 Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command,

@@ -134,6 +134,12 @@ Result<Extended> extend(Attachment& attachment,
                         const AttachContext& context,
                         const ExtendOptions& options = {});
 
+/// Watches the returns behind targets that calls have strayed to, of different functions. Of each
+/// what is watched now; null: it cannot be. Errors: as extend().
+Result<std::vector<const PlannedReturns*>> watch_strays(Attachment& attachment,
+                                                        const std::vector<Stray>& strays,
+                                                        const AttachContext& context);
+
 /// How a site's jump is made where it is no plain one: null.
 const patch::Placement* placement_of(const Attachment& attachment, const PlannedSite& site);
 

@@ -183,6 +183,19 @@ class Planner {
     SPILE_TRY_VOID(collect_requests());
     watch_loader();
     for (auto& [image, functions] : returning_) plan_returns(*image, functions);
+    return place_all();
+  }
+
+  Result<ProcessPlan> plan_strays(std::span<const Stray> strays) {
+    find_entries();
+    for (const Stray& stray : strays) watch(stray);
+    auto plan = place_all();
+    if (plan) plan->refused.clear();
+    return plan;
+  }
+
+ private:
+  Result<ProcessPlan> place_all() {
     // What decides whether there may be an int3 at all comes first.
     for (auto& [image, requests] : requests_) {
       if (is_c_library(image->module().path)) plan_module(*image, requests);
@@ -199,15 +212,10 @@ class Planner {
     return std::move(plan_);
   }
 
- private:
   Result<void> collect_requests() {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
     SPILE_TRY(const pid_t reader, target_.live_thread());
-    entries_.assign(bundle_.probes.size(), -1);
-    for (size_t i = 0; i < bundle_.probes.size(); i++) {
-      const int returns = bundle_.probes[i].entry_of;
-      if (returns >= 0) entries_[static_cast<size_t>(returns)] = static_cast<int>(i);
-    }
+    find_entries();
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
       if (probe.entry_of >= 0) continue;
@@ -235,6 +243,14 @@ class Planner {
       }
     }
     return {};
+  }
+
+  void find_entries() {
+    entries_.assign(bundle_.probes.size(), -1);
+    for (size_t i = 0; i < bundle_.probes.size(); i++) {
+      const int returns = bundle_.probes[i].entry_of;
+      if (returns >= 0) entries_[static_cast<size_t>(returns)] = static_cast<int>(i);
+    }
   }
 
   /// Where a file with a probe may come yet, or go and come back.
@@ -386,6 +402,8 @@ class Planner {
           fmt::format("{} functions with tail jumps are traced already", abi::kMaxPendingNumber);
       return refuse_returns(index, refusal);
     }
+    planned.number = number;
+    planned.reenters = found.reenters;
     for (int probe : planned.probes) {
       const int entry = entries_[static_cast<size_t>(probe)];
       if (entry >= 0)
@@ -394,6 +412,14 @@ class Planner {
     if (number != 0) {
       const auto note = found.reenters ? Action::Kind::kNoteAgain : Action::Kind::kNote;
       request_event(found.function, note, index, number);
+    }
+    request_places(found, index, number);
+  }
+
+  /// All but the entry.
+  void request_places(const patch::Returns& found, int index, uint32_t number) {
+    const PlannedReturns& planned = plan_.returns[static_cast<size_t>(index)];
+    if (number != 0) {
       for (TargetAddr entry : found.arrivals)
         request_event(entry, Action::Kind::kArrive, index, number);
       for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
@@ -408,6 +434,45 @@ class Planner {
                                      popped_by(*image, ret)}});
       }
     }
+  }
+
+  /// The places behind a target, as if it were a part of the function that jumps there.
+  void watch(const Stray& stray) {
+    const auto index = static_cast<int>(plan_.returns.size());
+    const patch::CodeMap* map = code_.code_at(stray.target);
+    const ModuleImage* image = images_.image_at(stray.target);
+    plan_.returns.push_back({stray.of->probes, image, stray.target});
+    PlannedReturns& planned = plan_.returns.back();
+    planned.number = stray.number;
+    planned.plain = false;
+    planned.refused = true;
+    if (map == nullptr || image == nullptr || image->is_go()) return;
+    patch::ReturnFinder finder(code_, *map, {});
+    auto found = finder.find(stray.target);
+    if (found && has_entries(planned.probes)) found = check_entries(*image, std::move(*found));
+    if (!found || found->reenters) return;
+    planned.refused = false;
+    planned.how = found->describe();
+    planned.known = stray.watched;
+    for (const auto* places : {&found->rets, &found->jumps, &found->arrivals, &found->leaves}) {
+      for (const TargetAddr at : *places) planned.known.push_back(code_.code_at(at)->region_at(at));
+    }
+    planned.known.push_back(map->region_at(stray.target));
+    std::ranges::sort(planned.known, {}, &patch::Region::start);
+    const auto tail = std::ranges::unique(planned.known);
+    planned.known.erase(tail.begin(), tail.end());
+    request_places(without_watched(std::move(*found), stray.watched), index, stray.number);
+  }
+
+  /// What is patched for the function already.
+  static patch::Returns without_watched(patch::Returns found,
+                                        const std::vector<patch::Region>& watched) {
+    for (auto* places : {&found.rets, &found.arrivals, &found.jumps, &found.leaves}) {
+      std::erase_if(*places, [&](TargetAddr at) {
+        return std::ranges::any_of(watched, [&](const patch::Region& r) { return r.contains(at); });
+      });
+    }
+    return found;
   }
 
   void request_event(TargetAddr at, Action::Kind kind, int index, uint32_t number) {
@@ -597,6 +662,14 @@ Result<ProcessPlan> plan_process(const target::Target& target,
                                  const PlanScope& scope) {
   SPILE_TRY(auto images, ProcessImages::open(target));
   return Planner(target, bundle, std::move(images), options, scope).plan();
+}
+
+Result<ProcessPlan> plan_strays(const target::Target& target,
+                                const Bundle& bundle,
+                                std::span<const Stray> strays) {
+  SPILE_TRY(auto images, ProcessImages::open(target));
+  const PlanScope scope;
+  return Planner(target, bundle, std::move(images), {}, scope).plan_strays(strays);
 }
 
 ModuleIdentity identity_of(const target::Module& module) {

@@ -67,6 +67,8 @@ struct PlannedReturns {
   bool plain = true;                 ///< as patch::Returns
   std::vector<patch::Region> known;  ///< as patch::Returns; empty: it leaves through no pointer
   size_t places = 0;                 ///< instructions that are probed for it
+  uint32_t number = 0;               ///< of its notes; 0: a plain function
+  bool reenters = false;             ///< as patch::Returns
   bool refused = false;
 };
 
@@ -86,6 +88,14 @@ struct PlanScope {
   uint32_t tracked = 0;  ///< numbers of tracked functions up to this one are taken
   /// Only these of the bundle's. Null: all.
   const std::set<int>* probes = nullptr;
+};
+
+/// A jump through a pointer has taken calls of a tracked function to code that is not watched.
+struct Stray {
+  uint32_t number = 0;  ///< of the function
+  TargetAddr target;
+  const PlannedReturns* of = nullptr;  ///< the function's
+  std::vector<patch::Region> watched;  ///< code whose returns are watched for it; by address
 };
 
 struct ProcessPlan {
@@ -128,6 +138,12 @@ Result<ProcessPlan> plan_process(const target::Target& target,
                                  const bundle::Bundle& bundle,
                                  PlanOptions options = {},
                                  const PlanScope& scope = {});
+
+/// What watching the returns behind each target takes: ProcessPlan::returns has one for each, in
+/// their order; `refused` there says that it cannot be. No reports.
+Result<ProcessPlan> plan_strays(const target::Target& target,
+                                const bundle::Bundle& bundle,
+                                std::span<const Stray> strays);
 
 /// The return probes that have a place in a site: indices into ProcessPlan::returns.
 std::vector<int> returns_at(const PlannedSite& site);

@@ -23,6 +23,7 @@
 #include "user_engine/shm/helpers.h"
 #include "user_engine/shm/maps.h"
 #include "user_engine/shm/ring_reader.h"
+#include "user_engine/strays.h"
 #include "user_engine/target/spawn.h"
 
 namespace spile::user_engine {
@@ -129,6 +130,7 @@ class UserTrace final : public engine::Trace {
   AttachContext context_;
   std::vector<std::unique_ptr<Attachment>> attachments_;
   std::map<const Attachment*, LateLibraries> late_;
+  std::map<const Attachment*, StrayWatch> strays_;
   Mapping local_memory_;
   shm::Region local_region_;
   shm::RingReader reader_;
@@ -315,6 +317,7 @@ void UserTrace::follow_libraries() {
     LateLibraries& late = late_[attachment.get()];
     late.look(*attachment, context_);
     std::ranges::move(late.take_warnings(), std::back_inserter(warnings_));
+    strays_[attachment.get()].look(*attachment, context_);
     std::ranges::move(std::exchange(attachment->warnings, {}), std::back_inserter(warnings_));
   }
 }
