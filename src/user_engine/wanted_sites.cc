@@ -142,9 +142,16 @@ constexpr size_t kEditsPerLaterProbe = 8, kMoreLaterEdits = 256;
 
 PrepareOptions WantedSites::room_for_later() const {
   PrepareOptions options;
+  const auto leaves = [](const PlannedSite* site) {
+    return std::ranges::any_of(site->actions, [](const std::vector<Action>& list) {
+      return std::ranges::find(list, Action::Kind::kLeave, &Action::kind) != list.end();
+    });
+  };
+  // Where calls stray to is found when they do (strays.h).
+  if (std::ranges::any_of(wanted(), leaves)) options.later_edits = kMoreLaterEdits;
   if (!target_.loads_libraries()) return options;
   // What is loaded now may be loaded a second time, or elsewhere.
-  options.later_edits =
+  options.later_edits +=
       kEditsPerLaterProbe * plan_->absent.size() + wanted().size() + kMoreLaterEdits;
   options.later_calls = std::ranges::any_of(plan_->absent, [&](int probe) {
     return bundle_.probes[static_cast<size_t>(probe)].kind == bundle::ProbeKind::kUretprobe;
