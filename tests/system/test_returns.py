@@ -764,6 +764,52 @@ def returns_behind_unforeseen_pointers_are_watched_from_then_on():
                           f"{calls} calls, {counts}\n{tracer.report()}")
 
 
+@case
+def returns_of_rust_functions_beside_panics():
+    """Panics unwind through probed functions: those calls have no return, and leave nothing behind that another call could be told by."""
+    path = target_path("rust_program")
+    if not os.path.exists(path):
+        raise Skip("needs rustc")
+    rounds = 300
+    script = (f"uprobe:{path}:probe_me {{ @entered = count(); }} "
+              f"uretprobe:{path}:probe_me {{ @returned = count(); @timed = sum(duration > 0 ? 1 : 0); }} "
+              f"uprobe:{path}:probe_me_panics {{ @panics = count(); }} uretprobe:{path}:probe_me_panics {{ @never = count(); @n = sum(arg0); }}")
+    result = spile("--engine", "user", "-e", script, "-c", f"{path} --rounds {rounds}")
+    check_status(result, 0)
+    check("exit-success", "EXIT-SUCCESS" in result.out, result.report())
+    counts = [scalar(result.out, f"@{name}") or 0 for name in ("entered", "returned", "timed", "never", "panics")]
+    expected = sum((2 * r + i) % 9 + 1 for r in range(rounds) for i in range(2))
+    check("exact-count", counts == [4 * rounds] * 3 + [0, expected], f"{counts}, {expected} calls that panic\n{result.report()}")
+
+
+@case
+def returns_in_node_while_its_compiler_is_at_work():
+    """Threads that make code and throw it away: what they run beside it is patched, entered and left as often."""
+    node = need_tool("node")
+    path = os.path.realpath(node)
+    if "uv_fs_stat" not in spile("-l", f"uprobe:{path}:uv_fs_stat").out:
+        raise Skip("this node has no libuv of its own")
+    work = """
+      const fs = require('fs'); let sum = 0;
+      const hot = n => { let s = 0; for (let i = 0; i < 200; i++) s += (i ^ n) % 7; return s; };
+      for (let i = 0; i < 3000; i++) { sum += hot(i); sum += fs.statSync(i % 5 ? '/' : '/etc').mode % 3; }
+      const made = []; for (let i = 0; i < 300; i++) made.push(new Function('x', `return x + ${i}`)(i));
+      let left = 200; for (let i = 0; i < 200; i++) fs.stat('/', () => { if (--left == 0) console.log('done', sum, made.length); });
+    """
+    with temporary_directory() as directory:
+        script_path = os.path.join(directory, "work.js")
+        with open(script_path, "w", encoding="utf-8") as file:
+            file.write(work)
+        bare = run([node, script_path]).out
+        script = (f"uprobe:{path}:uv_fs_stat {{ @entered = count(); }} "
+                  f"uretprobe:{path}:uv_fs_stat {{ @returned = count(); @timed = sum(duration > 0 ? 1 : 0); }}")
+        result = spile("--engine", "user", "-e", script, "-c", f"{node} {script_path}", seconds=100)
+        check_status(result, 0)
+        check("same-output", bare.strip() in result.out and "done" in bare, result.report())
+        counts = [scalar(result.out, f"@{name}") or 0 for name in ("entered", "returned", "timed")]
+        check("exact-count", counts[0] >= 200 and counts == [counts[0]] * 3, f"{counts}\n{result.report()}")
+
+
 def coverage():
     """How many functions take a return probe, by library: the table of docs/coverage.md. Not a test.
 
