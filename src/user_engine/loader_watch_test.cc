@@ -93,28 +93,33 @@ TEST_F(LoaderGate, AWaitForADeadTracerEndsAndIsTheLast) {
   EXPECT_EQ(gate().asked, 1u);
 }
 
-/// The clock is not to be had either: a sign of life is what keeps it waiting, three times as long
-/// as it waits without. Only where this thread got no time for long it may have given up.
+/// The clock is not to be had either: signs of life are what keeps it waiting, three times as long
+/// as it waits without. Where this thread got no time for long, it may have given up: then again.
 TEST_F(LoaderGate, ATracerAtWorkIsWaitedFor) {
   using Clock = std::chrono::steady_clock;
+  using std::chrono::milliseconds;
   consts_.allowed_calls &= ~uint32_t{abi::kCallClockGettime};
-  open_gate(region_);
-  auto loading = load();
-  const uint32_t request = next_request();
-  const auto begin = Clock::now();
-  auto last = begin;
-  Clock::duration longest{};
-  while (last - begin < 3 * abi::kMaxStillLooks * std::chrono::milliseconds(2)) {
-    __atomic_add_fetch(&gate().beat, 1, __ATOMIC_ACQ_REL);
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    const auto now = Clock::now();
-    longest = std::max(longest, now - std::exchange(last, now));
-  }
-  answer_request(region_, request);
-  loading.join();
-  if (longest < std::chrono::milliseconds(abi::kMaxStillLooks / 2)) {
+  for (int attempt = 0; attempt < 100; attempt++) {
+    open_gate(region_);
+    gate().in_vain = 0;
+    auto loading = load();
+    const uint32_t request = next_request();
+    const auto begin = Clock::now();
+    auto last = begin;
+    Clock::duration longest{};
+    while (last - begin < 3 * abi::kMaxStillLooks * milliseconds(1)) {
+      __atomic_add_fetch(&gate().beat, 1, __ATOMIC_ACQ_REL);
+      std::this_thread::sleep_for(std::chrono::microseconds(500));
+      const auto now = Clock::now();
+      longest = std::max(longest, now - std::exchange(last, now));
+    }
+    answer_request(region_, request);
+    loading.join();
+    if (longest > milliseconds(abi::kMaxStillLooks / 2)) continue;
     EXPECT_EQ(gate().in_vain, 0u);
+    return;
   }
+  GTEST_SKIP() << "this machine is too busy";
 }
 
 TEST_F(LoaderGate, SignsOfLifeComeByThemselves) {
