@@ -621,6 +621,62 @@ def case_56_tracepoints_loaded_late():
             check("no-mapping-left", not our_mappings(user.pid), user.report())
 
 
+UNBOUND_LIBRARY = r"""
+#define _GNU_SOURCE
+#include <stdlib.h>
+#define APART __attribute__((noinline, noclone))
+APART long ends_elsewhere(long n) { __asm__ volatile(""); return labs(n - 5); }
+static long one(long n) { __asm__ volatile(""); return n + 1; }
+static long (*choose(void))(long) { return one; }
+long chosen(long n) __attribute__((ifunc("choose")));
+long work(long n) {
+  long sum = 0;
+  for (long i = 0; i < n; i++) sum += ends_elsewhere(i) + chosen(i);
+  return sum;
+}
+"""
+
+
+def case_56_not_bound_when_it_comes():
+    """The loader tells before it has filled in a library's words: tail jumps to other libraries are followed by name, lazily bound or
+    not, and each return is told from the first on; what an IFUNC stands for is known a look later."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        source = os.path.join(folder, "unbound.c")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write(UNBOUND_LIBRARY)
+        for name, flags in (("lazy", ["-Wl,-z,lazy"]), ("now", ["-Wl,-z,now"]), ("noplt", ["-fno-plt"])):
+            library = os.path.join(folder, f"lib{name}.so")
+            subprocess.run([compiler, "-O2", "-fno-builtin", "-shared", "-fPIC", *flags, "-o", library, source], check=True)
+            with Process([sys.executable, "-c", TRACEPOINT_USER.replace("library.up()", "0")]) as user:
+                def ask(words):
+                    answers = len(user.out)
+                    user.process.stdin.write(words + "\n")
+                    user.process.stdin.flush()
+                    wait_until(lambda: len(user.out) > answers or not user.alive(), words)
+                    check("target-survives", user.alive(), user.report())
+                program = (f"uretprobe:{library}:ends_elsewhere {{ @returns = count(); }} uprobe:{library}:chosen {{ @chosen = count(); }} "
+                           "interval:ms:5 { print(@chosen); }")
+                with Spile(program, pid=user.pid) as tracer:
+                    check("attached", tracer.wait_attached(), tracer.report())
+                    ask(f"load {library}")
+                    ask("work 500")
+                    calls, end = 500, time.monotonic() + 20 * SLOWNESS
+                    while int(tracer.maps().get("@chosen", 0)) == 0:
+                        check("in-time", time.monotonic() < end, f"{name}: the IFUNC is never probed\n{tracer.report()}")
+                        ask("work 1")
+                        calls += 1
+                        time.sleep(0.01)
+                    ask("work 500")
+                    calls += 500
+                    tracer.stop()
+                    told = int(tracer.maps().get("@returns", 0))
+                    waited = "did not wait longer" in "\n".join(tracer.err)
+                    check("exact-or-told", told == calls or (waited and 500 < told), f"{name}: {told} of {calls} returns\n{tracer.report()}")
+                    check("exact-count", int(tracer.maps()["@chosen"]) >= 500, f"{tracer.maps()}")
+                    check("no-refusal", "not probed" not in "\n".join(tracer.err), tracer.report())
+
+
 def case_56_never_loaded():
     """A dynamic program is told so and traced on; a static one is refused: it will never load the file."""
     program = count_program([f"{target_path(LIBRARY)}:probe_me"])
