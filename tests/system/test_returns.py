@@ -820,19 +820,19 @@ def coverage():
         target.wait_for_line("ready$")
         for name in ("libc.so.6", "libstdc++.so.6", "libcrypto.so.3", "libsqlite3.so.0"):
             coverage_of(f"{LIBRARIES}/{name}", name, target.pid)
+    rust = target_path("rust_program")
+    if os.path.exists(rust):
+        with Target(rust, wait=True) as target:
+            coverage_of(rust, "a Rust program", target.pid)
     node = shutil.which("node")
     if node:
         with Process([node, "-e", "console.log('ready'); setInterval(() => 0, 1000)"]) as target:
             target.wait_for_line("ready$")
             coverage_of(os.path.realpath(node), "node", target.pid)
-    rust = target_path("rust_program")
-    if os.path.exists(rust):
-        with Target(rust, wait=True) as target:
-            coverage_of(rust, "a Rust program", target.pid)
 
 
 def coverage_of(path, name, pid):
-    lines = spile("sites", "-p", pid, "-e", f"uretprobe:{path}:* {{ @ = count(); }}", seconds=500).out.splitlines()
+    lines = spile("sites", "-p", pid, "-e", f"uretprobe:{path}:* {{ @ = count(); }}", seconds=3000).out.splitlines()
     taken = [line for line in lines if "[returns" in line]
     refused = [line for line in lines if "REFUSED" in line and "never returns" not in line and "IFUNC" not in line]
     pointers = sum("through a pointer" in line for line in taken)
