@@ -15,9 +15,10 @@
 namespace spile::abi {
 
 enum class StrayState : uint64_t {
-  kSeen,     ///< target: first met
-  kWatched,  ///< tracer: every return behind it is
-  kGivenUp,  ///< tracer: cannot be watched, the reason is the tracer's to tell
+  kSeen,       ///< target: first met
+  kWatched,    ///< tracer: every return behind it is
+  kGivenUp,    ///< tracer: it cannot be
+  kForgotten,  ///< tracer: the code was unloaded; target: whoever comes there next makes it kSeen
 };
 
 /// Found by stray_index() and the cells behind it.

@@ -76,6 +76,16 @@ void forget_semaphores(Attachment& attachment, TargetAddr site) {
   }
 }
 
+/// Before anybody runs what has its place now: calls that go there are counted again.
+void forget_strays(const Attachment& attachment, const target::Module& module) {
+  for (abi::StrayCell& cell : attachment.region.strays_untrusted()) {
+    const uint64_t key = __atomic_load_n(&cell.key, __ATOMIC_ACQUIRE);
+    if (module.contains(TargetAddr(key >> abi::kStrayNumberBits)) &&
+        __atomic_load_n(&cell.state, __ATOMIC_ACQUIRE) == abi::StrayState::kWatched)
+      __atomic_store_n(&cell.state, abi::StrayState::kForgotten, __ATOMIC_RELEASE);
+  }
+}
+
 std::optional<std::string> code_of(const target::Target& target) {
   auto tid = target.live_thread();
   auto text = tid ? os::read_file(fmt::format("/proc/{}/maps", *tid)) : Result<std::string>();
@@ -125,6 +135,8 @@ void set_aside_unloaded(Attachment& attachment) {
   for (PatchedSite& site : attachment.sites) {
     bool is_gone = unloaded.contains(identity_of(site.planned->image->module()));
     if (is_gone) forget_semaphores(attachment, site.edits.back().at);
+    if (is_gone && site.planned->notes_calls())
+      forget_strays(attachment, site.planned->image->module());
     (is_gone ? attachment.unloaded : stay).push_back(std::move(site));
   }
   attachment.sites = std::move(stay);

@@ -42,6 +42,9 @@ class LateLibraries {
   /// files cannot go.
   void look(Attachment& attachment, const AttachContext& context);
 
+  /// Sites have been set without it.
+  void learn_sites(const Attachment& attachment) { choose_witnesses(attachment); }
+
   /// What the user should know. Emptied by the call.
   std::vector<std::string> take_warnings() { return std::exchange(warnings_, {}); }
 

@@ -33,30 +33,32 @@ uint64_t key_of(const Stray& stray) {
 
 }  // namespace
 
-void StrayWatch::look(Attachment& attachment, const AttachContext& context) {
+bool StrayWatch::look(Attachment& attachment, const AttachContext& context) {
   if (Clock::now() < next_ || !attachment.addresses.pending_base || !attachment.target->alive())
-    return;
+    return false;
   next_ = Clock::now() + kLookEvery;
-  forget_unloaded(attachment);
+  drop_forgotten(attachment);
   auto strays = find_new(attachment);
-  if (strays.empty()) return;
+  if (strays.empty()) return false;
   auto watched = extensions_ < kMaxExtensions
                      ? watch_strays(attachment, strays, context)
                      : Result<std::vector<const PlannedReturns*>>(
                            std::vector<const PlannedReturns*>(strays.size()));
   if (!watched && watched.error().code == ErrorCode::kBusy) {
     next_ = Clock::now() + 10 * kLookEvery;
-    return;
+    return false;
   }
   if (!watched) watched = std::vector<const PlannedReturns*>(strays.size());
   extensions_++;
+  bool any = false;
   for (size_t i = 0; i < strays.size(); i++) {
     const PlannedReturns* returns = (*watched)[i];
     settle(attachment, strays[i],
            returns != nullptr ? abi::StrayState::kWatched : abi::StrayState::kGivenUp);
-    if (returns != nullptr)
-      watched_.push_back({strays[i], identity_of(returns->image->module()), returns->known});
+    any |= returns != nullptr;
+    if (returns != nullptr) watched_.push_back({strays[i], returns->known});
   }
+  return any;
 }
 
 /// One of each function: two targets may lead to the same places. The cells are the target's to
@@ -106,13 +108,15 @@ void StrayWatch::settle(const Attachment& attachment, const Stray& stray, abi::S
   }
 }
 
-/// What lies at its address by now is another target.
-void StrayWatch::forget_unloaded(const Attachment& attachment) {
-  if (!attachment.awaits) return;
+/// Their libraries have been unloaded (late.cc). The cells are the target's to write: one that lies
+/// only makes us plan what is patched already, which is refused.
+void StrayWatch::drop_forgotten(const Attachment& attachment) {
   std::erase_if(watched_, [&](const Watched& watched) {
-    if (attachment.modules.contains(watched.module)) return false;
-    settle(attachment, watched.stray, abi::StrayState::kSeen);
-    return true;
+    return std::ranges::none_of(
+        attachment.region.strays_untrusted(), [&](const abi::StrayCell& cell) {
+          return __atomic_load_n(&cell.key, __ATOMIC_ACQUIRE) == key_of(watched.stray) &&
+                 __atomic_load_n(&cell.state, __ATOMIC_ACQUIRE) == abi::StrayState::kWatched;
+        });
   });
 }
 

@@ -24,20 +24,20 @@ class StrayWatch {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// Cost: nothing to speak of where no call has strayed; else planning and a stop.
-  void look(Attachment& attachment, const AttachContext& context);
+  /// True: sites have been set. Cost: nothing to speak of where no call has strayed; else planning
+  /// and a stop.
+  bool look(Attachment& attachment, const AttachContext& context);
 
  private:
   struct Watched {
     Stray stray;
-    ModuleIdentity module;
     std::vector<patch::Region> code;
   };
 
   std::vector<Stray> find_new(const Attachment& attachment);
   static bool stays(const Attachment& attachment, TargetAddr target);
   static void settle(const Attachment& attachment, const Stray& stray, abi::StrayState state);
-  void forget_unloaded(const Attachment& attachment);
+  void drop_forgotten(const Attachment& attachment);
 
   Clock::time_point next_{};
   size_t extensions_ = 0;

@@ -317,7 +317,7 @@ void UserTrace::follow_libraries() {
     LateLibraries& late = late_[attachment.get()];
     late.look(*attachment, context_);
     std::ranges::move(late.take_warnings(), std::back_inserter(warnings_));
-    strays_[attachment.get()].look(*attachment, context_);
+    if (strays_[attachment.get()].look(*attachment, context_)) late.learn_sites(*attachment);
     std::ranges::move(std::exchange(attachment->warnings, {}), std::back_inserter(warnings_));
   }
 }

@@ -764,6 +764,69 @@ def returns_behind_unforeseen_pointers_are_watched_from_then_on():
                           f"{calls} calls, {counts}\n{tracer.report()}")
 
 
+PLUGIN = "long method_of_plugin(long n) { __asm__ volatile(\"\"); return n + 50; }"
+HOST = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+struct object { char pad[8]; long (*call)(long); };
+static struct object object;
+__attribute__((noinline, noclone)) long probe_me(struct object *o, long n) { if (n < 0) return -1; return o->call(n); }
+int main(int argc, char **argv) {
+  char word[16];
+  void *plugin = NULL;
+  long value, calls = 0;
+  printf("ready\n"), fflush(stdout);
+  while (scanf("%15s %ld", word, &value) == 2) {
+    if (!strcmp(word, "load")) plugin = dlopen(argv[1], RTLD_NOW), object.call = (long (*)(long))dlsym(plugin, "method_of_plugin");
+    if (!strcmp(word, "unload")) dlclose(plugin);
+    if (!strcmp(word, "call")) for (long i = 0; i < value; i++) probe_me(&object, 1), calls++;
+    printf("calls=%ld\n", calls), fflush(stdout);
+  }
+  return argc > 5;
+}
+"""
+
+
+@case
+def returns_of_code_that_may_be_unloaded_are_watched_only_where_that_is_noticed():
+    with temporary_directory() as directory:
+        program = compile_program(directory, "host", HOST)
+        plugin = compile_program(directory, "plugin.so", PLUGIN, ("-O2", "-shared", "-fPIC"))
+        other = compile_program(directory, "other.so", PLUGIN.replace("method", "another"), ("-O2", "-shared", "-fPIC"))
+        for notices in (False, True):
+            script = f"uretprobe:{program}:probe_me {{ @ = count(); }} interval:ms:5 {{ print(@); }}"
+            if notices:
+                script += f" uprobe:{other}:another_of_plugin {{ @other = count(); }}"
+            with Process([program, plugin]) as target:
+                target.wait_for_line("ready$")
+
+                def ask(words):
+                    before, end = len(target.out), time.monotonic() + 20
+                    target.process.stdin.write(words + "\n")
+                    target.process.stdin.flush()
+                    while len(target.out) == before:
+                        check("in-time", time.monotonic() < end and target.alive(), target.report())
+                        time.sleep(0.001)
+
+                with Spile(script, pid=target.pid) as tracer:
+                    check("attached", tracer.wait_attached(), tracer.report())
+                    for _ in range(3):
+                        ask("load 0")
+                        ask("call 1")
+                        end, before = time.monotonic() + 30, int(tracer.maps().get("@", 0))
+                        while notices and int(tracer.maps().get("@", 0)) <= before + 300:
+                            check("in-time", time.monotonic() < end, f"never told\n{tracer.maps()} {target.out[-1]}\n{tracer.report()}")
+                            ask("call 40")
+                            time.sleep(0.01)
+                        ask("call 100")
+                        ask("unload 0")
+                    tracer.stop()
+                    calls, told = int(target.out[-1].split("=")[1]), int(tracer.maps().get("@", 0))
+                    check("exact-or-counted", told + strayed(tracer) == calls, f"{told} of {calls}\n{tracer.report()}")
+                    check("told", (told > 900) == notices and (told == 0) != notices, f"{told} of {calls}\n{tracer.report()}")
+
+
 @case
 def returns_of_rust_functions_beside_panics():
     """Panics unwind through probed functions: those calls have no return, and leave nothing behind that another call could be told by."""

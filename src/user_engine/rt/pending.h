@@ -202,8 +202,10 @@ inline bool is_watched_stray(const abi::RtConsts& consts, uint64_t target, uint6
   for (uint32_t probe = 0; probe < abi::kStrayProbes; ++probe) {
     abi::StrayCell* cell = &cells[(first + probe) & (abi::kStrayCells - 1)];
     if (load_acquire(&cell->key) == 0 && compare_swap(&cell->key, uint64_t{0}, key)) return false;
-    if (load_acquire(&cell->key) == key)
-      return load_acquire(&cell->state) == abi::StrayState::kWatched;
+    if (load_acquire(&cell->key) != key) continue;
+    const abi::StrayState state = load_acquire(&cell->state);
+    if (state == abi::StrayState::kForgotten) store_release(&cell->state, abi::StrayState::kSeen);
+    return state == abi::StrayState::kWatched;
   }
   return false;
 }

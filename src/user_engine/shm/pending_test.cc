@@ -215,6 +215,11 @@ TEST_F(Pending, AStrayIsNotedOnceAndKeptWhenItIsWatched) {
   leave(&stack[0], 0x7000);
   EXPECT_FALSE(take(&stack[0]));
   EXPECT_EQ(unseen(), 3u);
+  cell.state = abi::StrayState::kForgotten;
+  note(&stack[0]);
+  leave(&stack[0], 0x7000);
+  EXPECT_FALSE(take(&stack[0]));
+  EXPECT_EQ(cell.state, abi::StrayState::kSeen);
 }
 
 TEST_F(Pending, AStrayThatFindsNoCellIsOnlyCounted) {
