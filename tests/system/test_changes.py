@@ -355,7 +355,7 @@ def case_56_calls_at_once():
             before = Picture(target.pid)
             with Spile(at_once_program(), pid=target.pid) as tracer:
                 check("attached", tracer.wait_attached(), tracer.report())
-                check("told", "it waits until the probes are set" in "\n".join(tracer.err), tracer.report())
+                wait_until(lambda: "it waits until the probes are set" in "\n".join(tracer.err), "what it says of a file that is not loaded")
                 target.send_line()
                 target.wait_for_line("done$")
                 tracer.stop()
