@@ -24,7 +24,7 @@ struct LoaderGate {
   uint32_t asked;     ///< number of the latest request. Target, by locked addition; futex
   uint32_t answered;  ///< requests up to this one are done. Tracer; futex
   uint32_t beat;      ///< changes while the tracer is at work on a request. Tracer
-  uint32_t in_vain;   ///< waits that ended without an answer. Target, by locked addition
+  uint32_t in_vain;   ///< waits without an answer, and none for one. Target, by locked addition
   uint32_t reserved;
 };
 static_assert(sizeof(LoaderGate) == 24);

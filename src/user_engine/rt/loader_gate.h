@@ -49,7 +49,11 @@ inline bool wait_for_answer(const abi::RtConsts& consts, abi::LoaderGate* gate, 
 
 inline void await_tracer(const abi::RtConsts& consts) {
   auto* gate = reinterpret_cast<abi::LoaderGate*>(consts.data_base + abi::kLoaderGateOffset);
-  if ((consts.allowed_calls & abi::kCallFutex) == 0 || load_acquire(&gate->open) == 0) return;
+  if ((consts.allowed_calls & abi::kCallFutex) == 0) return;
+  if (load_acquire(&gate->open) == 0) {
+    __atomic_fetch_add(&gate->in_vain, 1, __ATOMIC_RELAXED);
+    return;
+  }
   const uint32_t request = __atomic_add_fetch(&gate->asked, 1, __ATOMIC_ACQ_REL);
   sys_call(Sys::kFutex, reinterpret_cast<uint64_t>(&gate->asked), kFutexWake, kWakeAll);
   if (wait_for_answer(consts, gate, request)) return;
