@@ -61,7 +61,8 @@ enum RtCalls : uint32_t {
   kCallPrctl = 1u << 3,   ///< PR_GET_NAME
   kCallProcessVmReadv = 1u << 4,
   kCallClockGettime = 1u << 5,
-  kCallAll = (1u << 6) - 1,
+  kCallFutex = 1u << 6,  ///< waiting for the tracer (loader_gate.h); not needed by any program
+  kCallAll = (1u << 7) - 1,
 };
 
 /// Addresses [begin, end) of the target that stay mapped and readable as long as it lives.

@@ -3,8 +3,10 @@
 //   offset 0         DataHeader            written by the tracer before it is mapped, then only
 //   read
 //          2048      32 bytes of scratch   kernel, asked by a tracer in a stop
+//          3072      LoaderGate            target and tracer               loader_gate.h
 //          4096      Journal               tracer                          journal.h
 //          8192      TimePage              tracer                          time.h
+//          9216      StrayCell[128]        target and tracer               stray.h
 //          12288     CpuStats[cpu_slots]   target                          this file
 //          sites     SiteEntry[...]        tracer                          site.h
 //          maps      map storage           target and tracer               map.h
@@ -23,6 +25,8 @@
 #include <stdint.h>
 
 #include "abi/journal.h"
+#include "abi/loader_gate.h"
+#include "abi/stray.h"
 #include "abi/time.h"
 
 namespace spile::abi {
@@ -52,6 +56,10 @@ inline constexpr uint64_t kJournalOffset = 4096;
 inline constexpr uint64_t kScratchOffset = 2048;
 inline constexpr uint64_t kTimeOffset = 8192;
 inline constexpr uint64_t kStatsOffset = 12288;
+static_assert(kTimeOffset + sizeof(TimePage) <= kStrayOffset &&
+              kStrayOffset + kStrayCells * sizeof(StrayCell) <= kStatsOffset);
+static_assert(kScratchOffset + 32 <= kLoaderGateOffset &&
+              kLoaderGateOffset + sizeof(LoaderGate) <= kJournalOffset);
 static_assert(sizeof(DataHeader) <= kScratchOffset && sizeof(Journal) <= 4096 &&
               sizeof(TimePage) <= 4096);
 

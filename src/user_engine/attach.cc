@@ -239,17 +239,11 @@ Result<void> expect_ours(const Target& target, const Attachment& attachment) {
 
 }  // namespace
 
-Result<bool> extend(Attachment& attachment,
-                    const std::set<ModuleIdentity>& modules,
-                    const AttachContext& context) {
+namespace {
+
+/// Sites that join an attachment.
+Result<void> commit_more(Attachment& attachment, WantedSites& sites, const AttachContext& context) {
   const Target& target = *attachment.target;
-  // No int3 in what comes later.
-  const PlanOptions how;
-  SPILE_TRY(auto plan, plan_process(target, *context.bundle, how, {&modules, attachment.tracked}));
-  const uint32_t tracked = plan.tracked;
-  const size_t refused_before = plan.refused.size();
-  WantedSites sites(target, *context.bundle, std::move(plan), how);
-  if (sites.wanted().empty() && refused_before == 0) return false;
   const Home home = home_of(attachment);
   PrepareOptions options;
   options.home = &home;
@@ -261,9 +255,8 @@ Result<bool> extend(Attachment& attachment,
     if (done) done = commit_rest(patcher);
     if (done) {
       patcher.join();
-      attachment.tracked = tracked;
       sites.hand_over_more(attachment);
-      return true;
+      return {};
     }
     if (!patcher.has_joined()) attachment.additions.pop_back();
     if (done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2)
@@ -271,6 +264,65 @@ Result<bool> extend(Attachment& attachment,
     if (attempt >= kMaxAttempts / 4) sites.give_up(patcher.blocked());
     std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
   }
+}
+
+/// What is refused before the loader has bound a module may be possible afterwards: IFUNCs are
+/// chosen then, pointers filled in. A probe that has a place elsewhere is not tried again.
+std::set<int> take_refused(ProcessPlan& plan) {
+  std::set<int> placed, refused;
+  for (const PlannedSite& site : plan.sites) {
+    for (const std::vector<Action>& actions : site.actions) {
+      for (const Action& action : actions) placed.insert(action.probe);
+    }
+  }
+  std::erase_if(plan.refused, [&](const SiteReport& report) {
+    if (placed.contains(report.probe)) return false;
+    refused.insert(report.probe);
+    return true;
+  });
+  return refused;
+}
+
+}  // namespace
+
+Result<Extended> extend(Attachment& attachment,
+                        const std::set<ModuleIdentity>& modules,
+                        const AttachContext& context,
+                        const ExtendOptions& extend_options) {
+  const Target& target = *attachment.target;
+  // No int3 in what comes later.
+  const PlanOptions how;
+  SPILE_TRY(auto plan, plan_process(target, *context.bundle, how,
+                                    {&modules, attachment.tracked, extend_options.probes}));
+  const uint32_t tracked = plan.tracked;
+  Extended extended;
+  if (extend_options.is_early) extended.refused = take_refused(plan);
+  const size_t refused_before = plan.refused.size();
+  WantedSites sites(target, *context.bundle, std::move(plan), how);
+  if (sites.wanted().empty() && refused_before == 0) return extended;
+  SPILE_TRY_VOID(commit_more(attachment, sites, context));
+  attachment.tracked = tracked;
+  extended.any = true;
+  return extended;
+}
+
+Result<std::vector<const PlannedReturns*>> watch_strays(Attachment& attachment,
+                                                        const std::vector<Stray>& strays,
+                                                        const AttachContext& context) {
+  SPILE_TRY(auto plan, plan_strays(*attachment.target, *context.bundle, strays));
+  WantedSites sites(*attachment.target, *context.bundle, std::move(plan), {});
+  const auto shared = sites.shared_plan();
+  std::vector<const PlannedReturns*> watched(strays.size());
+  const size_t refused = attachment.refused.size();
+  auto done = sites.wanted().empty() ? fail(ErrorCode::kUnsafe, "nothing can be watched")
+                                     : commit_more(attachment, sites, context);
+  attachment.refused.resize(refused);  // calls that are counted are no refused probes
+  if (!done && done.error().code == ErrorCode::kUnsafe) return watched;
+  SPILE_TRY_VOID(std::move(done));
+  for (size_t i = 0; i < strays.size(); i++) {
+    if (!shared->returns[i].refused) watched[i] = &shared->returns[i];
+  }
+  return watched;
 }
 
 Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string>& command,

@@ -92,6 +92,7 @@ struct Attachment {
   std::vector<std::string> warnings;
   std::set<ModuleIdentity> modules;  ///< whose sites are set, or refused: newer ones are looked at
   uint32_t tracked = 0;              ///< the highest number of a tracked function
+  bool awaits = false;  ///< a thread that loads a library waits for us (abi/loader_gate.h)
   uint64_t stopped_ns = 0;
 };
 
@@ -118,12 +119,30 @@ struct AttachContext {
   std::function<Result<void>()> before_patch;
 };
 
+struct ExtendOptions {
+  /// The loader has not bound these modules yet: what is refused for now is not told of.
+  bool is_early = false;
+  /// Only these probes. Null: all.
+  const std::set<int>* probes = nullptr;
+};
+struct Extended {
+  bool any = false;       ///< something was set
+  std::set<int> refused;  ///< early: probes that have no place yet, and may find one later
+};
+
 /// Sets the probes in modules that the process has loaded meanwhile, in the same shared memory.
-/// Nothing to do there: false. Errors: those of attach(); busy: try again later. Whatever fails,
-/// the process and the attachment are as before.
-Result<bool> extend(Attachment& attachment,
-                    const std::set<ModuleIdentity>& modules,
-                    const AttachContext& context);
+/// Errors: those of attach(); busy: try again later. Whatever fails, the process and the attachment
+/// are as before.
+Result<Extended> extend(Attachment& attachment,
+                        const std::set<ModuleIdentity>& modules,
+                        const AttachContext& context,
+                        const ExtendOptions& options = {});
+
+/// Watches the returns behind targets that calls have strayed to, of different functions. Of each
+/// what is watched now; null: it cannot be. Errors: as extend().
+Result<std::vector<const PlannedReturns*>> watch_strays(Attachment& attachment,
+                                                        const std::vector<Stray>& strays,
+                                                        const AttachContext& context);
 
 /// How a site's jump is made where it is no plain one: null.
 const patch::Placement* placement_of(const Attachment& attachment, const PlannedSite& site);

@@ -275,7 +275,8 @@ class Builder {
     if (!has_notes) return;
     spec.pending = {helper_code(rt::kNotePending),  helper_code(rt::kTakePending),
                     helper_code(rt::kArmPending),   helper_code(rt::kArrivePending),
-                    helper_code(rt::kLeavePending), helper_code(rt::kNoteAgainPending)};
+                    helper_code(rt::kLeavePending), helper_code(rt::kNoteAgainPending),
+                    helper_code(rt::kAwaitTracer)};
   }
 
   void add_programs(const std::vector<Action>& actions,
@@ -298,6 +299,7 @@ class Builder {
     if (kind == Action::Kind::kArrive) return jit::CallEvent::Kind::kArrive;
     if (kind == Action::Kind::kNoteAgain) return jit::CallEvent::Kind::kNoteAgain;
     if (kind == Action::Kind::kLeave) return jit::CallEvent::Kind::kLeave;
+    if (kind == Action::Kind::kAwait) return jit::CallEvent::Kind::kAwait;
     return jit::CallEvent::Kind::kNote;
   }
 

@@ -66,6 +66,7 @@ uint32_t filtered_calls(const target::StoppedProcess& process) {
       {abi::kCallPrctl, {SYS_prctl, PR_GET_NAME}},
       {abi::kCallProcessVmReadv, {SYS_process_vm_readv, {}}},
       {abi::kCallClockGettime, {SYS_clock_gettime, {}}},
+      {abi::kCallFutex, {SYS_futex, {}}},
   };
   std::vector<target::FilteredCall> asked;
   for (const auto& row : kCalls) asked.push_back(row.filtered);

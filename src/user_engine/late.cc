@@ -1,10 +1,16 @@
 #include "user_engine/late.h"
 
+#include <link.h>
+
 #include <algorithm>
+#include <cstddef>
 #include <filesystem>
 
 #include "os/process.h"
 #include "user_engine/detach.h"
+#include "user_engine/loader.h"
+#include "user_engine/loader_watch.h"
+#include "user_engine/rearm.h"
 
 namespace spile::user_engine {
 
@@ -69,6 +75,34 @@ void forget_semaphores(Attachment& attachment, TargetAddr site) {
     attachment.semaphores[i].state = abi::SemaphoreState::kLowered;
     journal.semaphores[i].state = abi::SemaphoreState::kLowered;
   }
+}
+
+/// Before anybody runs what has its place now: calls that go there are counted again.
+void forget_strays(const Attachment& attachment, const target::Module& module) {
+  for (abi::StrayCell& cell : attachment.region.strays_untrusted()) {
+    const uint64_t key = __atomic_load_n(&cell.key, __ATOMIC_ACQUIRE);
+    if (module.contains(TargetAddr(key >> abi::kStrayNumberBits)) &&
+        __atomic_load_n(&cell.state, __ATOMIC_ACQUIRE) == abi::StrayState::kWatched)
+      __atomic_store_n(&cell.state, abi::StrayState::kForgotten, __ATOMIC_RELEASE);
+  }
+}
+
+std::optional<std::string> code_of(const target::Target& target) {
+  auto tid = target.live_thread();
+  auto text = tid ? os::read_file(fmt::format("/proc/{}/maps", *tid)) : Result<std::string>();
+  if (!tid || !text) return std::nullopt;
+  return lines_of_code(*text);
+}
+
+/// Where the loader says whether it is done with what it was about.
+std::optional<TargetAddr> state_of_loader(const target::Target& target) {
+  auto modules = target.modules();
+  if (!modules) return std::nullopt;
+  const target::Module* loader = find_loader(target, *modules);
+  if (loader == nullptr) return std::nullopt;
+  auto symbols = loader_symbols(*loader);
+  if (!symbols || !symbols->r_debug) return std::nullopt;
+  return loader->bias.to_target(*symbols->r_debug) + offsetof(r_debug, r_state);
 }
 
 std::string name_of(const ModuleIdentity& identity, const std::vector<target::Module>& modules) {
@@ -172,6 +206,8 @@ void set_aside_unloaded(Attachment& attachment) {
   for (PatchedSite& site : attachment.sites) {
     bool is_gone = unloaded.contains(identity_of(site.planned->image->module()));
     if (is_gone) forget_semaphores(attachment, site.edits.back().at);
+    if (is_gone && site.planned->notes_calls())
+      forget_strays(attachment, site.planned->image->module());
     (is_gone ? attachment.unloaded : stay).push_back(std::move(site));
   }
   attachment.sites = std::move(stay);
@@ -190,21 +226,20 @@ bool LateLibraries::may_change(const Attachment& attachment) const {
 }
 
 void LateLibraries::look(Attachment& attachment, const AttachContext& context) {
+  if (attachment.awaits) answer(attachment, context);
   const auto began = Clock::now();
   if (began < next_ || gave_up_ || !attachment.target->alive()) return;
   if (!is_worth_it_) is_worth_it_ = may_change(attachment);
   if (!*is_worth_it_) return;
-  auto tid = attachment.target->live_thread();
-  auto text = tid ? os::read_file(fmt::format("/proc/{}/maps", *tid)) : Result<std::string>();
-  if (!tid || !text) return;
-  std::string code = lines_of_code(*text);
+  auto code = code_of(*attachment.target);
+  if (!code) return;
   bool has_settled = false;
   // A library that came back to its place changes no line.
-  if (code != code_ || any_came_back(attachment)) {
+  if (*code != code_ || any_came_back(attachment)) {
     if (settled_) came_after_ = looked_;
     set_aside_unloaded(attachment);
     choose_witnesses(attachment);
-    code_ = std::move(code);
+    code_ = std::move(*code);
     settled_ = false;
   } else {
     // The same for a whole look: its loader has come past its code.
@@ -214,10 +249,63 @@ void LateLibraries::look(Attachment& attachment, const AttachContext& context) {
   const auto took = Clock::now() - began;
   if (has_settled) {
     // Not counted: kMaxExtensions bounds it, and what the process loads next is not to wait.
-    follow(attachment, context);
+    follow(attachment, context, false);
     choose_witnesses(attachment);
+  } else if (settled_ && !retry_.probes.empty()) {
+    try_again(attachment, context);
   }
   next_ = Clock::now() + std::max<Clock::duration>(kLookEvery, took * kShareOfTime);
+}
+
+// ---- threads that wait
+// --------------------------------------------------------------------------------------
+
+/// A thread waits in the loader, of the process or of a child that it forked: of a child nothing is
+/// looked at, it only must not wait.
+void LateLibraries::answer(Attachment& attachment, const AttachContext& context) {
+  tell_waits_in_vain(attachment);
+  const auto request = pending_request(attachment.region);
+  if (!request) return;
+  {
+    const SignOfLife at_work(attachment.region);
+    if (!gave_up_ && attachment.target->alive() && is_at_rest(attachment))
+      look_now(attachment, context);
+  }
+  answer_request(attachment.region, *request);
+}
+
+void LateLibraries::tell_waits_in_vain(const Attachment& attachment) {
+  const uint32_t now =
+      __atomic_load_n(&attachment.region.loader_gate_untrusted().in_vain, __ATOMIC_ACQUIRE);
+  if (now == in_vain_) return;
+  warnings_.push_back(fmt::format(
+      "process {}: {} times a thread that had loaded or unloaded a library did not wait "
+      "longer for its probes: calls of a library with probes may have been missed",
+      attachment.pid, now - in_vain_));
+  in_vain_ = now;
+  open_gate(attachment.region);
+}
+
+/// The loader also tells when it begins. What it is about then comes with the next call.
+bool LateLibraries::is_at_rest(const Attachment& attachment) {
+  if (!loader_state_) loader_state_ = state_of_loader(*attachment.target);
+  if (!*loader_state_) return true;
+  auto state = attachment.target->memory().read_value<uint32_t>(**loader_state_);
+  return !state || *state == r_debug::RT_CONSISTENT;
+}
+
+/// The loader has just said that it is done, so there is no need to look twice.
+void LateLibraries::look_now(Attachment& attachment, const AttachContext& context) {
+  auto code = code_of(*attachment.target);
+  if (!code || (*code == code_ && settled_ && !any_came_back(attachment))) return;
+  set_aside_unloaded(attachment);
+  code_ = std::move(*code);
+  settled_ = true;
+  looked_ = came_after_ = Clock::now();
+  follow(attachment, context, true);
+  choose_witnesses(attachment);
+  // Time to relocate, for what could not be set yet.
+  next_ = Clock::now() + kLookEvery;
 }
 
 void LateLibraries::choose_witnesses(const Attachment& attachment) {
@@ -237,50 +325,99 @@ bool LateLibraries::any_came_back(const Attachment& attachment) const {
   });
 }
 
-void LateLibraries::follow(Attachment& attachment, const AttachContext& context) {
+void LateLibraries::follow(Attachment& attachment, const AttachContext& context, bool is_early) {
   auto modules = attachment.target->modules();
   if (!modules) return;
   std::set<ModuleIdentity> all, fresh;
   for (const target::Module& m : *modules) all.insert(identity_of(m));
   std::ranges::set_difference(all, attachment.modules, std::inserter(fresh, fresh.end()));
   attachment.modules = all;
-  if (fresh.empty()) return;
-  if (extensions_ == kMaxExtensions) {
-    gave_up_ = true;
-    warnings_.push_back(fmt::format(
-        "process {}: {} times a library was loaded again; those loaded from now on are not probed",
-        attachment.pid, kMaxExtensions));
-    return;
+  forget_retry(all);
+  std::set<ModuleIdentity> whole = fresh;
+  for (const ModuleIdentity& module : incomplete_) whole.erase(module);
+  Result<std::set<ModuleIdentity>> back = std::set<ModuleIdentity>();
+  if (!whole.empty()) back = rearm(attachment, whole, context);
+  if (back) {
+    if (!back->empty()) note_late(is_early);
+    for (const ModuleIdentity& module : *back) fresh.erase(module);
+    if (fresh.empty()) return;
+    back = follow_new(attachment, fresh, context, is_early);
   }
-  // What a library had, it has again when it comes back.
-  if (edits_of(attachment.unloaded) >= attachment.slots.room()) forget_unloaded(attachment);
-  const size_t refused = attachment.refused.size();
-  auto done = extend(attachment, fresh, context);
-  if (done && *done) note_extension();
-  tell_refusals(attachment, refused);
-  if (done || done.error().code == ErrorCode::kTargetGone) return;
-  if (done.error().code == ErrorCode::kBusy) {
+  if (back || back.error().code == ErrorCode::kTargetGone) return;
+  if (back.error().code == ErrorCode::kBusy) {
     // Somebody stood in the way: at the next look again.
+    if (is_early)
+      warnings_.push_back(fmt::format(
+          "process {}: {} was loaded while {}: its calls until the next look may have been missed",
+          attachment.pid, name_of(*fresh.begin(), *modules), back.error().message));
     for (const ModuleIdentity& module : fresh) attachment.modules.erase(module);
     settled_ = false;
     return;
   }
   warnings_.push_back(fmt::format("process {}: {}, loaded later, is not probed: {}", attachment.pid,
-                                  name_of(*fresh.begin(), *modules), done.error().message));
+                                  name_of(*fresh.begin(), *modules), back.error().message));
 }
 
-void LateLibraries::note_extension() {
-  extensions_++;
+/// Those that were not here before.
+Result<std::set<ModuleIdentity>> LateLibraries::follow_new(Attachment& attachment,
+                                                           const std::set<ModuleIdentity>& fresh,
+                                                           const AttachContext& context,
+                                                           bool is_early) {
+  if (extensions_ == kMaxExtensions) {
+    gave_up_ = true;
+    warnings_.push_back(
+        fmt::format("process {}: {} times a library was loaded to a new place; "
+                    "those loaded from now on are not probed",
+                    attachment.pid, kMaxExtensions));
+    return fresh;
+  }
+  // What a library had, it has again when it comes back.
+  if (edits_of(attachment.unloaded) >= attachment.slots.room()) forget_unloaded(attachment);
+  const size_t refused = attachment.refused.size();
+  auto done = extend(attachment, fresh, context, {is_early, nullptr});
+  tell_refusals(attachment, refused);
+  if (!done) return std::unexpected(std::move(done.error()));
+  extensions_ += done->any ? 1 : 0;
+  if (done->any) note_late(is_early);
+  if (!done->refused.empty()) retry_ = {fresh, std::move(done->refused)};
+  return fresh;
+}
+
+/// A library that went before all of its probes were tried is planned anew when it comes back.
+void LateLibraries::forget_retry(const std::set<ModuleIdentity>& loaded) {
+  std::set<ModuleIdentity> stay;
+  for (const ModuleIdentity& module : retry_.modules)
+    (loaded.contains(module) ? stay : incomplete_).insert(module);
+  retry_.modules = std::move(stay);
+  if (retry_.modules.empty()) retry_.probes.clear();
+}
+
+void LateLibraries::try_again(Attachment& attachment, const AttachContext& context) {
+  const Retry retry = std::exchange(retry_, {});
+  const size_t refused = attachment.refused.size();
+  auto done = extend(attachment, retry.modules, context, {false, &retry.probes});
+  tell_refusals(attachment, refused);
+  if (done && done->any) {
+    extensions_++;
+    note_late(false);
+  }
+  if (!done && done.error().code == ErrorCode::kBusy) retry_ = retry;
+}
+
+/// That calls went before the probes. Where a thread waited none did.
+void LateLibraries::note_late(bool is_early) {
+  if (is_early) return;
+  late_loads_++;
   longest_ = std::max(longest_, Clock::now() - came_after_);
 }
 
 std::optional<std::string> LateLibraries::missed(pid_t pid) const {
-  if (extensions_ == 0) return std::nullopt;
+  if (late_loads_ == 0) return std::nullopt;
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(longest_);
   return fmt::format(
       "process {}: {} a library was loaded while it was traced, and probed up to {} ms later: "
       "its calls before that are in no figure",
-      pid, extensions_ == 1 ? "once" : fmt::format("{} times", extensions_), ms.count());
+      pid, late_loads_ == 1 ? "once" : fmt::format("{} times", late_loads_), ms.count());
 }
 
 void LateLibraries::tell_refusals(const Attachment& attachment, size_t first) {

@@ -1,16 +1,21 @@
 // Libraries that come and go while a process is traced.
 //
-// The tracer looks at the process's mappings some times a second, from outside: a probe in the
-// dynamic loader would tell sooner, but musl's, static programs with a loader of their own, and
-// whoever maps code by himself have none. What has stayed the same from one look to the next is
-// planned and patched as at an attach (extend(), attach.cc). The limit: calls before that are
-// missed, those of constructors always.
+// Two ways to learn of them. The dynamic loader calls _dl_debug_state when a library has come and
+// none of its code has run: a hidden place of ours there makes the thread wait until the probes are
+// set (abi/loader_gate.h, loader_watch.h), so that no call is missed, constructors included. And
+// the tracer looks at the process's mappings some times a second, from outside: whoever maps code
+// by himself, loaders without that function and threads that did not wait are seen so, 20 to 30 ms
+// late.
+//
+// When the loader tells, a library is mapped and (glibc before 2.41) not relocated yet. Code is the
+// file's; what reads words that the loader fills (IFUNCs, jumps through pointers) may be refused
+// for that: such probes are tried again a look later.
 //
 // A library that is unloaded takes our jumps with it. Bytes are put back only where our own jump
 // is, so whatever lies at those addresses by then is left alone. But children that were forked
 // before may have the library still: its sites stay on the list and in the journal, until the
 // table's room is needed and no such child lives. A library that came back to its old place is
-// known by its bytes: they are the file's again.
+// known by its bytes: they are the file's again. Then its jumps are written again (rearm.h).
 #pragma once
 
 #include <chrono>
@@ -40,12 +45,17 @@ class LateLibraries {
   /// `since`: a moment before the attach began to look at what is loaded.
   explicit LateLibraries(Clock::time_point since) : looked_(since), came_after_(since) {}
 
-  /// Looks, if it is time, and sets what can be set. Cost: one reading of /proc/PID/maps every 10
-  /// ms (less often where that takes long), nothing for a script whose files cannot go.
+  /// Looks, if it is time or a thread waits, and sets what can be set. Cost: one reading of
+  /// /proc/PID/maps every 10 ms (less often where that takes long), nothing for a script whose
+  /// files cannot go.
   void look(Attachment& attachment, const AttachContext& context);
 
-  /// For the end of a trace: what its figures lack. nullopt: nothing was loaded later.
+  /// For the end of a trace: what its figures lack. nullopt: nothing was loaded later unless a
+  /// thread waited for its probes.
   std::optional<std::string> missed(pid_t pid) const;
+
+  /// Sites have been set without it.
+  void learn_sites(const Attachment& attachment) { choose_witnesses(attachment); }
 
   /// What the user should know. Emptied by the call.
   std::vector<std::string> take_warnings() { return std::exchange(warnings_, {}); }
@@ -57,11 +67,27 @@ class LateLibraries {
     patch::EditBytes before;
   };
 
+  /// Probes of modules that could not be set yet.
+  struct Retry {
+    std::set<ModuleIdentity> modules;
+    std::set<int> probes;
+  };
+
+  void answer(Attachment& attachment, const AttachContext& context);
+  void look_now(Attachment& attachment, const AttachContext& context);
+  void tell_waits_in_vain(const Attachment& attachment);
+  bool is_at_rest(const Attachment& attachment);
   bool may_change(const Attachment& attachment) const;
   bool any_came_back(const Attachment& attachment) const;
   void choose_witnesses(const Attachment& attachment);
-  void follow(Attachment& attachment, const AttachContext& context);
-  void note_extension();
+  void follow(Attachment& attachment, const AttachContext& context, bool is_early);
+  Result<std::set<ModuleIdentity>> follow_new(Attachment& attachment,
+                                              const std::set<ModuleIdentity>& fresh,
+                                              const AttachContext& context,
+                                              bool is_early);
+  void note_late(bool is_early);
+  void forget_retry(const std::set<ModuleIdentity>& loaded);
+  void try_again(Attachment& attachment, const AttachContext& context);
   void tell_refusals(const Attachment& attachment, size_t first);
 
   Clock::time_point next_{};
@@ -73,6 +99,12 @@ class LateLibraries {
   bool settled_ = true;              ///< handled
   std::vector<Witness> witnesses_;
   size_t extensions_ = 0;
+  size_t late_loads_ = 0;
+  Retry retry_;
+  std::set<ModuleIdentity> incomplete_;  ///< unloaded before a retry: not to be rearmed
+  /// The loader's r_debug::r_state; empty: not known, or not looked for.
+  std::optional<std::optional<TargetAddr>> loader_state_;
+  uint32_t in_vain_ = 0;  ///< waits, as of the last look
   bool gave_up_ = false;
   std::vector<std::string> warnings_;
 };

@@ -2,9 +2,15 @@
 
 #include <elf.h>
 
+#include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "elf/file.h"
+#include "os/process.h"
 #include "symbols/module_symbols.h"
 
 namespace spile::user_engine {
@@ -40,6 +46,44 @@ std::optional<target::LoaderSymbols> loader_symbols(const target::Module& loader
   auto notify = symbols->find("_dl_debug_state");
   if (notify.empty()) return std::nullopt;
   return target::LoaderSymbols{notify.front()->addr, find_object(symbols->file(), "_r_debug")};
+}
+
+const target::Module* find_loader(const target::Target& target,
+                                  std::span<const target::Module> modules) {
+  auto tid = target.live_thread();
+  auto auxv = tid ? os::read_auxv(*tid) : Result<std::vector<std::pair<uint64_t, uint64_t>>>();
+  if (!tid || !auxv) return nullptr;
+  for (const auto& [type, value] : *auxv) {
+    if (type != AT_BASE || value == 0) continue;
+    auto found = std::ranges::find_if(
+        modules, [&](const target::Module& m) { return m.contains(TargetAddr(value)); });
+    if (found != modules.end()) return &*found;
+  }
+  return nullptr;
+}
+
+std::set<TargetAddr> modules_that_stay(std::span<const target::Module> modules) {
+  std::map<std::string, const target::Module*> by_name;
+  std::map<const target::Module*, std::vector<std::string>> needed;
+  std::vector<const target::Module*> todo;
+  for (const target::Module& module : modules) {
+    auto file = elf::File::open(module.host_path);
+    if (!file) continue;
+    by_name.emplace(std::filesystem::path(module.path).filename(), &module);
+    if (!file->soname().empty()) by_name.emplace(file->soname(), &module);
+    needed[&module] = file->needed();
+    if (module.main_program) todo.push_back(&module);
+  }
+  std::set<TargetAddr> stay;
+  while (!todo.empty()) {
+    const target::Module* module = todo.back();
+    todo.pop_back();
+    if (!stay.insert(module->start).second) continue;
+    for (const std::string& name : needed[module]) {
+      if (auto found = by_name.find(name); found != by_name.end()) todo.push_back(found->second);
+    }
+  }
+  return stay;
 }
 
 }  // namespace spile::user_engine

@@ -155,6 +155,7 @@ Result<void> Patcher::write_page(const StoppedProcess& process, size_t first, si
                       bytes.begin() + (prepared_.writes[i].edit->at - start));
   auto written = process.memory().write(start, bytes);
   if (!written) return forward(written, "write {} jumps at {}", last - first + 1, start);
+  if (slot_of_write_.empty()) return {};  // again: it says so already
   auto entries = region().sites_untrusted();
   for (size_t i = first; i <= last; i++) {
     __atomic_store_n(reinterpret_cast<uint8_t*>(&entries[slot_of_write_[i]].state),
@@ -215,6 +216,26 @@ Result<void> Patcher::commit(StoppedProcess& process) {
   SPILE_TRY_VOID(raise_semaphores(process));
   set_state(abi::JournalState::kAttached);
   note_stop(process);
+  return {};
+}
+
+Result<void> Patcher::commit_again(StoppedProcess& process) {
+  for (const Batch& batch : prepared_.batches) {
+    SPILE_TRY_VOID(check_unchanged(process, batch, 0));
+    SPILE_TRY_VOID(find_blocked_sites(process, batch));
+  }
+  Result<void> done;
+  for (const Batch& batch : prepared_.batches) {
+    if (done) done = move_threads(process, batch);
+    if (done) done = write_jumps(process, batch);
+  }
+  if (!done) {
+    auto undone = undo_in_stop(process, patched_sites(), {}, {});
+    if (!undone) return forward(undone, "after: {}", done.error().message);
+    return done;
+  }
+  extended_->stopped_ns =
+      std::max(extended_->stopped_ns, static_cast<uint64_t>(process.stopped_for().count()));
   return {};
 }
 

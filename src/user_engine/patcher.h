@@ -37,6 +37,8 @@ class Patcher {
   ///   unsafe  the code has changed since it was planned
   /// and those of the parts. Then roll_back() puts back what has changed.
   Result<void> commit(target::StoppedProcess& process);
+  /// Writes jumps whose detours and journal entries are there already. What fails is undone.
+  Result<void> commit_again(target::StoppedProcess& process);
   /// After a failed commit, in the same stop. Only what this has made is taken out: another spile
   /// may hold the process by now, at the very addresses that were meant for us.
   void roll_back(target::StoppedProcess& process);

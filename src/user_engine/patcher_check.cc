@@ -177,6 +177,14 @@ Result<void> Patcher::check_calls(const StoppedProcess& process) {
   stack_offset_ = process.stack_offset();
   if (prepared_.seccomp_mode == 0) return {};
   allowed_calls_ = filtered_calls(process);
+  const bool awaits = std::ranges::any_of(
+      prepared_.built, [](const BuiltSite* built) { return built->site->only_awaits(); });
+  if (awaits && (allowed_calls_ & abi::kCallFutex) == 0)
+    warnings_.push_back(
+        fmt::format("process {} runs under a seccomp filter that may forbid futex: a thread that "
+                    "loads a library does not wait for its probes, calls of the first 20 to 30 ms "
+                    "are missed",
+                    target_.pid()));
   const bool tid_is_known = tid_offset_.has_value();
   for (const NeededCall& needed : calls_needed(*context_.bundle, tid_is_known, may_read_tsc())) {
     if ((allowed_calls_ & needed.call) != 0) continue;

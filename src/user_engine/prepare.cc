@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "user_engine/jit/trap_page.h"
+#include "user_engine/loader_watch.h"
 #include "user_engine/shm/maps.h"
 
 namespace spile::user_engine {
@@ -63,6 +64,39 @@ bool is_trap(const PlannedSite* site) {
   return site->plan.mechanism == patch::Mechanism::kTrap;
 }
 
+void collect_writes(Prepared& out) {
+  size_t edits = 0;
+  for (CodeImage& code : out.code) {
+    for (BuiltSite& site : code.sites) {
+      out.built.push_back(&site);
+      edits += site.edits.size();
+    }
+  }
+  out.writes.reserve(edits);
+  sort_unless_sorted(out.built, [](const BuiltSite* s) { return s->site->plan.site; });
+  for (const BuiltSite* site : out.built) {
+    for (const patch::Edit& edit : site->edits) out.writes.push_back({&edit, site});
+  }
+  sort_unless_sorted(out.writes,
+                     [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
+  out.by_address.resize(out.writes.size());
+  std::iota(out.by_address.begin(), out.by_address.end(), 0u);
+  sort_unless_sorted(out.by_address, [&](uint32_t i) { return out.writes[i].edit->at; });
+}
+
+/// In the order of writing: what other jumps lead over comes first.
+void make_batches(Prepared& out) {
+  out.batches.clear();
+  for (size_t first = 0; first < out.writes.size(); first += kEditsPerStop) {
+    Batch batch{first, std::min(kEditsPerStop, out.writes.size() - first), {}};
+    for (const Write& write : out.writes_of(batch)) {
+      if (write.edit == &write.site->edits.back()) batch.sites.push_back(write.site);
+    }
+    sort_unless_sorted(batch.sites, [](const BuiltSite* s) { return s->site->plan.site; });
+    out.batches.push_back(std::move(batch));
+  }
+}
+
 class Preparer {
  public:
   Preparer(const Target& target,
@@ -81,9 +115,8 @@ class Preparer {
     SPILE_TRY_VOID(build_code());
     if (!out_.refused.empty()) return std::move(out_);
     if (options_.home == nullptr) SPILE_TRY_VOID(make_data());
-    collect_writes();
+    order_writes(out_);
     SPILE_TRY_VOID(make_trap_page());
-    make_batches();
     collect_semaphores();
     SPILE_TRY_VOID(check_semaphores(out_.semaphores, target_));
     out_.safe_ranges = safe_ranges(target_);
@@ -98,9 +131,7 @@ class Preparer {
   Result<void> build_code();
   Result<CodeImage> build_neighbourhood(const Neighbourhood& n);
   Result<void> make_data();
-  void collect_writes();
   Result<void> make_trap_page();
-  void make_batches();
   void collect_semaphores();
 
   const Target& target_;
@@ -191,28 +222,10 @@ Result<void> Preparer::make_data() {
                                {reinterpret_cast<const uint8_t*>(&index), 4},
                                {reinterpret_cast<const uint8_t*>(&ns), 8}));
   }
+  if (std::ranges::any_of(sites_, [](const PlannedSite* site) { return site->only_awaits(); }))
+    open_gate(out_.image_region);
   if (context_.begin) return context_.begin(out_.image_region);
   return {};
-}
-
-void Preparer::collect_writes() {
-  size_t edits = 0;
-  for (CodeImage& code : out_.code) {
-    for (BuiltSite& site : code.sites) {
-      out_.built.push_back(&site);
-      edits += site.edits.size();
-    }
-  }
-  out_.writes.reserve(edits);
-  sort_unless_sorted(out_.built, [](const BuiltSite* s) { return s->site->plan.site; });
-  for (const BuiltSite* site : out_.built) {
-    for (const patch::Edit& edit : site->edits) out_.writes.push_back({&edit, site});
-  }
-  sort_unless_sorted(out_.writes,
-                     [](const Write& w) { return std::pair(w.edit->level, w.edit->at); });
-  out_.by_address.resize(out_.writes.size());
-  std::iota(out_.by_address.begin(), out_.by_address.end(), 0u);
-  sort_unless_sorted(out_.by_address, [&](uint32_t i) { return out_.writes[i].edit->at; });
 }
 
 Result<void> Preparer::make_trap_page() {
@@ -225,19 +238,6 @@ Result<void> Preparer::make_trap_page() {
   SPILE_TRY(out_.trap_page, jit::make_trap_page(out_.addresses.trap_page->start, traps));
   SPILE_CHECK(out_.trap_page.size() == out_.addresses.trap_page->size());
   return {};
-}
-
-/// In the order of writing: what other jumps lead over comes first.
-void Preparer::make_batches() {
-  out_.batches.clear();
-  for (size_t first = 0; first < out_.writes.size(); first += kEditsPerStop) {
-    Batch batch{first, std::min(kEditsPerStop, out_.writes.size() - first), {}};
-    for (const Write& write : out_.writes_of(batch)) {
-      if (write.edit == &write.site->edits.back()) batch.sites.push_back(write.site);
-    }
-    sort_unless_sorted(batch.sites, [](const BuiltSite* s) { return s->site->plan.site; });
-    out_.batches.push_back(std::move(batch));
-  }
 }
 
 void Preparer::collect_semaphores() {
@@ -257,6 +257,11 @@ void Preparer::collect_semaphores() {
 }
 
 }  // namespace
+
+void order_writes(Prepared& prepared) {
+  collect_writes(prepared);
+  make_batches(prepared);
+}
 
 Result<Prepared> prepare(const Target& target,
                          const AttachContext& context,

@@ -66,6 +66,9 @@ struct PrepareOptions {
   bool later_calls = false;  ///< calls may have to be noted (Action::Kind::kNote)
 };
 
+/// Makes `built`, `writes`, `by_address` and `batches` of the sites in `code`.
+void order_writes(Prepared& prepared);
+
 /// Errors: those of plan_addresses, of the JIT and of context.begin.
 Result<Prepared> prepare(const target::Target& target,
                          const AttachContext& context,

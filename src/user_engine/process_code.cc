@@ -35,6 +35,17 @@ std::span<const uint8_t> dynamic_bytes(const elf::File& file, int64_t tag) {
   return bytes ? *bytes : std::span<const uint8_t>();
 }
 
+/// "" where it is out of the tables.
+std::string symbol_of(const elf::File& file, const Elf64_Rela& relocation) {
+  const auto symbol = value_at<Elf64_Sym>(dynamic_bytes(file, DT_SYMTAB),
+                                          ELF64_R_SYM(relocation.r_info) * sizeof(Elf64_Sym));
+  if (!symbol) return {};
+  const auto names = dynamic_bytes(file, DT_STRTAB);
+  if (symbol->st_name >= names.size()) return {};
+  const auto* begin = reinterpret_cast<const char*>(names.data()) + symbol->st_name;
+  return std::string(begin, strnlen(begin, names.size() - symbol->st_name));
+}
+
 }  // namespace
 
 // ---- images
@@ -101,8 +112,9 @@ std::vector<TargetAddr> ProcessCode::slot_targets(TargetAddr slot) {
   if (!held) return {};
   const TargetAddr target(*held);
   const ModuleImage* image = images_.image_at(target);
-  if (image == nullptr) return {};
-  const std::string name = unbound_name(*image, slot, target);
+  const std::string name =
+      image == nullptr ? name_in_relocation(slot) : unbound_name(*image, slot, target);
+  if (image == nullptr && name.empty()) return {};
   return name.empty() ? std::vector{target} : exported(name);
 }
 
@@ -220,13 +232,30 @@ std::string ProcessCode::unbound_name(const ModuleImage& image,
   if (!index || !entry || ELF64_R_TYPE(entry->r_info) != R_X86_64_JUMP_SLOT ||
       image.module().bias.to_target(LinkAddr(entry->r_offset)) != slot)
     return {};
-  const auto symbol = value_at<Elf64_Sym>(dynamic_bytes(file, DT_SYMTAB),
-                                          ELF64_R_SYM(entry->r_info) * sizeof(Elf64_Sym));
-  if (!symbol) return {};
-  const auto names = dynamic_bytes(file, DT_STRTAB);
-  if (symbol->st_name >= names.size()) return {};
-  const auto* begin = reinterpret_cast<const char*>(names.data()) + symbol->st_name;
-  return std::string(begin, strnlen(begin, names.size() - symbol->st_name));
+  return symbol_of(file, *entry);
+}
+
+/// Of a word that the loader has not filled yet: it leads nowhere.
+std::string ProcessCode::name_in_relocation(TargetAddr slot) const {
+  const target::Module* module = images_.module_at(slot);
+  if (module == nullptr) return {};
+  auto file = elf::File::open(module->host_path);
+  if (!file) return {};
+  for (const auto& [tag, size_tag] :
+       {std::pair{DT_RELA, DT_RELASZ}, std::pair{DT_JMPREL, DT_PLTRELSZ}}) {
+    const auto table = dynamic_bytes(*file, tag);
+    const uint64_t count =
+        std::min(file->dynamic(size_tag).value_or(0) / sizeof(Elf64_Rela), kMaxRelocations);
+    for (uint64_t i = 0; i < count; i++) {
+      const auto entry = value_at<Elf64_Rela>(table, i * sizeof(Elf64_Rela));
+      if (!entry) break;
+      const auto type = ELF64_R_TYPE(entry->r_info);
+      if ((type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT) &&
+          module->bias.to_target(LinkAddr(entry->r_offset)) == slot)
+        return symbol_of(*file, *entry);
+    }
+  }
+  return {};
 }
 
 const std::vector<TargetAddr>& ProcessCode::exported(const std::string& name) {

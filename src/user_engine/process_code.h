@@ -36,8 +36,8 @@ class ProcessImages {
 };
 
 /// Reads the process's memory: what a word of the global offset table holds decides where a tail
-/// jump goes. A word that the loader has not bound yet is followed to every function that it may be
-/// bound to: all that modules export under its name.
+/// jump goes. A word that the loader has not bound yet, or not even relocated, is followed to every
+/// function that it may be bound to: all that modules export under its name.
 class ProcessCode : public patch::CodeSource {
  public:
   ProcessCode(const target::Target& target, ProcessImages& images)
@@ -59,6 +59,7 @@ class ProcessCode : public patch::CodeSource {
                    std::vector<FunctionTable>& tables) const;
   const std::set<uint64_t>& loaders_slots(const target::Module& module);
   std::string unbound_name(const ModuleImage& image, TargetAddr slot, TargetAddr stub) const;
+  std::string name_in_relocation(TargetAddr slot) const;
   const std::vector<TargetAddr>& exported(const std::string& name);
   void add_exports(const target::Module& module,
                    const std::string& name,

@@ -12,6 +12,7 @@
 #include "abi/pending.h"
 #include "elf/file.h"
 #include "user_engine/ifunc.h"
+#include "user_engine/loader.h"
 #include "user_engine/process_code.h"
 #include "user_engine/sentries.h"
 #include "user_engine/site_report.h"
@@ -180,7 +181,21 @@ class Planner {
 
   Result<ProcessPlan> plan() {
     SPILE_TRY_VOID(collect_requests());
+    watch_loader();
     for (auto& [image, functions] : returning_) plan_returns(*image, functions);
+    return place_all();
+  }
+
+  Result<ProcessPlan> plan_strays(std::span<const Stray> strays) {
+    find_entries();
+    for (const Stray& stray : strays) watch(stray);
+    auto plan = place_all();
+    if (plan) plan->refused.clear();
+    return plan;
+  }
+
+ private:
+  Result<ProcessPlan> place_all() {
     // What decides whether there may be an int3 at all comes first.
     for (auto& [image, requests] : requests_) {
       if (is_c_library(image->module().path)) plan_module(*image, requests);
@@ -197,18 +212,14 @@ class Planner {
     return std::move(plan_);
   }
 
- private:
   Result<void> collect_requests() {
     std::map<std::string, std::vector<const target::Module*>> modules_of_path;
     SPILE_TRY(const pid_t reader, target_.live_thread());
-    entries_.assign(bundle_.probes.size(), -1);
-    for (size_t i = 0; i < bundle_.probes.size(); i++) {
-      const int returns = bundle_.probes[i].entry_of;
-      if (returns >= 0) entries_[static_cast<size_t>(returns)] = static_cast<int>(i);
-    }
+    find_entries();
     for (size_t i = 0; i < bundle_.probes.size(); i++) {
       const Probe& probe = bundle_.probes[i];
       if (probe.entry_of >= 0) continue;
+      if (scope_.probes != nullptr && !scope_.probes->contains(static_cast<int>(i))) continue;
       if (probe.kind != ProbeKind::kUprobe && probe.kind != ProbeKind::kUretprobe &&
           probe.kind != ProbeKind::kUsdt)
         continue;
@@ -232,6 +243,39 @@ class Planner {
       }
     }
     return {};
+  }
+
+  void find_entries() {
+    entries_.assign(bundle_.probes.size(), -1);
+    for (size_t i = 0; i < bundle_.probes.size(); i++) {
+      const int returns = bundle_.probes[i].entry_of;
+      if (returns >= 0) entries_[static_cast<size_t>(returns)] = static_cast<int>(i);
+    }
+  }
+
+  /// Where a file with a probe may come yet, or go and come back.
+  void watch_loader() {
+    if (scope_.modules != nullptr || !target_.loads_libraries() || !awaits_libraries()) return;
+    plan_.unawaited = "its dynamic loader has no _dl_debug_state";
+    const target::Module* loader = find_loader(target_, images_.modules());
+    auto symbols = loader != nullptr ? loader_symbols(*loader) : std::nullopt;
+    auto image = symbols ? images_.image_of(*loader) : Result<ModuleImage*>(nullptr);
+    if (!image || *image == nullptr) return;
+    const TargetAddr at = loader->bias.to_target(symbols->debug_state);
+    requests_[*image].push_back({at, {Action::Kind::kAwait}});
+    plan_.unawaited.reset();
+  }
+
+  bool awaits_libraries() const {
+    if (!plan_.absent.empty()) return true;
+    std::optional<std::set<TargetAddr>> stay;
+    auto may_go = [&](const auto& entry) {
+      const target::Module& module = entry.first->module();
+      if (module.main_program || module.vdso) return false;
+      if (!stay) stay = modules_that_stay(images_.modules());
+      return !stay->contains(module.start);
+    };
+    return std::ranges::any_of(requests_, may_go) || std::ranges::any_of(returning_, may_go);
   }
 
   /// In every library that has the function: the older C libraries have some of them twice.
@@ -360,6 +404,8 @@ class Planner {
           fmt::format("{} functions with tail jumps are traced already", abi::kMaxPendingNumber);
       return refuse_returns(index, refusal);
     }
+    planned.number = number;
+    planned.reenters = found.reenters;
     for (int probe : planned.probes) {
       const int entry = entries_[static_cast<size_t>(probe)];
       if (entry >= 0)
@@ -368,6 +414,14 @@ class Planner {
     if (number != 0) {
       const auto note = found.reenters ? Action::Kind::kNoteAgain : Action::Kind::kNote;
       request_event(found.function, note, index, number);
+    }
+    request_places(found, index, number);
+  }
+
+  /// All but the entry.
+  void request_places(const patch::Returns& found, int index, uint32_t number) {
+    const PlannedReturns& planned = plan_.returns[static_cast<size_t>(index)];
+    if (number != 0) {
       for (TargetAddr entry : found.arrivals)
         request_event(entry, Action::Kind::kArrive, index, number);
       for (TargetAddr jump : found.jumps) request_event(jump, Action::Kind::kArm, index, number);
@@ -382,6 +436,45 @@ class Planner {
                                      popped_by(*image, ret)}});
       }
     }
+  }
+
+  /// The places behind a target, as if it were a part of the function that jumps there.
+  void watch(const Stray& stray) {
+    const auto index = static_cast<int>(plan_.returns.size());
+    const patch::CodeMap* map = code_.code_at(stray.target);
+    const ModuleImage* image = images_.image_at(stray.target);
+    plan_.returns.push_back({stray.of->probes, image, stray.target});
+    PlannedReturns& planned = plan_.returns.back();
+    planned.number = stray.number;
+    planned.plain = false;
+    planned.refused = true;
+    if (map == nullptr || image == nullptr || image->is_go()) return;
+    patch::ReturnFinder finder(code_, *map, {});
+    auto found = finder.find(stray.target);
+    if (found && has_entries(planned.probes)) found = check_entries(*image, std::move(*found));
+    if (!found || found->reenters) return;
+    planned.refused = false;
+    planned.how = found->describe();
+    planned.known = stray.watched;
+    for (const auto* places : {&found->rets, &found->jumps, &found->arrivals, &found->leaves}) {
+      for (const TargetAddr at : *places) planned.known.push_back(code_.code_at(at)->region_at(at));
+    }
+    planned.known.push_back(map->region_at(stray.target));
+    std::ranges::sort(planned.known, {}, &patch::Region::start);
+    const auto tail = std::ranges::unique(planned.known);
+    planned.known.erase(tail.begin(), tail.end());
+    request_places(without_watched(std::move(*found), stray.watched), index, stray.number);
+  }
+
+  /// What is patched for the function already.
+  static patch::Returns without_watched(patch::Returns found,
+                                        const std::vector<patch::Region>& watched) {
+    for (auto* places : {&found.rets, &found.arrivals, &found.jumps, &found.leaves}) {
+      std::erase_if(*places, [&](TargetAddr at) {
+        return std::ranges::any_of(watched, [&](const patch::Region& r) { return r.contains(at); });
+      });
+    }
+    return found;
   }
 
   void request_event(TargetAddr at, Action::Kind kind, int index, uint32_t number) {
@@ -496,6 +589,10 @@ class Planner {
   }
 
   void refuse(const ModuleImage& image, const Request& request, const patch::Refusal& refusal) {
+    if (request.action.kind == Action::Kind::kAwait) {
+      plan_.unawaited = refusal.reason;
+      return;
+    }
     if (is_sentry(request)) {
       plan_.unwatched = fmt::format("{} of the C library cannot be watched ({})",
                                     image.name_of(request.address), refusal.reason);
@@ -569,6 +666,14 @@ Result<ProcessPlan> plan_process(const target::Target& target,
   return Planner(target, bundle, std::move(images), options, scope).plan();
 }
 
+Result<ProcessPlan> plan_strays(const target::Target& target,
+                                const Bundle& bundle,
+                                std::span<const Stray> strays) {
+  SPILE_TRY(auto images, ProcessImages::open(target));
+  const PlanScope scope;
+  return Planner(target, bundle, std::move(images), {}, scope).plan_strays(strays);
+}
+
 ModuleIdentity identity_of(const target::Module& module) {
   return {module.device, module.inode, module.start};
 }
@@ -604,6 +709,13 @@ bool PlannedSite::has_sentry(const Bundle& bundle, bool only) const {
     }
   }
   return found;
+}
+
+bool PlannedSite::only_awaits() const {
+  return has_actions() && std::ranges::all_of(actions, [](const auto& list) {
+           return std::ranges::all_of(
+               list, [](const Action& action) { return action.kind == Action::Kind::kAwait; });
+         });
 }
 
 bool PlannedSite::notes_calls() const {

@@ -30,6 +30,7 @@ struct Action {
     kArrive,     ///< the entry of a function that noted calls may come to, and others too
     kLeave,      ///< an indirect jump that a noted call may leave by, for anywhere
     kReturn,     ///< a return probe runs, at a `ret`
+    kAwait,      ///< the dynamic loader tells of a change: its thread waits for us (loader_watch.h)
   };
   Kind kind = Kind::kProbe;
   int probe = -1;             ///< kProbe, kEnter, kReturn: index into Bundle::probes
@@ -53,6 +54,8 @@ struct PlannedSite {
   bool notes_calls() const;
   /// Has a hidden probe (sentries.h); `only`: and no other.
   bool has_sentry(const bundle::Bundle& bundle, bool only) const;
+  /// Only its thread's wait for us is done here.
+  bool only_awaits() const;
 };
 
 /// The return probes of one function: all of its places are patched, or none.
@@ -64,6 +67,8 @@ struct PlannedReturns {
   bool plain = true;                 ///< as patch::Returns
   std::vector<patch::Region> known;  ///< as patch::Returns; empty: it leaves through no pointer
   size_t places = 0;                 ///< instructions that are probed for it
+  uint32_t number = 0;               ///< of its notes; 0: a plain function
+  bool reenters = false;             ///< as patch::Returns
   bool refused = false;
 };
 
@@ -81,6 +86,16 @@ struct PlanScope {
   /// Only sites in these: the rest is planned already. Null: all of the process.
   const std::set<ModuleIdentity>* modules = nullptr;
   uint32_t tracked = 0;  ///< numbers of tracked functions up to this one are taken
+  /// Only these of the bundle's. Null: all.
+  const std::set<int>* probes = nullptr;
+};
+
+/// A jump through a pointer has taken calls of a tracked function to code that is not watched.
+struct Stray {
+  uint32_t number = 0;  ///< of the function
+  TargetAddr target;
+  const PlannedReturns* of = nullptr;  ///< the function's
+  std::vector<patch::Region> watched;  ///< code whose returns are watched for it; by address
 };
 
 struct ProcessPlan {
@@ -93,6 +108,8 @@ struct ProcessPlan {
   uint32_t tracked = 0;              ///< the highest number of a tracked function
   /// Why nobody would wait who takes SIGTRAP away (sentries.h): then there may be no int3.
   std::optional<std::string> unwatched;
+  /// Why no thread waits that loads a library; also set where none needs to.
+  std::optional<std::string> unawaited;
 
   /// Takes the return probes of a function out of every site. Sites may be left without actions.
   /// The reports for people, one a probe: none the second time.
@@ -121,6 +138,12 @@ Result<ProcessPlan> plan_process(const target::Target& target,
                                  const bundle::Bundle& bundle,
                                  PlanOptions options = {},
                                  const PlanScope& scope = {});
+
+/// What watching the returns behind each target takes: ProcessPlan::returns has one for each, in
+/// their order; `refused` there says that it cannot be. No reports.
+Result<ProcessPlan> plan_strays(const target::Target& target,
+                                const bundle::Bundle& bundle,
+                                std::span<const Stray> strays);
 
 /// The return probes that have a place in a site: indices into ProcessPlan::returns.
 std::vector<int> returns_at(const PlannedSite& site);

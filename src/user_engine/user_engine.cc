@@ -17,11 +17,13 @@
 #include "user_engine/estimate.h"
 #include "user_engine/late.h"
 #include "user_engine/loader.h"
+#include "user_engine/loader_watch.h"
 #include "user_engine/merged_view.h"
 #include "user_engine/sentries.h"
 #include "user_engine/shm/helpers.h"
 #include "user_engine/shm/maps.h"
 #include "user_engine/shm/ring_reader.h"
+#include "user_engine/strays.h"
 #include "user_engine/target/spawn.h"
 
 namespace spile::user_engine {
@@ -124,6 +126,7 @@ class UserTrace final : public engine::Trace {
   void refresh_clock();
   void watch_traps();
   SteadyClock::duration poll_every() const;
+  bool sleep(SteadyClock::duration time) const;
 
   const Bundle& script_;
   std::unique_ptr<Bundle> watched_;  ///< the script with hidden probes behind its own; or null
@@ -136,6 +139,7 @@ class UserTrace final : public engine::Trace {
   std::vector<std::unique_ptr<Attachment>> attachments_;
   std::map<const Attachment*, LateLibraries> late_;
   SteadyClock::time_point began_ = SteadyClock::now();
+  std::map<const Attachment*, StrayWatch> strays_;
   Mapping local_memory_;
   shm::Region local_region_;
   shm::RingReader reader_;
@@ -327,15 +331,26 @@ void UserTrace::follow_libraries() {
     LateLibraries& late = late_.try_emplace(attachment.get(), began_).first->second;
     late.look(*attachment, context_);
     std::ranges::move(late.take_warnings(), std::back_inserter(warnings_));
+    if (strays_[attachment.get()].look(*attachment, context_)) late.learn_sites(*attachment);
     std::ranges::move(std::exchange(attachment->warnings, {}), std::back_inserter(warnings_));
   }
 }
 
-/// A thread may be waiting.
+/// A thread may be waiting. One process's wakes us.
 SteadyClock::duration UserTrace::poll_every() const {
-  const bool has_traps = std::ranges::any_of(
-      attachments_, [](const auto& a) { return a->addresses.trap_page.has_value(); });
-  return has_traps ? kPollTrapsEvery : kPollEvery;
+  const bool has_waits = std::ranges::any_of(attachments_, [&](const auto& a) {
+    return a->addresses.trap_page.has_value() || (a->awaits && attachments_.size() > 1);
+  });
+  return has_waits ? kPollTrapsEvery : kPollEvery;
+}
+
+/// False: a signal came.
+bool UserTrace::sleep(SteadyClock::duration time) const {
+  if (attachments_.size() == 1 && attachments_.front()->awaits)
+    return sleep_until_request(attachments_.front()->region, time);
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+  const timespec t = {ns / 1'000'000'000, ns % 1'000'000'000};
+  return nanosleep(&t, nullptr) == 0;
 }
 
 /// What serves an int3 can be taken away by the program. Reads /proc, some 20 us a thread.
@@ -410,11 +425,8 @@ Result<size_t> UserTrace::poll(std::chrono::milliseconds timeout, const engine::
     for (const Interval& interval : intervals_) {
       if (interval.on) wait = std::min(wait, interval.next - now);
     }
-    if (wait > SteadyClock::duration::zero()) {
-      auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(wait).count();
-      timespec t = {ns / 1'000'000'000, ns % 1'000'000'000};
-      if (nanosleep(&t, nullptr) < 0) return size_t{0};  // a signal: the caller wants to know
-    }
+    // After a signal the caller wants to know.
+    if (wait > SteadyClock::duration::zero() && !sleep(wait)) return size_t{0};
   }
 }
 
@@ -488,6 +500,7 @@ Result<void> UserTrace::detach() {
   std::optional<Error> first_error;
   for (const auto& attachment : attachments_) {
     bool had_ended = !attachment->target->alive();
+    if (attachment->awaits) close_gate(attachment->region);
     auto report = user_engine::detach(*attachment, [this] {
       refresh_clock();
       hold_records();

@@ -24,11 +24,14 @@ std::vector<const PlannedSite*> WantedSites::wanted() const {
   // Nobody need be watched where there is no int3.
   if (std::ranges::none_of(sites, is_trap))
     std::erase_if(sites, [&](const PlannedSite* s) { return s->has_sentry(bundle_, true); });
+  // Nor awaited where nothing is set, and nothing will come.
+  if (plan_->absent.empty() && std::ranges::all_of(sites, &PlannedSite::only_awaits)) sites.clear();
   return sites;
 }
 
 void WantedSites::refuse(const PlannedSite& site, const std::string& reason) {
   if (site.has_sentry(bundle_, false)) leave_unwatched(site, reason);
+  if (site.only_awaits()) plan_->unawaited = reason;
   for (SiteReport& report : describe(site, target_.pid(), bundle_)) {
     report.refused = true;
     report.reason = reason;
@@ -179,9 +182,16 @@ constexpr size_t kEditsPerLaterProbe = 8, kMoreLaterEdits = 256;
 
 PrepareOptions WantedSites::room_for_later() const {
   PrepareOptions options;
+  const auto leaves = [](const PlannedSite* site) {
+    return std::ranges::any_of(site->actions, [](const std::vector<Action>& list) {
+      return std::ranges::find(list, Action::Kind::kLeave, &Action::kind) != list.end();
+    });
+  };
+  // Where calls stray to is found when they do (strays.h).
+  if (std::ranges::any_of(wanted(), leaves)) options.later_edits = kMoreLaterEdits;
   if (!target_.loads_libraries()) return options;
   // What is loaded now may be loaded a second time, or elsewhere.
-  options.later_edits =
+  options.later_edits +=
       kEditsPerLaterProbe * plan_->absent.size() + wanted().size() + kMoreLaterEdits;
   options.later_calls = std::ranges::any_of(plan_->absent, [&](int probe) {
     return bundle_.probes[static_cast<size_t>(probe)].kind == bundle::ProbeKind::kUretprobe;
@@ -193,12 +203,17 @@ PrepareOptions WantedSites::room_for_later() const {
 std::vector<std::string> WantedSites::awaited() const {
   std::set<std::string> files;
   for (int probe : plan_->absent) files.insert(bundle_.probes[static_cast<size_t>(probe)].path);
+  const std::string from =
+      plan_->unawaited
+          ? fmt::format(
+                "calls are counted from some 20 ms later on (its loader does not wait for "
+                "the probes: {})",
+                *plan_->unawaited)
+          : "it waits until the probes are set";
   std::vector<std::string> told;
   for (const std::string& file : files)
-    told.push_back(fmt::format(
-        "process {} ({}) does not have {} loaded; when it loads it, calls are counted from some 20 "
-        "ms later on",
-        target_.pid(), target_.name(), file));
+    told.push_back(fmt::format("process {} ({}) does not have {} loaded; when it loads it, {}",
+                               target_.pid(), target_.name(), file, from));
   return told;
 }
 
@@ -207,6 +222,7 @@ void WantedSites::hand_over(Attachment& attachment) const {
   attachment.refused = all_refusals();
   attachment.modules = plan_->modules;
   attachment.tracked = plan_->tracked;
+  attachment.awaits = std::ranges::any_of(wanted(), &PlannedSite::only_awaits);
   std::ranges::move(awaited(), std::back_inserter(attachment.warnings));
 }
 

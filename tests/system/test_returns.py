@@ -345,6 +345,11 @@ int main(void) {
 """
 
 
+def unseen_returns(result):
+    found = re.search(r"(\d+) returns not seen, of calls that left through a pointer", result.err)
+    return int(found.group(1)) if found else 0
+
+
 @case
 def a_hook_is_followed_where_it_leads_and_counted_where_it_does_not():
     with temporary_directory() as directory:
@@ -358,8 +363,10 @@ def a_hook_is_followed_where_it_leads_and_counted_where_it_does_not():
             result = traced("--engine", "user", "-e", probes, "-c", program)
             check_status(result, 0)
             counts = [scalar(result.out, f"@{name}") for name in functions]
-            check("exact-count", counts == told, f"{functions} {counts}\n{result.report()}")
-            check_says(result, f"{unseen} returns not seen, of calls that left through a pointer")
+            check("told", all(count >= least for count, least in zip(counts, told)), f"{functions} {counts}\n{result.report()}")
+            # The tracer may come to watch what the pointers lead to while the program runs.
+            not_seen = unseen_returns(result)
+            check("exact-or-counted", sum(counts) + not_seen == sum(in_kernel) and not_seen <= unseen, f"{functions} {counts}\n{result.report()}")
             check("same-output", bare.strip() in result.out, result.report())
             if os.getuid() == 0:
                 result = traced("--engine", "kernel", "-e", probes, "-c", program)
@@ -409,8 +416,9 @@ def virtual_functions_are_found_in_their_tables():
             if i % 3 != 2:
                 value = str((i + 1) ** 2 if i % 3 == 0 else i + 1)
                 expected[value] = expected.get(value, 0) + 1
-        check("every-call", keyed(result.out, "@") == expected, f"{expected}\n{result.report()}")
-        check_says(result, "20 returns not seen")
+        told = keyed(result.out, "@")
+        check("every-call", all(told.get(value, 0) >= count for value, count in expected.items()), f"{expected}\n{result.report()}")
+        check("exact-or-counted", sum(told.values()) + unseen_returns(result) == 60, result.report())
 
 
 @case
@@ -423,14 +431,19 @@ def what_cannot_be_followed_is_refused_with_the_reason():
     __attribute__((noinline)) long method(void *o, long n) { return ((function)(scrambled ^ key))(n * 2); }
     __attribute__((noinline, noreturn)) void never(void) { exit(0); }
     __attribute__((noinline)) long leads_there(void *o, long n) { __asm__ volatile(""); return method(o, n); }
-    int main(void) { scrambled = (long)plus ^ key; if (leads_there(0, 3) == 7) never(); return 1; }
+    int main(void) { scrambled = (long)plus ^ key; if (leads_there(0, 3) == 0) never(); return 1; }
     """
     with temporary_directory() as directory:
         program = compile_program(directory, "leaves", source)
-        for function, reason in (("method", r"only leaves through a pointer, `jmp.*`: .*not known before it runs"),
-                                 ("leads_there", "leads_there only leaves through a pointer"),
-                                 ("never", "never returns")):
+        for function in ("method", "leads_there"):
             result = spile("--engine", "user", "-e", f"uretprobe:{program}:{function} {{ @ = count(); }}", "-c", program)
+            check_status(result, 1)  # the program's
+            check("exact-or-counted", (scalar(result.out, "@") or 0) + unseen_returns(result) == 1, result.report())
+        for path, function, reason in (("libc", "__longjmp", r"only leaves through a pointer, `jmp.*`: .*not known before it runs"),
+                                       (program, "never", "never returns")):
+            if path == "libc" and "__longjmp" not in spile("-l", "uprobe:libc:__longjmp").out:
+                continue  # stripped
+            result = spile("--engine", "user", "-e", f"uretprobe:{path}:{function} {{ @ = count(); }}", "-c", program)
             check_status(result, 1)
             check_says(result, reason)
 
@@ -675,23 +688,222 @@ def a_return_after_a_pause_finds_the_entry_of_its_own_call():
             check("own-entry", result == 3 * argument and microseconds < 1_000_000, f"{argument} {result} {microseconds}")
 
 
+STRAYS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#define APART __attribute__((noinline, noclone, noipa))
+typedef long (*method)(long);
+struct object { method call; char pad[40]; };
+APART long shared(long n) { __asm__ volatile(""); return n * 7; }
+APART long first(long n) { __asm__ volatile(""); return n + 1; }
+APART long second(long n) { __asm__ volatile(""); if (n > 100) return shared(n); return n + 2; }
+APART long third(long n) { __asm__ volatile(""); if (n > 200) return shared(n + 1); return n + 3; }
+APART long probe_me(struct object *o, long n) { if (n < 0) return -1; return o->call(n); }
+
+int main(void) {
+  struct object *o = calloc(1, sizeof *o);
+  const method all[] = {first, second, third};
+  long times, which, n, calls = 0;
+  printf("ready\n"), fflush(stdout);
+  while (scanf("%ld %ld %ld", &times, &which, &n) == 3) {
+    o->call = all[which];
+    for (long i = 0; i < times; i++) probe_me(o, n), calls++;
+    printf("calls=%ld\n", calls), fflush(stdout);
+  }
+  return 0;
+}
+"""
+
+
+def strayed(tracer):
+    found = re.search(r"(\d+) returns not seen", "\n".join(tracer.err))
+    return int(found.group(1)) if found else 0
+
+
+@case
+def returns_behind_unforeseen_pointers_are_watched_from_then_on():
+    """A pointer that no guess finds: the first calls are counted, then the returns behind it are told. What two of its targets
+    share is watched once, and each return told once."""
+    with temporary_directory() as directory:
+        program = compile_program(directory, "strays", STRAYS)
+        for value in ("1", "duration > 0", "arg1 >= -5"):
+            script = f"uretprobe:{program}:probe_me {{ if ({value}) {{ @[retval] = count(); }} }} interval:ms:5 {{ print(@); }}"
+            with Process([program]) as target:
+                target.wait_for_line("ready$")
+                with Spile(script, pid=target.pid) as tracer:
+                    check("attached", tracer.wait_attached(), tracer.report())
+
+                    def call(times, which, n):
+                        before = len(target.out)
+                        target.process.stdin.write(f"{times} {which} {n}\n")
+                        target.process.stdin.flush()
+                        end = time.monotonic() + 20
+                        while len(target.out) == before:
+                            check("in-time", time.monotonic() < end and target.alive(), target.report())
+                            time.sleep(0.001)
+
+                    def told(result):
+                        return int(tracer.maps().get("@", {}).get(str(result), 0))
+
+                    call(7, 0, -1)  # a return of its own
+                    results = {(0, 1): 2, (1, 101): 707, (2, 201): 1414, (0, 5): 6, (2, 1): 4}
+                    for (which, n), result in results.items():
+                        end = time.monotonic() + 30
+                        while told(result) == 0:
+                            check("in-time", time.monotonic() < end, f"calls of {which} are never told\n{target.report()}{tracer.report()}")
+                            call(1, which, n)
+                            time.sleep(0.01)
+                        call(300, which, n)
+                    tracer.stop()
+                    calls = int(target.out[-1].split("=")[1])
+                    counts = {int(result): int(count) for result, count in tracer.maps()["@"].items()}
+                    check("exact-or-counted", sum(counts.values()) + strayed(tracer) == calls, f"{calls} calls, {counts}\n{tracer.report()}")
+                    check("told-from-then-on", all(counts[r] > 300 for r in results.values()) and counts[2**64 - 1 if 2**64 - 1 in counts else -1] == 7,
+                          f"{calls} calls, {counts}\n{tracer.report()}")
+
+
+PLUGIN = "long method_of_plugin(long n) { __asm__ volatile(\"\"); return n + 50; }"
+HOST = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+struct object { char pad[8]; long (*call)(long); };
+static struct object object;
+__attribute__((noinline, noclone)) long probe_me(struct object *o, long n) { if (n < 0) return -1; return o->call(n); }
+int main(int argc, char **argv) {
+  char word[16];
+  void *plugin = NULL;
+  long value, calls = 0;
+  printf("ready\n"), fflush(stdout);
+  while (scanf("%15s %ld", word, &value) == 2) {
+    if (!strcmp(word, "load")) plugin = dlopen(argv[1], RTLD_NOW), object.call = (long (*)(long))dlsym(plugin, "method_of_plugin");
+    if (!strcmp(word, "unload")) dlclose(plugin);
+    if (!strcmp(word, "call")) for (long i = 0; i < value; i++) probe_me(&object, 1), calls++;
+    printf("calls=%ld\n", calls), fflush(stdout);
+  }
+  return argc > 5;
+}
+"""
+
+
+@case
+def returns_of_code_that_may_be_unloaded_are_watched_only_where_that_is_noticed():
+    with temporary_directory() as directory:
+        program = compile_program(directory, "host", HOST)
+        plugin = compile_program(directory, "plugin.so", PLUGIN, ("-O2", "-shared", "-fPIC"))
+        other = compile_program(directory, "other.so", PLUGIN.replace("method", "another"), ("-O2", "-shared", "-fPIC"))
+        for notices in (False, True):
+            script = f"uretprobe:{program}:probe_me {{ @ = count(); }} interval:ms:5 {{ print(@); }}"
+            if notices:
+                script += f" uprobe:{other}:another_of_plugin {{ @other = count(); }}"
+            with Process([program, plugin]) as target:
+                target.wait_for_line("ready$")
+
+                def ask(words):
+                    before, end = len(target.out), time.monotonic() + 20
+                    target.process.stdin.write(words + "\n")
+                    target.process.stdin.flush()
+                    while len(target.out) == before:
+                        check("in-time", time.monotonic() < end and target.alive(), target.report())
+                        time.sleep(0.001)
+
+                with Spile(script, pid=target.pid) as tracer:
+                    check("attached", tracer.wait_attached(), tracer.report())
+                    for _ in range(3):
+                        ask("load 0")
+                        ask("call 1")
+                        end, before = time.monotonic() + 30, int(tracer.maps().get("@", 0))
+                        while notices and int(tracer.maps().get("@", 0)) <= before + 300:
+                            check("in-time", time.monotonic() < end, f"never told\n{tracer.maps()} {target.out[-1]}\n{tracer.report()}")
+                            ask("call 40")
+                            time.sleep(0.01)
+                        ask("call 100")
+                        ask("unload 0")
+                    tracer.stop()
+                    calls, told = int(target.out[-1].split("=")[1]), int(tracer.maps().get("@", 0))
+                    check("exact-or-counted", told + strayed(tracer) == calls, f"{told} of {calls}\n{tracer.report()}")
+                    check("told", (told > 900) == notices and (told == 0) != notices, f"{told} of {calls}\n{tracer.report()}")
+
+
+@case
+def returns_of_rust_functions_beside_panics():
+    """Panics unwind through probed functions: those calls have no return, and leave nothing behind that another call could be told by."""
+    path = target_path("rust_program")
+    if not os.path.exists(path):
+        raise Skip("needs rustc")
+    rounds = 300
+    script = (f"uprobe:{path}:probe_me {{ @entered = count(); }} "
+              f"uretprobe:{path}:probe_me {{ @returned = count(); @timed = sum(duration > 0 ? 1 : 0); }} "
+              f"uprobe:{path}:probe_me_panics {{ @panics = count(); }} uretprobe:{path}:probe_me_panics {{ @never = count(); @n = sum(arg0); }}")
+    result = spile("--engine", "user", "-e", script, "-c", f"{path} --rounds {rounds}")
+    check_status(result, 0)
+    check("exit-success", "EXIT-SUCCESS" in result.out, result.report())
+    counts = [scalar(result.out, f"@{name}") or 0 for name in ("entered", "returned", "timed", "never", "panics")]
+    expected = sum((2 * r + i) % 9 + 1 for r in range(rounds) for i in range(2))
+    check("exact-count", counts == [4 * rounds] * 3 + [0, expected], f"{counts}, {expected} calls that panic\n{result.report()}")
+
+
+@case
+def returns_in_node_while_its_compiler_is_at_work():
+    """Threads that make code and throw it away: what they run beside it is patched, entered and left as often."""
+    node = need_tool("node")
+    path = os.path.realpath(node)
+    if "uv_fs_stat" not in spile("-l", f"uprobe:{path}:uv_fs_stat").out:
+        raise Skip("this node has no libuv of its own")
+    work = """
+      const fs = require('fs'); let sum = 0;
+      const hot = n => { let s = 0; for (let i = 0; i < 200; i++) s += (i ^ n) % 7; return s; };
+      for (let i = 0; i < 3000; i++) { sum += hot(i); sum += fs.statSync(i % 5 ? '/' : '/etc').mode % 3; }
+      const made = []; for (let i = 0; i < 300; i++) made.push(new Function('x', `return x + ${i}`)(i));
+      let left = 200; for (let i = 0; i < 200; i++) fs.stat('/', () => { if (--left == 0) console.log('done', sum, made.length); });
+    """
+    with temporary_directory() as directory:
+        script_path = os.path.join(directory, "work.js")
+        with open(script_path, "w", encoding="utf-8") as file:
+            file.write(work)
+        bare = run([node, script_path]).out
+        script = (f"uprobe:{path}:uv_fs_stat {{ @entered = count(); }} "
+                  f"uretprobe:{path}:uv_fs_stat {{ @returned = count(); @timed = sum(duration > 0 ? 1 : 0); }}")
+        result = spile("--engine", "user", "-e", script, "-c", f"{node} {script_path}", seconds=100)
+        check_status(result, 0)
+        check("same-output", bare.strip() in result.out and "done" in bare, result.report())
+        counts = [scalar(result.out, f"@{name}") or 0 for name in ("entered", "returned", "timed")]
+        check("exact-count", counts[0] >= 200 and counts == [counts[0]] * 3, f"{counts}\n{result.report()}")
+
+
 def coverage():
-    """How many functions take a return probe, by library: figures for docs/coverage.md. Not a test."""
+    """How many functions take a return probe, by library: the table of docs/coverage.md. Not a test.
+
+    always: no jump through a pointer is there; as it is: every such jump has its pointer at a known place, and what that holds now
+    is watched; open: some go to what objects or callers say."""
+    print("| file | functions that return | taken | every return is told | told, as long as hooks stay as they are | some counted until they have run | refused |")
     with Process([shutil.which("python3"), "-c", DRIVER]) as target:
         target.wait_for_line("ready$")
         for name in ("libc.so.6", "libstdc++.so.6", "libcrypto.so.3", "libsqlite3.so.0"):
-            result = spile("sites", "-p", target.pid, "-e", f"uretprobe:{LIBRARIES}/{name}:* {{ @ = count(); }}", seconds=300)
-            lines = result.out.splitlines()
-            never = sum("never returns" in line for line in lines)
-            resolvers = sum("IFUNC" in line for line in lines)
-            functions = sum(bool(re.search(r"REFUSED|\[returns", line)) for line in lines) - never - resolvers
-            pointers = sum("only leaves through a pointer" in line for line in lines)
-            partly = sum("[returns" in line and "through a pointer" in line for line in lines)
-            places = sum(bool(re.search("REFUSED.*(cannot be patched|punned jump)", line)) for line in lines)
-            taken = sum("[returns" in line for line in lines)
-            other = functions - taken - pointers - places
-            print(f"{name}: {functions} functions that return; {taken} ({100 * taken / functions:.2f} %) taken, {partly} of them "
-                  f"with jumps through pointers, {pointers} only leave through pointers, {places} without a place for a jump, {other} others; {never} never return")
+            coverage_of(f"{LIBRARIES}/{name}", name, target.pid)
+    rust = target_path("rust_program")
+    if os.path.exists(rust):
+        with Target(rust, wait=True) as target:
+            coverage_of(rust, "a Rust program", target.pid)
+    node = shutil.which("node")
+    if node:
+        with Process([node, "-e", "console.log('ready'); setInterval(() => 0, 1000)"]) as target:
+            target.wait_for_line("ready$")
+            coverage_of(os.path.realpath(node), "node", target.pid)
+
+
+def coverage_of(path, name, pid):
+    lines = spile("sites", "-p", pid, "-e", f"uretprobe:{path}:* {{ @ = count(); }}", seconds=3000).out.splitlines()
+    taken = [line for line in lines if "[returns" in line]
+    refused = [line for line in lines if "REFUSED" in line and "never returns" not in line and "IFUNC" not in line]
+    pointers = sum("through a pointer" in line for line in taken)
+    is_open = sum("is seen when it runs" in line for line in taken)
+    functions = len(taken) + len(refused)
+    share = lambda count: f"{count:,} ({100 * count / functions:.2f} %)"
+    print(f"| {name} | {functions:,} | {share(len(taken))} | {share(len(taken) - pointers)} | {share(len(taken) - is_open)} | {is_open:,} | "
+          f"{len(refused)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,16 @@
 
 EXPORTED uint64_t probe_me(uint64_t n) { return n * 11 + 5; }
 
+#ifdef CALLS_AT_ONCE
+#include <stdlib.h>
+// By the library's own constructor, before dlopen returns.
+static volatile uint64_t result_of_constructor;
+__attribute__((constructor)) static void begin(void) {
+  const char *load = getenv("CASE_56_LOAD");
+  for (int i = 0; load != NULL && i < 10; i++) result_of_constructor = probe_me(strtoul(load, NULL, 10));
+}
+#endif
+
 // Holds a restartable sequence (case 49) that nobody runs: who has no file to read its section from must know it all the same.
 EXPORTED void restartable(void *rseq, uint64_t *slots) {
   __asm__ volatile(

@@ -2,12 +2,15 @@
 // (another file has its name), `memfd` (loaded from an anonymous file), `twice` (mapped twice, by dlopen of two copies of
 // the path through dlmopen), `reload` (dlclose and dlopen again while the program runs), `late` (loaded after ready), `steps` (loaded
 // and unloaded four times, each when the harness says so), `forks` (loaded
-// between two forks).
-// The harness probes probe_me of the library; `work` is the path it has.
+// between two forks), `at_once` (loaded, called 1000 times at once and unloaded, --rounds times, sometimes to another place; its
+// constructor calls too), `at_once_beside` (the same while another thread forks and sends signals, and children load it themselves).
+// The harness probes probe_me of the library; `work` is the path it has. The argument of a call at once is the number of the load.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,11 +27,13 @@ typedef uint64_t (*function)(uint64_t);
 
 static char library_path[4096];
 
+static const char *library_name = "libcase_56.so";
+
 static void find_library(void) {
   const ssize_t n = readlink("/proc/self/exe", library_path, sizeof library_path - 64);
   TARGET_CHECK(n > 0);
   library_path[n] = 0;
-  strcpy(strrchr(library_path, '/') + 1, "libcase_56.so");
+  strcpy(strrchr(library_path, '/') + 1, library_name);
 }
 
 static void copy_to(int out) {
@@ -171,15 +176,75 @@ static void fork_around_loading(void) {
   }
 }
 
+static volatile bool stop_disturbing;
+static pthread_t loading_thread;
+
+static void on_signal(int number) { (void)number; }
+
+// Interrupts the waits of the thread that loads, and forks in the middle of them.
+static void *disturb(void *argument) {
+  (void)argument;
+  while (!stop_disturbing) {
+    pthread_kill(loading_thread, SIGUSR1);
+    const pid_t child = fork();
+    if (child == 0) _exit(0);
+    int status;
+    TARGET_CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    usleep(500);
+  }
+  return NULL;
+}
+
+// Its calls are its own: the tracer does not follow what a child loads.
+static void load_in_a_child(void) {
+  const pid_t child = fork();
+  int status;
+  if (child == 0) {
+    void *handle;
+    const function probe_me = load(library_path, &handle);
+    _exit(probe_me(3) == 38 ? 0 : 1);
+  }
+  TARGET_CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+}
+
+static void load_and_call_at_once(void) {
+  const bool is_disturbed = target_mode_is("at_once_beside");
+  pthread_t beside;
+  loading_thread = pthread_self();
+  for (long round = 0; target_more(round); round++) {
+    void *handle, *filler;
+    char number[16];
+    if (is_disturbed && round % 5 == 0) load_in_a_child();
+    snprintf(number, sizeof number, "%ld", round);
+    setenv("CASE_56_LOAD", number, 1);
+    stop_disturbing = false;
+    if (is_disturbed) TARGET_CHECK(pthread_create(&beside, NULL, disturb, NULL) == 0);
+    const function probe_me = load(library_path, &handle);
+    for (int i = 0; i < 1000; i++) TARGET_CHECK(probe_me((uint64_t)round) == (uint64_t)round * 11 + 5);
+    target_count(1000 + 10);
+    stop_disturbing = true;
+    if (is_disturbed) pthread_join(beside, NULL);
+    TARGET_CHECK(dlclose(handle) == 0);
+    // Takes the place that the library had, every fifth time.
+    filler = mmap(NULL, 5 * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (round % 5 != 0) munmap(filler, 5 * 4096);
+  }
+}
+
 int main(int argc, char **argv) {
   target_begin(argc, argv, 200, "late");
+  const bool is_at_once = strncmp(target.mode, "at_once", 7) == 0;
+  if (is_at_once) {
+    signal(SIGUSR1, on_signal);
+    library_name = "libcase_56_at_once.so";
+  }
   find_library();
   function first = NULL, second = NULL;
   void *handle;
   if (target_mode_is("deleted") || target_mode_is("replaced")) copy_library();
   if (target_mode_is("memfd")) first = load_from_memfd(&handle);
   else if (!target_mode_is("reload") && !target_mode_is("late") && !target_mode_is("steps") &&
-           !target_mode_is("forks"))
+           !target_mode_is("forks") && !is_at_once)
     first = load(library_path, &handle);
   if (target_mode_is("sealed")) seal(first);
   if (target_mode_is("twice")) {
@@ -199,6 +264,8 @@ int main(int argc, char **argv) {
     reload();
   } else if (target_mode_is("steps")) {
     load_and_unload();
+  } else if (is_at_once) {
+    load_and_call_at_once();
   } else if (target_mode_is("forks")) {
     fork_around_loading();
   } else {

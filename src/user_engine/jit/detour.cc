@@ -103,7 +103,7 @@ class DetourEmitter {
       needs_.clobbers_flags = true;
       for (const HelperCode* entry :
            {&spec_.pending->note, &spec_.pending->take, &spec_.pending->arm, &spec_.pending->arrive,
-            &spec_.pending->leave, &spec_.pending->note_again})
+            &spec_.pending->leave, &spec_.pending->note_again, &spec_.pending->await})
         needs_.stack_bytes = std::max(needs_.stack_bytes, entry->stack_bytes);
     }
     if (has_leave()) {
@@ -462,6 +462,7 @@ class DetourEmitter {
       case CallEvent::Kind::kArrive: return spec_.pending->arrive;
       case CallEvent::Kind::kLeave: return spec_.pending->leave;
       case CallEvent::Kind::kNoteAgain: return spec_.pending->note_again;
+      case CallEvent::Kind::kAwait: return spec_.pending->await;
       case CallEvent::Kind::kNote: break;
     }
     return spec_.pending->note;

@@ -76,6 +76,7 @@ struct DetourProgram {
 /// the jump's target and abi::KnownCode beside.
 struct PendingCalls {
   HelperCode note, take, arm, arrive, leave, note_again;
+  HelperCode await;  ///< takes nothing: CallEvent::Kind::kAwait
 };
 
 /// What a site says about the calls that it is part of, before its programs run.
@@ -86,6 +87,7 @@ struct CallEvent {
     kArrive,     ///< at the entry of a function that may be jumped to, or called
     kNoteAgain,  ///< a call begins, or comes back to its beginning by a jump
     kLeave,      ///< it may jump to anywhere: the site is an indirect jump
+    kAwait,      ///< no call: the thread waits for the tracer here (abi/loader_gate.h)
   };
   Kind kind = Kind::kNote;
   uint32_t number = 0;

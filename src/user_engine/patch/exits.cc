@@ -135,7 +135,8 @@ class RegionScan {
     if (has_notrack(s, at) || std::ranges::find(tables_.by_table, at) != tables_.by_table.end())
       return;
     if (read_absolute_table(s, at)) return;
-    out_.pointers.push_back({at, find_pointer_path(map_, code_, i)});
+    out_.pointers.push_back({at, find_pointer_path(map_, code_, i),
+                             depths_.before[i].from_entry && depths_.before[i].bytes.has_value()});
   }
 
   /// 3e ff /4: compilers for indirect branch tracking mark switches so, since no endbr64 is there.

@@ -61,6 +61,8 @@ struct SlotJump {
 struct PointerJump {
   TargetAddr at;
   std::optional<PointerPath> path;
+  /// The return address is known to be at the stack pointer: it is a tail jump, not a longjmp.
+  bool is_at_entry_depth = true;
 };
 
 /// How control leaves one region for good, without calls.
@@ -124,6 +126,9 @@ struct Returns {
   /// counted as unseen. By address; none of them is in `jumps`.
   std::vector<TargetAddr> leaves;
   std::vector<Region> known;  ///< if there are leaves: code whose rets are in `rets`; by address
+  /// Of `leaves`, those of which not all is known that they lead to now: objects' methods,
+  /// callbacks.
+  size_t open_leaves = 0;
   /// What it jumps to: names of functions, for people.
   std::vector<std::string> tail_targets;
 
@@ -146,7 +151,7 @@ class ReturnFinder {
   /// Errors: RegionExits' of any region that the function can get to, with the way there;
   ///         kNoFunction   no function is known at the address, or the way leads where no code is
   ///         kTooShort     it never returns
-  ///         kUnknownJump  it only leaves through pointers that lead nowhere known
+  ///         kUnknownJump  it only leaves by jumps that may be no tail jumps: a longjmp
   /// Tables are searched only where there is nothing else to watch: each of their functions'
   /// returns costs time, and one that cannot be patched refuses the whole.
   std::expected<Returns, Refusal> find(TargetAddr function);

@@ -62,6 +62,10 @@ std::string Returns::describe() const {
   if (!leaves.empty())
     text += fmt::format("{}{} through a pointer", text.empty() ? "" : ", ",
                         count(leaves.size(), "jump"));
+  if (open_leaves > 0)
+    text +=
+        fmt::format(", {} to where is seen when it runs",
+                    open_leaves == leaves.size() ? "going" : fmt::format("{} going", open_leaves));
   return text;
 }
 
@@ -169,13 +173,24 @@ class ReturnFinder::Walk {
   void leave(const CodeMap& map, const PointerJump& jump) {
     out_.plain = false;
     out_.leaves.push_back(jump.at);
-    if (follow_ == Follow::kNowhere || !jump.path) return;
-    for (const TargetAddr target : guess(jump)) {
+    all_are_tail_jumps_ &= jump.is_at_entry_depth;
+    if (follow_ == Follow::kNowhere) return;
+    if (!jump.path || !follow_pointer(map, jump)) open_leaves_.insert(jump.at);
+  }
+
+  /// True: the place of the pointer is known, and what it leads to now is followed.
+  bool follow_pointer(const CodeMap& map, const PointerJump& jump) {
+    const auto targets = guess(jump);
+    bool all = jump.path->base.has_value() && !targets.empty();
+    for (const TargetAddr target : targets) {
       if (map.region_at(jump.at).contains(target)) continue;
       const auto behind = finder_.regions_behind(target);
-      if (!behind || regions_.size() + *behind > kMaxReturnRegions) continue;
-      visit(target, jump.at, Way::kJump);
+      if (behind && regions_.size() + *behind <= kMaxReturnRegions)
+        visit(target, jump.at, Way::kJump);
+      else
+        all = false;
     }
+    return all;
   }
 
   std::vector<TargetAddr> guess(const PointerJump& jump) {
@@ -306,7 +321,10 @@ class ReturnFinder::Walk {
   std::expected<Returns, Refusal> finish() {
     make_set(out_.rets);
     make_set(out_.leaves);
-    if (out_.rets.empty()) return std::unexpected(nothing_to_watch());
+    out_.open_leaves = open_leaves_.size();
+    const bool is_all_open = !out_.leaves.empty() && all_are_tail_jumps_;
+    if (out_.rets.empty() && (!is_all_open || follow_ == Follow::kPointers))
+      return std::unexpected(nothing_to_watch());
     if (out_.rets.size() > kMaxReturnSites) {
       return std::unexpected(Refusal{
           RefusalKind::kTooShort,
@@ -351,6 +369,8 @@ class ReturnFinder::Walk {
   const CodeMap& home_;
   Follow follow_;
   size_t guesses_left_ = kMaxTableTargets;
+  std::set<TargetAddr> open_leaves_;
+  bool all_are_tail_jumps_ = true;
   Region region_;
   std::map<uint64_t, Region> regions_;  ///< that were got to, by start
   std::set<uint64_t> own_parts_;

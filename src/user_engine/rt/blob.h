@@ -17,6 +17,8 @@ std::span<const uint8_t> blob_bytes();
 /// returns 1 or 0; leave has (slot, number, target, KnownCode, whether target is an address).
 inline constexpr int32_t kNotePending = 65001, kTakePending = 65002, kArmPending = 65003,
                          kArrivePending = 65004, kLeavePending = 65005, kNoteAgainPending = 65006;
+/// In the dynamic loader, takes nothing (rt/loader_gate.h).
+inline constexpr int32_t kAwaitTracer = 65007;
 
 /// Offset of a helper's entry in the image, by its eBPF number (bpf::Helper); nothing for one that
 /// is not in the blob.

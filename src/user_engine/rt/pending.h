@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "abi/code_region.h"
+#include "abi/data_region.h"
 #include "abi/pending.h"
 #include "user_engine/rt/atomics.h"
 #include "user_engine/rt/safe_read.h"
@@ -191,6 +192,24 @@ inline bool is_known_code(const abi::KnownCode* known, uint64_t target) {
   return false;
 }
 
+/// Whether the returns behind `target` are watched by now for calls of this function. One that is
+/// met first is noted for the tracer.
+inline bool is_watched_stray(const abi::RtConsts& consts, uint64_t target, uint64_t number) {
+  if (target >> abi::kStrayAddressBits != 0) return false;
+  auto* cells = reinterpret_cast<abi::StrayCell*>(consts.data_base + abi::kStrayOffset);
+  const uint64_t key = abi::stray_key(target, number);
+  const uint32_t first = abi::stray_index(key);
+  for (uint32_t probe = 0; probe < abi::kStrayProbes; ++probe) {
+    abi::StrayCell* cell = &cells[(first + probe) & (abi::kStrayCells - 1)];
+    if (load_acquire(&cell->key) == 0 && compare_swap(&cell->key, uint64_t{0}, key)) return false;
+    if (load_acquire(&cell->key) != key) continue;
+    const abi::StrayState state = load_acquire(&cell->state);
+    if (state == abi::StrayState::kForgotten) store_release(&cell->state, abi::StrayState::kSeen);
+    return state == abi::StrayState::kWatched;
+  }
+  return false;
+}
+
 /// At a jump through a pointer: the call, if it was noted, goes on at `target`, or where the word
 /// at that address says. Where its return would not be seen it is counted, and its note dropped.
 inline void leave_pending(const abi::RtConsts& consts,
@@ -204,7 +223,7 @@ inline void leave_pending(const abi::RtConsts& consts,
   uint64_t leads_to = target;
   const bool is_read = !is_address || probe_read(consts, reinterpret_cast<uint8_t*>(&leads_to),
                                                  sizeof leads_to, target) == 0;
-  if (is_read && is_known_code(known, leads_to)) {
+  if (is_read && (is_known_code(known, leads_to) || is_watched_stray(consts, leads_to, number))) {
     store_relaxed(&cell->return_address, load_relaxed(&cell->return_address) | abi::kPendingArmed);
     return;
   }

@@ -1,6 +1,7 @@
 // System calls made from inside the target: no libc, errno untouched, only rax, rcx and r11 change.
 //
-// Only calls that cannot alter the target's state, wait, or be interrupted are made here.
+// Only calls that cannot alter the target's state, wait, or be interrupted are made here, but for
+// the one wait of loader_gate.h.
 #pragma once
 
 #include <stdint.h>
@@ -14,6 +15,7 @@ enum class Sys : long {
   kGetgid = 104,
   kPrctl = 157,
   kGettid = 186,
+  kFutex = 202,
   kClockGettime = 228,
   kProcessVmReadv = 310,
 };

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -190,6 +191,46 @@ TEST_F(Pending, ACallThatLeavesForElsewhereIsCountedAndDropped) {
     EXPECT_EQ(unseen(), ++counted);
   }
   EXPECT_EQ(missed(), 0u);
+}
+
+TEST_F(Pending, AStrayIsNotedOnceAndKeptWhenItIsWatched) {
+  const auto stack = stack_of(1);
+  const auto cells = r_.region().strays_untrusted();
+  for (int i = 0; i < 2; i++) {
+    note(&stack[0]);
+    leave(&stack[0], 0x7000);
+    EXPECT_FALSE(take(&stack[0]));
+  }
+  const auto is_used = [](const abi::StrayCell& cell) { return cell.key != 0; };
+  ASSERT_EQ(std::ranges::count_if(cells, is_used), 1);
+  abi::StrayCell& cell = *std::ranges::find_if(cells, is_used);
+  EXPECT_EQ(cell.key, abi::stray_key(0x7000, 1));
+  EXPECT_EQ(cell.state, abi::StrayState::kSeen);
+  cell.state = abi::StrayState::kWatched;
+  note(&stack[0]);
+  leave(&stack[0], 0x7000);
+  EXPECT_TRUE(take(&stack[0]));
+  cell.state = abi::StrayState::kGivenUp;
+  note(&stack[0]);
+  leave(&stack[0], 0x7000);
+  EXPECT_FALSE(take(&stack[0]));
+  EXPECT_EQ(unseen(), 3u);
+  cell.state = abi::StrayState::kForgotten;
+  note(&stack[0]);
+  leave(&stack[0], 0x7000);
+  EXPECT_FALSE(take(&stack[0]));
+  EXPECT_EQ(cell.state, abi::StrayState::kSeen);
+}
+
+TEST_F(Pending, AStrayThatFindsNoCellIsOnlyCounted) {
+  const auto stack = stack_of(1);
+  for (uint64_t target = 0x10000; target < 0x10000 + 4 * abi::kStrayCells; target++) {
+    note(&stack[0]);
+    leave(&stack[0], target);
+    EXPECT_FALSE(take(&stack[0]));
+  }
+  EXPECT_EQ(unseen(), 4 * abi::kStrayCells);
+  EXPECT_EQ(r_.region().time_page().sequence, 0u) << "the table has neighbours";
 }
 
 TEST_F(Pending, WhereACallLeavesForMayBeInMemory) {

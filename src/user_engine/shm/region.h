@@ -81,6 +81,12 @@ class Region {
 
   // Shared memory: what is read from it is untrusted.
   abi::Journal& journal_untrusted() const { return *at<abi::Journal>(abi::kJournalOffset); }
+  std::span<abi::StrayCell> strays_untrusted() const {
+    return {at<abi::StrayCell>(abi::kStrayOffset), abi::kStrayCells};
+  }
+  abi::LoaderGate& loader_gate_untrusted() const {
+    return *at<abi::LoaderGate>(abi::kLoaderGateOffset);
+  }
   abi::TimePage& time_page() const { return *at<abi::TimePage>(abi::kTimeOffset); }
   std::span<abi::SiteEntry> sites_untrusted() const {
     return {at<abi::SiteEntry>(layout_.sites_offset), layout_.site_capacity};

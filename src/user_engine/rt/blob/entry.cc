@@ -9,6 +9,7 @@
 #include "abi/hit_frame.h"
 #include "user_engine/rt/cpu.h"
 #include "user_engine/rt/identity.h"
+#include "user_engine/rt/loader_gate.h"
 #include "user_engine/rt/map_ops.h"
 #include "user_engine/rt/pending.h"
 #include "user_engine/rt/ring_ops.h"
@@ -142,5 +143,9 @@ RT_HELPER(65005)
 (uint64_t slot, uint64_t number, uint64_t target, uint64_t known, uint64_t is_address) {
   rt::leave_pending(rt_consts, slot, number, target, reinterpret_cast<const abi::KnownCode*>(known),
                     is_address != 0);
+  return 0;
+}
+RT_HELPER(65007)() {
+  rt::await_tracer(rt_consts);
   return 0;
 }
