@@ -123,7 +123,8 @@ Result<void> KernelTrace::start() {
   }
   SPILE_TRY_VOID(refuse_overrides_of_programs());
   SPILE_TRY(maps_, Maps::create(bundle_.maps));
-  programs_.emplace(bundle_, *maps_);
+  auto types = options_.types ? options_.types : std::make_shared<KernelTypes>();
+  programs_.emplace(bundle_, *maps_, std::move(types));
   attacher_.emplace(bundle_, scope_, options_.attach_path, *programs_);
   if (auto loaded = attacher_->load(); !loaded) return std::unexpected(explain(loaded.error()));
   SPILE_TRY_VOID(open_ring());

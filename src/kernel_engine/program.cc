@@ -165,7 +165,7 @@ Result<int> Programs::of_probe(size_t index, LoadType type) {
   fix_cookie(own.code, bundle_.cookie_of(index));
   TypeTarget target;
   if (is_typed) {
-    SPILE_TRY(target, types_.target(probe));
+    SPILE_TRY(target, types_->target(probe));
   }
   auto loaded = load_program(own, as_typed(probe.kind, type), maps_, is_typed ? &target : nullptr);
   if (!loaded && is_typed && loaded.error().code == ErrorCode::kDenied && may_load_others(maps_))
@@ -181,7 +181,7 @@ Result<int> Programs::session(const Pair& pair) {
   int64_t probe = pair.entry_probe ? static_cast<int64_t>(*pair.entry_probe) : -1;
   Fd& fd = loaded_[{pair.entry, LoadType::kKprobeSession, probe}];
   if (fd) return fd.get();
-  SPILE_TRY(uint32_t is_return, types_.function_id("bpf_session_is_return"));
+  SPILE_TRY(uint32_t is_return, types_->function_id("bpf_session_is_return"));
   bundle::Program entry = bundle_.programs.at(static_cast<size_t>(pair.entry));
   bundle::Program at_return = bundle_.programs.at(static_cast<size_t>(pair.at_return));
   if (pair.entry_probe) fix_cookie(entry.code, bundle_.cookie_of(*pair.entry_probe));

@@ -49,7 +49,8 @@ Result<RunCounts> run_counts(int program_fd);
 /// Loaded programs, each variant once.
 class Programs {
  public:
-  Programs(const bundle::Bundle& bundle, const Maps& maps) : bundle_(bundle), maps_(maps) {}
+  Programs(const bundle::Bundle& bundle, const Maps& maps, std::shared_ptr<KernelTypes> types)
+      : bundle_(bundle), maps_(maps), types_(std::move(types)) {}
 
   /// For any probe of the program: its cookie comes with the link.
   Result<int> shared(int index, LoadType type);
@@ -66,8 +67,6 @@ class Programs {
   /// Of all that ran at hits.
   Result<RunCounts> counts() const;
 
-  KernelTypes& types() { return types_; }
-
  private:
   struct Key {
     int index;
@@ -77,7 +76,7 @@ class Programs {
   };
   const bundle::Bundle& bundle_;
   const Maps& maps_;
-  KernelTypes types_;
+  std::shared_ptr<KernelTypes> types_;
   std::map<Key, Fd> loaded_;
 };
 

@@ -85,6 +85,7 @@ class Stat {
   const StatRequest& request_;
   std::vector<StatEvent> events_;
   TargetRequest target_;
+  std::shared_ptr<kernel_engine::KernelTypes> types_;
   bundle::Bundle bundle_;
   std::optional<os::GatedChild> gated_;
   std::unique_ptr<engine::Engine> engine_;
@@ -139,7 +140,7 @@ Result<void> Stat::choose_engine_for(bundle::Bundle bundle) {
     return {};
   }
   SPILE_TRY(auto path, kernel_engine::attach_path_of(target_.attach));
-  engine_ = kernel_engine::make_engine({.measure = false, .attach_path = path});
+  engine_ = kernel_engine::make_engine({.measure = false, .attach_path = path, .types = types_});
   return {};
 }
 
@@ -155,6 +156,7 @@ Result<void> Stat::start_command_for_kernel() {
 
 Result<void> Stat::attach_programs() {
   MachineWorld world = world_for(target_);
+  types_ = world.types();
   auto options = options_from_environment();
   options.pid_filter = target_.pids;
   Script script{.name = "-e", .text = stat_script(events_), .positional = {}};

@@ -136,6 +136,7 @@ class Session {
   const TraceRequest& request_;
   std::unique_ptr<output::Output> output_;
   bundle::Bundle bundle_;
+  std::shared_ptr<kernel_engine::KernelTypes> types_;
   ChosenEngine chosen_;
   std::optional<os::GatedChild> gated_;
   std::unique_ptr<engine::Engine> engine_;
@@ -161,6 +162,7 @@ class Session {
 bool Session::compile_script() {
   Progress progress("finding what the probes name");
   MachineWorld world = world_for(request_.target);
+  types_ = world.types();
   auto options = options_from_environment();
   options.pid_filter = request_.target.pids;
   options.allow_unsafe = request_.allow_unsafe;
@@ -213,7 +215,8 @@ bool Session::start_kernel() {
   }
   auto path = kernel_engine::attach_path_of(request_.target.attach);
   if (!path) return failed(path.error()), false;
-  engine_ = kernel_engine::make_engine({.measure = request_.verbose, .attach_path = *path});
+  engine_ = kernel_engine::make_engine(
+      {.measure = request_.verbose, .attach_path = *path, .types = types_});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
   if (gated_) scope.pids.push_back(gated_->pid());
   auto trace = engine_->attach(bundle_, scope);
