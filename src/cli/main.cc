@@ -217,6 +217,8 @@ void add_stat_options(CLI::App& app, session::StatRequest& stat, Options& option
       ->type_name("MS")
       ->check(CLI::Range(10, 86'400'000));
   app.add_flag("-A,--per-cpu", stat.per_cpu, "a line for each CPU");
+  app.add_flag("-L,--latency", stat.latency,
+               "how long calls took, by percentile: of uretprobe and kretprobe events");
   app.add_option("-f,--format", options.format, "text (default) or json")
       ->check(CLI::IsMember({"text", "json"}));
   app.add_option("-o,--output", stat.output_path, "write there instead of standard error")
