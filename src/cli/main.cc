@@ -75,7 +75,13 @@ void add_target_options(CLI::App& app, Options& options) {
          "link, ioctl or tracefs")
       ->type_name("PATH")
       ->check(CLI::IsMember({"auto", "session", "multi", "link", "ioctl", "tracefs",
-                             "kprobe.session", "kprobe.multi", "uprobe.multi"}));
+                             "kprobe.session", "kprobe.multi", "uprobe.session", "uprobe.multi"}));
+  app.add_option(
+         "--records", options.trace.target.records,
+         "how the kernel engine gets its records: auto (default), ring (one buffer, in time "
+         "order) or perf (one buffer a CPU)")
+      ->type_name("PATH")
+      ->check(CLI::IsMember({"auto", "ring", "perf"}));
   app.add_option(
       "words", options.words,
       "a script file (- for standard input), then its positional parameters $1, $2, ...; behind -- "

@@ -219,6 +219,11 @@ void Attacher::refuse(size_t probe, std::string reason) {
   sites_.push_back(std::move(site));
 }
 
+bool Attacher::calls_cookie(int program) const {
+  return program >= 0 && calls(bundle_.programs.at(static_cast<size_t>(program)).code,
+                               bpf::Helper::kGetAttachCookie);
+}
+
 /// For kprobes also where they are and how the kernel reaches them, as kprobes/list tells.
 std::vector<SiteReport> Attacher::sites() const {
   auto sites = sites_;

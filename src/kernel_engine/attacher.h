@@ -1,6 +1,7 @@
 // Probes of a Bundle -> links, by the best way that the kernel has.
 //
-// uprobes      uprobe.multi; else one perf event each, with a link or an ioctl; tracefs
+// uprobes      uprobe.session for an entry and a return of the same functions; uprobe.multi; else
+//              one perf event each, with a link or an ioctl; tracefs
 // kprobes      kprobe.session for an entry and a return of the same functions; kprobe.multi; else
 // one
 //              perf event each, with a link or an ioctl; tracefs where there is no PMU for it
@@ -53,10 +54,22 @@ class Attacher {
 
   // attach_uprobes.cc
   Result<void> attach_uprobes();
-  Result<void> attach_uprobe_group(const std::string& path, const std::vector<size_t>& probes);
+  /// The uprobes of one program in one file.
+  struct UprobeGroup {
+    std::string path;
+    int program = -1;
+    std::vector<size_t> probes;
+    std::vector<UprobeSite> sites;
+    bool is_attached = false;
+  };
+  Result<std::vector<UprobeGroup>> group_uprobes();
+  Result<void> attach_uprobe_group(UprobeGroup& group);
+  Result<void> attach_uprobe_sessions(std::vector<UprobeGroup>& groups);
+  Result<void> attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return);
+  bool may_be_uprobe_session(const UprobeGroup& entry, const UprobeGroup& at_return);
   Result<std::vector<UprobeSite>> find_uprobe_sites(const std::vector<size_t>& probes);
   Result<void> attach_single_uprobe(const UprobeSite& site, AttachPath path);
-  Result<bool> may_use_uprobe_multi();
+  Result<bool> may_use_uprobe_multi(int program);
 
   // attach_kprobes.cc
   Result<void> attach_kprobes();
@@ -79,6 +92,8 @@ class Attacher {
   Result<void> keep(Result<Link> link);
   void report(size_t probe, std::string mechanism, uint64_t address = 0);
   void refuse(size_t probe, std::string reason);
+  /// A program that asks which probe it serves.
+  bool calls_cookie(int program) const;
 
   const bundle::Bundle& bundle_;
   const engine::Scope& scope_;

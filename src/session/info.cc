@@ -88,13 +88,16 @@ Section programs(Features& features) {
   auto add = [&](const char* name, bool works, const char* how, const char* why) {
     section.facts.push_back(yes_or(name, works, how, why));
   };
-  add("ring buffer", features.ring_buffer(), "yes", "needs Linux 5.8: scripts cannot print");
+  add("ring buffer", features.ring_buffer(), "records in time order",
+      "needs Linux 5.8; a perf buffer a CPU is used: records of different CPUs come in no order");
   add("perf event links", features.perf_link(), "with cookies (--attach link)",
       "needs Linux 5.15; ioctl is used (--attach ioctl)");
   add("kprobe.session", features.kprobe_session(), "entry and return by one program",
       "needs Linux 6.10 and CONFIG_FPROBE; two links are used");
   add("kprobe.multi", features.kprobe_multi(), "many functions by one link",
       "needs Linux 5.18 and CONFIG_FPROBE; one perf event a function is used");
+  add("uprobe.session", features.uprobe_session(), "entry and return by one program",
+      "needs Linux 6.13; two links are used");
   add("uprobe.multi", features.uprobe_multi(), "many places by one link",
       "needs Linux 6.6; one perf event a place is used");
   add("uprobe.multi of one process", features.uprobe_multi_with_pid(), "yes",

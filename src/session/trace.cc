@@ -207,17 +207,14 @@ Result<std::vector<std::string>> Session::command_words() const {
 }
 
 bool Session::start_kernel() {
-  if (request_.paused) {
-    return failed({ErrorCode::kUnsupported,
-                   "--paused: the kernel engine cannot pause probes; the user engine can: give -p "
-                   "PID or -c COMMAND, and --engine user"}),
-           false;
-  }
   auto path = kernel_engine::attach_path_of(request_.target.attach);
   if (!path) return failed(path.error()), false;
+  auto records = kernel_engine::record_path_of(request_.target.records);
+  if (!records) return failed(records.error()), false;
   engine_ = kernel_engine::make_engine(
-      {.measure = request_.verbose, .attach_path = *path, .types = types_});
+      {.measure = request_.verbose, .attach_path = *path, .records = *records, .types = types_});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
+  scope.paused = request_.paused;
   if (gated_) scope.pids.push_back(gated_->pid());
   auto trace = engine_->attach(bundle_, scope);
   if (!trace) {

@@ -2,7 +2,7 @@
 # vm.sh KERNEL [--root DIR] [--timeout S] [--list] [COMMAND...]
 #
 # Boots a Debian kernel under QEMU's software emulation with a busybox initramfs that holds spile, its libraries and what
-# --root adds, runs COMMAND in it and returns its output and exit status. KERNEL is 6.1, 6.12 or a file.
+# --root adds, runs COMMAND in it and returns its output and exit status. KERNEL is 6.1, 6.12, newest (of Debian unstable) or a file.
 #
 # Exit status: COMMAND's, or 77 with a reason on stderr when the kernel package cannot be fetched here (tests then skip), or
 # 124 when the machine did not finish in time.
@@ -46,7 +46,16 @@ suite_of() {
   case $1 in
     6.1) echo bookworm ;;
     6.12) echo bookworm-backports trixie ;;
+    newest) echo sid trixie-backports ;;
     *) return 1 ;;
+  esac
+}
+
+# The start of the package's version.
+version_of() {
+  case $1 in
+    newest) echo '[0-9]+\.[0-9]+' ;;
+    *) echo "${1//./\\.}\\.[0-9]" ;;
   esac
 }
 
@@ -66,12 +75,18 @@ fetch_from() { # version suite dir
     -o "Dir::Cache::archives=$apt/archives" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o APT::Sandbox::User=root
     -o Acquire::Languages=none -o Acquire::Retries=2)
   apt-get "${options[@]}" -qq update >"$dir/apt.log" 2>&1 || return 1
-  package=$(apt-cache "${options[@]}" search --names-only "^linux-image-${version//./\\.}\\.[0-9].*cloud-amd64$" |
+  package=$(apt-cache "${options[@]}" search --names-only "^linux-image-$(version_of "$version").*cloud-amd64$" |
     awk '{print $1}' | grep -v -- '-dbg$' | grep -v unsigned | sort -V | tail -n 1)
   [ -n "$package" ] || return 1
-  (cd "$dir" && apt-get "${options[@]}" -qq download "$package" >>apt.log 2>&1) || return 1
-  dpkg-deb -x "$dir"/linux-image-*.deb "$dir/unpacked" || return 1
-  rm -f "$dir"/linux-image-*.deb
+  # Newer packages of this name have no files of their own but need two others that do.
+  local packages=("$package") part deb
+  for part in binary modules; do
+    part=${package/linux-image-/linux-$part-}
+    if [ -n "$(apt-cache "${options[@]}" pkgnames "$part")" ]; then packages+=("$part"); fi
+  done
+  (cd "$dir" && apt-get "${options[@]}" -qq download "${packages[@]}" >>apt.log 2>&1) || return 1
+  for deb in "$dir"/linux-*.deb; do dpkg-deb -x "$deb" "$dir/unpacked" || return 1; done
+  rm -f "$dir"/linux-*.deb
   rm -rf "$apt"
 }
 
@@ -81,7 +96,7 @@ kernel_image() {
     return
   fi
   local dir=$cache/kernel-$kernel suites suite
-  suites=$(suite_of "$kernel") || die "unknown kernel '$kernel': 6.1, 6.12 or a file"
+  suites=$(suite_of "$kernel") || die "unknown kernel '$kernel': 6.1, 6.12, newest or a file"
   if ! compgen -G "$dir/unpacked/boot/vmlinuz-*" >/dev/null; then
     exec 9>"$cache/lock-$kernel"
     flock 9
