@@ -229,24 +229,33 @@ std::vector<SiteReport> Attacher::sites() const {
   auto sites = sites_;
   auto active = active_kprobes();
   if (!active) return sites;
+  std::map<std::pair<char, std::string>, const ActiveKprobe*> by_place;
+  std::map<std::pair<char, uint64_t>, const ActiveKprobe*> by_address;
+  for (const ActiveKprobe& one : *active) {
+    by_place.try_emplace({one.type, one.place}, &one);
+    by_address.try_emplace({one.type, one.address}, &one);
+  }
   for (SiteReport& site : sites) {
     const Probe& probe = bundle_.probes[static_cast<size_t>(site.probe)];
     bool is_kprobe = probe.kind == ProbeKind::kKprobe || probe.kind == ProbeKind::kKretprobe;
     if (!is_kprobe || site.refused) continue;
-    const std::string place = fmt::format("{}+{:#x}", probe.symbol, probe.offset);
-    // A function that begins with endbr64 is probed behind it.
-    const std::string behind =
-        probe.offset == 0 ? fmt::format("{}+{:#x}", probe.symbol, kEndbrBytes) : place;
     const char type = probe.kind == ProbeKind::kKprobe ? 'k' : 'r';
-    for (const ActiveKprobe& one : *active) {
-      bool is_it = probe.address ? one.address == *probe.address ||
-                                       one.address == *probe.address + kEndbrBytes
-                                 : one.place == place || one.place == behind;
-      if (!is_it || one.type != type) continue;
-      site.address = one.address;
-      if (!one.state.empty()) site.reason = one.state;
-      break;
+    const ActiveKprobe* found = nullptr;
+    // A function that begins with endbr64 is probed behind it.
+    for (uint64_t behind : {uint64_t{0}, probe.offset == 0 ? kEndbrBytes : 0}) {
+      if (found != nullptr) break;
+      if (probe.address) {
+        const auto it = by_address.find({type, *probe.address + behind});
+        if (it != by_address.end()) found = it->second;
+      } else {
+        const auto it =
+            by_place.find({type, fmt::format("{}+{:#x}", probe.symbol, probe.offset + behind)});
+        if (it != by_place.end()) found = it->second;
+      }
     }
+    if (found == nullptr) continue;
+    site.address = found->address;
+    if (!found->state.empty()) site.reason = found->state;
   }
   return sites;
 }

@@ -4,6 +4,7 @@
 #include <linux/bpf.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 namespace spile::kernel_engine {
@@ -72,17 +73,19 @@ Result<void> Gate::switch_probes(const bundle::Bundle& bundle,
                                  bool on) {
   const std::set<int> wanted(probes.begin(), probes.end());
   std::vector<uint64_t> words = words_;
+  std::map<int, size_t> switched;  // by program, one of its probes
   for (int index : wanted) {
     const bundle::Probe& probe = bundle.probes.at(static_cast<size_t>(index));
     if (probe.program < 0 || !has_gate(probe)) continue;
-    for (size_t other = 0; other < bundle.probes.size(); other++) {
-      if (bundle.probes[other].program == probe.program &&
-          !wanted.contains(static_cast<int>(other)))
-        return fail(ErrorCode::kUnsupported,
-                    "{} and {} run one program: the kernel engine switches them together",
-                    probe.name, bundle.probes[other].name);
-    }
+    switched.emplace(probe.program, index);
     words[static_cast<size_t>(probe.program)] = on ? 1 : 0;
+  }
+  for (size_t i = 0; i < bundle.probes.size(); i++) {
+    const auto with = switched.find(bundle.probes[i].program);
+    if (with != switched.end() && !wanted.contains(static_cast<int>(i)))
+      return fail(ErrorCode::kUnsupported,
+                  "{} and {} run one program: the kernel engine switches them together",
+                  bundle.probes[with->second].name, bundle.probes[i].name);
   }
   words_ = std::move(words);
   return write();

@@ -54,6 +54,8 @@ class KernelTrace final : public engine::Trace {
   }
   Result<engine::Stats> stats() override;
   std::vector<SiteReport> sites() override { return attacher_->sites(); }
+  std::vector<SiteReport> refusals() override;
+  std::set<int> placed_though_refused() override;
 
  private:
   bool overrides(const Probe& probe) const {
@@ -176,6 +178,22 @@ Result<size_t> KernelTrace::poll(std::chrono::milliseconds timeout,
 bool KernelTrace::targets_gone() {
   if (processes_.empty()) return false;
   return std::ranges::none_of(processes_, [](const Fd& pidfd) { return os::pidfd_alive(pidfd); });
+}
+
+std::vector<SiteReport> KernelTrace::refusals() {
+  std::vector<SiteReport> refused;
+  for (const SiteReport& site : attacher_->own_sites()) {
+    if (site.refused) refused.push_back(site);
+  }
+  return refused;
+}
+
+std::set<int> KernelTrace::placed_though_refused() {
+  std::set<int> placed;
+  for (const SiteReport& site : attacher_->own_sites()) {
+    if (!site.refused) placed.insert(site.probe);
+  }
+  return placed;
 }
 
 Result<void> KernelTrace::detach() {

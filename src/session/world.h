@@ -94,6 +94,7 @@ class MachineWorld final : public lang::World {
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
   Result<uint64_t> kernel_variable(std::string_view symbol);
+  const std::string* traceable_list();
   std::optional<std::vector<lang::KernelFunction>> traceable(std::string_view module,
                                                              std::string_view symbol);
   Result<std::vector<lang::KernelFunction>> listed_functions(std::string_view module,
@@ -109,6 +110,7 @@ class MachineWorld final : public lang::World {
   std::map<elf::FileIdentity, Result<UsdtFile>> usdt_;
   std::vector<std::shared_ptr<Fd>> images_;  ///< of removed files, for as long as they are read
   std::optional<Result<symbols::Kallsyms>> kernel_;
+  std::optional<std::string> traceable_list_;  ///< available_filter_functions
   std::optional<Result<KernelStructs>> kernel_structs_;
   std::map<std::string, Result<UserTypes>> user_types_;  ///< by path
   std::shared_ptr<kernel_engine::KernelTypes> types_;

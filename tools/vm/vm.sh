@@ -90,6 +90,11 @@ fetch_from() { # version suite dir
   rm -rf "$apt"
 }
 
+# Newer packages have it beside the modules.
+find_image() { # dir
+  { compgen -G "$1/unpacked/boot/vmlinuz-*" || compgen -G "$1/unpacked/usr/lib/modules/*/vmlinuz" || true; } | head -n 1
+}
+
 kernel_image() {
   if [ -f "$kernel" ]; then
     echo "$kernel"
@@ -97,10 +102,10 @@ kernel_image() {
   fi
   local dir=$cache/kernel-$kernel suites suite
   suites=$(suite_of "$kernel") || die "unknown kernel '$kernel': 6.1, 6.12, newest or a file"
-  if ! compgen -G "$dir/unpacked/boot/vmlinuz-*" >/dev/null; then
+  if [ -z "$(find_image "$dir")" ]; then
     exec 9>"$cache/lock-$kernel"
     flock 9
-    if ! compgen -G "$dir/unpacked/boot/vmlinuz-*" >/dev/null; then
+    if [ -z "$(find_image "$dir")" ]; then
       rm -rf "$dir"
       mkdir -p "$dir"
       for suite in $suites; do
@@ -109,7 +114,7 @@ kernel_image() {
     fi
     flock -u 9
   fi
-  compgen -G "$dir/unpacked/boot/vmlinuz-*" | head -n 1 || true
+  find_image "$dir"
 }
 
 image=$(kernel_image)
