@@ -171,6 +171,7 @@ Result<void> Attacher::attach_each_kprobe(const KprobeGroup& group, bool is_rest
     auto one = attach_single_kprobe(index, group.moment, path);
     if (one) {
       attached++;
+      single_kprobes_.push_back(index);
       continue;
     }
     Error error = explain_kprobe(std::move(one.error()), bundle_.probes[index]);

@@ -45,6 +45,8 @@ class Attacher {
   void detach();
 
   uint64_t missed();
+  /// Modules that were unloaded under their probes; each is told once.
+  std::vector<std::string> take_warnings();
   std::vector<engine::SiteReport> sites() const;
   /// Without what the kernel says of each, which takes long to read.
   const std::vector<engine::SiteReport>& own_sites() const { return sites_; }
@@ -93,6 +95,7 @@ class Attacher {
 
   Result<void> keep(Result<Link> link);
   void report(size_t probe, std::string mechanism, uint64_t address = 0);
+  void watch_modules();
   void refuse(size_t probe, std::string reason);
   /// A program that asks which probe it serves.
   bool calls_cookie(int program) const;
@@ -107,6 +110,8 @@ class Attacher {
   std::vector<engine::SiteReport> sites_;
   std::set<size_t> left_out_;  ///< of several BTF probes those that the kernel does not take
   uint64_t missed_ = 0;
+  std::vector<size_t> single_kprobes_;  ///< by perf event or tracefs: they hold no module
+  std::map<std::string, std::vector<std::string>> watched_;  ///< probes by their module
 };
 
 }  // namespace spile::kernel_engine

@@ -55,6 +55,7 @@ class KernelTrace final : public engine::Trace {
   Result<engine::Stats> stats() override;
   std::vector<SiteReport> sites() override { return attacher_->sites(); }
   std::vector<SiteReport> refusals() override;
+  std::vector<std::string> take_warnings() override { return attacher_->take_warnings(); }
   std::set<int> placed_though_refused() override;
 
  private:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# vm.sh KERNEL [--root DIR] [--timeout S] [--list] [COMMAND...]
+# vm.sh KERNEL [--root DIR] [--modules NAME,...] [--timeout S] [COMMAND...]
 #
 # Boots a Debian kernel under QEMU's software emulation with a busybox initramfs that holds spile, its libraries and what
 # --root adds, runs COMMAND in it and returns its output and exit status. KERNEL is 6.1, 6.12, newest (of Debian unstable) or a file.
@@ -16,16 +16,18 @@ cache=${SPILE_VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/spile/vm}
 spile=${SPILE_BINARY:-$top/build/release/spile}
 timeout_s=${SPILE_VM_TIMEOUT:-300}
 extra_root=
+modules=
 
 skip() { echo "vm: $*" >&2; exit 77; }
 die() { echo "vm: $*" >&2; exit 2; }
 
-[ $# -ge 1 ] || die "usage: vm.sh KERNEL [--root DIR] [--timeout S] [COMMAND...]"
+[ $# -ge 1 ] || die "usage: vm.sh KERNEL [--root DIR] [--modules NAME,...] [--timeout S] [COMMAND...]"
 kernel=$1
 shift
 while [ $# -gt 0 ]; do
   case $1 in
     --root) extra_root=$2; shift 2 ;;
+    --modules) modules=$2; shift 2 ;;
     --timeout) timeout_s=$2; shift 2 ;;
     --) shift; break ;;
     *) break ;;
@@ -171,6 +173,16 @@ run=$(mktemp -d "$cache/run.XXXXXX")
 trap 'rm -rf "$run"; [ -z "$extra_root" ] || rm -f "$base"' EXIT
 mkdir "$run/root"
 { printf 'exec'; printf ' %q' "$@"; echo; } >"$run/root/command"
+# The kernel's own modules, as /modules/NAME.ko.
+for module in ${modules//,/ }; do
+  file=$(find "$cache/kernel-$kernel/unpacked" -name "$module.ko*" -print -quit)
+  [ -n "$file" ] || die "the package of kernel $kernel has no module $module"
+  mkdir -p "$run/root/modules"
+  case $file in
+    *.xz) xz -dc "$file" >"$run/root/modules/$module.ko" ;;
+    *) cp "$file" "$run/root/modules/$module.ko" ;;
+  esac
+done
 (cd "$run/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$run/command.cpio.gz"
 cat "$base" "$run/command.cpio.gz" >"$run/initrd"
 
