@@ -36,7 +36,8 @@ std::vector<lang::ast::AttachPoint> attach_points(const std::string& text) {
 }
 
 bool has_duration(const lang::ast::AttachPoint& point) {
-  return point.type == lang::ast::ProbeType::kUretprobe || point.type == lang::ast::ProbeType::kKretprobe;
+  return point.type == lang::ast::ProbeType::kUretprobe ||
+         point.type == lang::ast::ProbeType::kKretprobe;
 }
 
 /// "software:page-faults" without a count is read, not sampled.
