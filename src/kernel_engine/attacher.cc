@@ -300,9 +300,11 @@ std::vector<std::string> Attacher::take_warnings() {
     const auto& [module, probes] = entry;
     if (access(("/sys/module/" + module).c_str(), F_OK) == 0) return false;
     warnings.push_back(fmt::format(
-        "the module {} has been unloaded: {}{} sees nothing any more, also when it is loaded again",
-        module, probes.front(),
-        probes.size() == 1 ? "" : fmt::format(" and {} more of its probes", probes.size() - 1)));
+        "the module {} has been unloaded: {} nothing any more, also when it is loaded again",
+        module,
+        probes.size() == 1
+            ? probes.front() + " sees"
+            : fmt::format("{} and {} more of its probes see", probes.front(), probes.size() - 1)));
     return true;
   });
   return warnings;

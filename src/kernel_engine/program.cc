@@ -53,6 +53,16 @@ std::vector<bpf_insn> with_descriptors(const bpf::Program& code, const Maps& map
   return out;
 }
 
+/// Under lockdown the helpers that read the kernel's memory are not there ("cannot use helper";
+/// before 6.10 "unknown func").
+bool may_not_read_kernel(std::string_view log) {
+  for (std::string_view refusal :
+       {"cannot use helper bpf_probe_read_kernel", "unknown func bpf_probe_read_kernel"}) {
+    if (log.find(refusal) != std::string_view::npos) return true;
+  }
+  return false;
+}
+
 /// The end of a verifier log is where it says what is wrong.
 std::string tail(const std::string& log, size_t lines) {
   size_t at = log.size();
@@ -92,6 +102,12 @@ Result<Fd> load_program(const bundle::Program& program,
       bpf_prog_load(kind.type, program.name.c_str(), "GPL", code.data(), code.size(), &options);
   if (again >= 0) return Fd(again);
   log.resize(strlen(log.c_str()));
+  if (may_not_read_kernel(log))
+    return fail(
+        ErrorCode::kDenied,
+        "this kernel is locked down and lets no program read its memory, which str(), * and "
+        "-> of its addresses do (/sys/kernel/security/lockdown: confidentiality); counting "
+        "works. It ends with Secure Boot off, or lockdown=none or integrity");
   if (log.empty()) return fail_errno(-again, "load the program {}", program.name);
   return fail(ErrorCode::kInternal, "the kernel's verifier refused the program {} ({}):\n{}",
               program.name, strerror(-again), tail(log, 25));
