@@ -66,6 +66,16 @@ std::vector<T> parse_lines(std::string_view text, std::optional<T> (*parse)(std:
 
 }  // namespace
 
+/// "[none] integrity confidentiality": the one in brackets holds.
+std::string lockdown() {
+  const auto text = os::read_file("/sys/kernel/security/lockdown");
+  const size_t open = text ? text->find('[') : std::string::npos;
+  const size_t close = text ? text->find(']') : std::string::npos;
+  return open == std::string::npos || close == std::string::npos || close < open
+             ? ""
+             : text->substr(open + 1, close - open - 1);
+}
+
 /// "ffffffffc0416144  k  dummy_xmit+0x4  dummy [DISABLED][FTRACE]"; where a symbol is printed by
 /// %pS, the module stands in brackets.
 std::optional<ActiveKprobe> parse_active_kprobe(std::string_view line) {

@@ -40,15 +40,6 @@ std::string first_line(const char* path) {
   return line;
 }
 
-/// "[none] integrity confidentiality" -> "none"; "" where there is no lockdown.
-std::string lockdown() {
-  std::string line = first_line("/sys/kernel/security/lockdown");
-  size_t open = line.find('['), close = line.find(']');
-  return open == std::string::npos || close == std::string::npos
-             ? ""
-             : line.substr(open + 1, close - open - 1);
-}
-
 Fact yes_or(std::string name, bool works, std::string how, std::string why_not) {
   return {std::move(name), works, works ? std::move(how) : std::move(why_not)};
 }
@@ -61,7 +52,7 @@ Fact of_result(std::string name, const Result<T>& result, std::string how) {
 Section machine() {
   utsname names = {};
   uname(&names);
-  const std::string lock = lockdown();
+  const std::string lock = kernel_engine::lockdown();
   const std::string paranoid = first_line("/proc/sys/kernel/perf_event_paranoid");
   const std::string pointers = first_line("/proc/sys/kernel/kptr_restrict");
   const bool is_root = geteuid() == 0;
