@@ -63,11 +63,16 @@ lang::CompileOptions options_from_environment() {
 
 std::expected<Compiled, std::string> compile(const Script& script,
                                              lang::World& world,
-                                             lang::CompileOptions options) {
+                                             lang::CompileOptions options,
+                                             std::vector<ScriptError>* errors) {
   options.positional = script.positional;
   Source source(script.name, script.text);
   Diagnostics diagnostics;
   auto failed = [&](const Diagnostics& d) {
+    for (const lang::Diagnostic& one : d) {
+      if (errors != nullptr && one.severity == lang::Severity::kError)
+        errors->push_back({source.position(one.span.begin), one.message, one.hint});
+    }
     return std::unexpected(render(source, d, render_options()));
   };
 

@@ -304,6 +304,7 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
 }  // namespace
 
 Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
+  if (instance_.context.probe == ProbeKind::kUsdt) return lower_usdt_field(expr);
   if (instance_.context.kind == ContextKind::kRegs) return lower_function_parameter(expr);
   if (instance_.context.kind == ContextKind::kNone) {
     diagnostics_.error(expr.span,
