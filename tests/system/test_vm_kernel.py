@@ -117,10 +117,10 @@ def script(version):
         if name == "by_module":
             lines.append("kill $VERSIONS")
         if name == "ustack":
-            lines.append("(while true; do spile --version; sleep 0.05; done) >/dev/null 2>&1 & VERSIONS=$!")
-        lines.append(f"show {name} {quoted(words)}")
+            lines.append(f"echo '== ustack'; begin {quoted(words)}; bpf_links | sed 's/^/LINK /'; spile --version; spile --version; end")
+        else:
+            lines.append(f"show {name} {quoted(words)}")
     lines += [
-        "kill $VERSIONS",
         "gone after_all",
         # Off: no call is counted. On: each.
         "echo '== paused'", f"begin --paused -e {quoted([SWITCHED])}",
