@@ -15,9 +15,18 @@ class Section {
  public:
   Section() { strings_.push_back('\0'); }
   uint32_t name(const std::string& text) {
-    const auto at = static_cast<uint32_t>(strings_.size());
+    const auto at = string_bytes();
     strings_ += text + '\0';
-    return at;
+    return at + shift_;
+  }
+  uint32_t string_bytes() const { return static_cast<uint32_t>(strings_.size()); }
+  uint32_t name_of(const std::string& text) const {
+    return static_cast<uint32_t>(strings_.find('\0' + text + '\0') + 1);
+  }
+  /// Of a split section: offsets into the strings count from the base's.
+  void shift_strings(uint32_t by) { shift_ = by; }
+  void add_named(uint32_t name, Kind kind, uint32_t length, uint32_t last) {
+    words_.insert(words_.end(), {name, static_cast<uint32_t>(kind) << 24 | length, last});
   }
   /// One entry; returns its number.
   uint32_t add(const std::string& name,
@@ -46,7 +55,7 @@ class Section {
  private:
   std::string strings_;
   std::vector<uint32_t> words_;
-  uint32_t count_ = 0;
+  uint32_t count_ = 0, shift_ = 0;
 };
 
 Section example() {
@@ -99,10 +108,50 @@ TEST(Btf, ATypedefOfItselfEnds) {
   EXPECT_EQ(must_parse(section).strip(1), 0u);
 }
 
+/// A module's section: strings and numbers go on where those of its base end.
+std::vector<uint8_t> split(const Section& base, uint32_t strings_before) {
+  Section module;
+  module.shift_strings(strings_before);
+  module.add("owner", Kind::kTypedef, 0, 3);                   // struct pair of the base
+  module.add("alias", Kind::kTypedef, 0, 2);                   // a name that the base has, too
+  module.add_named(base.name_of("pair"), Kind::kUnion, 0, 8);  // a name of the base's table
+  return module.bytes();
+}
+
+TEST(SplitBtf, NumbersGoOnWhereTheBaseEnds) {
+  const Section below = example();
+  auto base = std::make_shared<const Types>(must_parse(below));
+  auto types = Types::parse(split(below, below.string_bytes()), base);
+  ASSERT_TRUE(types) << types.error().message;
+  EXPECT_EQ(types->first(), base->count());
+  EXPECT_EQ(types->count(), base->count() + 3);
+  const auto owner = types->find(Kind::kTypedef, "owner");
+  ASSERT_EQ(owner, base->count());
+  EXPECT_EQ(types->type(types->strip(*owner)).name, "pair");
+  EXPECT_EQ(types->members(types->strip(*owner)).size(), 2u);
+  EXPECT_EQ(types->find(Kind::kTypedef, "alias"), base->count() + 1) << "its own first";
+  EXPECT_EQ(types->find(Kind::kUnion, "pair"), base->count() + 2);
+  EXPECT_EQ(types->find(Kind::kEnum, "color"), base->find(Kind::kEnum, "color"));
+  EXPECT_EQ(types->enumerator("RED"), -1);
+  EXPECT_EQ(types->type(types->count()).kind, Kind::kVoid);
+}
+
+TEST(Btf, ManyNamesAreFoundAsFewAre) {
+  const Types types = must_parse(example());
+  for (int i = 0; i < 100; i++) {
+    EXPECT_EQ(types.find(Kind::kInt, "int"), 1u) << i;
+    EXPECT_EQ(types.find(Kind::kStruct, "pair"), 3u) << i;
+    EXPECT_FALSE(types.find(Kind::kStruct, "alias")) << i;
+    EXPECT_FALSE(types.find(Kind::kUnion, "nothing")) << i;
+    EXPECT_EQ(types.find(Kind::kPointer, ""), 2u) << i;
+  }
+}
+
 TEST(Btf, RefusesWhatLiesOutside) {
   auto bytes = example().bytes();
   for (size_t size = 0; size < bytes.size(); size++)
-    EXPECT_FALSE(Types::parse({bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(size)}))
+    EXPECT_FALSE(
+        Types::parse(std::vector(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(size))))
         << size;
   bytes[0] ^= 1;
   EXPECT_FALSE(Types::parse(bytes));
@@ -131,13 +180,33 @@ TEST(Btf, SurvivesDamage) {
 TEST(Btf, ReadsTheKernelsOwn) {
   std::ifstream file("/sys/kernel/btf/vmlinux", std::ios::binary);
   if (!file) GTEST_SKIP() << "this kernel has no BTF";
-  auto types = Types::parse({std::istreambuf_iterator<char>(file), {}});
+  auto types = Types::parse(std::vector<uint8_t>(std::istreambuf_iterator<char>(file), {}));
   ASSERT_TRUE(types) << types.error().message;
   const auto task = types->find(Kind::kStruct, "task_struct");
   ASSERT_TRUE(task);
   bool has_comm = false;
   for (const Member& member : types->members(*task)) has_comm |= member.name == "comm";
   EXPECT_TRUE(has_comm);
+}
+
+/// Every named type is found by table as by walking.
+TEST(Btf, TheTableOfNamesAgreesWithTheWalk) {
+  std::ifstream file("/sys/kernel/btf/vmlinux", std::ios::binary);
+  if (!file) GTEST_SKIP() << "this kernel has no BTF";
+  const std::vector<uint8_t> bytes(std::istreambuf_iterator<char>(file), {});
+  auto table = Types::parse(bytes);
+  ASSERT_TRUE(table) << table.error().message;
+  for (int i = 0; i < 100; i++) table->find(Kind::kStruct, "task_struct");
+  size_t compared = 0;
+  for (uint32_t number = 1; number < table->count(); number += 3001) {
+    const Type type = table->type(number);
+    if (type.name.empty()) continue;
+    auto fresh = Types::parse(bytes);
+    ASSERT_TRUE(fresh);
+    EXPECT_EQ(table->find(type.kind, type.name), fresh->find(type.kind, type.name)) << type.name;
+    compared++;
+  }
+  EXPECT_GT(compared, 10u);
 }
 
 }  // namespace

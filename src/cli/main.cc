@@ -85,7 +85,13 @@ void add_target_options(CLI::App& app, Options& options) {
          "link, ioctl or tracefs")
       ->type_name("PATH")
       ->check(CLI::IsMember({"auto", "session", "multi", "link", "ioctl", "tracefs",
-                             "kprobe.session", "kprobe.multi", "uprobe.multi"}));
+                             "kprobe.session", "kprobe.multi", "uprobe.session", "uprobe.multi"}));
+  app.add_option(
+         "--records", options.trace.target.records,
+         "how the kernel engine gets its records: auto (default), ring (one buffer, in time "
+         "order) or perf (one buffer a CPU)")
+      ->type_name("PATH")
+      ->check(CLI::IsMember({"auto", "ring", "perf"}));
   app.add_option(
       "words", options.words,
       "a script file (- for standard input), then its positional parameters $1, $2, ...; behind -- "
@@ -245,6 +251,8 @@ void add_stat_options(CLI::App& app, session::StatRequest& stat, Options& option
       ->type_name("MS")
       ->check(CLI::Range(10, 86'400'000));
   app.add_flag("-A,--per-cpu", stat.per_cpu, "a line for each CPU");
+  app.add_flag("-L,--latency", stat.latency,
+               "how long calls took, by percentile: of uretprobe and kretprobe events");
   app.add_option("-f,--format", options.format, "text (default) or json")
       ->check(CLI::IsMember({"text", "json"}));
   app.add_option("-o,--output", stat.output_path, "write there instead of standard error")

@@ -29,11 +29,6 @@ bool has_kprobe_events() {
   return root && access((*root + "/kprobe_events").c_str(), F_OK) == 0;
 }
 
-bool calls_cookie(const bundle::Bundle& bundle, int program) {
-  return program >= 0 && calls(bundle.programs.at(static_cast<size_t>(program)).code,
-                               bpf::Helper::kGetAttachCookie);
-}
-
 /// " (did you mean vfs_read?)"
 std::string near_names(const std::string& symbol) {
   auto kernel = symbols::Kallsyms::load();
@@ -70,13 +65,12 @@ bool Attacher::fprobe_serves(const KprobeGroup& group) {
 /// it.
 Result<bool> Attacher::attach_session(const KprobeGroup& entry, const KprobeGroup& at_return) {
   const bool is_single = entry.probes.size() == 1;
-  const bool knows_probe =
-      calls_cookie(bundle_, entry.program) || calls_cookie(bundle_, at_return.program);
+  const bool knows_probe = calls_cookie(entry.program) || calls_cookie(at_return.program);
   if (!fprobe_serves(entry) || !fprobe_serves(at_return)) return false;
   if (knows_probe && !is_single) return false;  // a session has one cookie for both ends
   Programs::Pair pair{entry.program, at_return.program, {}, {}};
   if (knows_probe) pair.entry_probe = entry.probes.front(), pair.return_probe = at_return.probes[0];
-  auto program = programs_.session(pair);
+  auto program = programs_.session(pair, LoadType::kKprobeSession);
   if (!program && is_out_of_reach(program.error())) return false;
   if (!program) return forward(program);
   const auto names = names_of(bundle_, entry.probes);
@@ -177,6 +171,7 @@ Result<void> Attacher::attach_each_kprobe(const KprobeGroup& group, bool is_rest
     auto one = attach_single_kprobe(index, group.moment, path);
     if (one) {
       attached++;
+      single_kprobes_.push_back(index);
       continue;
     }
     Error error = explain_kprobe(std::move(one.error()), bundle_.probes[index]);

@@ -30,7 +30,7 @@ inline std::string_view name_of(AttachPath path) {
   return kAttachPathNames[static_cast<size_t>(path)].name;
 }
 
-/// "multi", also "kprobe.multi" and "uprobe.multi".
+/// "multi", also "kprobe.multi" and "uprobe.multi"; "session" likewise.
 inline Result<AttachPath> attach_path_of(std::string_view name) {
   std::string_view bare = name;
   for (std::string_view prefix : {"kprobe.", "uprobe."}) {

@@ -1,4 +1,6 @@
-// Probes of user code: by uprobe.multi where the kernel has it, one link a program and file.
+// Probes of user code: by uprobe.session and uprobe.multi where the kernel has them, one link a
+// program (or pair of programs) and file.
+#include <algorithm>
 #include <map>
 #include <optional>
 
@@ -22,6 +24,13 @@ Moment moment_of(ProbeKind kind) {
 
 const char* name_of(ProbeKind kind) {
   return kind == ProbeKind::kUretprobe ? "uretprobe" : "uprobe";
+}
+
+std::vector<uint64_t> sorted_offsets(const std::vector<UprobeSite>& sites) {
+  std::vector<uint64_t> offsets;
+  for (const UprobeSite& site : sites) offsets.push_back(site.offset.value);
+  std::ranges::sort(offsets);
+  return offsets;
 }
 
 }  // namespace
@@ -48,7 +57,13 @@ Result<std::vector<UprobeSite>> Attacher::find_uprobe_sites(const std::vector<si
   return sites;
 }
 
-Result<bool> Attacher::may_use_uprobe_multi() {
+/// Programs of uprobe.multi may be interrupted by others of the same CPU (perf_output.h).
+Result<bool> Attacher::may_use_uprobe_multi(int program) {
+  if (programs_.must_run_alone(program)) {
+    if (!is_forced(AttachPath::kMulti)) return false;
+    return fail(ErrorCode::kUnsupported,
+                "--attach multi: uprobe.multi cannot send records through a perf buffer");
+  }
   const bool has_it =
       scope_.pids.empty() ? features_.uprobe_multi() : features_.uprobe_multi_with_pid();
   if (is_forced(AttachPath::kAuto)) return has_it;
@@ -91,43 +106,105 @@ Result<void> Attacher::attach_single_uprobe(const UprobeSite& site, AttachPath p
   return {};
 }
 
-Result<void> Attacher::attach_uprobe_group(const std::string& path,
-                                           const std::vector<size_t>& probes) {
-  SPILE_TRY(const auto sites, find_uprobe_sites(probes));
-  SPILE_TRY_VOID(refuse_patched_sites(path, sites));
-  SPILE_TRY(const bool use_multi, may_use_uprobe_multi());
+Result<void> Attacher::attach_uprobe_group(UprobeGroup& group) {
+  SPILE_TRY(const bool use_multi, may_use_uprobe_multi(group.program));
   if (!use_multi) {
     const AttachPath single = is_forced(AttachPath::kTracefs) ? forced_ : single_path();
-    for (const UprobeSite& site : sites) SPILE_TRY_VOID(attach_single_uprobe(site, single));
+    for (const UprobeSite& site : group.sites) SPILE_TRY_VOID(attach_single_uprobe(site, single));
     return {};
   }
-  const Probe& first = bundle_.probes[probes.front()];  // a program has probes of one kind
-  SPILE_TRY(int fd, programs_.shared(first.program, LoadType::kUprobeMulti));
+  const Probe& first = bundle_.probes[group.probes.front()];  // a program has probes of one kind
+  SPILE_TRY(int fd, programs_.shared(group.program, LoadType::kUprobeMulti));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{0} : scope_.pids;
   for (pid_t pid : pids) {
-    SPILE_TRY(Fd link, link_uprobes(fd, path, sites, moment_of(first.kind), pid));
+    SPILE_TRY(Fd link, link_uprobes(fd, kTraceUprobeMulti, group.path, group.sites,
+                                    moment_of(first.kind), pid));
     links_.push_back({.definition = {}, .event = Fd(), .link = std::move(link)});
   }
-  for (const UprobeSite& site : sites)
+  for (const UprobeSite& site : group.sites)
     report(site.probe, fmt::format("{} (uprobe.multi)", name_of(first.kind)), site.offset.value);
   return {};
 }
 
-/// All uprobes of one program and file share a link. Groups keep the order of their first probe.
-Result<void> Attacher::attach_uprobes() {
-  if (is_forced(AttachPath::kSession) &&
-      std::ranges::any_of(bundle_.probes, [](const Probe& p) { return is_user_code(p.kind); }))
-    return fail(ErrorCode::kUnsupported, "--attach session: sessions of uprobes are not built yet");
-  std::map<std::pair<std::string, int>, std::vector<size_t>> groups;
-  std::vector<std::pair<std::string, int>> order;
+/// The same places, no semaphores, and nobody asks which of several functions it is: a session has
+/// one cookie for both ends.
+bool Attacher::may_be_uprobe_session(const UprobeGroup& entry, const UprobeGroup& at_return) {
+  const auto kind_of = [&](const UprobeGroup& group) {
+    return bundle_.probes[group.probes.front()].kind;
+  };
+  const bool knows_probe = calls_cookie(entry.program) || calls_cookie(at_return.program);
+  return !entry.is_attached && !at_return.is_attached && entry.path == at_return.path &&
+         kind_of(entry) == ProbeKind::kUprobe && kind_of(at_return) == ProbeKind::kUretprobe &&
+         (entry.sites.size() == 1 || !knows_probe) && !programs_.must_run_alone(entry.program) &&
+         !programs_.must_run_alone(at_return.program) &&
+         sorted_offsets(entry.sites) == sorted_offsets(at_return.sites);
+}
+
+Result<void> Attacher::attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return) {
+  Programs::Pair pair{entry.program, at_return.program, {}, {}};
+  if (calls_cookie(entry.program) || calls_cookie(at_return.program))
+    pair.entry_probe = entry.probes.front(), pair.return_probe = at_return.probes.front();
+  SPILE_TRY(int fd, programs_.session(pair, LoadType::kUprobeSession));
+  std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{0} : scope_.pids;
+  for (pid_t pid : pids) {
+    SPILE_TRY(Fd link,
+              link_uprobes(fd, kTraceUprobeSession, entry.path, entry.sites, Moment::kEntry, pid));
+    links_.push_back({.definition = {}, .event = Fd(), .link = std::move(link)});
+  }
+  for (const UprobeGroup* group : {&entry, &at_return}) {
+    for (const UprobeSite& site : group->sites)
+      report(site.probe,
+             fmt::format("{} (uprobe.session)", name_of(bundle_.probes[site.probe].kind)),
+             site.offset.value);
+  }
+  entry.is_attached = at_return.is_attached = true;
+  return {};
+}
+
+/// A return may come before its entry in the script.
+Result<void> Attacher::attach_uprobe_sessions(std::vector<UprobeGroup>& groups) {
+  for (UprobeGroup& entry : groups) {
+    const auto partner = std::ranges::find_if(
+        groups, [&](const UprobeGroup& other) { return may_be_uprobe_session(entry, other); });
+    if (partner == groups.end() || !features_.uprobe_session() ||
+        (!scope_.pids.empty() && !features_.uprobe_multi_with_pid()))
+      continue;
+    SPILE_TRY_VOID(attach_uprobe_session(entry, *partner));
+  }
+  return {};
+}
+
+/// Groups keep the order of their first probe. Their places are known and free.
+Result<std::vector<Attacher::UprobeGroup>> Attacher::group_uprobes() {
+  std::vector<UprobeGroup> groups;
+  std::map<std::pair<std::string, int>, size_t> known;
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
     const Probe& probe = bundle_.probes[i];
     if (!is_user_code(probe.kind)) continue;
-    auto key = std::pair(probe.path, probe.program);
-    if (groups[key].empty()) order.push_back(key);
-    groups[key].push_back(i);
+    const auto [at, is_new] = known.try_emplace({probe.path, probe.program}, groups.size());
+    if (is_new) groups.push_back({.path = probe.path, .program = probe.program});
+    groups[at->second].probes.push_back(i);
   }
-  for (const auto& key : order) SPILE_TRY_VOID(attach_uprobe_group(key.first, groups[key]));
+  for (UprobeGroup& group : groups) {
+    SPILE_TRY(group.sites, find_uprobe_sites(group.probes));
+    SPILE_TRY_VOID(refuse_patched_sites(group.path, group.sites));
+  }
+  return groups;
+}
+
+/// All uprobes of one program and file share a link, and those of a pair of programs, too.
+Result<void> Attacher::attach_uprobes() {
+  SPILE_TRY(auto groups, group_uprobes());
+  if (is_forced(AttachPath::kAuto) || is_forced(AttachPath::kSession))
+    SPILE_TRY_VOID(attach_uprobe_sessions(groups));
+  for (UprobeGroup& group : groups) {
+    if (group.is_attached) continue;
+    if (is_forced(AttachPath::kSession))
+      return fail(ErrorCode::kUnsupported,
+                  "--attach session: this kernel has no uprobe.session, or the script is not a "
+                  "uprobe and a uretprobe of the same functions");
+    SPILE_TRY_VOID(attach_uprobe_group(group));
+  }
   return {};
 }
 

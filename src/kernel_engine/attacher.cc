@@ -85,6 +85,7 @@ Result<void> Attacher::attach() {
   delete_stale_events();
   SPILE_TRY_VOID(attach_uprobes());
   SPILE_TRY_VOID(attach_kprobes());
+  watch_modules();
   for (size_t i = 0; i < bundle_.probes.size(); i++) {
     auto attached = attach_other(i);
     if (!attached) return forward(attached, "attach {}", bundle_.probes[i].name);
@@ -219,31 +220,94 @@ void Attacher::refuse(size_t probe, std::string reason) {
   sites_.push_back(std::move(site));
 }
 
+bool Attacher::calls_cookie(int program) const {
+  return program >= 0 && calls(bundle_.programs.at(static_cast<size_t>(program)).code,
+                               bpf::Helper::kGetAttachCookie);
+}
+
+namespace {
+
+/// Kprobes that are in place, by where they are.
+class InPlace {
+ public:
+  explicit InPlace(const std::vector<ActiveKprobe>& all) {
+    for (const ActiveKprobe& one : all) {
+      by_place_.try_emplace({one.type, one.place}, &one);
+      by_address_.try_emplace({one.type, one.address}, &one);
+    }
+  }
+  /// A function that begins with endbr64 is probed behind it. Null: not found.
+  const ActiveKprobe* find(const Probe& probe) const {
+    const char type = probe.kind == ProbeKind::kKprobe ? 'k' : 'r';
+    for (uint64_t behind : {uint64_t{0}, probe.offset == 0 ? kEndbrBytes : 0}) {
+      const ActiveKprobe* found =
+          probe.address
+              ? look(by_address_, std::pair(type, *probe.address + behind))
+              : look(by_place_,
+                     std::pair(type, fmt::format("{}+{:#x}", probe.symbol, probe.offset + behind)));
+      if (found != nullptr) return found;
+    }
+    return nullptr;
+  }
+
+ private:
+  template <typename Key>
+  static const ActiveKprobe* look(const std::map<Key, const ActiveKprobe*>& known, const Key& key) {
+    const auto found = known.find(key);
+    return found == known.end() ? nullptr : found->second;
+  }
+  std::map<std::pair<char, std::string>, const ActiveKprobe*> by_place_;
+  std::map<std::pair<char, uint64_t>, const ActiveKprobe*> by_address_;
+};
+
+}  // namespace
+
 /// For kprobes also where they are and how the kernel reaches them, as kprobes/list tells.
 std::vector<SiteReport> Attacher::sites() const {
   auto sites = sites_;
-  auto active = active_kprobes();
+  const auto active = active_kprobes();
   if (!active) return sites;
+  const InPlace in_place(*active);
   for (SiteReport& site : sites) {
     const Probe& probe = bundle_.probes[static_cast<size_t>(site.probe)];
     bool is_kprobe = probe.kind == ProbeKind::kKprobe || probe.kind == ProbeKind::kKretprobe;
-    if (!is_kprobe || site.refused) continue;
-    const std::string place = fmt::format("{}+{:#x}", probe.symbol, probe.offset);
-    // A function that begins with endbr64 is probed behind it.
-    const std::string behind =
-        probe.offset == 0 ? fmt::format("{}+{:#x}", probe.symbol, kEndbrBytes) : place;
-    const char type = probe.kind == ProbeKind::kKprobe ? 'k' : 'r';
-    for (const ActiveKprobe& one : *active) {
-      bool is_it = probe.address ? one.address == *probe.address ||
-                                       one.address == *probe.address + kEndbrBytes
-                                 : one.place == place || one.place == behind;
-      if (!is_it || one.type != type) continue;
-      site.address = one.address;
-      if (!one.state.empty()) site.reason = one.state;
-      break;
-    }
+    const ActiveKprobe* found = is_kprobe && !site.refused ? in_place.find(probe) : nullptr;
+    if (found == nullptr) continue;
+    site.address = found->address;
+    if (!found->state.empty()) site.reason = found->state;
   }
   return sites;
+}
+
+/// The other ways hold the module, so that it cannot be unloaded. A name may be a module's without
+/// saying so.
+void Attacher::watch_modules() {
+  if (single_kprobes_.empty()) return;
+  const auto active = active_kprobes();
+  const InPlace in_place(active ? *active : std::vector<ActiveKprobe>());
+  for (size_t index : single_kprobes_) {
+    const Probe& probe = bundle_.probes[index];
+    std::string module = probe.module == "vmlinux" ? "" : probe.module;
+    const ActiveKprobe* found = module.empty() ? in_place.find(probe) : nullptr;
+    if (found != nullptr) module = found->module;
+    if (!module.empty() && probe.entry_of < 0) watched_[module].push_back(probe.name);
+  }
+}
+
+std::vector<std::string> Attacher::take_warnings() {
+  std::vector<std::string> warnings;
+  std::erase_if(watched_, [&](const auto& entry) {
+    const auto& [module, probes] = entry;
+    if (access(("/sys/module/" + module).c_str(), F_OK) == 0) return false;
+    warnings.push_back(fmt::format(
+        "the module {} has been unloaded: {} nothing any more, also when it is loaded again",
+        module,
+        probes.size() == 1
+            ? probes.front() + " sees"
+            : fmt::format("{} and {} more of its probes see", probes.front(), probes.size() - 1)));
+    return true;
+  });
+  return warnings;
 }
 
 }  // namespace spile::kernel_engine

@@ -1,6 +1,7 @@
 // Probes of a Bundle -> links, by the best way that the kernel has.
 //
-// uprobes      uprobe.multi; else one perf event each, with a link or an ioctl; tracefs
+// uprobes      uprobe.session for an entry and a return of the same functions; uprobe.multi; else
+//              one perf event each, with a link or an ioctl; tracefs
 // kprobes      kprobe.session for an entry and a return of the same functions; kprobe.multi; else
 // one
 //              perf event each, with a link or an ioctl; tracefs where there is no PMU for it
@@ -44,7 +45,11 @@ class Attacher {
   void detach();
 
   uint64_t missed();
+  /// Modules that were unloaded under their probes; each is told once.
+  std::vector<std::string> take_warnings();
   std::vector<engine::SiteReport> sites() const;
+  /// Without what the kernel says of each, which takes long to read.
+  const std::vector<engine::SiteReport>& own_sites() const { return sites_; }
 
  private:
   /// A tracefs event is tried last, and only where the others cannot be had.
@@ -53,10 +58,22 @@ class Attacher {
 
   // attach_uprobes.cc
   Result<void> attach_uprobes();
-  Result<void> attach_uprobe_group(const std::string& path, const std::vector<size_t>& probes);
+  /// The uprobes of one program in one file.
+  struct UprobeGroup {
+    std::string path;
+    int program = -1;
+    std::vector<size_t> probes;
+    std::vector<UprobeSite> sites;
+    bool is_attached = false;
+  };
+  Result<std::vector<UprobeGroup>> group_uprobes();
+  Result<void> attach_uprobe_group(UprobeGroup& group);
+  Result<void> attach_uprobe_sessions(std::vector<UprobeGroup>& groups);
+  Result<void> attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return);
+  bool may_be_uprobe_session(const UprobeGroup& entry, const UprobeGroup& at_return);
   Result<std::vector<UprobeSite>> find_uprobe_sites(const std::vector<size_t>& probes);
   Result<void> attach_single_uprobe(const UprobeSite& site, AttachPath path);
-  Result<bool> may_use_uprobe_multi();
+  Result<bool> may_use_uprobe_multi(int program);
 
   // attach_kprobes.cc
   Result<void> attach_kprobes();
@@ -78,7 +95,10 @@ class Attacher {
 
   Result<void> keep(Result<Link> link);
   void report(size_t probe, std::string mechanism, uint64_t address = 0);
+  void watch_modules();
   void refuse(size_t probe, std::string reason);
+  /// A program that asks which probe it serves.
+  bool calls_cookie(int program) const;
 
   const bundle::Bundle& bundle_;
   const engine::Scope& scope_;
@@ -90,6 +110,8 @@ class Attacher {
   std::vector<engine::SiteReport> sites_;
   std::set<size_t> left_out_;  ///< of several BTF probes those that the kernel does not take
   uint64_t missed_ = 0;
+  std::vector<size_t> single_kprobes_;  ///< by perf event or tracefs: they hold no module
+  std::map<std::string, std::vector<std::string>> watched_;  ///< probes by their module
 };
 
 }  // namespace spile::kernel_engine

@@ -35,12 +35,12 @@ bool looks_for_functions(int attach_type) {
 }
 
 /// A kernel that has these links refuses "/", which is no file, or before that a pid of -1.
-int errno_of_uprobe_link(pid_t pid) {
-  Fd program = trivial_program(kTraceUprobeMulti);
+int errno_of_uprobe_link(int attach_type, pid_t pid) {
+  Fd program = trivial_program(attach_type);
   if (!program) return 0;
   const UprobeSite site = {FileOffset(0), FileOffset(0), 0, 0};
   errno = 0;
-  auto link = link_uprobes(program.get(), "/", {&site, 1}, Moment::kEntry, pid);
+  auto link = link_uprobes(program.get(), attach_type, "/", {&site, 1}, Moment::kEntry, pid);
   return link ? 0 : errno;
 }
 
@@ -71,10 +71,14 @@ bool Features::kprobe_multi() {
   return ask(kprobe_multi_, [] { return looks_for_functions(kTraceKprobeMulti); });
 }
 bool Features::uprobe_multi() {
-  return ask(uprobe_multi_, [] { return errno_of_uprobe_link(0) == EBADF; });
+  return ask(uprobe_multi_, [] { return errno_of_uprobe_link(kTraceUprobeMulti, 0) == EBADF; });
 }
 bool Features::uprobe_multi_with_pid() {
-  return uprobe_multi() && ask(uprobe_pid_, [] { return errno_of_uprobe_link(-1) == EINVAL; });
+  return uprobe_multi() &&
+         ask(uprobe_pid_, [] { return errno_of_uprobe_link(kTraceUprobeMulti, -1) == EINVAL; });
+}
+bool Features::uprobe_session() {
+  return ask(uprobe_session_, [] { return errno_of_uprobe_link(kTraceUprobeSession, 0) == EBADF; });
 }
 bool Features::perf_link() {
   return ask(perf_link_, asks_perf_event);

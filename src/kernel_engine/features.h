@@ -16,6 +16,8 @@ class Features {
   bool uprobe_multi();
   /// uprobe.multi whose pid means a process; that of 6.6 to 6.9 meant one thread.
   bool uprobe_multi_with_pid();
+  /// An entry and a return by one program (6.13).
+  bool uprobe_session();
   bool perf_link();      ///< BPF_LINK_CREATE on perf events, with a cookie (5.15)
   bool ring_buffer();    ///< BPF_MAP_TYPE_RINGBUF (5.8)
   bool kernel_types();   ///< /sys/kernel/btf/vmlinux
@@ -25,8 +27,8 @@ class Features {
 
  private:
   bool ask(std::optional<bool>& known, bool (*question)());
-  std::optional<bool> session_, kprobe_multi_, uprobe_multi_, uprobe_pid_, perf_link_, ring_, btf_,
-      kprobes_;
+  std::optional<bool> session_, kprobe_multi_, uprobe_multi_, uprobe_pid_, uprobe_session_,
+      perf_link_, ring_, btf_, kprobes_;
 };
 
 }  // namespace spile::kernel_engine

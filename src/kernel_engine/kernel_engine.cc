@@ -10,8 +10,10 @@
 #include <cstring>
 
 #include "kernel_engine/attacher.h"
+#include "kernel_engine/gate.h"
 #include "kernel_engine/maps.h"
 #include "kernel_engine/program.h"
+#include "kernel_engine/record_reader.h"
 #include "os/process.h"
 
 namespace spile::kernel_engine {
@@ -28,10 +30,6 @@ uint64_t monotonic_ns() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
-
-struct RingDeleter {
-  void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
-};
 
 class KernelTrace final : public engine::Trace {
  public:
@@ -51,8 +49,14 @@ class KernelTrace final : public engine::Trace {
   }
   Result<void> run_end() override { return run_all(ProbeKind::kEnd); }
   Result<void> detach() override;
+  Result<void> switch_probes(std::span<const int> probes, bool on) override {
+    return gate_->switch_probes(bundle_, probes, on);
+  }
   Result<engine::Stats> stats() override;
   std::vector<SiteReport> sites() override { return attacher_->sites(); }
+  std::vector<SiteReport> refusals() override;
+  std::vector<std::string> take_warnings() override { return attacher_->take_warnings(); }
+  std::set<int> placed_though_refused() override;
 
  private:
   bool overrides(const Probe& probe) const {
@@ -60,7 +64,8 @@ class KernelTrace final : public engine::Trace {
                                        bpf::Helper::kOverrideReturn);
   }
   Result<void> refuse_overrides_of_programs() const;
-  Result<void> open_ring();
+  Result<void> open_records();
+  Result<void> refuse_records_of_typed_probes() const;
   Result<void> run_all(ProbeKind kind);
   Error explain(Error error) const;
   Result<uint64_t> sum_counter(bundle::Counter counter);
@@ -69,24 +74,29 @@ class KernelTrace final : public engine::Trace {
   engine::Scope scope_;
   Options options_;
   std::optional<Maps> maps_;
+  std::optional<Gate> gate_;
   std::optional<Programs> programs_;
   std::optional<Attacher> attacher_;
-  std::unique_ptr<ring_buffer, RingDeleter> ring_;
-  const engine::RecordSink* sink_ = nullptr;
+  std::optional<RecordReader> records_;
   Fd run_stats_;
   std::vector<Fd> processes_;  ///< pidfds of the scope
 };
 
-int on_record(void* sink_slot, void* data, size_t size) {
-  const auto* sink = *static_cast<const engine::RecordSink**>(sink_slot);
-  if (sink != nullptr) (*sink)({static_cast<const uint8_t*>(data), size});
-  return 0;
+Result<void> KernelTrace::open_records() {
+  if (bundle_.ring_map < 0) return {};
+  SPILE_TRY(records_, RecordReader::open(*maps_, bundle_.ring_map));
+  return {};
 }
 
-Result<void> KernelTrace::open_ring() {
-  if (bundle_.ring_map < 0) return {};
-  ring_.reset(ring_buffer__new(maps_->fd(bundle_.ring_map), on_record, &sink_, nullptr));
-  if (!ring_) return fail_errno(errno, "open the ring buffer");
+/// BTF programs may interrupt each other in the midst of a record (perf_output.h).
+Result<void> KernelTrace::refuse_records_of_typed_probes() const {
+  for (const Probe& probe : bundle_.probes) {
+    if (!bundle::is_typed(probe.kind) || !programs_->must_run_alone(probe.program)) continue;
+    return fail(ErrorCode::kUnsupported,
+                "{}: a perf buffer cannot serve it: it can count into maps, but it needs the BPF "
+                "ring buffer (Linux 5.8) to print",
+                probe.name);
+  }
   return {};
 }
 
@@ -122,11 +132,17 @@ Result<void> KernelTrace::start() {
     processes_.push_back(std::move(*pidfd));
   }
   SPILE_TRY_VOID(refuse_overrides_of_programs());
-  SPILE_TRY(maps_, Maps::create(bundle_.maps));
-  programs_.emplace(bundle_, *maps_);
+  uint32_t longest_record = sizeof(bundle::RecordHeader);
+  for (const bundle::Action& action : bundle_.actions)
+    longest_record = std::max(longest_record, action.record_size);
+  SPILE_TRY(maps_, Maps::create(bundle_.maps, options_.records, longest_record));
+  SPILE_TRY(gate_, Gate::create(bundle_, !scope_.paused));
+  auto types = options_.types ? options_.types : std::make_shared<KernelTypes>();
+  programs_.emplace(bundle_, *maps_, *gate_, std::move(types));
+  SPILE_TRY_VOID(refuse_records_of_typed_probes());
   attacher_.emplace(bundle_, scope_, options_.attach_path, *programs_);
   if (auto loaded = attacher_->load(); !loaded) return std::unexpected(explain(loaded.error()));
-  SPILE_TRY_VOID(open_ring());
+  SPILE_TRY_VOID(open_records());
   if (options_.measure) run_stats_ = Fd(bpf_enable_stats(BPF_STATS_RUN_TIME));
   if (bundle_.start_map >= 0)
     SPILE_TRY_VOID(maps_->set_array(bundle_.start_map, 0, monotonic_ns()));
@@ -154,21 +170,31 @@ Error KernelTrace::explain(Error error) const {
 
 Result<size_t> KernelTrace::poll(std::chrono::milliseconds timeout,
                                  const engine::RecordSink& sink) {
-  if (!ring_) {
-    timespec wait = {timeout.count() / 1000, timeout.count() % 1000 * 1'000'000};
-    nanosleep(&wait, nullptr);
-    return size_t{0};
-  }
-  sink_ = &sink;
-  int count = ring_buffer__poll(ring_.get(), static_cast<int>(timeout.count()));
-  sink_ = nullptr;
-  if (count < 0 && count != -EINTR) return fail_errno(-count, "read the ring buffer");
-  return static_cast<size_t>(std::max(count, 0));
+  if (records_) return records_->poll(timeout, sink);
+  timespec wait = {timeout.count() / 1000, timeout.count() % 1000 * 1'000'000};
+  nanosleep(&wait, nullptr);
+  return size_t{0};
 }
 
 bool KernelTrace::targets_gone() {
   if (processes_.empty()) return false;
   return std::ranges::none_of(processes_, [](const Fd& pidfd) { return os::pidfd_alive(pidfd); });
+}
+
+std::vector<SiteReport> KernelTrace::refusals() {
+  std::vector<SiteReport> refused;
+  for (const SiteReport& site : attacher_->own_sites()) {
+    if (site.refused) refused.push_back(site);
+  }
+  return refused;
+}
+
+std::set<int> KernelTrace::placed_though_refused() {
+  std::set<int> placed;
+  for (const SiteReport& site : attacher_->own_sites()) {
+    if (!site.refused) placed.insert(site.probe);
+  }
+  return placed;
 }
 
 Result<void> KernelTrace::detach() {

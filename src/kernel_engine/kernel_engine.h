@@ -5,6 +5,8 @@
 
 #include "engine/engine.h"
 #include "kernel_engine/attach_path.h"
+#include "kernel_engine/kernel_types.h"
+#include "kernel_engine/record_path.h"
 
 namespace spile::kernel_engine {
 
@@ -14,6 +16,9 @@ struct Options {
   bool measure = false;
   /// This way for kprobes and uprobes, or an error that says why it cannot be had.
   AttachPath attach_path = AttachPath::kAuto;
+  RecordPath records = RecordPath::kAuto;
+  /// What the compiler has read of them already; empty: the engine reads them if it must.
+  std::shared_ptr<KernelTypes> types = {};
 };
 
 /// Every kprobe that is in place in this kernel, whoever set it, with its state and its first bytes

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <vector>
 
 #include "bpf/builder.h"
 #include "kernel_engine/features.h"
@@ -127,6 +128,45 @@ TEST(KernelEngine, HandsOutRecordsInOrder) {
   });
   ASSERT_TRUE(count);
   EXPECT_EQ(seen, 2u);
+}
+
+/// What runs off is nothing, whoever calls; programs are switched whole.
+TEST(KernelEngine, SwitchesProbesOffAndOn) {
+  if (access("/sys/kernel/tracing/events/syscalls", F_OK) != 0)
+    GTEST_SKIP() << "SKIP: no tracefs with syscall events";
+  Bundle bundle;
+  bundle.maps = {counter_map()};
+  bundle.programs = {{.name = "count",
+                      .code = count_program(0),
+                      .context = bundle::ContextKind::kTracepoint,
+                      .context_size = 16}};
+  for (const char* event : {"sys_enter_getpgid", "sys_exit_getpgid"})
+    bundle.probes.push_back({.kind = bundle::ProbeKind::kTracepoint,
+                             .name = event,
+                             .symbol = event,
+                             .module = "syscalls",
+                             .program = 0});
+  engine::Scope scope;
+  scope.paused = true;
+  ATTACH_OR_SKIP(trace, bundle, scope);
+  auto call = [] {
+    for (int i = 0; i < 1000; i++) getpgid(0);
+  };
+  call();
+  EXPECT_EQ(total(*trace->read_map(0)), 0u);
+  const std::vector<int> one = {1}, both = {0, 1};
+  EXPECT_EQ(trace->switch_probes(one, true).error().code, ErrorCode::kUnsupported);
+  call();
+  EXPECT_EQ(total(*trace->read_map(0)), 0u) << "nothing has changed";
+  ASSERT_TRUE(trace->switch_probes(both, true));
+  call();
+  ASSERT_TRUE(trace->switch_probes(both, false));
+  const uint64_t counted = total(*trace->read_map(0));
+  EXPECT_GE(counted, 2000u);
+  call();
+  // A program that ran at that moment, on another CPU, has ended meanwhile.
+  EXPECT_LE(total(*trace->read_map(0)),
+            counted + static_cast<uint64_t>(sysconf(_SC_NPROCESSORS_CONF)));
 }
 
 TEST(KernelEngine, CountsATracepoint) {

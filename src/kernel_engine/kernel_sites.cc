@@ -77,7 +77,9 @@ Result<std::vector<engine::SiteReport>> kernel_sites() {
     site.address = probe.address;
     site.mechanism = fmt::format("{}{}", probe.type == 'r' ? "kretprobe" : "kprobe",
                                  probe.state.empty() ? "" : " " + probe.state);
-    if (memory) site.before = memory->read(probe.address, kShownBytes);
+    // What was there is gone, and the memory may be another's.
+    const bool is_gone = probe.state.find("[GONE]") != std::string::npos;
+    if (memory && !is_gone) site.before = memory->read(probe.address, kShownBytes);
     sites.push_back(std::move(site));
   }
   return sites;

@@ -12,9 +12,8 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "btf/btf.h"
 #include "bundle/bundle.h"
-
-struct btf;
 
 namespace spile::kernel_engine {
 
@@ -42,11 +41,16 @@ struct TypeTarget {
   Fd object;  ///< of the module's type information; none: the kernel's
 };
 
-/// Reads and keeps it (5 MB, some 15 ms) when first asked. One thread uses it.
+/// The kernel's section, for all who ask about it. Mapped where the kernel allows that (6.16), else
+/// read. Errors: unsupported, there is none.
+Result<std::shared_ptr<const btf::Types>> load_kernel_btf(const std::string& path);
+
+/// Reads the sections when first asked and keeps them: one of these serves the compiler and the
+/// engine. One thread uses it.
 class KernelTypes {
  public:
-  KernelTypes();
-  ~KernelTypes();
+  /// `path`: the kernel's section; those of modules lie beside it.
+  explicit KernelTypes(std::string path = "/sys/kernel/btf/vmlinux") : path_(std::move(path)) {}
 
   // `module` "" or "vmlinux" is the kernel proper; of a module that is not loaded nothing is found.
   // Names may hold `*`. Errors: unsupported, there is no type information; not found.
@@ -61,16 +65,15 @@ class KernelTypes {
   /// The id of a function of the kernel proper, such as bpf_session_is_return.
   Result<uint32_t> function_id(std::string_view name);
 
- private:
-  struct Deleter {
-    void operator()(btf* types) const;
-  };
-  using Btf = std::unique_ptr<btf, Deleter>;
-  Result<const btf*> kernel();
-  Result<const btf*> of(std::string_view module);
+  Result<std::shared_ptr<const btf::Types>> kernel();
 
-  Btf kernel_;
-  std::map<std::string, Btf, std::less<>> modules_;
+ private:
+  using Section = Result<std::shared_ptr<const btf::Types>>;
+  Section of(std::string_view module);
+
+  std::string path_;
+  std::optional<Section> kernel_;
+  std::map<std::string, Section, std::less<>> modules_;
 };
 
 }  // namespace spile::kernel_engine

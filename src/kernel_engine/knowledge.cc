@@ -66,7 +66,18 @@ std::vector<T> parse_lines(std::string_view text, std::optional<T> (*parse)(std:
 
 }  // namespace
 
-/// "ffffffff812a0000  k  vfs_read+0x0    [module] [DISABLED][FTRACE]"
+/// "[none] integrity confidentiality": the one in brackets holds.
+std::string lockdown() {
+  const auto text = os::read_file("/sys/kernel/security/lockdown");
+  const size_t open = text ? text->find('[') : std::string::npos;
+  const size_t close = text ? text->find(']') : std::string::npos;
+  return open == std::string::npos || close == std::string::npos || close < open
+             ? ""
+             : text->substr(open + 1, close - open - 1);
+}
+
+/// "ffffffffc0416144  k  dummy_xmit+0x4  dummy [DISABLED][FTRACE]"; where a symbol is printed by
+/// %pS, the module stands in brackets.
 std::optional<ActiveKprobe> parse_active_kprobe(std::string_view line) {
   const auto words = words_of(line);
   if (words.size() < 3 || words[1].size() != 1) return std::nullopt;
@@ -82,6 +93,8 @@ std::optional<ActiveKprobe> parse_active_kprobe(std::string_view line) {
       probe.state += words[i];
     } else if (words[i].starts_with('[') && words[i].ends_with(']')) {
       probe.module = words[i].substr(1, words[i].size() - 2);
+    } else if (i == 3) {
+      probe.module = words[i];
     }
   }
   return probe;

@@ -11,6 +11,9 @@
 
 namespace spile::kernel_engine {
 
+/// "none", "integrity" or "confidentiality"; "" where the kernel has no lockdown, or hides which.
+std::string lockdown();
+
 /// One line of kprobes/list: a kprobe that is in place, whoever set it.
 struct ActiveKprobe {
   uint64_t address = 0;

@@ -48,7 +48,7 @@ Error create_error(int errno_value, const MapSpec& spec) {
                                            spec.max_entries, spec.key_size, spec.value_size));
   if (errno_value == EINVAL && spec.kind == MapKind::kRing)
     return {ErrorCode::kUnsupported,
-            "this kernel has no BPF ring buffer, by which scripts print: it came with Linux 5.8"};
+            "--records ring: this kernel has no BPF ring buffer, it came with Linux 5.8"};
   if (errno_value == EPERM)
     error.message += "; the kernel engine needs root, or CAP_BPF and CAP_PERFMON";
   return error;
@@ -67,24 +67,57 @@ size_t Maps::buffer_size(int map) const {
   return per_cpu(map) ? (value_size + 7) / 8 * 8 * cpus_ : value_size;
 }
 
-Result<Maps> Maps::create(const std::vector<MapSpec>& specs) {
+Result<Fd> Maps::make(const MapSpec& spec) const {
+  LIBBPF_OPTS(bpf_map_create_opts, options);
+  // Memory is taken as entries come: a map of many large values would otherwise cost hundreds of
+  // MB at start.
+  if (is_hash(spec.kind)) options.map_flags = BPF_F_NO_PREALLOC;
+  const bool ring = spec.kind == MapKind::kRing;
+  int fd =
+      bpf_map_create(kernel_type(spec.kind), kernel_name(spec).c_str(), ring ? 0 : spec.key_size,
+                     ring ? 0 : spec.value_size, spec.max_entries, &options);
+  if (fd < 0) return std::unexpected(create_error(-fd, spec));
+  return Fd(fd);
+}
+
+/// The ring buffer, or where there is none (or it is asked for) a perf buffer a CPU.
+Result<Fd> Maps::make_ring(const MapSpec& spec, RecordPath records) {
+  if (records != RecordPath::kPerfBuffer) {
+    auto ring = make(spec);
+    const bool has_none = !ring && ring.error().code == ErrorCode::kUnsupported;
+    if (!has_none || records == RecordPath::kRingBuffer) return ring;
+  }
+  int fd = bpf_map_create(BPF_MAP_TYPE_PERF_EVENT_ARRAY, "records", 4, 4,
+                          static_cast<uint32_t>(cpus_), nullptr);
+  if (fd < 0) return fail_errno(-fd, "create the map of perf buffers");
+  is_perf_ = true;
+  return Fd(fd);
+}
+
+Result<void> Maps::make_scratch(uint32_t record_bytes) {
+  int fd = bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "record", 4, (record_bytes + 7) / 8 * 8, 1,
+                          nullptr);
+  if (fd < 0)
+    return fail_errno(-fd, "create the map in which records of up to {} bytes are made",
+                      record_bytes);
+  fds_.emplace_back(fd);
+  return {};
+}
+
+Result<Maps> Maps::create(const std::vector<MapSpec>& specs,
+                          RecordPath records,
+                          uint32_t record_bytes) {
   Maps maps;
   maps.specs_ = specs;
   int cpus = libbpf_num_possible_cpus();
   if (cpus < 1) return fail_errno(-cpus, "count the CPUs");
   maps.cpus_ = static_cast<size_t>(cpus);
   for (const MapSpec& spec : specs) {
-    LIBBPF_OPTS(bpf_map_create_opts, options);
-    // Memory is taken as entries come: a map of many large values would otherwise cost hundreds of
-    // MB at start.
-    if (is_hash(spec.kind)) options.map_flags = BPF_F_NO_PREALLOC;
-    bool ring = spec.kind == MapKind::kRing;
-    int fd =
-        bpf_map_create(kernel_type(spec.kind), kernel_name(spec).c_str(), ring ? 0 : spec.key_size,
-                       ring ? 0 : spec.value_size, spec.max_entries, &options);
-    if (fd < 0) return std::unexpected(create_error(-fd, spec));
-    maps.fds_.emplace_back(fd);
+    SPILE_TRY(Fd map,
+              spec.kind == MapKind::kRing ? maps.make_ring(spec, records) : maps.make(spec));
+    maps.fds_.push_back(std::move(map));
   }
+  if (maps.is_perf_) SPILE_TRY_VOID(maps.make_scratch(record_bytes));
   return maps;
 }
 

@@ -16,6 +16,7 @@ constexpr uint32_t kMultiReturn = 1;  // BPF_F_KPROBE_MULTI_RETURN, BPF_F_UPROBE
 }  // namespace
 
 Result<Fd> link_uprobes(int program_fd,
+                        int attach_type,
                         const std::string& path,
                         std::span<const UprobeSite> sites,
                         Moment moment,
@@ -33,7 +34,7 @@ Result<Fd> link_uprobes(int program_fd,
     uint32_t cnt, multi_flags, pid, path_fd;
   } attr = {};
   attr.prog_fd = static_cast<uint32_t>(program_fd);
-  attr.attach_type = kTraceUprobeMulti;
+  attr.attach_type = static_cast<uint32_t>(attach_type);
   attr.path = reinterpret_cast<uint64_t>(path.c_str());
   attr.offsets = reinterpret_cast<uint64_t>(offsets.data());
   attr.ref_ctr_offsets = reinterpret_cast<uint64_t>(semaphores.data());
@@ -44,7 +45,8 @@ Result<Fd> link_uprobes(int program_fd,
   long fd = syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof attr);
   if (fd >= 0) return Fd(static_cast<int>(fd));
   const int why = errno;
-  auto error = fail_errno(why, "uprobe.multi of {} places in {}", sites.size(), path);
+  const char* what = attach_type == kTraceUprobeSession ? "uprobe.session" : "uprobe.multi";
+  auto error = fail_errno(why, "{} of {} places in {}", what, sites.size(), path);
   errno = why;
   return error;
 }

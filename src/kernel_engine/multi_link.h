@@ -15,7 +15,8 @@
 namespace spile::kernel_engine {
 
 // enum bpf_attach_type, Linux 6.18.
-inline constexpr int kTraceKprobeMulti = 42, kTraceUprobeMulti = 48, kTraceKprobeSession = 56;
+inline constexpr int kTraceKprobeMulti = 42, kTraceUprobeMulti = 48, kTraceKprobeSession = 56,
+                     kTraceUprobeSession = 57;
 
 struct UprobeSite {
   FileOffset offset;
@@ -24,8 +25,10 @@ struct UprobeSite {
   size_t probe;  ///< index into Bundle::probes
 };
 
-/// pid 0: every process. Where it fails, errno is the kernel's.
+/// `attach_type` is kTraceUprobeMulti or kTraceUprobeSession, which takes kEntry and is at both
+/// ends. pid 0: every process. Where it fails, errno is the kernel's.
 Result<Fd> link_uprobes(int program_fd,
+                        int attach_type,
                         const std::string& path,
                         std::span<const UprobeSite> sites,
                         Moment moment,

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <fstream>
 
+#include "kernel_engine/knowledge.h"
 #include "os/process.h"
 
 namespace spile::kernel_engine {
@@ -72,7 +73,10 @@ Result<Fd> perf_event_open(perf_event_attr& attr, Whose whose, int* why = nullpt
   if (fd < 0) {
     if (why != nullptr) *why = errno;
     Error error = errno_error(errno, "perf_event_open");
-    if (error.code == ErrorCode::kDenied)
+    if (error.code == ErrorCode::kDenied && lockdown() == "confidentiality")
+      error.message +=
+          "; this kernel is locked down (/sys/kernel/security/lockdown: confidentiality)";
+    else if (error.code == ErrorCode::kDenied)
       error.message += "; needs root, or CAP_PERFMON and a perf_event_paranoid that allows it";
     return std::unexpected(std::move(error));
   }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernel_engine/multi_link.h"
+#include "kernel_engine/perf_output.h"
 #include "kernel_engine/session_program.h"
 
 namespace spile::kernel_engine {
@@ -24,6 +25,7 @@ KernelKind kernel_kind(LoadType type) {
     case LoadType::kKprobeMulti: return {BPF_PROG_TYPE_KPROBE, kTraceKprobeMulti};
     case LoadType::kKprobeSession: return {BPF_PROG_TYPE_KPROBE, kTraceKprobeSession};
     case LoadType::kUprobeMulti: return {BPF_PROG_TYPE_KPROBE, kTraceUprobeMulti};
+    case LoadType::kUprobeSession: return {BPF_PROG_TYPE_KPROBE, kTraceUprobeSession};
     case LoadType::kTracepoint: return {BPF_PROG_TYPE_TRACEPOINT};
     case LoadType::kPerfEvent: return {BPF_PROG_TYPE_PERF_EVENT};
     case LoadType::kTestRun: return {BPF_PROG_TYPE_RAW_TRACEPOINT};
@@ -49,6 +51,16 @@ std::vector<bpf_insn> with_descriptors(const bpf::Program& code, const Maps& map
     if (lddw) i++;
   }
   return out;
+}
+
+/// Under lockdown the helpers that read the kernel's memory are not there ("cannot use helper";
+/// before 6.10 "unknown func").
+bool may_not_read_kernel(std::string_view log) {
+  for (std::string_view refusal :
+       {"cannot use helper bpf_probe_read_kernel", "unknown func bpf_probe_read_kernel"}) {
+    if (log.find(refusal) != std::string_view::npos) return true;
+  }
+  return false;
 }
 
 /// The end of a verifier log is where it says what is wrong.
@@ -90,6 +102,12 @@ Result<Fd> load_program(const bundle::Program& program,
       bpf_prog_load(kind.type, program.name.c_str(), "GPL", code.data(), code.size(), &options);
   if (again >= 0) return Fd(again);
   log.resize(strlen(log.c_str()));
+  if (may_not_read_kernel(log))
+    return fail(
+        ErrorCode::kDenied,
+        "this kernel is locked down and lets no program read its memory, which str(), * and "
+        "-> of its addresses do (/sys/kernel/security/lockdown: confidentiality); counting "
+        "works. It ends with Secure Boot off, or lockdown=none or integrity");
   if (log.empty()) return fail_errno(-again, "load the program {}", program.name);
   return fail(ErrorCode::kInternal, "the kernel's verifier refused the program {} ({}):\n{}",
               program.name, strerror(-again), tail(log, 25));
@@ -145,10 +163,26 @@ Result<void> takes_function_programs(KernelTypes& types) {
               "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)");
 }
 
+/// As the Bundle has it, with what this kernel and the switches of probes make of it.
+Result<bundle::Program> Programs::prepared(int index, LoadType type) const {
+  bundle::Program program = bundle_.programs.at(static_cast<size_t>(index));
+  if (maps_.uses_perf_buffer()) {
+    SPILE_TRY(program.code, with_perf_output(program.code, bundle_.ring_map, maps_.scratch_map()));
+  }
+  if (type != LoadType::kTestRun) program.code = gate_.gated(program.code, index);
+  return program;
+}
+
+bool Programs::must_run_alone(int program) const {
+  return maps_.uses_perf_buffer() && program >= 0 &&
+         sends_records(bundle_.programs.at(static_cast<size_t>(program)).code);
+}
+
 Result<int> Programs::shared(int index, LoadType type) {
   Fd& fd = loaded_[{index, type, -1}];
   if (!fd) {
-    SPILE_TRY(fd, load_program(bundle_.programs.at(static_cast<size_t>(index)), type, maps_));
+    SPILE_TRY(const bundle::Program program, prepared(index, type));
+    SPILE_TRY(fd, load_program(program, type, maps_));
   }
   return fd.get();
 }
@@ -161,11 +195,11 @@ Result<int> Programs::of_probe(size_t index, LoadType type) {
     return shared(probe.program, type);
   Fd& fd = loaded_[{probe.program, as_typed(probe.kind, type), static_cast<int64_t>(index)}];
   if (fd) return fd.get();
-  bundle::Program own = program;
+  SPILE_TRY(bundle::Program own, prepared(probe.program, as_typed(probe.kind, type)));
   fix_cookie(own.code, bundle_.cookie_of(index));
   TypeTarget target;
   if (is_typed) {
-    SPILE_TRY(target, types_.target(probe));
+    SPILE_TRY(target, types_->target(probe));
   }
   auto loaded = load_program(own, as_typed(probe.kind, type), maps_, is_typed ? &target : nullptr);
   if (!loaded && is_typed && loaded.error().code == ErrorCode::kDenied && may_load_others(maps_))
@@ -177,17 +211,17 @@ Result<int> Programs::of_probe(size_t index, LoadType type) {
   return fd.get();
 }
 
-Result<int> Programs::session(const Pair& pair) {
+Result<int> Programs::session(const Pair& pair, LoadType type) {
   int64_t probe = pair.entry_probe ? static_cast<int64_t>(*pair.entry_probe) : -1;
-  Fd& fd = loaded_[{pair.entry, LoadType::kKprobeSession, probe}];
+  Fd& fd = loaded_[{pair.entry, type, probe}];
   if (fd) return fd.get();
-  SPILE_TRY(uint32_t is_return, types_.function_id("bpf_session_is_return"));
-  bundle::Program entry = bundle_.programs.at(static_cast<size_t>(pair.entry));
-  bundle::Program at_return = bundle_.programs.at(static_cast<size_t>(pair.at_return));
+  SPILE_TRY(uint32_t is_return, types_->function_id("bpf_session_is_return"));
+  SPILE_TRY(bundle::Program entry, prepared(pair.entry, type));
+  SPILE_TRY(bundle::Program at_return, prepared(pair.at_return, type));
   if (pair.entry_probe) fix_cookie(entry.code, bundle_.cookie_of(*pair.entry_probe));
   if (pair.return_probe) fix_cookie(at_return.code, bundle_.cookie_of(*pair.return_probe));
   entry.code = join_session(entry.code, at_return.code, static_cast<int32_t>(is_return));
-  SPILE_TRY(fd, load_program(entry, LoadType::kKprobeSession, maps_));
+  SPILE_TRY(fd, load_program(entry, type, maps_));
   return fd.get();
 }
 

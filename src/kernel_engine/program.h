@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/fd.h"
+#include "kernel_engine/gate.h"
 #include "kernel_engine/kernel_types.h"
 #include "kernel_engine/maps.h"
 
@@ -17,6 +18,7 @@ enum class LoadType : uint8_t {
   kKprobeMulti,
   kKprobeSession,
   kUprobeMulti,
+  kUprobeSession,
   kTracepoint,
   kPerfEvent,
   kTestRun,
@@ -49,7 +51,11 @@ Result<RunCounts> run_counts(int program_fd);
 /// Loaded programs, each variant once.
 class Programs {
  public:
-  Programs(const bundle::Bundle& bundle, const Maps& maps) : bundle_(bundle), maps_(maps) {}
+  Programs(const bundle::Bundle& bundle,
+           const Maps& maps,
+           const Gate& gate,
+           std::shared_ptr<KernelTypes> types)
+      : bundle_(bundle), maps_(maps), gate_(gate), types_(std::move(types)) {}
 
   /// For any probe of the program: its cookie comes with the link.
   Result<int> shared(int index, LoadType type);
@@ -61,12 +67,14 @@ class Programs {
     int entry = -1, at_return = -1;
     std::optional<size_t> entry_probe, return_probe;
   };
-  Result<int> session(const Pair& pair);
+  Result<int> session(const Pair& pair, LoadType type);
+
+  /// Whether records are made where another program of the same CPU may make its own: ways to
+  /// attach that let programs interrupt each other are then closed (perf_output.h).
+  bool must_run_alone(int program) const;
 
   /// Of all that ran at hits.
   Result<RunCounts> counts() const;
-
-  KernelTypes& types() { return types_; }
 
  private:
   struct Key {
@@ -75,9 +83,12 @@ class Programs {
     int64_t probe;  ///< -1: shared
     auto operator<=>(const Key&) const = default;
   };
+  Result<bundle::Program> prepared(int index, LoadType type) const;
+
   const bundle::Bundle& bundle_;
   const Maps& maps_;
-  KernelTypes types_;
+  const Gate& gate_;
+  std::shared_ptr<KernelTypes> types_;
   std::map<Key, Fd> loaded_;
 };
 

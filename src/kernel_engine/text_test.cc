@@ -26,6 +26,18 @@ TEST(KprobeList, ReadsEveryFormOfALine) {
   EXPECT_EQ(module->state, "[DISABLED][FTRACE]");
 }
 
+TEST(KprobeList, ReadsAFunctionOfAModuleAndOneThatIsGone) {
+  auto module = parse_active_kprobe("ffffffffc0502144  k  dummy_xmit+0x4  dummy [FTRACE]");
+  ASSERT_TRUE(module);
+  EXPECT_EQ(module->module, "dummy");
+  EXPECT_EQ(module->state, "[FTRACE]");
+  auto gone = parse_active_kprobe("ffffffffc0502144  k  0xffffffffc0502144 [GONE][FTRACE]");
+  ASSERT_TRUE(gone);
+  EXPECT_EQ(gone->place, "0xffffffffc0502144");
+  EXPECT_EQ(gone->module, "");
+  EXPECT_EQ(gone->state, "[GONE][FTRACE]");
+}
+
 TEST(KprobeList, PassesOverOtherLines) {
   for (const char* line :
        {"", "words", "zz  k  vfs_read+0x0", "ffffffff812a0000  kprobe  vfs_read"})

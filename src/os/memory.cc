@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -101,6 +102,18 @@ Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes, bool populate)
   void* at = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, flags, fd.get(), 0);
   if (at == MAP_FAILED) return fail_errno(errno, "map {} bytes of a memory file", size_bytes);
   return Mapping(at, size_bytes);
+}
+
+Result<Mapping> map_read_only(const std::string& path) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return fail_errno(errno, "open {}", path);
+  struct stat st{};
+  if (::fstat(fd.get(), &st) != 0) return fail_errno(errno, "read the size of {}", path);
+  const auto size = static_cast<size_t>(st.st_size);
+  if (size == 0) return fail(ErrorCode::kUnsupported, "{} has no size", path);
+  void* at = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  if (at == MAP_FAILED) return fail_errno(errno, "map {}", path);
+  return Mapping(at, size);
 }
 
 std::span<const unsigned> memfd_flag_ladder() {

@@ -57,6 +57,9 @@ Result<void> add_seals(const Fd& fd, int seals);
 /// `populate`: fill our page tables at once.
 Result<Mapping> map_read_write(const Fd& fd, uint64_t size_bytes, bool populate = true);
 
+/// A whole file, private to us. Errors: unsupported (an empty file, or one that cannot be mapped).
+Result<Mapping> map_read_only(const std::string& path);
+
 /// MFD_* flags to try in order: 6.3 and later, with every setting of vm.memfd_noexec, then older
 /// kernels. A mapping of a NOEXEC file may still be executable: the flag is about exec(2) of the
 /// file.

@@ -40,15 +40,6 @@ std::string first_line(const char* path) {
   return line;
 }
 
-/// "[none] integrity confidentiality" -> "none"; "" where there is no lockdown.
-std::string lockdown() {
-  std::string line = first_line("/sys/kernel/security/lockdown");
-  size_t open = line.find('['), close = line.find(']');
-  return open == std::string::npos || close == std::string::npos
-             ? ""
-             : line.substr(open + 1, close - open - 1);
-}
-
 Fact yes_or(std::string name, bool works, std::string how, std::string why_not) {
   return {std::move(name), works, works ? std::move(how) : std::move(why_not)};
 }
@@ -61,7 +52,7 @@ Fact of_result(std::string name, const Result<T>& result, std::string how) {
 Section machine() {
   utsname names = {};
   uname(&names);
-  const std::string lock = lockdown();
+  const std::string lock = kernel_engine::lockdown();
   const std::string paranoid = first_line("/proc/sys/kernel/perf_event_paranoid");
   const std::string pointers = first_line("/proc/sys/kernel/kptr_restrict");
   const bool is_root = geteuid() == 0;
@@ -88,13 +79,16 @@ Section programs(Features& features) {
   auto add = [&](const char* name, bool works, const char* how, const char* why) {
     section.facts.push_back(yes_or(name, works, how, why));
   };
-  add("ring buffer", features.ring_buffer(), "yes", "needs Linux 5.8: scripts cannot print");
+  add("ring buffer", features.ring_buffer(), "records in time order",
+      "needs Linux 5.8; a perf buffer a CPU is used: records of different CPUs come in no order");
   add("perf event links", features.perf_link(), "with cookies (--attach link)",
       "needs Linux 5.15; ioctl is used (--attach ioctl)");
   add("kprobe.session", features.kprobe_session(), "entry and return by one program",
       "needs Linux 6.10 and CONFIG_FPROBE; two links are used");
   add("kprobe.multi", features.kprobe_multi(), "many functions by one link",
       "needs Linux 5.18 and CONFIG_FPROBE; one perf event a function is used");
+  add("uprobe.session", features.uprobe_session(), "entry and return by one program",
+      "needs Linux 6.13; two links are used");
   add("uprobe.multi", features.uprobe_multi(), "many places by one link",
       "needs Linux 6.6; one perf event a place is used");
   add("uprobe.multi of one process", features.uprobe_multi_with_pid(), "yes",

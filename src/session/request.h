@@ -27,9 +27,10 @@ struct TargetRequest {
   std::vector<pid_t> pids;  ///< -p, several times
   std::string command;      ///< -c; empty: none
   EngineChoice engine = EngineChoice::kAuto;
-  bool allow_trap = false;      ///< --allow-trap: an int3 where no jump fits
-  bool only_traps = false;      ///< SPILE_ONLY_TRAPS, for tests: an int3 everywhere
-  std::string attach = "auto";  ///< --attach: the kernel engine's way to its probes
+  bool allow_trap = false;       ///< --allow-trap: an int3 where no jump fits
+  bool only_traps = false;       ///< SPILE_ONLY_TRAPS, for tests: an int3 everywhere
+  std::string attach = "auto";   ///< --attach: the kernel engine's way to its probes
+  std::string records = "auto";  ///< --records: how its records come
 };
 
 class ProgramLink;

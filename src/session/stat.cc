@@ -16,6 +16,7 @@
 #include "os/gated_child.h"
 #include "session/compile.h"
 #include "session/engine_choice.h"
+#include "session/stat_counts.h"
 #include "session/stat_text.h"
 #include "session/world_for.h"
 #include "user_engine/target/spawn.h"
@@ -34,28 +35,6 @@ double seconds(SteadyClock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
-/// Counts of one row of an event, by CPU.
-struct Count {
-  std::string event;
-  std::map<int, uint64_t> by_cpu;
-  std::string not_counted;
-  bool is_time = false;
-  uint64_t total() const {
-    uint64_t sum = 0;
-    for (const auto& [cpu, count] : by_cpu) sum += count;
-    return sum;
-  }
-};
-
-bool uses_map(const bundle::Program& program, int map) {
-  for (const bpf::Insn& insn : program.code) {
-    if (insn.code == (bpf::kClassLd | bpf::kModeImm | bpf::kSizeDw) &&
-        insn.src() == bpf::kPseudoMapIdx && insn.imm == map)
-      return true;
-  }
-  return false;
-}
-
 class Stat {
  public:
   explicit Stat(const StatRequest& request) : request_(request) {}
@@ -63,6 +42,7 @@ class Stat {
 
  private:
   Result<void> prepare();
+  Result<void> ask_for_latencies();
   Result<void> start();
   Result<void> start_command_for_kernel();
   Result<void> attach_programs();
@@ -85,6 +65,7 @@ class Stat {
   const StatRequest& request_;
   std::vector<StatEvent> events_;
   TargetRequest target_;
+  std::shared_ptr<kernel_engine::KernelTypes> types_;
   bundle::Bundle bundle_;
   std::optional<os::GatedChild> gated_;
   std::unique_ptr<engine::Engine> engine_;
@@ -116,6 +97,7 @@ Result<void> Stat::prepare() {
       events_.push_back(std::move(event));
     }
   }
+  if (request_.latency) SPILE_TRY_VOID(ask_for_latencies());
   if (events_.empty()) return fail(ErrorCode::kInvalid, "no events: -e PROBE[,PROBE...]");
   const int targets = (request_.system_wide ? 1 : 0) + (request_.target.pids.empty() ? 0 : 1);
   if (targets == 2) return fail(ErrorCode::kInvalid, "-a is of all processes, -p of one");
@@ -131,6 +113,15 @@ Result<void> Stat::prepare() {
   return {};
 }
 
+Result<void> Stat::ask_for_latencies() {
+  size_t count = 0;
+  for (StatEvent& event : events_) count += (event.with_latency = event.is_return) ? 1 : 0;
+  if (count > 0) return {};
+  return fail(ErrorCode::kInvalid,
+              "--latency: no event is the return of a function: give uretprobe:FILE:FUNCTION or "
+              "kretprobe:FUNCTION");
+}
+
 Result<void> Stat::choose_engine_for(bundle::Bundle bundle) {
   bundle_ = std::move(bundle);
   SPILE_TRY(ChosenEngine chosen, choose_engine(bundle_, target_));
@@ -139,7 +130,7 @@ Result<void> Stat::choose_engine_for(bundle::Bundle bundle) {
     return {};
   }
   SPILE_TRY(auto path, kernel_engine::attach_path_of(target_.attach));
-  engine_ = kernel_engine::make_engine({.measure = false, .attach_path = path});
+  engine_ = kernel_engine::make_engine({.measure = false, .attach_path = path, .types = types_});
   return {};
 }
 
@@ -155,6 +146,7 @@ Result<void> Stat::start_command_for_kernel() {
 
 Result<void> Stat::attach_programs() {
   MachineWorld world = world_for(target_);
+  types_ = world.types();
   auto options = options_from_environment();
   options.pid_filter = target_.pids;
   Script script{.name = "-e", .text = stat_script(events_), .positional = {}};
@@ -225,7 +217,6 @@ Result<void> Stat::start() {
 
 /// Rows of one event: of a pattern one a probe, those that were not hit with 0.
 Result<std::vector<Count>> Stat::read_event(size_t event) {
-  std::vector<Count> rows;
   if (not_counted_.contains(event))
     return std::vector{Count{events_[event].name, {}, not_counted_[event]}};
   if (auto counter = counters_.find(event); counter != counters_.end()) {
@@ -235,32 +226,7 @@ Result<std::vector<Count>> Stat::read_event(size_t event) {
     for (const auto& value : values) row.by_cpu[value.cpu] += value.count;
     return std::vector{std::move(row)};
   }
-  int map = 0;
-  while (bundle_.maps[static_cast<size_t>(map)].name != stat_map(event)) map++;
-  std::map<uint64_t, Count> by_probe;
-  if (events_[event].is_pattern()) {
-    for (size_t i = 0; i < bundle_.probes.size(); i++) {
-      const auto& probe = bundle_.probes[i];
-      if (uses_map(bundle_.programs.at(static_cast<size_t>(probe.program)), map))
-        by_probe[bundle_.cookie_of(i)].event = probe.name;
-    }
-  } else {
-    by_probe[0].event = events_[event].name;
-  }
-  SPILE_TRY(auto entries, trace_->read_map(map));
-  for (const engine::MapEntry& entry : entries) {
-    uint64_t probe = 0;
-    if (events_[event].is_pattern() && entry.key.size() >= 8)
-      std::memcpy(&probe, entry.key.data(), 8);
-    auto row = by_probe.find(probe);
-    for (size_t cpu = 0; row != by_probe.end() && cpu < entry.values.size(); cpu++) {
-      uint64_t count = 0;
-      std::memcpy(&count, entry.values[cpu].data(), std::min<size_t>(8, entry.values[cpu].size()));
-      row->second.by_cpu[static_cast<int>(cpu)] += count;
-    }
-  }
-  for (auto& [probe, row] : by_probe) rows.push_back(std::move(row));
-  return rows;
+  return read_event_counts(*trace_, bundle_, events_[event], event);
 }
 
 Result<std::vector<Count>> Stat::read_counts() {
@@ -282,12 +248,19 @@ void Stat::print_rows(const std::vector<Count>& counts,
     fmt::print(out_, "{}", text);
   };
   for (const Count& count : counts) {
+    const bool has_latency = !count.latencies.empty();
+    auto row = [&](std::optional<int> cpu, uint64_t number, Latencies latencies) {
+      print({count.event, cpu, number, over_seconds, count.not_counted, count.is_time,
+             has_latency ? std::optional(std::move(latencies)) : std::nullopt});
+    };
     if (!request_.per_cpu || !count.not_counted.empty()) {
-      print({count.event, {}, count.total(), over_seconds, count.not_counted, count.is_time});
+      row({}, count.total(), count.all_latencies());
       continue;
     }
-    for (const auto& [cpu, number] : count.by_cpu)
-      print({count.event, cpu, number, over_seconds, "", count.is_time});
+    for (const auto& [cpu, number] : count.by_cpu) {
+      const auto its = count.latencies.find(cpu);
+      row(cpu, number, its == count.latencies.end() ? Latencies() : its->second);
+    }
   }
 }
 
@@ -295,10 +268,8 @@ Result<void> Stat::print_interval(SteadyClock::duration since) {
   SPILE_TRY(auto counts, read_counts());
   std::vector<Count> gained;
   for (const Count& now : counts) {
-    Count one = now;
-    for (auto& [cpu, count] : one.by_cpu) count -= before_[now.event].by_cpu[cpu];
+    gained.push_back(now.since(before_[now.event]));
     before_[now.event] = now;
-    gained.push_back(std::move(one));
   }
   print_rows(gained, seconds(since), seconds(SteadyClock::now() - started_));
   fflush(out_);

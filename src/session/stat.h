@@ -14,6 +14,7 @@ struct StatRequest {
   std::vector<std::string> command;  ///< after --
   bool system_wide = false;          ///< -a
   bool per_cpu = false;
+  bool latency = false;      ///< --latency: percentiles of the durations of calls
   uint64_t interval_ms = 0;  ///< -I; 0: once, at the end
   Format format = Format::kText;
   std::string output_path;  ///< -o; empty: stderr, where the command's output is not

@@ -26,11 +26,18 @@ std::optional<bundle::Probe> counter_of(std::string_view name) {
   return std::nullopt;
 }
 
-bool is_probe_type(const std::string& text) {
+/// Empty: it is none.
+std::vector<lang::ast::AttachPoint> attach_points(const std::string& text) {
   lang::Source source("-e", text);
   lang::Diagnostics diagnostics;
   auto points = lang::parse_attach_point(source, {}, diagnostics);
-  return !points.empty() && !diagnostics.has_errors();
+  if (diagnostics.has_errors()) points.clear();
+  return points;
+}
+
+bool has_duration(const lang::ast::AttachPoint& point) {
+  return point.type == lang::ast::ProbeType::kUretprobe ||
+         point.type == lang::ast::ProbeType::kKretprobe;
 }
 
 /// "software:page-faults" without a count is read, not sampled.
@@ -90,9 +97,12 @@ Result<StatEvent> parse_stat_event(const std::string& text) {
     return event;
   }
   event.probe = text;
-  if (is_probe_type(text)) return event;
+  if (const auto points = attach_points(text); !points.empty()) {
+    event.is_return = std::ranges::all_of(points, has_duration);
+    return event;
+  }
   event.probe = "tracepoint:" + text;
-  if (text.find(':') != std::string::npos && is_probe_type(event.probe)) return event;
+  if (text.find(':') != std::string::npos && !attach_points(event.probe).empty()) return event;
   return fail(
       ErrorCode::kInvalid,
       "'{}' is no event: give a probe (kprobe:vfs_read), a tracepoint (sched:sched_switch) or "
@@ -104,12 +114,23 @@ std::string stat_map(size_t event) {
   return fmt::format("@e{}", event);
 }
 
+std::string stat_latency_map(size_t event) {
+  return fmt::format("@h{}", event);
+}
+std::string stat_longest_map(size_t event) {
+  return fmt::format("@m{}", event);
+}
+
 std::string stat_script(const std::vector<StatEvent>& events) {
   std::string script;
   for (size_t i = 0; i < events.size(); i++) {
     if (events[i].probe.empty()) continue;
-    script += fmt::format("{} {{ {}{} = count(); }}\n", events[i].probe, stat_map(i),
-                          events[i].is_pattern() ? "[probe]" : "");
+    const std::string_view key = events[i].is_pattern() ? "[probe]" : "";
+    script += fmt::format("{} {{ {}{} = count();", events[i].probe, stat_map(i), key);
+    if (events[i].with_latency)
+      script += fmt::format(" {}{} = hist(duration, {}); {}{} = max(duration);",
+                            stat_latency_map(i), key, kLatencyBits, stat_longest_map(i), key);
+    script += " }\n";
   }
   return script;
 }
@@ -118,6 +139,28 @@ std::string stat_header(const std::string& what) {
   return fmt::format("\n Performance counter stats for {}:\n\n", what);
 }
 
+namespace {
+
+std::string latency_line(const Latencies& latencies) {
+  std::string text;
+  auto add = [&text](double ns, std::string_view name) {
+    text += fmt::format("{}{:.3f} {}", text.empty() ? "" : ", ", ns / 1000, name);
+  };
+  for (const Percentile& one : kPercentiles) add(latencies.percentile(one.part), one.name);
+  if (latencies.longest_ns() > 0) add(static_cast<double>(latencies.longest_ns()), "max");
+  return fmt::format("{:>75}# {}\n", "", latencies.count() == 0 ? "no call" : text + " usec");
+}
+
+std::string latency_json(const Latencies& latencies) {
+  std::string text = fmt::format("{{\"count\" : {}", latencies.count());
+  for (const Percentile& one : kPercentiles)
+    text += fmt::format(", \"{}\" : {:.0f}", one.name, latencies.percentile(one.part));
+  if (latencies.longest_ns() > 0) text += fmt::format(", \"max\" : {}", latencies.longest_ns());
+  return text + "}";
+}
+
+}  // namespace
+
 std::string stat_line(const StatRow& row) {
   const std::string rate = rate_of(row);
   // "msec" stands in the gap between the columns.
@@ -125,7 +168,8 @@ std::string stat_line(const StatRow& row) {
   std::string line =
       fmt::format("{}{:>{}}{:<{}}", cpu_text(row), count_text(row), width, "", 24 - width);
   line += rate.empty() ? row.event : fmt::format("{:<50} {}", row.event, rate);
-  return line + "\n";
+  line += "\n";
+  return row.latencies ? line + latency_line(*row.latencies) : line;
 }
 
 std::string stat_footer(double elapsed_seconds) {
@@ -144,14 +188,20 @@ std::string stat_json(const StatRow& row, std::optional<double> at_seconds) {
   std::string line = "{";
   if (at_seconds) line += fmt::format("\"interval\" : {:.9f}, ", *at_seconds);
   if (row.cpu) line += fmt::format("\"cpu\" : \"{}\", ", *row.cpu);
+  const double value = static_cast<double>(row.count) / (row.is_time ? 1e6 : 1);
   line += row.not_counted.empty()
-              ? fmt::format("\"counter-value\" : \"{}.000000\", ", row.count)
+              ? fmt::format("\"counter-value\" : \"{:.6f}\", ", value)
               : fmt::format("\"counter-value\" : \"<not supported>\", \"reason\" : {}, ",
                             output::json_string(row.not_counted));
-  line += fmt::format("\"unit\" : \"\", \"event\" : {}", output::json_string(row.event));
-  if (row.seconds > 0 && row.not_counted.empty())
-    line += fmt::format(", \"metric-value\" : {:.6f}, \"metric-unit\" : \"/sec\"",
-                        static_cast<double>(row.count) / row.seconds);
+  line += fmt::format("\"unit\" : \"{}\", \"event\" : {}", row.is_time ? "msec" : "",
+                      output::json_string(row.event));
+  if (row.latencies) line += ", \"latency-ns\" : " + latency_json(*row.latencies);
+  if (row.seconds > 0 && row.not_counted.empty()) {
+    const double per_second = static_cast<double>(row.count) / row.seconds;
+    line += fmt::format(", \"metric-value\" : {:.6f}, \"metric-unit\" : \"{}\"",
+                        row.is_time ? per_second / 1e9 : per_second,
+                        row.is_time ? "CPUs utilized" : "/sec");
+  }
   return line + "}\n";
 }
 

@@ -34,6 +34,22 @@ TEST(StatScript, CountsEachEventInAMapOfItsOwn) {
             "tracepoint:sched:sched_switch { @e2 = count(); }\n");
 }
 
+TEST(StatScript, TimesTheReturnsThatAreAskedFor) {
+  std::vector<StatEvent> events = {*parse_stat_event("kretprobe:vfs_*"),
+                                   *parse_stat_event("ur:libc:fopen")};
+  for (StatEvent& event : events) {
+    EXPECT_TRUE(event.is_return) << event.name;
+    event.with_latency = true;
+  }
+  EXPECT_EQ(stat_script(events),
+            "kretprobe:vfs_* { @e0[probe] = count(); @h0[probe] = hist(duration, 5); @m0[probe] = "
+            "max(duration); }\n"
+            "ur:libc:fopen { @e1 = count(); @h1 = hist(duration, 5); @m1 = max(duration); }\n");
+  for (const char* other :
+       {"kprobe:vfs_read", "sched:sched_switch", "page-faults", "fexit:vfs_read"})
+    EXPECT_FALSE(parse_stat_event(other)->is_return) << other;
+}
+
 // What perf 6.1 prints.
 TEST(StatText, HasTheLayoutOfPerf) {
   EXPECT_EQ(stat_header("'system wide'"), "\n Performance counter stats for 'system wide':\n\n");
@@ -63,6 +79,28 @@ TEST(StatText, SaysWhatCouldNotBeCounted) {
   EXPECT_EQ(stat_line({"cycles", {}, 0, 1, "no PMU"}), "   <not supported>      cycles\n");
   EXPECT_NE(stat_json({"cycles", {}, 0, 1, "no PMU"}, {}).find("\"reason\" : \"no PMU\""),
             std::string::npos);
+}
+
+TEST(StatText, LatenciesFollowOnALineOfTheirOwn) {
+  StatRow row{"ur:x:f", {}, 3, 0, ""};
+  row.latencies.emplace();
+  EXPECT_NE(stat_line(row).find("# no call"), std::string::npos);
+  for (uint32_t bucket : {11u, 11u, 21u}) row.latencies->add(bucket, 1);  // 10, 10, 20 ns
+  row.latencies->note_longest(20);
+  EXPECT_EQ(
+      stat_line(row).substr(stat_line(row).find('\n') + 1),
+      std::string(75, ' ') + "# 0.010 p50, 0.020 p90, 0.020 p99, 0.020 p99.9, 0.020 max usec\n");
+  EXPECT_NE(stat_json(row, {}).find("\"latency-ns\" : {\"count\" : 3, \"p50\" : 10, \"p90\" : 20, "
+                                    "\"p99\" : 20, \"p99.9\" : 20, \"max\" : 20}"),
+            std::string::npos)
+      << stat_json(row, {});
+}
+
+TEST(StatText, JsonOfTimeIsInMillisecondsAsPerfHasIt) {
+  const std::string line = stat_json({"task-clock", {}, 500'000'000, 1, "", true}, {});
+  EXPECT_EQ(line,
+            "{\"counter-value\" : \"500.000000\", \"unit\" : \"msec\", \"event\" : \"task-clock\", "
+            "\"metric-value\" : 0.500000, \"metric-unit\" : \"CPUs utilized\"}\n");
 }
 
 TEST(StatText, JsonIsOneObjectALine) {

@@ -148,6 +148,7 @@ class Session {
   std::unique_ptr<output::Output> output_;
   output::WireOutput* wire_ = nullptr;  ///< output_, where a program asks
   bundle::Bundle bundle_;
+  std::shared_ptr<kernel_engine::KernelTypes> types_;
   ChosenEngine chosen_;
   std::optional<os::GatedChild> gated_;
   std::unique_ptr<engine::Engine> engine_;
@@ -186,6 +187,7 @@ bool Session::wrong_script(const std::string& text, const std::vector<ScriptErro
 bool Session::compile_script() {
   Progress progress("finding what the probes name");
   MachineWorld world = world_for(request_.target);
+  types_ = world.types();
   auto options = options_from_environment();
   options.pid_filter = request_.target.pids;
   options.allow_unsafe = request_.allow_unsafe;
@@ -223,16 +225,14 @@ Result<std::vector<std::string>> Session::command_words() const {
 }
 
 bool Session::start_kernel() {
-  if (request_.paused) {
-    return failed({ErrorCode::kUnsupported,
-                   "--paused: the kernel engine cannot pause probes; the user engine can: give -p "
-                   "PID or -c COMMAND, and --engine user"}),
-           false;
-  }
   auto path = kernel_engine::attach_path_of(request_.target.attach);
   if (!path) return failed(path.error()), false;
-  engine_ = kernel_engine::make_engine({.measure = request_.verbose, .attach_path = *path});
+  auto records = kernel_engine::record_path_of(request_.target.records);
+  if (!records) return failed(records.error()), false;
+  engine_ = kernel_engine::make_engine(
+      {.measure = request_.verbose, .attach_path = *path, .records = *records, .types = types_});
   engine::Scope scope{.pids = request_.target.pids, .command = {}, .on_process = {}};
+  scope.paused = request_.paused;
   if (gated_) scope.pids.push_back(gated_->pid());
   auto trace = engine_->attach(bundle_, scope);
   if (!trace) {

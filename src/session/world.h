@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "kernel_engine/kernel_types.h"
 #include "lang/sema/world.h"
-#include "session/kernel_types.h"
+#include "session/kernel_structs.h"
 #include "session/usdt_file.h"
 #include "session/user_types.h"
 #include "symbols/kallsyms.h"
@@ -38,7 +38,12 @@ struct WorldOptions {
 /// Reads files when first asked about them and keeps what it read. One thread uses it.
 class MachineWorld final : public lang::World {
  public:
-  explicit MachineWorld(WorldOptions options) : options_(std::move(options)) {}
+  explicit MachineWorld(WorldOptions options)
+      : options_(std::move(options)),
+        types_(std::make_shared<kernel_engine::KernelTypes>(options_.btf)) {}
+
+  /// What the kernel says of its types: read once, by whoever asks first.
+  const std::shared_ptr<kernel_engine::KernelTypes>& types() const { return types_; }
 
   Result<std::vector<lang::UserFunction>> user_functions(std::string_view target,
                                                          std::string_view symbol) override;
@@ -94,12 +99,13 @@ class MachineWorld final : public lang::World {
   Result<UsdtFile*> usdt_file(const symbols::Located& file);
   Result<const symbols::Kallsyms*> kernel();
   Result<uint64_t> kernel_variable(std::string_view symbol);
+  const std::string* traceable_list();
   std::optional<std::vector<lang::KernelFunction>> traceable(std::string_view module,
                                                              std::string_view symbol);
   Result<std::vector<lang::KernelFunction>> listed_functions(std::string_view module,
                                                              std::string_view symbol);
   Result<std::string> events_folder();
-  Result<const KernelTypes*> kernel_types();
+  Result<const KernelStructs*> kernel_structs();
   Result<const UserTypes*> user_types(const std::string& path);
   Result<UserTypes> load_user_types(const std::string& path);
 
@@ -109,9 +115,10 @@ class MachineWorld final : public lang::World {
   std::map<elf::FileIdentity, Result<UsdtFile>> usdt_;
   std::vector<std::shared_ptr<Fd>> images_;  ///< of removed files, for as long as they are read
   std::optional<Result<symbols::Kallsyms>> kernel_;
-  std::optional<Result<KernelTypes>> kernel_types_;
+  std::optional<std::string> traceable_list_;  ///< available_filter_functions
+  std::optional<Result<KernelStructs>> kernel_structs_;
   std::map<std::string, Result<UserTypes>> user_types_;  ///< by path
-  std::unique_ptr<kernel_engine::KernelTypes> types_;
+  std::shared_ptr<kernel_engine::KernelTypes> types_;
 };
 
 }  // namespace spile::session

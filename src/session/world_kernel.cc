@@ -17,13 +17,21 @@ bool is_prefix_symbol(std::string_view name) {
 
 }  // namespace
 
+/// The kernel makes the list anew each time that it is read, which takes longer than all else that
+/// a pattern needs: once is enough.
+const std::string* MachineWorld::traceable_list() {
+  for (size_t i = 0; !traceable_list_ && i < options_.tracefs.size(); i++) {
+    auto text = os::read_file(options_.tracefs[i] + "/available_filter_functions");
+    if (text) traceable_list_ = std::move(*text);
+  }
+  return traceable_list_ ? &*traceable_list_ : nullptr;
+}
+
 /// What ftrace can trace is what a pattern means, where the kernel tells it: the other list takes
 /// longer to read and names much that cannot be probed.
 std::optional<std::vector<lang::KernelFunction>> MachineWorld::traceable(std::string_view module,
                                                                          std::string_view symbol) {
-  for (const auto& base : options_.tracefs) {
-    const auto text = os::read_file(base + "/available_filter_functions");
-    if (!text) continue;
+  if (const std::string* text = traceable_list()) {
     std::vector<lang::KernelFunction> found;
     std::set<std::pair<std::string_view, std::string_view>> seen;
     for (size_t at = 0; at < text->size();) {

@@ -50,10 +50,14 @@ Result<lang::Structure> MachineWorld::user_structure(std::string_view path, std:
 // ---- the kernel's types
 // ------------------------------------------------------------------------------------------
 
-Result<const KernelTypes*> MachineWorld::kernel_types() {
-  if (!kernel_types_) kernel_types_ = KernelTypes::load(options_.btf);
-  if (!*kernel_types_) return std::unexpected(kernel_types_->error());
-  return &**kernel_types_;
+Result<const KernelStructs*> MachineWorld::kernel_structs() {
+  if (!kernel_structs_) {
+    auto types = types_->kernel();
+    kernel_structs_ = types ? Result<KernelStructs>(KernelStructs(std::move(*types)))
+                            : std::unexpected(types.error());
+  }
+  if (!*kernel_structs_) return std::unexpected(kernel_structs_->error());
+  return &**kernel_structs_;
 }
 
 bool MachineWorld::has_kernel_types() {
@@ -61,17 +65,17 @@ bool MachineWorld::has_kernel_types() {
 }
 
 Result<lang::Structure> MachineWorld::kernel_structure(std::string_view name) {
-  SPILE_TRY(const KernelTypes* types, kernel_types());
+  SPILE_TRY(const KernelStructs* types, kernel_structs());
   return types->structure(name);
 }
 
 Result<lang::Type> MachineWorld::kernel_type(std::string_view name) {
-  SPILE_TRY(const KernelTypes* types, kernel_types());
+  SPILE_TRY(const KernelStructs* types, kernel_structs());
   return types->named(name);
 }
 
 Result<int64_t> MachineWorld::kernel_enumerator(std::string_view name) {
-  SPILE_TRY(const KernelTypes* types, kernel_types());
+  SPILE_TRY(const KernelStructs* types, kernel_structs());
   return types->enumerator(name);
 }
 

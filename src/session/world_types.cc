@@ -42,7 +42,6 @@ lang::Tracepoint event_of(const TypedFunction& function, bool with_result) {
 Result<std::vector<lang::Tracepoint>> MachineWorld::typed_events(TypedEvent kind,
                                                                  std::string_view module,
                                                                  std::string_view name) {
-  if (!types_) types_ = std::make_unique<kernel_engine::KernelTypes>();
   if (symbols::has_wildcard(module))
     return fail(ErrorCode::kUnsupported, "a pattern for the module is not built yet");
   Result<std::vector<TypedFunction>> found;

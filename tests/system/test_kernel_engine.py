@@ -351,19 +351,71 @@ def a_killed_spile_leaves_no_link():
         wait_until(lambda: links() == before, "the end of the links")
 
 
-def a_storm_loses_nothing_in_silence():
-    """Every hit is a line, or is counted as lost; so is every key, or is counted as not kept."""
+def uprobe_session_is_one_link_at_both_ends():
+    need_root()
+    if "yes uprobe.session" not in spile("info").out:
+        raise Skip("this kernel has no uprobe.session")
+    function = f"{Work.get('work')}:probe_me"
+    script = (f"uretprobe:{function} {{ @back[probe] = count(); @sum = sum(retval); }} "
+              f"uprobe:{function} {{ @[probe] = count(); @args = sum(arg0); }}")
+    for options in ((), ("--attach", "session"), ("--attach", "multi")):
+        with Waiting("calls", 1000) as target:
+            with Running("--engine", "kernel", "-v", *options, "-p", target.pid, "-e", script) as trace:
+                shown = [line for line in links().splitlines() if "uprobe" in line or "uretprobe" in line]
+                check("link-type", len(shown) == (2 if "multi" in options else 1), f"{options}: the kernel shows\n{shown}")
+                target.finish()
+                out = trace.stop()
+        check("exact-count", keyed(out, "@") == {f"uprobe:{function}": 1000}, out)
+        check("exact-count", keyed(out, "@back") == {f"uretprobe:{function}": 1000}, out)
+        check("same-calls", (scalar(out, "@args"), scalar(out, "@sum")) == (499500, 500500), out)
+    result = spile("--attach", "session", "-e", f"uprobe:{function} {{ @ = count(); }}")
+    check_status(result, 1)
+    check_says(result, "--attach session: .*not a uprobe and a uretprobe")
+
+
+def records_come_by_perf_buffers_too():
+    """Forced: the same lines as by the ring, in order, since one CPU makes them; with strings, exit() and BEGIN."""
     need_root()
     probe = f"uprobe:{Work.get('work')}:probe_me"
-    hits = 100000
-    result = spile("--engine", "kernel", "-v", "-e", f'{probe} {{ printf("hit %d\\n", arg0); @[arg0] = count(); }}', "-c",
-                   work("calls", hits), seconds=120, env={"SPILE_PERF_RB_PAGES": "16"})
+    script = (f'BEGIN {{ printf("begin\\n"); }} {probe} {{ printf("%d %s\\n", arg0, arg0 % 2 ? "odd" : "a longer word"); @[probe] = count(); '
+              f'if (arg0 == 99) {{ print(@); exit(3); }} }} END {{ printf("end\\n"); }}')
+    outs = []
+    for records in ("ring", "perf"):
+        for path in ("auto", "ioctl"):
+            result = spile("-q", "--engine", "kernel", "--records", records, "--attach", path, "-e", script, "-c",
+                           "taskset -c 0 " + work("calls", 100) if path == "auto" else work("calls", 100))
+            check_status(result, 3)
+            outs.append(sorted(result.out.splitlines()))
+    check("hits-happened", "98 a longer word" in outs[0] and "99 odd" in outs[0] and "begin" in outs[0] and "end" in outs[0], "\n".join(outs[0]))
+    check("same-output", all(out == outs[0] for out in outs), "\n".join(map(str, outs)))
+    for words, pattern in ((("--attach", "multi", "-e", f'{probe} {{ printf("x"); }}'), "perf buffer"),
+                           (("-e", 'rawtracepoint:sched_switch { printf("x"); }'), "rawtracepoint:sched_switch: a perf buffer cannot")):
+        result = spile("--engine", "kernel", "--records", "perf", *words)
+        check_status(result, 1)
+        check_says(result, pattern)
+    # What prints nothing needs no buffer.
+    result = traced(f"{probe} {{ @ = count(); }}", work("calls", 10), "--records", "perf", "--attach", "multi")
+    check("exact-count", scalar(result.out, "@") == 10, result.report())
+
+
+def a_storm_loses_nothing_in_silence(hits=1_000_000, records="ring"):
+    """Every hit is counted, one in ten is a line or is counted as lost; every key (a time of its own) is kept, or counted as not kept."""
+    need_root()
+    script = ('tracepoint:syscalls:sys_enter_getpgid { @hits = count(); @[nsecs] = count(); '
+              'if (nsecs % 10 == 0) { @tenth = count(); printf("hit %d\\n", pid); } }')
+    result = spile("-v", "--records", records, "-e", script, "-c", work("syscalls", hits), seconds=240, env={"SPILE_PERF_RB_PAGES": "16"})
     check_status(result, 0)
     end = re.search(r"(\d+) records lost, (\d+) updates of full maps", result.err)
     lines, lost, full = result.out.count("hit "), int(end.group(1)), int(end.group(2))
-    check("hits-happened", lines > 1000 and full > 0, result.err)
-    check("exact-or-counted", lines + lost == hits, f"{lines} lines, {lost} lost of {hits}\n{result.err}")
+    tenth = scalar(result.out, "@tenth")
+    check("hits-happened", lines > 100 and full > 0 and tenth > hits // 20, result.err)
+    check("exact-count", scalar(result.out, "@hits") == hits, result.err)
+    check("exact-or-counted", lines + lost == tenth, f"{lines} lines, {lost} lost of {tenth}\n{result.err}")
     check("exact-or-counted", len(keyed(result.out, "@")) + full == hits, f"{len(keyed(result.out, '@'))} keys, {full} not kept\n{result.err}")
+
+
+def a_storm_in_perf_buffers_loses_nothing_in_silence():
+    a_storm_loses_nothing_in_silence(100_000, "perf")
 
 
 # ---- stat, list, info ------------------------------------------------------------------------------------------------
@@ -425,6 +477,42 @@ def stat_of_all_cpus_adds_up():
     check("at-least", sum(float(row["counter-value"]) for row in syscalls) >= 777, str(rows))
 
 
+def stat_tells_how_long_calls_took():
+    """Of both engines, with patterns, intervals and CPUs. Calls that sleep for 10 ms take at least that."""
+    need_root()
+    path = compile_program(Work.directory.name, "sleeper", r"""
+#include <unistd.h>
+__attribute__((noinline)) int quick_call(int n) { __asm__ volatile("" : "+r"(n)); return n; }
+__attribute__((noinline)) int slow_call(int n) { usleep(10000); return n; }
+int main(void) { int sum = 0; for (int i = 0; i < 900; i++) sum += quick_call(1); for (int i = 0; i < 20; i++) sum += slow_call(1); return sum != 920; }
+""", ("-O1",))
+    for engine in ("kernel", "user"):
+        result = stat("--engine", engine, "-L", "-f", "json", "-e", f"uretprobe:{path}:*_call,uretprobe:{path}:slow_call,uprobe:{path}:main",
+                      "--", path)
+        check_status(result, 0)
+        rows = [json.loads(line) for line in result.err.splitlines()]
+        found = {row["event"].split(":")[-1]: row for row in rows}
+        check("exact-count", {name: int(float(row["counter-value"])) for name, row in found.items()} ==
+              {"quick_call": 900, "slow_call": 20, "main": 1}, result.report())
+        check("exact-count", {name: row["latency-ns"]["count"] for name, row in found.items() if name != "main"} ==
+              {"quick_call": 900, "slow_call": 20} and "latency-ns" not in found["main"], result.report())
+        slow, quick = found["slow_call"]["latency-ns"], found["quick_call"]["latency-ns"]
+        check("latency", 10_000_000 * 0.97 <= slow["p50"] <= slow["p90"] <= slow["p99"] <= slow["p99.9"] <= slow["max"], result.report())
+        check("latency", quick["p50"] < 10_000_000 and quick["p50"] <= quick["p99"] <= quick["max"], result.report())
+        result = stat("--engine", engine, "-L", "-I", 50, "-e", f"uretprobe:{path}:slow_call", "--", path)
+        check_status(result, 0)
+        counts = [int(count) for count in re.findall(r"^ +\d+\.\d{9} +(\d+)      uretprobe", result.err, re.M)]
+        lines = re.findall(r"^ +# (no call|[\d.]+ p50, [\d.]+ p90, [\d.]+ p99, [\d.]+ p99\.9 usec)$", result.err, re.M)
+        check("exact-count", sum(counts) == 20 and len(lines) == len(counts), result.report())
+        check("intervals", [line == "no call" for line in lines] == [count == 0 for count in counts], result.report())
+    result = stat("-L", "-A", "-f", "json", "-e", f"uretprobe:{path}:slow_call", "--engine", "kernel", "--", path)
+    rows = [json.loads(line) for line in result.err.splitlines()]
+    check("a-row-a-cpu", len(rows) >= os.cpu_count() and sum(row["latency-ns"]["count"] for row in rows) == 20, result.report())
+    result = stat("-L", "-e", "page-faults", "--", path)
+    check_status(result, 2)
+    check_says(result, "--latency: no event is the return of a function")
+
+
 def stat_says_what_it_cannot():
     for words, pattern in ((("-e", "nonsense", "-a"), "is no event"), (("-e", "cs"), "whose events"),
                            (("-e", "cs", "-a", "-p", "1"), "-a is of all")):
@@ -476,9 +564,11 @@ if __name__ == "__main__":
               a_watchpoint_counts_every_write, a_raw_tracepoint_has_typed_arguments, one_program_serves_no_two_raw_tracepoints,
               an_iterator_runs_once_for_each_task, hardware_says_why_not, what_this_kernel_lacks_is_said_in_words,
               without_privilege_it_says_what_is_needed, uprobe_by_multi, uprobe_by_link, uprobe_by_ioctl, uprobe_by_tracefs,
-              a_killed_spile_leaves_no_probe_and_the_next_one_clears_its_event, a_killed_spile_leaves_no_link, a_storm_loses_nothing_in_silence,
+              a_killed_spile_leaves_no_probe_and_the_next_one_clears_its_event, a_killed_spile_leaves_no_link,
+              uprobe_session_is_one_link_at_both_ends, records_come_by_perf_buffers_too,
+              a_storm_loses_nothing_in_silence, a_storm_in_perf_buffers_loses_nothing_in_silence,
               stat_counts_a_command_exactly, stat_counts_tracepoints_counters_and_patterns, stat_prints_intervals_that_add_up,
-              stat_of_all_cpus_adds_up, stat_says_what_it_cannot, list_is_as_perf_prints_it,
+              stat_of_all_cpus_adds_up, stat_tells_how_long_calls_took, stat_says_what_it_cannot, list_is_as_perf_prints_it,
               probes_of_the_kernel_are_listed_with_their_arguments, info_says_what_works], 300)
     finally:
         Work.directory.holder.__exit__(None, None, None)

@@ -16,10 +16,10 @@ VM = os.path.join(ROOT, "tools/vm/vm.sh")
 OPENING = "(while true; do ls / >/dev/null; cat /etc/passwd >/dev/null; done) & "
 
 
-def in_vm(kernel, script, environment=None, root=None, seconds=BOOT_SECONDS):
+def in_vm(kernel, script, environment=None, root=None, seconds=BOOT_SECONDS, modules=()):
     # The emulated machine itself may die (status 124, its console on stderr): that says nothing of spile, so it boots again.
     for attempt in range(3):
-        result = run([VM, kernel, *(("--root", root) if root else ()), "--timeout", int(seconds), "sh", "-c", script], seconds=seconds + 60,
+        result = run([VM, kernel, *(("--root", root) if root else ()), *(("--modules", ",".join(modules)) if modules else ()), "--timeout", int(seconds), "sh", "-c", script], seconds=seconds + 60,
                      env=environment)
         if result.status != 124:
             break

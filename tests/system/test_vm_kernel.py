@@ -6,10 +6,11 @@ kprobe_events); the checks come afterwards."""
 import os
 import re
 import shutil
+import sys
 
 from harness import check
 import tools
-from test_vm import BOOT_SECONDS, in_vm, sections, spile_line
+from test_vm import BOOT_SECONDS, in_vm, sections
 from tracing import check_status, compile_program, keyed, main, scalar, temporary_directory
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -38,6 +39,9 @@ show() { # name, spile's words
   sleep 0.5; kill $TRACE; wait $TRACE; echo "STATUS $?"
   grep -v ' \.\.\. ' /tmp/out
 }
+begin() { spile "$@" >/tmp/out 2>&1 & TRACE=$!; for i in $(seq 400); do grep -q ^Attached /tmp/out && break; kill -0 $TRACE 2>/dev/null || break; sleep 0.05; done; }
+end() { kill $TRACE; wait $TRACE; echo "STATUS $?"; grep -v ' \.\.\. ' /tmp/out; }
+said() { for i in $(seq 400); do grep -q "$1" /tmp/out && break; sleep 0.05; done; }
 gone() { echo "== $1"; cat /sys/kernel/debug/kprobes/list /sys/kernel/tracing/enabled_functions; bpf_links; sed 's/^/EVENT /' /sys/kernel/tracing/kprobe_events; }
 plain() { echo "== $1"; shift; "$@" 2>&1 | grep -v ' \.\.\. '; }
 """
@@ -77,8 +81,11 @@ SHOWN = {
                  r'kretprobe:do_sys_openat2 { @ns = hist(duration); @long = max(duration); }'],
     "ustack": ["-e", "uprobe:/bin/spile:main { @[ustack] = count(); }"],
 }
+# The function's second argument holds the address of the path.
+SWITCHED = ('kprobe:do_filp_open /str(*(uint64 *)arg1) == "/tmp/on"/ { @[probe] = count(); } '
+            'kretprobe:do_filp_open /str(*(uint64 *)arg1) == "/tmp/on"/ { @[probe] = count(); }')
 MISSED = "kprobe:__htab_map_lookup_elem { @[pid] = count(); } kprobe:vfs_read { @v[comm] = count(); }"
-FOPEN = spile_line('uprobe:/lib/x86_64-linux-gnu/libc.so.6:fopen { printf("fopen: %s\\n", str(arg0)); } interval:s:4 { exit(); }')
+FOPEN = r'uprobe:/lib/x86_64-linux-gnu/libc.so.6:fopen { printf("fopen: %s\n", str(arg0)); }'
 
 
 # Scripts of tools/scripts that need kprobes or what may not be done to this machine; what each must have printed.
@@ -118,11 +125,31 @@ def script(version):
         if name == "by_module":
             lines.append("kill $VERSIONS")
         if name == "ustack":
-            lines.append("(while true; do spile --version; sleep 0.05; done) >/dev/null 2>&1 & VERSIONS=$!")
-        lines.append(f"show {name} {quoted(words)}")
+            lines.append(f"echo '== ustack'; begin {quoted(words)}; bpf_links | sed 's/^/LINK /'; spile --version; spile --version; end")
+        else:
+            lines.append(f"show {name} {quoted(words)}")
     lines += [
-        "kill $VERSIONS",
         "gone after_all",
+        # Off: no call is counted. On: each.
+        "echo '== paused'", f"begin --paused -e {quoted([SWITCHED])}",
+        "cat /tmp/on /tmp/on; kill -USR2 $TRACE; said resumed; cat /tmp/on /tmp/on; end",
+        # A module goes away under its probes: kprobes see no more, what BTF describes holds it.
+        "insmod /modules/dummy.ko; ifconfig dummy0 10.9.9.1 up; echo '== module'",
+        # Perf events: a link over many functions would hold the module.
+        f"begin --attach link -e {quoted(['kprobe:dummy:dummy_xmit { @[probe] = count(); } kprobe:dummy_xmit { @plain = count(); }'])}",
+        "ping -c1 -W1 10.9.9.2 >/dev/null; spile sites | sed 's/^/SITE /'; rmmod dummy && echo UNLOADED; said 'has been unloaded'",
+        "spile sites | sed 's/^/AFTER /'; end",
+        "insmod /modules/dummy.ko; ifconfig dummy0 10.9.9.1 up; echo '== module_held'",
+        f"begin -e {quoted(['fentry:dummy:dummy_xmit { @[probe, args.skb != 0] = count(); }'])}",
+        "ping -c1 -W1 10.9.9.2 >/dev/null; rmmod dummy && echo UNLOADED; end; rmmod dummy && echo UNLOADED_LATER",
+        "echo '== perf_records'; begin --records perf -e " + quoted([OPENAT + ' { printf("opens %s\\n", str(arg1)); }']) +
+        "; said 'opens /etc/passwd'; end",
+        f"plain latency spile stat -a -L -e kretprobe:vfs_read,kprobe:vfs_read -- sleep 1",
+        # No type information: what needs it says so, the rest works without.
+        "mount -t tmpfs none /sys/kernel/btf",
+        f"plain no_btf spile -e {quoted(['rawtracepoint:sched_switch { @ = count(); }'])}",
+        f"show no_btf_pair {quoted(['-v', '-e', PAIR])}",
+        "umount /sys/kernel/btf",
         # Inside the function, at the first offsets where an instruction begins: an int3, or a jump where there is room.
         "for n in $(seq 100 125); do SITES=1 show inside_$n -v -e \"kprobe:do_unlinkat+$n { @[probe] = count(); }\"; "
         "grep -q ^Attached /tmp/out && break; done",
@@ -131,7 +158,7 @@ def script(version):
         # Killed with a definition in place: no probe, and the next spile takes the definition away.
         f"spile --attach tracefs -e {quoted([COUNT])} >/tmp/out 2>&1 & VICTIM=$!",
         "for i in $(seq 100); do grep -q ^Attached /tmp/out && break; sleep 0.1; done; kill -9 $VICTIM; wait $VICTIM; sleep 0.5",
-        "gone killed",
+        "gone killed; spile sites | sed 's/^/SITE /'",
         f"show next {quoted(['-e', 'kprobe:vfs_read { @[probe] = count(); }'])}",
         f"spile -e {quoted(['kprobe:vfs_* { @ = count(); }'])} >/tmp/out 2>&1 & VICTIM=$!",
         "for i in $(seq 200); do grep -q ^Attached /tmp/out && break; sleep 0.1; done; kill -9 $VICTIM; wait $VICTIM; sleep 1",
@@ -143,7 +170,8 @@ def script(version):
         "plain hardware spile -e 'hardware:cycles:1000 { @ = count(); }'",
         "plain no_session spile --attach session -e 'kprobe:vfs_read+4 { @ = count(); }'",
         # stat, list, info.
-        "plain stat spile stat -a -e syscalls:sys_enter_openat,kprobe:do_filp_open,kretprobe:do_filp_open,page-faults -- sleep 10",
+        "plain stat spile stat -a -e syscalls:sys_enter_openat,kprobe:do_filp_open,kretprobe:do_filp_open,page-faults -- "
+        "sleep $(case $(uname -r) in 6.1.*) echo 10;; *) echo 2;; esac)",
         "plain stat_command spile stat -e kprobe:do_filp_open,kretprobe:do_filp_open -- opener",
         "plain stat_all spile stat -a -I 500 -e kprobe:__x64_sys_brk,kretprobe:__x64_sys_brk -- sleep 1",
         "plain lv spile -lv tracepoint:raw_syscalls:sys_exit",
@@ -152,9 +180,14 @@ def script(version):
         "plain info spile info",
         # A probe on what the programs themselves call: hits inside a hit run nothing, and are counted (the kernel tells since 6.7).
         f"case $(uname -r) in 6.12*) show missed {quoted(['-v', '-e', MISSED])};; esac",
-        f"plain fopen sh -c {quoted(['(sleep 1; spile info >/dev/null) & ' + FOPEN])}",
+        f"echo '== fopen'; begin -e {quoted([FOPEN])}; spile info >/dev/null; said '^fopen: /'; end",
         tools_at_once() if version == TOOLS_KERNEL else "",
-        "kill $LOOP", "echo '== end'; uname -r"]
+        "kill $LOOP",
+        # The last, since it cannot be taken back.
+        "mount -t securityfs securityfs /sys/kernel/security; echo confidentiality >/sys/kernel/security/lockdown",
+        f"plain locked spile -e {quoted(['kprobe:do_filp_open { @[str(*(uint64 *)arg1)] = count(); }'])}", "plain locked_info spile info",
+        f"echo '== locked_count'; begin -e {quoted([COUNT])}; cat /etc/passwd >/dev/null; end 2>&1",
+        "echo '== end'; uname -r"]
     return "\n".join(lines)
 
 
@@ -174,10 +207,12 @@ class Kernel:
                     shutil.copy(tools.script(name), os.path.join(root, "image"))
                 with open(os.path.join(root, "image/checks.sh"), "w", encoding="utf-8") as file:
                     file.write(script(version))
-                result = in_vm(version, ". /checks.sh", root=os.path.join(root, "image"), seconds=BOOT_SECONDS * 4)
+                result = in_vm(version, ". /checks.sh", root=os.path.join(root, "image"), seconds=BOOT_SECONDS * 4,
+                               modules=("dummy",))
             check_status(result, 0)
             cls.found[version] = sections(result.out)
-            check("all-ran", "end" in cls.found[version] and cls.found[version]["end"].strip().startswith(version), result.report())
+            ran = cls.found[version].get("end", "").strip()
+            check("all-ran", ran and (version == "newest" or ran.startswith(version)), result.report())
         return cls.found[version]
 
 
@@ -226,6 +261,7 @@ def check_common(found):
           found["rawtracepoint"])
     check("hits-happened", sum(hits("profile").values()) > 10 and sum(hits("profile", "@f").values()) > 10, found["profile"])
     documents(found)
+    changes(found)
     leftovers(found)
     refusals(found)
     counting(found)
@@ -267,12 +303,38 @@ def documents(found):
     check("fopen", re.search(r"^fopen: /\S+", found["fopen"], re.M), found["fopen"])
 
 
+def changes(found):
+    """Switched off and on; a module that goes; no type information; a kernel that locks its memory up."""
+    paused = shown(found, "paused")
+    check("exact-count", keyed(paused, "@") == {"kprobe:do_filp_open": 2, "kretprobe:do_filp_open": 2}, paused)
+    module = shown(found, "module")
+    check("hits-happened", keyed(module, "@").get("kprobe:dummy:dummy_xmit", 0) > 0 and scalar(module, "@plain") > 0, module)
+    check("unloaded", "UNLOADED" in module and re.search(r"the module dummy has been unloaded: kprobe:dummy:dummy_xmit and 1 more of its probes see", module), module)
+    check("sites", re.search(r"SITE dummy:dummy_xmit\+0x\d.*\[kprobe \[FTRACE\]\]", module) and re.search(r"AFTER .*\[kprobe .*\[GONE\]", module), module)
+    held = shown(found, "module_held")
+    check("hits-happened", sum(keyed(held, "@").values()) > 0, held)
+    check("held", "UNLOADED\n" not in held and "UNLOADED_LATER" in held, held)
+    records = shown(found, "perf_records")
+    check("hits-happened", re.search(r"^opens /etc/passwd$", records, re.M), records)
+    check("latency", re.search(r"kretprobe:vfs_read .*\n +# [\d.]+ p50, [\d.]+ p90, [\d.]+ p99, [\d.]+ p99.9, [\d.]+ max usec\n +\d+ +kprobe:vfs_read",
+                               found["latency"]), found["latency"])
+    check("no-btf", "no type information" in found["no_btf"], found["no_btf"])
+    check("hits-happened", min(keyed(shown(found, "no_btf_pair"), "@").values()) > 0, found["no_btf_pair"])
+    check("lockdown", re.search(r"no  lockdown +confidentiality", found["locked_info"]), found["locked_info"])
+    check("lockdown", "lets no program read its memory" in found["locked"] and "verifier" not in found["locked"], found["locked"])
+    # By fprobe it counts; perf events take no kprobe then.
+    counts = sum(keyed(found["locked_count"], "@").values())
+    check("lockdown", counts > 0 or re.search(r"do_sys_openat2.*locked down \(/sys/kernel/security/lockdown", found["locked_count"]),
+          found["locked_count"])
+
+
 def leftovers(found):
     check("nothing-left", not found["after_all"].strip(), found["after_all"])
     # The definition stays, without effect: the kprobe is not armed.
     check("tracefs-event", len(re.findall(r"EVENT p:spile_", found["killed"])) == 1, found["killed"])
     check("nothing-armed", all("[DISABLED]" in line for line in found["killed"].splitlines() if " k " in line) and
           "LINK" not in found["killed"] and "do_sys_openat2 (" not in found["killed"], found["killed"])
+    check("sites", re.search(r"SITE do_sys_openat2\+0x0.*\[DISABLED\]", found["killed"]), found["killed"])
     check("stale-event-removed", "EVENT" not in shown(found, "next") and keyed(found["next"], "@"), found["next"])
     check("nothing-left", not found["killed_many"].strip(), found["killed_many"])
 
@@ -290,7 +352,7 @@ def counting(found):
     text = found["stat"]
     rows = {name: int(count) for count, name in re.findall(r"^ +(\d+)      (\S+)", text, re.M)}
     check("layout", "\n Performance counter stats for 'system wide':\n\n" in text and
-          re.search(r"\n\n +10\.\d{9} seconds time elapsed", text), text)
+          re.search(r"\n\n +(10|2)\.\d{9} seconds time elapsed", text), text)
     check("hits-happened", min(rows.get(name, 0) for name in ("syscalls:sys_enter_openat", "kprobe:do_filp_open",
                                                               "kretprobe:do_filp_open", "page-faults")) > 0, text)
     # Of all processes the two counters begin and end one after the other; of a command each sees all that it does.
@@ -321,11 +383,13 @@ def kernel_6_1():
     check("info", re.search(r"no  kprobe.multi", found["info"]) and re.search(r"no  uprobe.multi ", found["info"]), found["info"])
 
 
-def kernel_6_12():
-    found = Kernel.get("6.12")
+def kernel_with_fprobe(version):
+    found = Kernel.get(version)
     check_common(found)
     check("link-type", "1 LINK kprobe_multi kprobe_0 1" in found["single"], found["single"])
-    check("fprobe", "fprobe_handler" in found["single"] and "LIST" not in found["single"], found["single"])
+    # As enabled_functions tells it: fprobe's own operations, or since 6.14 those of the function graph.
+    check("fprobe", re.search(r"^ENABLED \d+ .*(fprobe_handler|fprobe|fgraph|function_graph|ftrace_graph)", found["single"], re.M) and
+          "LIST" not in found["single"], found["single"])
     # A session is one link at both ends.
     check("link-type", "1 LINK kprobe_multi kprobe_0 1" in found["pair"] and "kretprobe_1" not in found["pair"], found["pair"])
     check("session", "[kretprobe (kprobe.session)]" in found["pair"], found["pair"])
@@ -336,5 +400,14 @@ def kernel_6_12():
     check("info", re.search(r"yes kprobe.session", found["info"]) and re.search(r"yes uprobe.multi ", found["info"]), found["info"])
 
 
+def kernel_6_12():
+    kernel_with_fprobe("6.12")
+
+
+def newest_kernel():
+    """By hand: `test_vm_kernel.py newest_kernel`. Debian's newest, whatever it is."""
+    kernel_with_fprobe("newest")
+
+
 if __name__ == "__main__":
-    main([kernel_6_1, kernel_6_12], 1500)
+    main([kernel_6_1, kernel_6_12] + ([newest_kernel] if "newest_kernel" in sys.argv else []), 1500)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# vm.sh KERNEL [--root DIR] [--timeout S] [--list] [COMMAND...]
+# vm.sh KERNEL [--root DIR] [--modules NAME,...] [--timeout S] [COMMAND...]
 #
 # Boots a Debian kernel under QEMU's software emulation with a busybox initramfs that holds spile, its libraries and what
-# --root adds, runs COMMAND in it and returns its output and exit status. KERNEL is 6.1, 6.12 or a file.
+# --root adds, runs COMMAND in it and returns its output and exit status. KERNEL is 6.1, 6.12, newest (of Debian unstable) or a file.
 #
 # Exit status: COMMAND's, or 77 with a reason on stderr when the kernel package cannot be fetched here (tests then skip), or
 # 124 when the machine did not finish in time.
@@ -16,16 +16,18 @@ cache=${SPILE_VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/spile/vm}
 spile=${SPILE_BINARY:-$top/build/release/spile}
 timeout_s=${SPILE_VM_TIMEOUT:-300}
 extra_root=
+modules=
 
 skip() { echo "vm: $*" >&2; exit 77; }
 die() { echo "vm: $*" >&2; exit 2; }
 
-[ $# -ge 1 ] || die "usage: vm.sh KERNEL [--root DIR] [--timeout S] [COMMAND...]"
+[ $# -ge 1 ] || die "usage: vm.sh KERNEL [--root DIR] [--modules NAME,...] [--timeout S] [COMMAND...]"
 kernel=$1
 shift
 while [ $# -gt 0 ]; do
   case $1 in
     --root) extra_root=$2; shift 2 ;;
+    --modules) modules=$2; shift 2 ;;
     --timeout) timeout_s=$2; shift 2 ;;
     --) shift; break ;;
     *) break ;;
@@ -46,7 +48,16 @@ suite_of() {
   case $1 in
     6.1) echo bookworm ;;
     6.12) echo bookworm-backports trixie ;;
+    newest) echo sid trixie-backports ;;
     *) return 1 ;;
+  esac
+}
+
+# The start of the package's version.
+version_of() {
+  case $1 in
+    newest) echo '[0-9]+\.[0-9]+' ;;
+    *) echo "${1//./\\.}\\.[0-9]" ;;
   esac
 }
 
@@ -66,13 +77,24 @@ fetch_from() { # version suite dir
     -o "Dir::Cache::archives=$apt/archives" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o APT::Sandbox::User=root
     -o Acquire::Languages=none -o Acquire::Retries=2)
   apt-get "${options[@]}" -qq update >"$dir/apt.log" 2>&1 || return 1
-  package=$(apt-cache "${options[@]}" search --names-only "^linux-image-${version//./\\.}\\.[0-9].*cloud-amd64$" |
+  package=$(apt-cache "${options[@]}" search --names-only "^linux-image-$(version_of "$version").*cloud-amd64$" |
     awk '{print $1}' | grep -v -- '-dbg$' | grep -v unsigned | sort -V | tail -n 1)
   [ -n "$package" ] || return 1
-  (cd "$dir" && apt-get "${options[@]}" -qq download "$package" >>apt.log 2>&1) || return 1
-  dpkg-deb -x "$dir"/linux-image-*.deb "$dir/unpacked" || return 1
-  rm -f "$dir"/linux-image-*.deb
+  # Newer packages of this name have no files of their own but need two others that do.
+  local packages=("$package") part deb
+  for part in binary modules; do
+    part=${package/linux-image-/linux-$part-}
+    if [ -n "$(apt-cache "${options[@]}" pkgnames "$part")" ]; then packages+=("$part"); fi
+  done
+  (cd "$dir" && apt-get "${options[@]}" -qq download "${packages[@]}" >>apt.log 2>&1) || return 1
+  for deb in "$dir"/linux-*.deb; do dpkg-deb -x "$deb" "$dir/unpacked" || return 1; done
+  rm -f "$dir"/linux-*.deb
   rm -rf "$apt"
+}
+
+# Newer packages have it beside the modules.
+find_image() { # dir
+  { compgen -G "$1/unpacked/boot/vmlinuz-*" || compgen -G "$1/unpacked/usr/lib/modules/*/vmlinuz" || true; } | head -n 1
 }
 
 kernel_image() {
@@ -81,11 +103,11 @@ kernel_image() {
     return
   fi
   local dir=$cache/kernel-$kernel suites suite
-  suites=$(suite_of "$kernel") || die "unknown kernel '$kernel': 6.1, 6.12 or a file"
-  if ! compgen -G "$dir/unpacked/boot/vmlinuz-*" >/dev/null; then
+  suites=$(suite_of "$kernel") || die "unknown kernel '$kernel': 6.1, 6.12, newest or a file"
+  if [ -z "$(find_image "$dir")" ]; then
     exec 9>"$cache/lock-$kernel"
     flock 9
-    if ! compgen -G "$dir/unpacked/boot/vmlinuz-*" >/dev/null; then
+    if [ -z "$(find_image "$dir")" ]; then
       rm -rf "$dir"
       mkdir -p "$dir"
       for suite in $suites; do
@@ -94,7 +116,7 @@ kernel_image() {
     fi
     flock -u 9
   fi
-  compgen -G "$dir/unpacked/boot/vmlinuz-*" | head -n 1 || true
+  find_image "$dir"
 }
 
 image=$(kernel_image)
@@ -151,6 +173,16 @@ run=$(mktemp -d "$cache/run.XXXXXX")
 trap 'rm -rf "$run"; [ -z "$extra_root" ] || rm -f "$base"' EXIT
 mkdir "$run/root"
 { printf 'exec'; printf ' %q' "$@"; echo; } >"$run/root/command"
+# The kernel's own modules, as /modules/NAME.ko.
+for module in ${modules//,/ }; do
+  file=$(find "$cache/kernel-$kernel/unpacked" -name "$module.ko*" -print -quit)
+  [ -n "$file" ] || die "the package of kernel $kernel has no module $module"
+  mkdir -p "$run/root/modules"
+  case $file in
+    *.xz) xz -dc "$file" >"$run/root/modules/$module.ko" ;;
+    *) cp "$file" "$run/root/modules/$module.ko" ;;
+  esac
+done
 (cd "$run/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$run/command.cpio.gz"
 cat "$base" "$run/command.cpio.gz" >"$run/initrd"
 
@@ -158,9 +190,10 @@ status=0
 # Without cmpxchg16b: QEMU 7.2 emulates it so that the allocator of kernel 6.12 now and then takes a double fault.
 # One CPU: the emulator runs several as threads, and one may go on in code that another has just taken out (a kprobe's
 # trampoline): the guest then jumps to 0. An oops ends the machine at once instead of leaving it to the time limit.
+# no_timer_check: on a busy machine the emulated timer is late, which a kernel else takes for a broken one and panics.
 timeout -k 5 "$timeout_s" qemu-system-x86_64 -accel tcg -cpu max,cx16=off -smp 1 -m 1024 -nodefaults -no-user-config -display none -no-reboot \
   -kernel "$image" -initrd "$run/initrd" \
-  -append "console=ttyS0 quiet panic=-1 oops=panic mitigations=off rdinit=/init 8250.nr_uarts=4" \
+  -append "console=ttyS0 quiet panic=-1 oops=panic mitigations=off no_timer_check rdinit=/init 8250.nr_uarts=4" \
   -serial "file:$run/console" -serial "file:$run/out" -serial "file:$run/status" </dev/null >"$run/qemu.log" 2>&1 || status=$?
 
 cat "$run/out" 2>/dev/null || true

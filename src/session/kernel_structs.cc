@@ -1,8 +1,6 @@
-#include "session/kernel_types.h"
+#include "session/kernel_structs.h"
 
 #include <charconv>
-
-#include "os/process.h"
 
 namespace spile::session {
 
@@ -23,30 +21,24 @@ std::string_view word_of(Kind kind) {
 
 }  // namespace
 
-Result<KernelTypes> KernelTypes::load(const std::string& path) {
-  SPILE_TRY(const std::string text, os::read_file(path));
-  SPILE_TRY(btf::Types types, btf::Types::parse({text.begin(), text.end()}));
-  return KernelTypes(std::move(types));
-}
-
-std::string KernelTypes::name_of(uint32_t composite) const {
-  const btf::Type type = types_.type(composite);
+std::string KernelStructs::name_of(uint32_t composite) const {
+  const btf::Type type = types_->type(composite);
   if (type.name.empty()) return fmt::format("{} <{}>", word_of(type.kind), composite);
   return fmt::format("{} {}", word_of(type.kind), type.name);
 }
 
-Type KernelTypes::array_of(const btf::Type& array, int depth) const {
-  const btf::Type element = types_.type(types_.strip(array.target));
+Type KernelStructs::array_of(const btf::Type& array, int depth) const {
+  const btf::Type element = types_->type(types_->strip(array.target));
   if (element.kind == Kind::kInt && element.is_char && element.size_bytes == 1 && array.count > 0)
     return Type::string(array.count);
   return Type::array_of(type_of(array.target, depth + 1), array.count);
 }
 
 /// Unknown for what the language has no type for: functions, floating point.
-Type KernelTypes::type_of(uint32_t number, int depth) const {
+Type KernelStructs::type_of(uint32_t number, int depth) const {
   if (depth > kMaxDepth) return Type::uint64();
-  number = types_.strip(number);
-  const btf::Type type = types_.type(number);
+  number = types_->strip(number);
+  const btf::Type type = types_->type(number);
   switch (type.kind) {
     case Kind::kInt:
       return type.size_bytes <= 8 ? Type::integer(type.size_bytes, type.is_signed)
@@ -54,8 +46,8 @@ Type KernelTypes::type_of(uint32_t number, int depth) const {
     case Kind::kEnum:
     case Kind::kEnum64: return Type::integer(type.size_bytes, type.is_signed);
     case Kind::kPointer: {
-      const uint32_t target = types_.strip(type.target);
-      const Kind kind = types_.type(target).kind;
+      const uint32_t target = types_->strip(type.target);
+      const Kind kind = types_->type(target).kind;
       if (kind == Kind::kVoid || kind == Kind::kPrototype) return Type::void_pointer();
       return Type::pointer_to(type_of(target, depth + 1));
     }
@@ -69,7 +61,7 @@ Type KernelTypes::type_of(uint32_t number, int depth) const {
 
 /// A bitfield lies in a unit of its type where it fits into one, else in eight bytes from its
 /// first.
-StructField KernelTypes::field_of(const btf::Member& member) const {
+StructField KernelStructs::field_of(const btf::Member& member) const {
   StructField field;
   field.name = member.name;
   field.type = type_of(member.type);
@@ -87,15 +79,15 @@ StructField KernelTypes::field_of(const btf::Member& member) const {
   return field;
 }
 
-Structure KernelTypes::structure_of(uint32_t number, std::string name) const {
+Structure KernelStructs::structure_of(uint32_t number, std::string name) const {
   Structure out;
   out.name = std::move(name);
-  out.size_bytes = types_.type(number).size_bytes;
-  for (const btf::Member& member : types_.members(number)) out.fields.push_back(field_of(member));
+  out.size_bytes = types_->type(number).size_bytes;
+  for (const btf::Member& member : types_->members(number)) out.fields.push_back(field_of(member));
   return out;
 }
 
-Result<Structure> KernelTypes::structure(std::string_view name) const {
+Result<Structure> KernelStructs::structure(std::string_view name) const {
   const bool is_union = name.starts_with("union ");
   const std::string_view bare = name.substr(std::min(name.size(), name.find(' ') + 1));
   const Kind kind = is_union ? Kind::kUnion : Kind::kStruct;
@@ -103,22 +95,22 @@ Result<Structure> KernelTypes::structure(std::string_view name) const {
   if (bare.starts_with(kAnonymous)) {
     uint32_t given = 0;
     std::from_chars(bare.data() + 1, bare.data() + bare.size(), given);
-    if (types_.type(given).kind == kind) number = given;
+    if (types_->type(given).kind == kind) number = given;
   } else {
-    number = types_.find(kind, bare);
+    number = types_->find(kind, bare);
   }
   if (!number) return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
   return structure_of(*number, std::string(name));
 }
 
-Result<Type> KernelTypes::named(std::string_view name) const {
-  const auto number = types_.find(Kind::kTypedef, name);
+Result<Type> KernelStructs::named(std::string_view name) const {
+  const auto number = types_->find(Kind::kTypedef, name);
   if (!number) return fail(ErrorCode::kNotFound, "the kernel has no type '{}'", name);
   return type_of(*number);
 }
 
-Result<int64_t> KernelTypes::enumerator(std::string_view name) const {
-  if (const auto value = types_.enumerator(name)) return *value;
+Result<int64_t> KernelStructs::enumerator(std::string_view name) const {
+  if (const auto value = types_->enumerator(name)) return *value;
   return fail(ErrorCode::kNotFound, "the kernel has no constant '{}'", name);
 }
 

@@ -1,6 +1,7 @@
 // The kernel's BTF as the language sees it: structs, typedefs, constants.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -10,11 +11,9 @@
 
 namespace spile::session {
 
-class KernelTypes {
+class KernelStructs {
  public:
-  /// Reads the file. Errors: not found, denied, and those of btf::Types::parse.
-  static Result<KernelTypes> load(const std::string& path);
-  explicit KernelTypes(btf::Types types) : types_(std::move(types)) {}
+  explicit KernelStructs(std::shared_ptr<const btf::Types> types) : types_(std::move(types)) {}
 
   /// "struct sock", "union x". Errors: not found.
   Result<lang::Structure> structure(std::string_view name) const;
@@ -29,7 +28,7 @@ class KernelTypes {
   lang::Type array_of(const btf::Type& array, int depth) const;
   std::string name_of(uint32_t composite) const;
 
-  btf::Types types_;
+  std::shared_ptr<const btf::Types> types_;
 };
 
 }  // namespace spile::session

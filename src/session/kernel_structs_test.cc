@@ -1,8 +1,10 @@
-#include "session/kernel_types.h"
+#include "session/kernel_structs.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+
+#include "kernel_engine/kernel_types.h"
 
 namespace spile::session {
 namespace {
@@ -15,7 +17,7 @@ using lang::Type;
 class KernelTypesOfThisMachine : public testing::Test {
  protected:
   void SetUp() override {
-    auto loaded = KernelTypes::load("/sys/kernel/btf/vmlinux");
+    auto loaded = kernel_engine::load_kernel_btf("/sys/kernel/btf/vmlinux");
     if (!loaded) GTEST_SKIP() << loaded.error().message;
     types_.emplace(std::move(*loaded));
   }
@@ -29,7 +31,7 @@ class KernelTypesOfThisMachine : public testing::Test {
     EXPECT_NE(found, structure.fields.end()) << name;
     return found == structure.fields.end() ? nullptr : &*found;
   }
-  std::optional<KernelTypes> types_;
+  std::optional<KernelStructs> types_;
 };
 
 TEST_F(KernelTypesOfThisMachine, KnowTheTask) {
