@@ -31,6 +31,10 @@ class Output {
   /// What a command wrote, what a file holds.
   virtual Result<void> system(std::string_view text) = 0;
   virtual Result<void> cat(std::string_view text) = 0;
+  /// errorf() and warnf(): to people on standard error.
+  virtual Result<void> message(bool is_error,
+                               const bundle::ScriptPlace& place,
+                               std::string_view text) = 0;
   /// `count` records were lost.
   virtual Result<void> lost_events(uint64_t count) = 0;
   /// The script has ended; what follows are its maps.
@@ -57,8 +61,16 @@ class TextOutput final : public Output {
   Result<void> join(std::string_view text) override;
   Result<void> system(std::string_view text) override;
   Result<void> cat(std::string_view text) override;
+  Result<void> message(bool is_error,
+                       const bundle::ScriptPlace& place,
+                       std::string_view text) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
+  /// Where message() goes; standard error as it comes.
+  void send_messages_to(Sink sink) { messages_ = std::move(sink); }
+
+ private:
+  Sink messages_{2, Buffering::kLine};
 };
 
 /// bpftrace's JSON lines: one object a line, `{"type": ..., "data": ...}`.
@@ -73,6 +85,9 @@ class JsonOutput final : public Output {
   Result<void> join(std::string_view text) override;
   Result<void> system(std::string_view text) override;
   Result<void> cat(std::string_view text) override;
+  Result<void> message(bool is_error,
+                       const bundle::ScriptPlace& place,
+                       std::string_view text) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
 

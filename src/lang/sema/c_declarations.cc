@@ -107,7 +107,7 @@ class Declarer {
     const bool has_parameters = !is_define && definition.text.starts_with('(');
     diagnostics_.error(definition.span, "{} is not built yet",
                        is_define        ? "a #define of something else than an expression"
-                       : has_parameters ? "a #define with parameters"
+                       : has_parameters ? "a #define with parameters of something else than an expression"
                                         : "#" + definition.name);
   }
 

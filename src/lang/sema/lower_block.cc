@@ -83,11 +83,12 @@ Lowering::ExprPtr Lowering::lower_block_expr(const ast::Block& block, Span span)
 }
 
 Lowering::ExprPtr Lowering::lower_if_expr(const ast::If& stmt, Span span) {
-  if (stmt.is_comptime) {
-    refuse(span, "comptime");
-    return unknown(span);
-  }
   ExprPtr condition = lower_condition(*stmt.condition);
+  if (stmt.is_comptime) {
+    if (!check_comptime(*condition)) return unknown(span);
+    if (condition->number != 0) return lower_block_expr(stmt.then_block, span);
+    return stmt.else_block ? lower_block_expr(*stmt.else_block, span) : nothing_at_all(span);
+  }
   ExprPtr then_value = lower_block_expr(stmt.then_block, span);
   ExprPtr else_value =
       stmt.else_block ? lower_block_expr(*stmt.else_block, span) : nothing(ExprKind::kBlock, span);

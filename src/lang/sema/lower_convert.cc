@@ -26,7 +26,7 @@ constexpr SignalName kSignals[] = {
     {"TSTP", 20}, {"TTIN", 21},  {"TTOU", 22}, {"URG", 23},  {"XCPU", 24}, {"XFSZ", 25},
     {"PROF", 27}, {"WINCH", 28}, {"IO", 29},   {"PWR", 30},  {"SYS", 31}};
 
-constexpr size_t kMostNeedleBytes = 8;
+constexpr size_t kMostNeedleBytes = 32;
 
 }  // namespace
 
@@ -54,8 +54,8 @@ Lowering::ExprPtr Lowering::lower_ntop(const ast::Call& call) {
   const Type type = address->type;
   if (type.is_unknown() || (family && family->type.is_unknown())) return unknown(call.span);
   ExprPtr value = make(ExprKind::kInet, Type::inet(), call.span);
-  if (type.is_place()) {
-    value->number = types_.size_of(type);
+  if (type.is_place() || type.is_object()) {
+    value->number = type.is_object() ? type.size : types_.size_of(type);
     if (value->number != 4 && value->number != 16) {
       diagnostics_.error(address->span, "ntop: an address has 4 or 16 bytes, {} has {}",
                          to_string(type), value->number);
@@ -144,21 +144,27 @@ Lowering::ExprPtr Lowering::lower_strncmp(const ast::Call& call) {
   return value;
 }
 
-Lowering::ExprPtr Lowering::lower_strcontains(const ast::Call& call) {
-  ExprPtr text = lower_string(*call.arguments[0], "strcontains()");
+Lowering::ExprPtr Lowering::lower_strcontains(const ast::Call& call, ExprKind kind) {
+  ExprPtr text = lower_string(*call.arguments[0], call.name + "()");
   std::string needle;
-  if (!literal_text(*call.arguments[1], "what strcontains() looks for", needle) ||
+  if (!literal_text(*call.arguments[1], fmt::format("what {}() looks for", call.name), needle) ||
       text->type.is_unknown())
     return unknown(call.span);
-  if (needle.empty()) return number(1, Type::literal(), call.span);
-  if (text->kind == ExprKind::kText)
-    return number(text->text.find(needle) != std::string::npos, Type::literal(), call.span);
+  const bool is_find = kind == ExprKind::kFind;
+  const Type type = is_find ? Type::int64() : Type::boolean();
+  if (needle.empty()) return number(is_find ? 0 : 1, type, call.span);
+  if (text->kind == ExprKind::kText) {
+    const size_t at = text->text.find(needle);
+    const bool is_there = at != std::string::npos;
+    const uint64_t where = is_there ? at : ~uint64_t{0};
+    return number(is_find ? where : uint64_t{is_there}, type, call.span);
+  }
   if (needle.size() > kMostNeedleBytes) {
     refuse(call.arguments[1]->span,
-           fmt::format("strcontains() for more than {} bytes", kMostNeedleBytes));
+           fmt::format("{}() for more than {} bytes", call.name, kMostNeedleBytes));
     return unknown(call.span);
   }
-  ExprPtr value = make(ExprKind::kContains, Type::int64(), call.span);
+  ExprPtr value = make(kind, type, call.span);
   value->text = std::move(needle);
   value->args.push_back(std::move(text));
   return value;

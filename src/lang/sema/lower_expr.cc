@@ -46,7 +46,7 @@ Lowering::ExprPtr Lowering::lower(const ast::Expr& expr, Want want) {
     case ast::ExprKind::kInteger: return lower_integer(ast::as<ast::Integer>(expr));
     case ast::ExprKind::kString: return text(ast::as<ast::String>(expr).value, expr.span);
     case ast::ExprKind::kBool:
-      return number(ast::as<ast::Bool>(expr).value, Type::literal(), expr.span);
+      return number(ast::as<ast::Bool>(expr).value, Type::boolean(), expr.span);
     case ast::ExprKind::kIdentifier: return lower_identifier(ast::as<ast::Identifier>(expr));
     case ast::ExprKind::kPositional: return lower_positional(ast::as<ast::Positional>(expr), want);
     case ast::ExprKind::kPositionalCount:
@@ -71,7 +71,11 @@ Lowering::ExprPtr Lowering::lower(const ast::Expr& expr, Want want) {
       return lower_block_expr(ast::as<ast::BlockExpr>(expr).block, expr.span);
     case ast::ExprKind::kIf:
       return lower_if_expr(ast::as<ast::If>(*ast::as<ast::IfExpr>(expr).statement), expr.span);
-    case ast::ExprKind::kComptime: refuse(expr.span, "comptime"); break;
+    case ast::ExprKind::kComptime: {
+      ExprPtr value = lower(*ast::as<ast::Comptime>(expr).operand, want);
+      if (check_comptime(*value)) return value;
+      break;
+    }
   }
   return unknown(expr.span);
 }
