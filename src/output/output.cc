@@ -79,10 +79,10 @@ Result<void> JsonOutput::value(const Value& value) {
 Result<void> JsonOutput::message(bool is_error,
                                  const bundle::ScriptPlace& place,
                                  std::string_view text) {
-  return write(
-      fmt::format("{{\"type\": \"{}\", \"msg\": {}, \"filename\": {}, \"line\": {}, \"col\": {}}}\n",
-                  is_error ? "errorf" : "warnf", json_string(text), json_string(place.file),
-                  place.line, place.column));
+  return write(fmt::format(
+      "{{\"type\": \"{}\", \"msg\": {}, \"filename\": {}, \"line\": {}, \"col\": {}}}\n",
+      is_error ? "errorf" : "warnf", json_string(text), json_string(place.file), place.line,
+      place.column));
 }
 
 Result<void> JsonOutput::lost_events(uint64_t count) {

@@ -71,7 +71,9 @@ std::expected<Compiled, std::string> compile(const Script& script,
                                              lang::CompileOptions options) {
   options.positional = script.positional;
   Source source(script.name, script.text);
-  options.locate = [&source](uint32_t begin, uint32_t end) { return place_of(source, {begin, end}); };
+  options.locate = [&source](uint32_t begin, uint32_t end) {
+    return place_of(source, {begin, end});
+  };
   Diagnostics diagnostics;
   auto failed = [&](const Diagnostics& d) {
     return std::unexpected(render(source, d, render_options()));

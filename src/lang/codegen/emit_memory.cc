@@ -213,8 +213,7 @@ void Emitter::copy_bytes(const Place& from, const Place& to, uint32_t bytes) {
   const auto misaligned = static_cast<uint32_t>(from.offset) & 7;
   for (uint32_t at = 0; at < bytes;) {
     uint32_t width = 8;
-    while (width > bytes - at || ((misaligned + at) & (width - 1)) != 0 ||
-           (at & (width - 1)) != 0)
+    while (width > bytes - at || ((misaligned + at) & (width - 1)) != 0 || (at & (width - 1)) != 0)
       width /= 2;
     code_.load(width, Reg::r0, source, from.offset + static_cast<int>(at));
     code_.store(width, destination, to.offset + static_cast<int>(at), Reg::r0);

@@ -47,8 +47,7 @@ void Emitter::statement(const typed::Stmt& stmt) {
   switch (stmt.kind) {
     case StmtKind::kEval: return effect(*stmt.expr);
     case StmtKind::kDeclare:
-      return zero(variable(stmt.variable),
-                  storage_bytes(clause_.variables[stmt.variable].type));
+      return zero(variable(stmt.variable), storage_bytes(clause_.variables[stmt.variable].type));
     case StmtKind::kSetVariable: return set_variable(stmt);
     case StmtKind::kSetMap: return set_map(stmt);
     case StmtKind::kAggregate: return aggregate(stmt);

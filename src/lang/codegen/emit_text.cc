@@ -75,8 +75,9 @@ void Emitter::text_length(const Expr& expr) {
   code_.bind(done);
 }
 
-/// r0 := 1 where the text is in the string, else 0; for strstr() where it begins, else -1. Its last bytes go through a register like through a
-/// window, one byte a step, so that every load is aligned.
+/// r0 := 1 where the text is in the string, else 0; for strstr() where it begins, else -1. Its last
+/// bytes go through a register like through a window, one byte a step, so that every load is
+/// aligned.
 void Emitter::text_contains(const Expr& expr) {
   FrameScope scope(frame_);
   const Expr& text = *expr.args[0];

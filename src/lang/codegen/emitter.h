@@ -10,8 +10,8 @@
 // unreadable pointer) is stepped over.
 //
 // Split over emit_value.cc (numbers), emit_branch.cc (conditions), emit_memory.cc (strings,
-// buffers, tuples), emit_map.cc, emit_action.cc (records), emit_stmt.cc, emit_loop.cc and emit_call.cc
-// (loops).
+// buffers, tuples), emit_map.cc, emit_action.cc (records), emit_stmt.cc, emit_loop.cc and
+// emit_call.cc (loops).
 #pragma once
 
 #include <array>
@@ -294,9 +294,9 @@ class Emitter {
   bool reads_kernel_ = false;  ///< addresses may be the kernel's
   bool has_loops_ = false;     ///< more than kFewRounds
   // In the program's frame:
-  int leaving_ = 0;       ///< not 0: a function has met exit() or return
-  int opaque_ = 0;        ///< 0, which verifiers do not know
-  int context_slot_ = 0;  ///< the context, for functions
+  int leaving_ = 0;              ///< not 0: a function has met exit() or return
+  int opaque_ = 0;               ///< 0, which verifiers do not know
+  int context_slot_ = 0;         ///< the context, for functions
   Frame* home_frame_ = nullptr;  ///< in a function: the program's
   uint32_t below_ = 0;           ///< most stack that the functions called from here take
   std::vector<bpf::Program> functions_;

@@ -177,17 +177,20 @@ const char* const kScripts[] = {
     "BEGIN { @x[1] = \"a\"; @y[\"b\"] = (1, comm); for ($a : @x) { for ($b : @y) { if ($b.1.0 == "
     "$a.0) { exit(3); } if ($a.1 == $b.0) { return; } print(($a.1, $b.1)); } } print(len(@x)); "
     "printf(\"%d %d\", len(@x) + len(@y), @n++); }",
-    "interval:s:1 { $n = 0; $i = 0; while ($i < nsecs) { $i += 1000000; $n++; for ($j : 0..$n) { if "
+    "interval:s:1 { $n = 0; $i = 0; while ($i < nsecs) { $i += 1000000; $n++; for ($j : 0..$n) { "
+    "if "
     "($j == 5) { break; } @h = hist($j); } for ($k : 0..40) { @k[$k] = count(); } } @n = $n; }",
     "tracepoint:sched:sched_switch { @x[args.prev_comm] = args.next_pid; for ($kv : @x) { if "
     "($kv.0 == args.prev_comm) { @y[args.next_pid] = $kv.1; } @s[kstack] = count(); } }",
     "kretprobe:vfs_read { @x[arg1] = duration; for ($kv : @x) { @y = $kv.1 + retval + arg1; } }",
-    "BEGIN { $s = comm; $i = 0; while (1) { $i++; $s = \"b\"; if ($i > 10) { break; } @[$s] = $i; } "
+    "BEGIN { $s = comm; $i = 0; while (1) { $i++; $s = \"b\"; if ($i > 10) { break; } @[$s] = $i; "
+    "} "
     "@e = $s; }",
     "let @x = lruhash(10); let @y = percpulruhash(10); let @z = percpuhash(5); kprobe:vfs_read { "
     "@x[tid] = 1; @y[tid] = count(); @z[tid] = sum(arg0); for ($kv : @x) { @n++; } }",
     // Structs, arrays, tuples as values; booleans.
-    "struct in { short a : 4, b : 9; }; struct own { char name[5]; char c; int list[3]; struct in i; "
+    "struct in { short a : 4, b : 9; }; struct own { char name[5]; char c; int list[3]; struct in "
+    "i; "
     "void *p; };\nuprobe:libc:fopen { $p = (struct own *)arg0; @x = *$p; @k[$p->list, $p->name] = "
     "$p->i; print(*$p); print(($p->i, $p->list)); $y = @x; @z = $y.list[1] + $y.i.b + @x.c; @s = "
     "@x.name; if (@x == *$p && $y.list != $p->list) { @n++; } for ($kv : @k) { @l = $kv.0.0[2] + "
@@ -200,8 +203,13 @@ const char* const kScripts[] = {
     "ntop(pton(\"::1\")); @k[pton(\"1.2.3.4\")] = count(); @e = pton(\"1.1.1.1\") == "
     "pton(\"1.1.1.2\"); }",
     "uprobe:libc:fopen { @m[arg0] = comm; let $v; if (find(@m, arg1, $v)) { @f = $v; } errorf(\"no "
-    "%s\", str(arg0)); warnf(\"w\"); assert(arg0 > 3, \"small\"); static_assert(1 == 1, \"never\"); "
-    "@i = is_str(comm); if comptime (1 == 1) { @c = comptime (2 * 3); } else { fail(\"never\"); } }",
+    "%s\", str(arg0)); warnf(\"w\"); assert(arg0 > 3, \"small\"); static_assert(1 == 1, "
+    "\"never\"); "
+    "@i = is_str(comm); if comptime (1 == 1) { @c = comptime (2 * 3); } else { fail(\"never\"); } "
+    "}",
+    "tracepoint:sched:sched_switch { print(args); } fn f($a : uint8, $s : string) : int64 { if ($a "
+    "> 3) { @big[$s] = count(); } return $a * 2; } kprobe:vfs_read { @ = f(arg0, comm) + f(arg1, "
+    "\"x\"); }",
     "#define ADD(a, b) ((a) + (b))\n#define TWICE(x) ADD(x, x)\nBEGIN { @ = TWICE(pid) * "
     "ADD(1, 2); }",
     // Output.

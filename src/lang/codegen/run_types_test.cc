@@ -248,7 +248,8 @@ struct Own {
   const void* p;
 };
 const char* const kOwnText =
-    "struct in { short a : 4, b : 9; }; struct own { char name[5]; char c; int list[3]; struct in i; "
+    "struct in { short a : 4, b : 9; }; struct own { char name[5]; char c; int list[3]; struct in "
+    "i; "
     "void *p; };\n";
 const Own kOwn{{'f', 'i', 'v', 'e', '!'}, 'x', {7, -8, 9}, int16_t{3 | 100 << 4}, &kOwn};
 
@@ -278,9 +279,9 @@ TEST(Copies, AreKeysAndAreCompared) {
 
 TEST(Copies, AreOfThatMoment) {
   Own own = kOwn;
-  auto machine = ran(std::string(kOwnText) +
-                         "uprobe:libc:fopen { $p = (struct own *)arg0; @x = *$p; @n++; }",
-                     arguments(address(&own)));
+  auto machine =
+      ran(std::string(kOwnText) + "uprobe:libc:fopen { $p = (struct own *)arg0; @x = *$p; @n++; }",
+          arguments(address(&own)));
   own.list[0] = 1000;
   int32_t kept = 0;
   std::memcpy(&kept, machine->contents("@x").begin()->second.data() + offsetof(Own, list), 4);
@@ -289,9 +290,9 @@ TEST(Copies, AreOfThatMoment) {
 }
 
 TEST(Copies, OfWhatCannotBeReadAreZeroAndCounted) {
-  auto machine = ran(std::string(kOwnText) +
-                         "uprobe:libc:fopen { $p = (struct own *)arg0; @x = *$p; @r = @x.c; }",
-                     arguments(8));
+  auto machine = ran(
+      std::string(kOwnText) + "uprobe:libc:fopen { $p = (struct own *)arg0; @x = *$p; @r = @x.c; }",
+      arguments(8));
   EXPECT_EQ(machine->number("@r"), 0u);
   EXPECT_EQ(machine->contents("@x").begin()->second, Bytes(32));
   EXPECT_EQ(machine->lost(bundle::Counter::kReadFailed), 1u);

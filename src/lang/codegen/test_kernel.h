@@ -60,11 +60,10 @@ class KernelBundle {
   }
 
   static Result<Fd> create_map(const bundle::MapSpec& spec) {
-    static constexpr uint32_t kTypes[] = {BPF_MAP_TYPE_HASH,        BPF_MAP_TYPE_ARRAY,
-                                          BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY,
-                                          BPF_MAP_TYPE_RINGBUF,     BPF_MAP_TYPE_STACK_TRACE,
-                                          BPF_MAP_TYPE_HASH,        BPF_MAP_TYPE_LRU_HASH,
-                                          BPF_MAP_TYPE_LRU_PERCPU_HASH};
+    static constexpr uint32_t kTypes[] = {
+        BPF_MAP_TYPE_HASH,         BPF_MAP_TYPE_ARRAY,    BPF_MAP_TYPE_PERCPU_HASH,
+        BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,  BPF_MAP_TYPE_STACK_TRACE,
+        BPF_MAP_TYPE_HASH,         BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH};
     bpf_attr attr{};
     attr.map_type = kTypes[static_cast<int>(spec.kind)];
     attr.key_size = spec.key_size;

@@ -59,10 +59,10 @@ class Machine {
     for (const bundle::MapSpec& spec : bundle_.maps) {
       const bool is_hash =
           spec.kind == bundle::MapKind::kCalls || spec.kind == bundle::MapKind::kLruHash;
-      auto kind = is_hash                              ? bpf::MapKind::kHash
+      auto kind = is_hash ? bpf::MapKind::kHash
                   : spec.kind == bundle::MapKind::kLruPerCpuHash
                       ? bpf::MapKind::kPerCpuHash
-                                                       : static_cast<bpf::MapKind>(spec.kind);
+                      : static_cast<bpf::MapKind>(spec.kind);
       env.maps.push_back({kind, spec.key_size, spec.value_size, spec.max_entries});
     }
     return env;

@@ -53,7 +53,6 @@ class Analyzer {
   void refuse_definitions() {
     for (const ast::Import& import : program_.imports) refuse(import.span, "import");
     for (const ast::Routine& routine : program_.routines) {
-      if (routine.kind == ast::Routine::Kind::kFunction) refuse(routine.name_span, "fn");
       for (const ast::Parameter& parameter : routine.parameters) {
         if (routine.kind == ast::Routine::Kind::kMacro && parameter.type)
           diagnostics_.error(parameter.span, "a macro's parameters have no types");

@@ -81,8 +81,6 @@ TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
 }
 
 TEST(Sema, RefusesStatementsThatAreNotBuiltByName) {
-  expect_refused("fn add($a : int64) : int64 { return $a; } BEGIN { exit(); }",
-                 "fn is not built yet");
   expect_refused("import \"x.bt\"; BEGIN { exit(); }", "import is not built yet");
 }
 
@@ -289,7 +287,8 @@ TEST(SemaBlocks, HaveTheValueOfTheirLastExpression) {
 }
 
 TEST(SemaLoops, StandInEachOther) {
-  expect_accepted("BEGIN { for ($i : 0..pid) { for ($j : $i..pid) { while ($j) { @ = count(); } } } }");
+  expect_accepted(
+      "BEGIN { for ($i : 0..pid) { for ($j : $i..pid) { while ($j) { @ = count(); } } } }");
   expect_refused(
       "macro m(@c) { while (1) { while (1) { while (1) { @c = count(); } } } } BEGIN { while (1) { "
       "while (1) { while (1) { while (1) { m(@c); } } } } }",
@@ -316,6 +315,25 @@ TEST(SemaBooleans, AreWhatComparisonsGive) {
   expect_map("BEGIN { @ = (pid > 1) + 1; }", "@[] : value int64");
   expect_map("BEGIN { @x[1] = 1; @ = delete(@x, 1); }", "@[] : value bool");
   expect_map("BEGIN { @x[1] = 1; @[has_key(@x, 1)] = 1; }", "@[bool] : value int64");
+}
+
+TEST(SemaFunctions, AreLoweredWhereTheyAreCalled) {
+  const char* const kAdd = "fn add($a : uint8, $b : int64) : int64 { $b += 1; return $a + $b; } ";
+  expect_map(std::string(kAdd) + "BEGIN { $b = 5; @ = add(pid, $b) + add(2, $b); }",
+             "@[] : value int64");
+  expect_map("fn note($k : int64) { @n[$k] = count(); } BEGIN { note(3); note(4); }",
+             "@n[int64] : count() uint64");
+  expect_refused(std::string(kAdd) + "BEGIN { print(add(1)); }", "fit none of its forms");
+  expect_refused("fn f($a : int64) : int64 { if ($a) { return 1; } return 2; } BEGIN { f(1); }",
+                 "a return that is not the end of its function");
+  expect_refused("fn f($a : int64) : int64 { return $b; } BEGIN { $b = 1; f(1); }",
+                 "undefined variable $b");
+  expect_refused("fn f($a : int64) : int64 { return f($a); } BEGIN { f(1); }", "32 levels deep");
+}
+
+TEST(SemaEvents, AreRecordsAsAWhole) {
+  expect_map("tracepoint:sched:sched_switch { @ = args; }", "prev_comm=string[16]");
+  expect_refused("kprobe:vfs_read { print(args); }", "args as a whole");
 }
 
 TEST(SemaChecks, AreMadeBeforeTheScriptRuns) {

@@ -1,11 +1,10 @@
 // One clause of the AST -> its typed form, with the types found so far.
 //
 // Split over lower_expr.cc (values), lower_operator.cc (operators, casts), lower_call.cc
-// (functions), lower_check.cc, lower_struct.cc, lower_object.cc, lower_convert.cc, lower_block.cc (blocks and macros),
-// lower_stack.cc (stacks, symbols), lower_map.cc, lower_loop.cc and lower_stmt.cc (statements,
-// scopes). Every
-// method returns a node whatever happens: after an error it is of unknown type, from which nothing
-// further is reported.
+// (functions), lower_check.cc, lower_struct.cc, lower_object.cc, lower_convert.cc, lower_block.cc
+// (blocks and macros), lower_stack.cc (stacks, symbols), lower_map.cc, lower_loop.cc and
+// lower_stmt.cc (statements, scopes). Every method returns a node whatever happens: after an error
+// it is of unknown type, from which nothing further is reported.
 #pragma once
 
 #include <map>
@@ -304,8 +303,8 @@ class Lowering {
   typed::Block* declaring_ = nullptr;     ///< the innermost block
   size_t next_variable_ = 0;
   int loop_depth_ = 0;
-  int all_loops_ = 0;        ///< around this place, also outside of a macro
-  bool never_runs_ = false;  ///< the condition around this place is never true
+  int all_loops_ = 0;                ///< around this place, also outside of a macro
+  bool never_runs_ = false;          ///< the condition around this place is never true
   std::set<std::string> expanding_;  ///< #defines under way
 };
 

@@ -186,7 +186,7 @@ Lowering::ExprPtr Lowering::lower_getopt(const ast::Call& call) {
   std::string name;
   if (!literal_text(*call.arguments[0], "the name of getopt()", name)) return unknown(call.span);
   ExprPtr otherwise =
-      call.arguments.size() > 1 ? lower(*call.arguments[1]) : number(0, Type::literal(), call.span);
+      call.arguments.size() > 1 ? lower(*call.arguments[1]) : number(0, Type::boolean(), call.span);
   if (otherwise->type.is_unknown()) return unknown(call.span);
   if (otherwise->kind != ExprKind::kNumber && otherwise->kind != ExprKind::kText) {
     diagnostics_.error(call.arguments[1]->span, "the default of getopt() must be a constant");
@@ -196,8 +196,9 @@ Lowering::ExprPtr Lowering::lower_getopt(const ast::Call& call) {
   if (given == options_.named.end()) return otherwise;
   if (otherwise->kind == ExprKind::kText) return text(given->second, call.span);
   const std::string& value = given->second;
-  if (value.empty() || value == "true") return number(1, Type::literal(), call.span);
-  if (value == "false") return number(0, Type::literal(), call.span);
+  const Type truth = otherwise->type.is_bool ? Type::boolean() : Type::literal();
+  if (value.empty() || value == "true") return number(1, truth, call.span);
+  if (value == "false") return number(0, truth, call.span);
   const bool is_negative = value.starts_with('-');
   if (auto parsed = read_number(std::string_view(value).substr(is_negative ? 1 : 0)))
     return is_negative ? number(0 - parsed->value, Type::int64(), call.span)
@@ -244,7 +245,9 @@ Lowering::ExprPtr Lowering::lower_derived(const std::string& name, Span span) {
   if (name == "ncpus") return number(world_.cpu_count(), Type::integer(4, false), span);
   if (name == "probetype") {
     const auto& points = instance_.clause->attach_points;
-    return text(std::string(ast::to_string(points.front().type)), span);
+    const ast::ProbeType type = points.front().type;
+    const bool is_special = type == ast::ProbeType::kBegin || type == ast::ProbeType::kEnd;
+    return text(is_special ? "special" : std::string(ast::to_string(type)), span);
   }
   if (name == "username") {
     ExprPtr uid = make(ExprKind::kBuiltin, type_of(typed::Builtin::kUid), span);
@@ -266,7 +269,10 @@ Lowering::ExprPtr Lowering::lower_derived(const std::string& name, Span span) {
     cs->offset = bpf::x86_64_regs::kCs;
     ExprPtr ring =
         arithmetic(ast::BinaryOp::kBitAnd, std::move(cs), number(3, Type::literal(), span), span);
-    return compare(ast::BinaryOp::kNe, std::move(ring), number(0, Type::literal(), span), span);
+    ExprPtr is_user =
+        compare(ast::BinaryOp::kNe, std::move(ring), number(0, Type::literal(), span), span);
+    is_user->type = Type::integer(1, false);
+    return is_user;
   }
   return nullptr;
 }

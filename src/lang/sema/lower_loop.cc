@@ -166,8 +166,10 @@ void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
 
 void Lowering::lower_jump(const ast::Stmt& stmt, typed::Block& into) {
   if (const auto* leave = ast::try_as<ast::Return>(&stmt)) {
-    if (leave->value != nullptr)
-      {
+    const bool is_function =
+        expansion_ != nullptr && expansion_->macro->kind == ast::Routine::Kind::kFunction;
+    if (is_function) return refuse(stmt.span, "a return that is not the end of its function");
+    if (leave->value != nullptr) {
       typed::Stmt value = statement(StmtKind::kEval, stmt.span);
       value.expr = lower(*leave->value);
       into.statements.push_back(std::move(value));

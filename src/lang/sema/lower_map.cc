@@ -30,7 +30,9 @@ int MapTable::find_or_add(const std::string& name, Span span) {
 }
 
 int Lowering::map_named(const ast::Map& map) {
-  if (expansion_ != nullptr && !expansion_->maps.contains(map.name)) {
+  const bool is_macro =
+      expansion_ != nullptr && expansion_->macro->kind == ast::Routine::Kind::kMacro;
+  if (is_macro && !expansion_->maps.contains(map.name)) {
     diagnostics_
         .error(map.name_span, "macro {}: {} is none of its parameters", expansion_->macro->name,
                map.name)

@@ -29,10 +29,7 @@ bool Lowering::as_value(ExprPtr& expr) {
 }
 
 /// What is of that type `offset` bytes into a copy.
-Lowering::ExprPtr Lowering::part_of(ExprPtr object,
-                                    uint32_t offset,
-                                    const Type& type,
-                                    Span span) {
+Lowering::ExprPtr Lowering::part_of(ExprPtr object, uint32_t offset, const Type& type, Span span) {
   if (object->kind == ExprKind::kPart) {
     offset += object->offset;
     ExprPtr whole = std::move(object->args[0]);
@@ -53,8 +50,8 @@ Lowering::ExprPtr Lowering::part_of(ExprPtr object,
 
 /// &$p->field. A variable has no address that anybody else could read.
 Lowering::ExprPtr Lowering::lower_address_of(const ast::Unary& expr) {
-  const bool is_own = expr.operand->kind == ast::ExprKind::kVariable ||
-                      expr.operand->kind == ast::ExprKind::kMap;
+  const bool is_own =
+      expr.operand->kind == ast::ExprKind::kVariable || expr.operand->kind == ast::ExprKind::kMap;
   if (is_own) {
     refuse(expr.span, "the address of a variable or map (&)");
     return unknown(expr.span);

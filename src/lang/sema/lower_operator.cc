@@ -309,7 +309,8 @@ bool Lowering::resolve_type(const ast::TypeName& name, Type& type) {
 
 Lowering::ExprPtr Lowering::truncate(ExprPtr value, const Type& type, Span span) {
   if (type.is_bool) {  // what is not 0 is 1
-    ExprPtr truth = compare(BinaryOp::kNe, std::move(value), number(0, Type::literal(), span), span);
+    ExprPtr truth =
+        compare(BinaryOp::kNe, std::move(value), number(0, Type::literal(), span), span);
     truth->type = type;
     return truth;
   }

@@ -69,7 +69,10 @@ class TypeTable {
 
  private:
   bundle::ValueType describe(const Type& type, int depth);
-  void describe_fields(const Structure& structure, uint32_t at, int depth, bundle::ValueType& whole);
+  void describe_fields(const Structure& structure,
+                       uint32_t at,
+                       int depth,
+                       bundle::ValueType& whole);
   uint32_t alignment_of(const Structure& structure, int depth);
 
   World& world_;

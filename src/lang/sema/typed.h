@@ -49,10 +49,10 @@ enum class ExprKind : uint8_t {
   // Calculations on numbers; the result has 64 bits.
   kNegate,
   kBitNot,
-  kNot,          ///< args: one
-  kArithmetic,   ///< op; args: two. type.is_signed: signed division and right shift
-  kCompare,      ///< op; args: two numbers; is_unsigned
-  kCompareText,  ///< op kEq or kNe; args: two strings
+  kNot,           ///< args: one
+  kArithmetic,    ///< op; args: two. type.is_signed: signed division and right shift
+  kCompare,       ///< op; args: two numbers; is_unsigned
+  kCompareText,   ///< op kEq or kNe; args: two strings
   kCompareBytes,  ///< op kEq or kNe; args: two of types that one place can hold
   kAnd,
   kOr,           ///< args: two; the second only where it matters
@@ -64,7 +64,7 @@ enum class ExprKind : uint8_t {
   kStrlen,       ///< args: a string
   kTextDiffers,  ///< args: two strings; number: most bytes compared. strncmp(): 0 where they are
                  ///< equal
-  kContains,     ///< args: a string; text: what is looked for, at most 8 bytes
+  kContains,     ///< args: a string; text: what is looked for, at most 32 bytes
   kFind,         ///< the same: where it begins, or -1
   // With an effect and, where `yields` says so, a value.
   kModifyVariable,  ///< variable op= args[0]
@@ -73,18 +73,18 @@ enum class ExprKind : uint8_t {
   // With an effect, no value.
   kPrintf,  ///< text: the format; args
   kSystem,
-  kCat,         ///< text: the format; args
+  kCat,  ///< text: the format; args
   kErrorf,
   kWarnf,       ///< text: the format; args; place
   kSignal,      ///< args: the number of the signal; is_thread: to this thread alone
   kPrintMap,    ///< map, top, div
   kPrintValue,  ///< args: one
   kClear,
-  kZero,      ///< map
-  kDelete,    ///< map; args: key, none: the scalar. Where its type is a number: whether it was there
-  kExit,      ///< args: none or the code; the clause ends here
-  kTime,      ///< text: the format
-  kJoin,      ///< text: the separator; args: address of an array of addresses of strings
+  kZero,    ///< map
+  kDelete,  ///< map; args: key, none: the scalar. Where its type is a number: whether it was there
+  kExit,    ///< args: none or the code; the clause ends here
+  kTime,    ///< text: the format
+  kJoin,    ///< text: the separator; args: address of an array of addresses of strings
   kOverride,  ///< args: what the probed function returns, without having run
 };
 
@@ -127,12 +127,12 @@ struct Expr {
   BinaryOp op = BinaryOp::kAdd;
   Builtin builtin = Builtin::kPid;
   Yields yields = Yields::kNothing;
-  uint32_t offset = 0;       ///< in the context, bytes
-  bool is_relative = false;  ///< kContextDataLoc
-  bool is_copied = false;    ///< kContext: never loaded directly
-  bool is_unsigned = false;  ///< kCompare
-  bool is_array = false;     ///< kStr: of a char array, whose bytes are the string
-  bool is_thread = false;    ///< kSignal
+  uint32_t offset = 0;             ///< in the context, bytes
+  bool is_relative = false;        ///< kContextDataLoc
+  bool is_copied = false;          ///< kContext: never loaded directly
+  bool is_unsigned = false;        ///< kCompare
+  bool is_array = false;           ///< kStr: of a char array, whose bytes are the string
+  bool is_thread = false;          ///< kSignal
   bundle::ScriptPlace place = {};  ///< kErrorf, kWarnf
   uint64_t top = 0, div = 0;
 };
@@ -196,10 +196,10 @@ struct Map {
   Type key;    ///< kNone for a scalar map; kTuple for several parts
   Type value;  ///< of aggregations: the number that is put in (its sign matters)
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
-  uint32_t hist_bits = 0;    ///< hist(n, k): powers of two are cut into 2^k
-  uint32_t max_entries = 0;  ///< 0: CompileOptions::max_map_keys
+  uint32_t hist_bits = 0;     ///< hist(n, k): powers of two are cut into 2^k
+  uint32_t max_entries = 0;   ///< 0: CompileOptions::max_map_keys
   bool drops_oldest = false;  ///< declared as lruhash or percpulruhash
-  Span span;                 ///< where it first appears
+  Span span;                  ///< where it first appears
 
   bool is_scalar() const { return key.is_none(); }
 };
