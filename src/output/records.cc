@@ -28,6 +28,11 @@ Result<const Action*> Records::action_of(std::span<const uint8_t> record) const 
   return &action;
 }
 
+bool Records::is_exit(std::span<const uint8_t> record) const {
+  auto action = action_of(record);
+  return action && (*action)->kind == ActionKind::kExit;
+}
+
 Result<std::optional<int>> Records::handle(std::span<const uint8_t> record, engine::Trace& trace) {
   SPILE_TRY(const Action* action, action_of(record));
   record = record.first(action->record_size);

@@ -28,6 +28,9 @@ class Records {
   ///          others       of the output or of the trace
   Result<std::optional<int>> handle(std::span<const uint8_t> record, engine::Trace& trace);
 
+  /// Of another exit() after the first, for one: nothing that a reader misses.
+  bool is_exit(std::span<const uint8_t> record) const;
+
   /// All maps that the script names, in the bundle's order (by name): what is printed at the end.
   /// Errors: corrupt when one of them makes no sense; the others have been printed.
   Result<void> print_maps(engine::Trace& trace);

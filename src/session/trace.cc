@@ -146,6 +146,7 @@ class Session {
   pid_t child_ = 0;
   std::optional<int> child_status_;  ///< as waitpid gives it
   std::optional<int> exit_code_;     ///< of exit(n)
+  uint64_t after_exit_ = 0;          ///< records behind it
   bool output_gone_ = false;
   bool paused_ = false;
   sig_atomic_t switches_seen_ = 0, prints_seen_ = 0;
@@ -316,6 +317,7 @@ void Session::tell_stop() {
 
 void Session::take_records(std::chrono::milliseconds timeout) {
   auto count = trace_->poll(timeout, [&](std::span<const uint8_t> record) {
+    if (exit_code_ && !records_->is_exit(record)) after_exit_++;
     if (exit_code_ || output_gone_) return;  // what comes after exit() is not printed
     auto handled = records_->handle(record, *trace_);
     if (handled) {
@@ -507,6 +509,7 @@ void Session::report_end() {
                         stats->unseen_returns);
   if (stats->loops_cut > 0)
     line += fmt::format(", {} loops ended before their bound", stats->loops_cut);
+  if (after_exit_ > 0) line += fmt::format(", {} records after exit()", after_exit_);
   if (stats->hit_ns > 0)
     line += fmt::format(", {} {:.0f} ns a hit",
                         stats->hit_ns_is_estimated ? "an estimated" : "about", stats->hit_ns);
