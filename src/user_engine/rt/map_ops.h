@@ -462,20 +462,20 @@ inline void load_key(const abi::RtMap& map, abi::HashEntry* entry, uint8_t* key)
 
 /// Writes the key of the first element from entry `position` on, gives the position behind it, or
 /// 0. An element that is there during all of a walk is met once: as long as it lives it keeps its
-/// entry. After kMaxSteps entries that hold nothing it gives a key that may not be there, so that
-/// whoever counts rounds counts these.
-inline uint64_t map_next_key(const abi::RtConsts& consts,
-                             const abi::RtMap& map,
-                             uint64_t position,
-                             uint8_t* key) {
+/// entry. After kMaxSteps entries that hold nothing, or as many steps along chains, it gives a key
+/// that may not be there, so that whoever counts rounds counts these.
+inline uint64_t map_next_key(const abi::RtMap& map, uint64_t position, uint8_t* key) {
   if (!is_hash(map)) return 0;
   const uint32_t used = load_acquire(&head_of(map)->bump);
-  uint32_t steps = 0;
+  uint32_t steps = kMaxSteps, empty = 0;
   for (uint64_t index = position; index < used && index < map.capacity; ++index) {
     load_key(map, entry_of(map, index), key);
     // What was deleted keeps its key: it is an element only where a search for the key ends here.
-    const Position at = find(consts, map, hash_key(map, key), key);
-    if ((at.walk == Walk::kFound && at.index == index) || ++steps == kMaxSteps) return index + 1;
+    const uint64_t hash = hash_key(map, key);
+    Position at = walk_once(map, hash, key, &steps);
+    while (at.walk == Walk::kDisturbed && steps != 0) at = walk_once(map, hash, key, &steps);
+    if (at.walk == Walk::kFound && at.index == index) return index + 1;
+    if (steps == 0 || ++empty == kMaxSteps) return index + 1;
   }
   return 0;
 }

@@ -209,7 +209,7 @@ std::map<uint64_t, int> walked(TestRegion& r, const std::function<void(uint64_t)
   std::map<uint64_t, int> met;
   uint64_t key = 0;
   auto* bytes = reinterpret_cast<uint8_t*>(&key);
-  for (uint64_t at = 0; (at = rt::map_next_key(r.consts(), r.map(), at, bytes)) != 0;) {
+  for (uint64_t at = 0; (at = rt::map_next_key(r.map(), at, bytes)) != 0;) {
     if (rt::map_lookup(r.consts(), r.map(), bytes, 0) == nullptr) continue;
     met[key]++;
     if (at_each) at_each(key);

@@ -119,7 +119,7 @@ RT_HELPER(195)(uint64_t map, uint64_t key, uint64_t cpu) {
 }
 // Of no kernel: bpf::Helper::kMapNextKey.
 RT_HELPER(65100)(uint64_t map, uint64_t position, uint64_t key) {
-  return rt::map_next_key(rt_consts, map_at(map), position, bytes_at(key));
+  return rt::map_next_key(map_at(map), position, bytes_at(key));
 }
 
 // Not helpers of eBPF: detours call them (rt/blob.h).
