@@ -89,6 +89,8 @@ SCRIPTS = {
                  'printf("%d\\n", arg0 > 5); @had[has_key(@d, arg0 % 5)] = count(); @d[arg0 % 5] = true; @gone[delete(@d, 3)] = count(); }}'),
     "finding": ('uprobe:{P}:step_one {{ printf("%d %s\\n", strstr(str(arg1), "a"), ntop(pton("10.1.2.3"))); @m[arg0] = arg0 * 2; let $v; '
                 'if (find(@m, arg0 - 1, $v)) {{ @f = sum($v); }} }}'),
+    "functions": ("fn twice($n : int64) : int64 {{ $n += $n; return $n; }} fn note($k : int64, $s : string) {{ @by[$k, $s] = count(); }} "
+                  "uprobe:{P}:step_one {{ @s = sum(twice(arg0)); note(arg0 % 3, str(arg1)); @last = twice(twice(arg0) + 1); }}"),
     "macros_of_c": "#define DOUBLE(x) ((x) * 2)\nuprobe:{P}:step_one {{ @s = sum(DOUBLE(arg0 + 1)); }}",
     "aggregations_read": ("uprobe:{P}:step_one {{ @c = count(); @s[arg0 % 3] = sum(arg0); @m = min((int32)arg0 - 7); @a = avg(arg0); "
                           'if (@c % 10 == 0) {{ printf("%d %d %d %d\\n", @c, @s[1], @m, @a); }} }}'),

@@ -332,7 +332,9 @@ TEST(SemaFunctions, AreLoweredWhereTheyAreCalled) {
 }
 
 TEST(SemaEvents, AreRecordsAsAWhole) {
-  expect_map("tracepoint:sched:sched_switch { @ = args; }", "prev_comm=string[16]");
+  expect_map("tracepoint:sched:sched_switch { @ = args; }",
+             "@[] : value (prev_comm=string[16],prev_pid=int64,prev_prio=int64,prev_state=int64,"
+             "next_comm=string[16],next_pid=int64)");
   expect_refused("kprobe:vfs_read { print(args); }", "args as a whole");
 }
 

@@ -211,7 +211,8 @@ Lowering::ExprPtr Lowering::expand(const Routine& macro,
       const ast::Parameter& parameter = macro.parameters[i];
       const int variable = declare_variable(parameter.name, *value->block);
       Type type;
-      if (parameter.type && resolve_type(*parameter.type, type) && type.is_number()) {
+      const bool is_text = parameter.type && parameter.type->name == "string";
+      if (parameter.type && !is_text && resolve_type(*parameter.type, type) && type.is_number()) {
         instance_.variables[static_cast<size_t>(variable)].type = type;
         instance_.is_declared[static_cast<size_t>(variable)] = true;
       }
@@ -225,8 +226,8 @@ Lowering::ExprPtr Lowering::expand(const Routine& macro,
     if (end != nullptr && end->value != nullptr) {
       ExprPtr result = lower(*end->value);
       Type type;
-      if (macro.return_type && resolve_type(*macro.return_type, type) && type.is_number() &&
-          result->type.is_number())
+      const bool is_number = macro.return_type && result->type.is_number();
+      if (is_number && resolve_type(*macro.return_type, type) && type.is_number())
         result = truncate(std::move(result), type, span);
       value->type = result->type;
       value->args.push_back(std::move(result));
