@@ -122,8 +122,20 @@ def missing_files_probes_and_glob_matches_are_named():
 @case
 def an_endless_loop_ends():
     result = spile("-e", "BEGIN { while (1) { @x++; } }")
-    check_status(result, 1)
-    check_says(result, r"budget|loop|bound")
+    check_status(result, 0)
+    check("exact-count", "@x: 65536" in result.out, result.report())
+    check_says(result, r"1 loops ended before their bound")
+
+
+@case
+def endless_loops_in_each_other_end():
+    result = spile("-e", "BEGIN { while (1) { while (1) { while (1) { @x++; } } } }")
+    check_says(result, r"budget|loops ended before their bound")
+    need_root()
+    result = spile("--engine", "kernel", "-e", "BEGIN { while (1) { while (1) { while (1) { @x++; } } } }")
+    check_status(result, 0)
+    check("bounded", 500000 < scalar(result.out, "@x") <= 1 << 20, result.report())
+    check_says(result, r"loops ended before their bound")
 
 
 @case

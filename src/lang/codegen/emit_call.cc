@@ -31,6 +31,12 @@ Reg Emitter::context(Reg scratch) {
 
 namespace {
 
+/// Rounds that all loops of one run may make together: loops in each other could hold a CPU for
+/// hours, and nothing else ends a program of the kernel.
+constexpr int32_t kMaxAllRounds = 1 << 20;
+/// Where they are counted, behind the word of which nothing is known.
+constexpr int kRoundsAt = 8;
+
 /// What the statements of a block, at any depth, do with variables.
 struct VariableUse {
   std::set<int> changed, own;
@@ -57,13 +63,15 @@ struct VariableUse {
 /// A word of which only we know that it is 0: a random number has 32 bits, and verifiers do not
 /// know that.
 void Emitter::make_opaque_zero() {
-  opaque_ = frame_.allocate(8);
+  opaque_ = frame_.allocate(16);
   code_.call(Helper::kGetPrandomU32);
   code_.alu_imm(bpf::kRsh, Reg::r0, 32);
   code_.mov(Reg::r1, Reg::r0);
   code_.alu_imm(bpf::kLsh, Reg::r1, 32);
   code_.alu(bpf::kOr, Reg::r0, Reg::r1);
   code_.store(8, Reg::r10, opaque_, Reg::r0);
+  // A count from a constant would be another one in each round.
+  code_.store(8, Reg::r10, opaque_ + kRoundsAt, Reg::r0);
 }
 
 /// The verifier looks at a body again as long as it knows something new: from `$i++` it would know
@@ -98,6 +106,14 @@ int Emitter::function(const typed::Stmt& loop, Reg home, const std::function<voi
   const Label next = code_.new_label(), stop = code_.new_label();
   loops_.push_back({next, stop});
   code_.mov(Place::kHome, home);
+  const Label go = code_.new_label();
+  code_.load(8, Reg::r0, Place::kHome, opaque_ + kRoundsAt);
+  code_.alu_imm(bpf::kAdd, Reg::r0, 1);
+  code_.store(8, Place::kHome, opaque_ + kRoundsAt, Reg::r0);
+  code_.jump_if_imm(bpf::kJle, Reg::r0, kMaxAllRounds, go);
+  bump(bundle::Counter::kLoopCut);
+  code_.jump(leave_);
+  code_.bind(go);
   forget_changed(loop);
   body();
   code_.bind(next);
