@@ -1,4 +1,4 @@
-// How long do the functions of a program take? One Fprobe on all that match a pattern.
+// How long do the functions of a library take? One Fprobe on all that match a pattern.
 #include <spile/kprobe.hpp>
 
 #include <atomic>
@@ -6,17 +6,8 @@
 #include <cstdio>
 #include <map>
 
-#define WORK extern "C" __attribute__((noinline))
-WORK long work_short(long n) {
-  volatile long v = n;
-  for (int i = 0; i < 100; ++i) v = v + i;
-  return v;
-}
-WORK long work_long(long n) {
-  volatile long v = n;
-  for (int i = 0; i < 20000; ++i) v = v + i;
-  return v + work_short(n);
-}
+extern "C" long work_short(long n);
+extern "C" long work_long(long n);
 
 static long now_ns() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
@@ -33,7 +24,7 @@ int main() {
     ns += now_ns() - call.data.ns;
   });
   functions.options(SPILE_ALLOW_TRAP);
-  if (functions.add("work_*") != 0) {
+  if (functions.add("libwork.so:work_*") != 0) {
     std::fprintf(stderr, "%s\n", spile_error_text());
     return 1;
   }

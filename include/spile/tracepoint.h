@@ -53,6 +53,7 @@
 #define SPILE_C_TEXT2_(x) #x
 
 #define DECLARE_TRACE_CONDITION(name, proto, args, condition)                                                     \
+  SPILE_NOTE_OF_(SPILE_STRING_(TRACE_SYSTEM), #name, SPILE_STRING_(proto))                                        \
   extern struct spile_tracepoint spile_tracepoint_##name;                                                         \
   __attribute__((noinline, cold, unused)) static void spile_run_##name(proto) {                                   \
     uint64_t* entered = spile_enter();                                                                            \

@@ -240,8 +240,14 @@ class Tracepoint {
     }                                                                                                          \
   };
 
-/// A class: fields that several events share.
-#define SPILE_TRACEPOINT_CLASS(cls, ...)                                                              \
+#define SPILE_FIELDS_TEXT_(...) SPILE_STRING_(SPILE_EACH_(SPILE_PARAMETER_, __VA_ARGS__))
+
+/// A class: fields that several events share. Events of two classes of one name have no named fields outside.
+#define SPILE_TRACEPOINT_CLASS(cls, ...)                        \
+  SPILE_NOTE_OF_CLASS_(#cls, SPILE_FIELDS_TEXT_(__VA_ARGS__))   \
+  SPILE_CLASS_(cls __VA_OPT__(, ) __VA_ARGS__)
+
+#define SPILE_CLASS_(cls, ...)                                                                        \
   struct cls {                                                                                        \
     using Point = ::spile::Tracepoint<SPILE_EACH_(SPILE_TYPE_, __VA_ARGS__)>;                         \
     static constexpr ::spile::detail::FieldList<SPILE_COUNT_(__VA_ARGS__)> kFields = {                \
@@ -255,6 +261,7 @@ class Tracepoint {
 
 /// An event of a class: trace_GROUP_NAME(...) and tracepoint_GROUP_NAME.
 #define SPILE_TRACEPOINT_EVENT(cls, group, name)                                              \
+  SPILE_NOTE_OF_CLASS_EVENT_(#group, #name, #cls)                                             \
   SPILE_EVENT_(group, name)                                                                   \
   inline cls::Point tracepoint_##group##_##name{#group, #name, cls::kFields.fields};          \
   template <class... Values>                                                                  \
@@ -268,7 +275,8 @@ class Tracepoint {
 /// Passes only where `condition`, an expression of the fields, is true: for callbacks and for tracers from outside. It is
 /// evaluated at each pass, also while nobody looks.
 #define SPILE_TRACEPOINT_CONDITION(group, name, condition, ...)                                                 \
-  SPILE_TRACEPOINT_CLASS(spile_class_##group##_##name __VA_OPT__(, ) __VA_ARGS__)                               \
+  SPILE_NOTE_OF_(#group, #name, SPILE_FIELDS_TEXT_(__VA_ARGS__))                                                \
+  SPILE_CLASS_(spile_class_##group##_##name __VA_OPT__(, ) __VA_ARGS__)                                         \
   SPILE_EVENT_(group, name)                                                                                     \
   inline spile_class_##group##_##name::Point tracepoint_##group##_##name{                                       \
       #group, #name, spile_class_##group##_##name::kFields.fields};                                             \

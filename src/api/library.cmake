@@ -34,6 +34,8 @@ add_custom_target(spile_archive ALL DEPENDS ${PROJECT_BINARY_DIR}/libspile.a)
 
 install(TARGETS spile_shared EXPORT spile-targets LIBRARY COMPONENT library)
 install(FILES ${PROJECT_BINARY_DIR}/libspile.a DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT library)
+# It runs the scripts of tracer.hpp.
+install(PROGRAMS ${PROJECT_BINARY_DIR}/spile DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT library)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/spile DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT library)
 install(EXPORT spile-targets NAMESPACE spile:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/spile COMPONENT library)
 configure_package_config_file(${CMAKE_CURRENT_SOURCE_DIR}/spile-config.cmake.in

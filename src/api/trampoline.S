@@ -22,7 +22,16 @@
 
 .section spile_hit_text, "ax", @progbits
 
-.macro save
+/* Before the instruction a backtrace goes on at Site::address, its first member: regs->ip is one more there, which may
+ * already be the next instruction, where the frame is another. DW_CFA_val_expression: rip = [[rbx + SITE]]. */
+.macro unwind_at_site
+        .cfi_escape 0x16, 16, 5, 0x73, (SITE & 0x7f) | 0x80, SITE >> 7, 0x06, 0x06
+.endm
+.macro unwind_at_ip
+        .cfi_offset rip, IP - 312
+.endm
+
+.macro save unwind=unwind_at_site
         .cfi_startproc
         .cfi_signal_frame
         .cfi_def_cfa rsp, 144
@@ -57,7 +66,7 @@
         popfq
 1:      mov     %rsp, %rbx
         .cfi_def_cfa_register rbx
-        .cfi_offset rip, IP - 312
+        \unwind
         .cfi_offset r15, 0 - 312
         .cfi_offset r14, 8 - 312
         .cfi_offset r13, 16 - 312
@@ -150,19 +159,19 @@
 
 .type spile_hit_full, @function
 spile_hit_full:
-        save
+        save unwind_at_site
         run_handlers_full spile_dispatch
         finish
 
 .type spile_hit_behind_full, @function
 spile_hit_behind_full:
-        save
+        save unwind_at_ip
         run_handlers_full spile_dispatch_behind
         finish
 
 .type spile_hit_general, @function
 spile_hit_general:
-        save
+        save unwind_at_site
         /* The first hit of a thread enters a path of the C library that may use vector registers. */
         mov     spile_reader_word@gottpoff(%rip), %rax
         cmpq    $0, %fs:(%rax)
@@ -179,7 +188,7 @@ spile_hit_general:
 
 .type spile_hit_behind_general, @function
 spile_hit_behind_general:
-        save
+        save unwind_at_ip
         mov     spile_reader_word@gottpoff(%rip), %rax
         cmpq    $0, %fs:(%rax)
         je      3f

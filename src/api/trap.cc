@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "api/engine.h"
+#include "api/signal_context.h"
 #include "os/process.h"
 
 namespace spile::api {
@@ -35,28 +36,11 @@ Site* trap_at(uint64_t address) {
   return it != traps->sites.end() && (*it)->address == address ? *it : nullptr;
 }
 
-struct Word {
-  unsigned long spile_regs::* ours;
-  int theirs;
-};
-constexpr Word kWords[] = {
-    {&spile_regs::r15, REG_R15},  {&spile_regs::r14, REG_R14}, {&spile_regs::r13, REG_R13},
-    {&spile_regs::r12, REG_R12},  {&spile_regs::bp, REG_RBP},  {&spile_regs::bx, REG_RBX},
-    {&spile_regs::r11, REG_R11},  {&spile_regs::r10, REG_R10}, {&spile_regs::r9, REG_R9},
-    {&spile_regs::r8, REG_R8},    {&spile_regs::ax, REG_RAX},  {&spile_regs::cx, REG_RCX},
-    {&spile_regs::dx, REG_RDX},   {&spile_regs::si, REG_RSI},  {&spile_regs::di, REG_RDI},
-    {&spile_regs::flags, REG_EFL}};
-
 void hit(Site& site, ucontext_t& context) {
   greg_t* g = context.uc_mcontext.gregs;
-  spile_regs regs = {};
-  for (const Word& w : kWords) regs.*w.ours = static_cast<unsigned long>(g[w.theirs]);
-  regs.sp = static_cast<unsigned long>(g[REG_RSP]);
-  regs.orig_ax = ~0ul;
-  regs.cs = 0x33;
-  regs.ss = 0x2b;
+  spile_regs regs = registers_of(context);
   const bool redirected = spile_dispatch(&regs, &site) != 0;
-  for (const Word& w : kWords) g[w.theirs] = static_cast<greg_t>(regs.*w.ours);
+  put_registers(regs, context);
   const uint64_t displaced = __atomic_load_n(&site.displaced, __ATOMIC_ACQUIRE);
   g[REG_RIP] = static_cast<greg_t>(redirected ? regs.ip : displaced);
 }

@@ -1,5 +1,6 @@
 // argv -> session.
 #include <fmt/format.h>
+#include <spile/detail/tracer_core.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "session/detach.h"
 #include "session/dump.h"
 #include "session/event_list.h"
+#include "session/format.h"
 #include "session/info.h"
 #include "session/list.h"
 #include "session/request.h"
@@ -39,6 +41,8 @@ struct Options {
   TraceRequest trace;
   std::string engine = "auto", format = "text", buffering = "line", stage;
   bool list = false;
+  session::FormatRequest format_scripts;
+  bool fmt = false, info = false;
 };
 
 /// Empty where the text is a process number, else what is wrong: the form of CLI11's validators.
@@ -85,6 +89,14 @@ void add_target_options(CLI::App& app, Options& options) {
 void add_trace_options(CLI::App& app, Options& options) {
   app.add_flag("-l,--list", options.list,
                "list probes that match a pattern, or those of a script; -lv with their fields");
+  app.add_flag("--info", options.info, "the same as the subcommand info");
+  CLI::Option* fmt =
+      app.add_flag("--fmt", options.fmt, "print scripts in their usual form; all words are files");
+  app.add_flag("--check", options.format_scripts.check,
+               "with --fmt: print the names of those that are not in that form; status 1 if any is")
+      ->needs(fmt);
+  app.add_flag("-i,--in-place", options.format_scripts.in_place, "with --fmt: rewrite the files")
+      ->needs(fmt);
   app.add_option("-f,--format", options.format, "text (default) or json")
       ->check(CLI::IsMember({"text", "json"}));
   app.add_option("-o,--output", options.trace.output_path, "write there instead of standard output")
@@ -176,8 +188,18 @@ int run_list(Options& options) {
   return session::list_pattern(pattern, options.trace);
 }
 
+int run_format(Options& options) {
+  options.format_scripts.program = options.program;
+  options.format_scripts.files = options.words;
+  if (options.program.empty() && options.words.empty())
+    return usage("nothing to format: give a FILE, - for standard input, or -e 'PROGRAM'");
+  return session::format_scripts(options.format_scripts);
+}
+
 int run_main(Options& options) {
+  if (options.fmt) return run_format(options);
   take_choices(options);
+  if (options.info) return session::info(options.trace.format);
   if (options.list) {
     options.trace.script.text = options.program;
     return run_list(options);
@@ -274,12 +296,16 @@ int parse_and_run(int argc, char** argv) {
   info->add_option("-f,--format", options.format, "text (default) or json")
       ->check(CLI::IsMember({"text", "json"}));
 
+  // How the library starts us: the request comes over a socket.
+  CLI::App* for_program = app.add_subcommand("library-tracer", "")->group("");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     int status = app.exit(error);
     return status == 0 ? session::kOk : session::kUsage;
   }
+  if (for_program->parsed()) return session::trace_for_program(SPILE_TRACER_DESCRIPTOR);
   if (detach->parsed()) return session::detach(options.trace.target.pids);
   if (sites->parsed()) return run_sites(options);
   if (dump->parsed()) return run_dump(options);

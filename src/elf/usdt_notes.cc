@@ -1,9 +1,6 @@
 #include "elf/usdt_notes.h"
 
-#include <elf.h>
-
-#include <cstring>
-
+#include "elf/notes.h"
 #include "elf/reader.h"
 
 namespace spile::elf {
@@ -14,39 +11,12 @@ constexpr std::string_view kOwner{"stapsdt", 8};  // with its NUL
 constexpr uint32_t kType = 3;                     // NT_STAPSDT
 constexpr size_t kMaxNotes = 1 << 16;
 
-uint64_t padded(uint64_t size) {
-  return (size + 3) & ~uint64_t{3};
-}
-
-/// Reads the notes of one section, one after the other.
 class NoteReader {
  public:
-  NoteReader(const File& file, const Section& section, std::span<const uint8_t> bytes)
-      : file_(file), section_(section), bytes_(bytes) {}
+  explicit NoteReader(const File& file) : file_(file) {}
 
-  Result<void> read(std::vector<UsdtNote>& notes) {
-    for (uint64_t at = 0; at + sizeof(Elf64_Nhdr) <= bytes_.size();) {
-      const auto header = *load_at<Elf64_Nhdr>(bytes_, at);
-      const uint64_t name = at + sizeof header, data = name + padded(header.n_namesz);
-      if (data > bytes_.size() || header.n_descsz > bytes_.size() - data) return damaged(at);
-      const bool is_probe = header.n_type == kType && header.n_namesz == kOwner.size() &&
-                            std::memcmp(bytes_.data() + name, kOwner.data(), kOwner.size()) == 0;
-      if (is_probe) SPILE_TRY_VOID(read_probe(at, bytes_.subspan(data, header.n_descsz), notes));
-      at = data + padded(header.n_descsz);
-    }
-    return {};
-  }
-
- private:
-  std::unexpected<Error> damaged(uint64_t at) const {
-    return fail(ErrorCode::kCorrupt, "{}: the note at byte {:#x} of {} is damaged", file_.path(),
-                at, section_.name);
-  }
-
-  Result<void> read_probe(uint64_t at,
-                          std::span<const uint8_t> data,
-                          std::vector<UsdtNote>& notes) const {
-    Reader reader(data);
+  Result<void> read(const Note& from, std::vector<UsdtNote>& notes) const {
+    Reader reader(from.data);
     LinkAddr address(reader.value<uint64_t>());
     const auto base = reader.value<uint64_t>();
     LinkAddr semaphore(reader.value<uint64_t>());
@@ -54,7 +24,9 @@ class NoteReader {
     note.provider = reader.string();
     note.name = reader.string();
     note.arguments = reader.string();
-    if (!reader.ok() || note.provider.empty() || note.name.empty()) return damaged(at);
+    if (!reader.ok() || note.provider.empty() || note.name.empty())
+      return fail(ErrorCode::kCorrupt, "{}: the note at byte {:#x} of {} is damaged", file_.path(),
+                  from.at, kSection);
     // prelink moves segments and does not know this section; the base section moves with them.
     const Section* marker = file_.section(kBaseSection);
     const uint64_t moved = marker != nullptr && base != 0 ? marker->addr.value - base : 0;
@@ -72,6 +44,7 @@ class NoteReader {
     return {};
   }
 
+ private:
   /// Tracers write there: it must be two bytes of data that the program itself could write.
   Result<void> check_semaphore(const UsdtNote& note) const {
     const Segment* segment = file_.segment_at(note.semaphore);
@@ -84,18 +57,16 @@ class NoteReader {
   }
 
   const File& file_;
-  const Section& section_;
-  std::span<const uint8_t> bytes_;
 };
 
 }  // namespace
 
 Result<std::vector<UsdtNote>> read_usdt_notes(const File& file) {
   std::vector<UsdtNote> notes;
-  for (const Section& section : file.sections()) {
-    if (section.name != kSection || section.type != SHT_NOTE) continue;
-    SPILE_TRY(const auto bytes, file.bytes(section));
-    SPILE_TRY_VOID(NoteReader(file, section, bytes).read(notes));
+  SPILE_TRY(const auto all, read_notes(file, kSection));
+  const NoteReader reader(file);
+  for (const Note& note : all) {
+    if (note.type == kType && note.owner == kOwner) SPILE_TRY_VOID(reader.read(note, notes));
   }
   return notes;
 }

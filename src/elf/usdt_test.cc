@@ -5,6 +5,7 @@
 
 #include "elf/test_files.h"
 #include "elf/usdt_argument.h"
+#include "elf/usdt_fields.h"
 #include "elf/usdt_notes.h"
 #include "elf/variables.h"
 
@@ -247,6 +248,80 @@ TEST_F(Notes, SurviveEverySingleDamagedByte) {
         EXPECT_TRUE(file.is_executable(n.address));
         for (auto text : split_usdt_arguments(n.arguments)) (void)parse_usdt_argument(text);
       }
+    }
+  }
+}
+
+// ---- names of arguments
+
+std::string joined(const std::vector<UsdtField>& fields) {
+  std::string text;
+  for (const auto& f : fields) text += f.type + "|" + f.name + ";";
+  return text;
+}
+
+TEST(UsdtFields, AreReadAsParameters) {
+  EXPECT_EQ(joined(parse_usdt_fields("int id, const char* path")), "int|id;const char*|path;");
+  EXPECT_EQ(joined(parse_usdt_fields("unsigned long bytes")), "unsigned long|bytes;");
+  EXPECT_EQ(joined(parse_usdt_fields("char *x ,ns::Colour c_2")), "char *|x;ns::Colour|c_2;");
+  EXPECT_EQ(joined(parse_usdt_fields("pair<int, long>* p, int n")), "pair<int, long>*|p;int|n;");
+}
+
+TEST(UsdtFields, ThatAreNoPlainDeclarationsLeaveNone) {
+  for (const char* text :
+       {"", " ", "void", "int", "int (*f)(int)", "int a[3]", "int 3", "int a,, int b", "int a = 3",
+        "int a, long", "*", "int a, int b, int c, int d, int e, int f, int g, int h, int i"})
+    EXPECT_EQ(joined(parse_usdt_fields(text)), "") << text;
+}
+
+constexpr const char* kFieldNotes = R"c(
+#define STRING(x) ".asciz \"" x "\"\n"
+#define NOTE(type, key, strings) \
+  asm(".pushsection .note.spile,\"G\",\"note\",\"" key "\",comdat\n.balign 4\n.4byte 2f-1f,4f-3f," #type "\n" \
+      "1: .asciz \"spile\"\n2: .balign 4\n3: " strings "4: .balign 4\n.popsection\n")
+NOTE(1, "a", STRING("p") STRING("request") STRING("int id, const char* path"));
+NOTE(2, "b", STRING("Io") STRING("int fd, long bytes"));
+NOTE(3, "c", STRING("p") STRING("read") STRING("ns::Io"));
+NOTE(3, "d", STRING("p") STRING("write") STRING("Io"));
+NOTE(3, "e", STRING("p") STRING("lost") STRING("Nowhere"));
+NOTE(1, "f", STRING("p") STRING("twice") STRING("int a"));
+NOTE(1, "g", STRING("p") STRING("twice") STRING("int b"));
+NOTE(2, "h", STRING("Two") STRING("int a"));
+NOTE(2, "i", STRING("Two") STRING("long a"));
+NOTE(3, "j", STRING("p") STRING("of_two") STRING("Two"));
+NOTE(9, "k", STRING("later"));
+int main(void) { return 0; }
+)c";
+
+class FieldNotes : public Notes {
+ protected:
+  void SetUp() override {
+    if (!testing::compile(kFieldNotes, scratch_ / "prog", "-O0")) GTEST_SKIP() << "no C compiler";
+    bytes_ = testing::bytes_of(scratch_ / "prog");
+  }
+};
+
+TEST_F(FieldNotes, NameTheArgumentsOfTracepointsAndOfClasses) {
+  const auto fields = read_usdt_fields(open());
+  ASSERT_TRUE(fields) << fields.error().message;
+  EXPECT_EQ(joined(fields->at({"p", "request"})), "int|id;const char*|path;");
+  EXPECT_EQ(joined(fields->at({"p", "read"})), "int|fd;long|bytes;");
+  EXPECT_EQ(joined(fields->at({"p", "write"})), "int|fd;long|bytes;");
+  EXPECT_EQ(fields->size(), 3u);  // nothing of what is told twice, or not at all
+}
+
+TEST_F(FieldNotes, SurviveEverySingleDamagedByte) {
+  const File good = open();
+  const size_t begin = good.section(".note.spile")->offset.value;
+  const size_t end = begin + good.section(".note.spile")->size;
+  const auto bytes = bytes_;
+  for (size_t at = begin; at < end; ++at) {
+    for (uint8_t value : {uint8_t{0}, uint8_t{0xff}, uint8_t{0x80}}) {
+      bytes_ = bytes;
+      bytes_[at] = value;
+      const auto fields = read_usdt_fields(open());
+      if (fields) continue;
+      EXPECT_EQ(fields.error().code, ErrorCode::kCorrupt);
     }
   }
 }

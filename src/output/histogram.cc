@@ -133,4 +133,16 @@ std::string histogram_json(const MapRows& map, const Histogram& histogram) {
   return out + "]";
 }
 
+std::vector<HistogramBucket> histogram_buckets(const MapRows& map, const Histogram& histogram) {
+  constexpr Wide kMin = INT64_MIN, kMax = INT64_MAX;
+  std::vector<HistogramBucket> rows;
+  for_each_row(histogram, [&](uint32_t bucket, uint64_t count) {
+    const Bounds bounds = bounds_of(map, bucket);
+    const Wide low = bounds.low.value_or(kMin), high = bounds.high ? *bounds.high - 1 : kMax;
+    rows.push_back({static_cast<int64_t>(std::clamp(low, kMin, kMax)),
+                    static_cast<int64_t>(std::clamp(high, kMin, kMax)), count});
+  });
+  return rows;
+}
+
 }  // namespace spile::output

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "bundle/bundle.h"
 #include "output/map_print.h"
@@ -23,5 +24,13 @@ std::string histogram_text(const MapRows& map, const Histogram& histogram);
 
 /// `[{"max": -1, "count": 1}, {"min": 0, "max": 0, "count": 2}]`: the same rows, bounds included.
 std::string histogram_json(const MapRows& map, const Histogram& histogram);
+
+/// A row: so many values from low to high, both included. Where there is no bound, and beyond those
+/// of 64 bits with sign, it is that of int64_t.
+struct HistogramBucket {
+  int64_t low = 0, high = 0;
+  uint64_t count = 0;
+};
+std::vector<HistogramBucket> histogram_buckets(const MapRows& map, const Histogram& histogram);
 
 }  // namespace spile::output

@@ -2,6 +2,11 @@
 
 namespace spile::output {
 
+std::string message_line(bool is_error, const bundle::ScriptPlace& place, std::string_view text) {
+  return fmt::format("{}{}{}: {}\n", place.text, place.text.empty() ? "" : ": ",
+                     is_error ? "ERROR" : "WARNING", text);
+}
+
 Result<void> TextOutput::attached_probes(size_t) {
   return {};
 }
@@ -32,9 +37,7 @@ Result<void> TextOutput::lost_events(uint64_t count) {
 Result<void> TextOutput::message(bool is_error,
                                  const bundle::ScriptPlace& place,
                                  std::string_view text) {
-  const std::string line = fmt::format("{}{}{}: {}\n", place.text, place.text.empty() ? "" : ": ",
-                                       is_error ? "ERROR" : "WARNING", text);
-  SPILE_TRY_VOID(messages_.write(line));
+  SPILE_TRY_VOID(messages_.write(message_line(is_error, place, text)));
   return messages_.flush();
 }
 Result<void> TextOutput::end() {

@@ -49,6 +49,9 @@ class Output {
   Sink sink_;
 };
 
+/// What errorf() and warnf() tell people: "stdin:1:9-14: ERROR: text".
+std::string message_line(bool is_error, const bundle::ScriptPlace& place, std::string_view text);
+
 /// bpftrace's text.
 class TextOutput final : public Output {
  public:

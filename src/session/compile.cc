@@ -68,7 +68,8 @@ lang::CompileOptions options_from_environment() {
 
 std::expected<Compiled, std::string> compile(const Script& script,
                                              lang::World& world,
-                                             lang::CompileOptions options) {
+                                             lang::CompileOptions options,
+                                             std::vector<ScriptError>* errors) {
   options.positional = script.positional;
   Source source(script.name, script.text);
   options.locate = [&source](uint32_t begin, uint32_t end) {
@@ -76,6 +77,10 @@ std::expected<Compiled, std::string> compile(const Script& script,
   };
   Diagnostics diagnostics;
   auto failed = [&](const Diagnostics& d) {
+    for (const lang::Diagnostic& one : d) {
+      if (errors != nullptr && one.severity == lang::Severity::kError)
+        errors->push_back({source.position(one.span.begin), one.message, one.hint});
+    }
     return std::unexpected(render(source, d, render_options()));
   };
 

@@ -3,10 +3,12 @@
 
 #include <expected>
 #include <string>
+#include <vector>
 
 #include "bundle/bundle.h"
 #include "lang/sema/options.h"
 #include "lang/sema/world.h"
+#include "lang/syntax/source.h"
 #include "session/request.h"
 
 namespace spile::session {
@@ -16,10 +18,17 @@ struct Compiled {
   std::string warnings;  ///< rendered, empty when there are none
 };
 
-/// Fails with the diagnostics as text, ready to be printed.
+/// A diagnostic by itself.
+struct ScriptError {
+  lang::Position position;
+  std::string message, hint;
+};
+
+/// Fails with the diagnostics as text, ready to be printed; and one by one in `errors`, if given.
 std::expected<Compiled, std::string> compile(const Script& script,
                                              lang::World& world,
-                                             lang::CompileOptions options);
+                                             lang::CompileOptions options,
+                                             std::vector<ScriptError>* errors = nullptr);
 
 /// BPFTRACE_MAX_STRLEN, BPFTRACE_MAX_MAP_KEYS and BPFTRACE_PERF_RB_PAGES, and the same with SPILE_
 /// in front, which wins.

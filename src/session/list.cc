@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <tuple>
+#include <utility>
 
 #include "lang/sema/catalog.h"
 #include "lang/syntax/parser.h"
 #include "session/compile.h"
+#include "session/list_types.h"
 #include "session/world_for.h"
 #include "symbols/glob.h"
 
@@ -35,7 +37,8 @@ class Lister {
  public:
   Lister(MachineWorld& world, bool with_fields) : world_(world), with_fields_(with_fields) {}
 
-  Result<size_t> list(const AttachPoint& point) {
+  Result<size_t> list(const AttachPoint& written) {
+    const AttachPoint point = file_alone(written);
     switch (point.type) {
       case ProbeType::kUprobe: return uprobes(point, "uprobe");
       case ProbeType::kUretprobe: return uprobes(point, "uretprobe");
@@ -58,11 +61,23 @@ class Lister {
     }
   }
 
-  Result<size_t> kernel_symbols(const std::string& pattern) {
-    SPILE_TRY(auto functions, world_.kernel_functions("", pattern));
-    for (const auto& f : functions) fmt::print("kprobe:{}\n", f.symbol);
-    return functions.size();
+  /// What a pattern without a probe type means: everything whose name it matches, by kinds.
+  Result<size_t> everything(size_t kind, const std::string& pattern) {
+    AttachPoint point;
+    point.function = pattern;
+    switch (kind) {
+      case 0: return special(pattern);
+      case 1: point.type = ProbeType::kSoftware; break;
+      case 2: point.type = ProbeType::kHardware; break;
+      case 3: point.type = ProbeType::kIter; break;
+      case 4: return tracepoints("*", pattern);
+      case 5: point.type = ProbeType::kRawTracepoint; break;
+      case 6: point.type = ProbeType::kFentry; break;
+      default: point.type = ProbeType::kKprobe; break;
+    }
+    return list(point);
   }
+  static constexpr size_t kKinds = 8;
 
   Result<size_t> tracepoints(const std::string& category, const std::string& event) {
     SPILE_TRY(auto names, world_.tracepoint_names(category.empty() ? "*" : category,
@@ -75,6 +90,29 @@ class Lister {
   }
 
  private:
+  /// `uprobe:/bin/sh`: all of that file, not a function of that name.
+  static AttachPoint file_alone(AttachPoint point) {
+    const bool takes_file = point.type == ProbeType::kUprobe ||
+                            point.type == ProbeType::kUretprobe || point.type == ProbeType::kUsdt;
+    if (takes_file && point.target.empty() && point.function.find('/') != std::string::npos) {
+      point.target = std::exchange(point.function, std::string("*"));
+    }
+    return point;
+  }
+
+  /// The language takes both spellings.
+  static size_t special(const std::string& pattern) {
+    constexpr std::pair<std::string_view, std::string_view> kSpellings[] = {{"BEGIN", "begin"},
+                                                                            {"END", "end"}};
+    size_t count = 0;
+    for (const auto& [name, other] : kSpellings) {
+      if (!symbols::glob_matches(pattern, name) && pattern != other) continue;
+      fmt::print("{}\n", name);
+      count++;
+    }
+    return count;
+  }
+
   Result<size_t> cpp_uprobes(const AttachPoint& point, const char* type) {
     SPILE_TRY(auto functions, world_.cpp_functions(point.target, point.function));
     for (const auto& [f, name] : functions) {
@@ -109,7 +147,7 @@ class Lister {
     }
   }
 
-  /// Each name once; with fields a line for each of its places.
+  /// Each name once; with fields what `args` has, and a line for each of its places.
   Result<size_t> usdt(const AttachPoint& point) {
     SPILE_TRY(auto sites, world_.usdt_sites(point.target, point.usdt_namespace,
                                             point.function.empty() ? "*" : point.function));
@@ -118,7 +156,12 @@ class Lister {
     std::string last;
     for (const lang::UsdtSite& site : sites) {
       std::string name = fmt::format("usdt:{}:{}:{}", site.path, site.provider, site.name);
-      if (name != last) fmt::print("{}\n", name);
+      if (name != last) {
+        fmt::print("{}\n", name);
+        for (const lang::UsdtField& field : site.fields) {
+          if (with_fields_) fmt::print("    {} {}\n", field.type, field.name);
+        }
+      }
       last = std::move(name);
       if (with_fields_) fmt::print("    {}\n", describe(site));
     }
@@ -136,8 +179,8 @@ class Lister {
   }
 
   Result<size_t> kprobes(const AttachPoint& point, const char* type) {
-    SPILE_TRY(auto functions,
-              world_.kernel_functions(point.target, point.function.empty() ? "*" : point.function));
+    SPILE_TRY(auto functions, world_.known_kernel_functions(
+                                  point.target, point.function.empty() ? "*" : point.function));
     std::ranges::sort(functions, {}, [](const auto& f) { return std::pair(f.module, f.symbol); });
     for (const auto& f : functions)
       fmt::print("{}:{}{}{}\n", type, f.module, f.module.empty() ? "" : ":", f.symbol);
@@ -148,7 +191,8 @@ class Lister {
   Result<size_t> counters(const AttachPoint& point, bundle::ProbeKind kind) {
     size_t count = 0;
     for (const lang::CounterEvent& event : lang::counter_events(kind)) {
-      if (!symbols::glob_matches(point.function, event.name)) continue;
+      if (!symbols::glob_matches(point.function, event.name) && point.function != event.alias)
+        continue;
       fmt::print("{}:{}:{}\n", lang::ast::to_string(point.type), event.name, event.default_count);
       count++;
     }
@@ -181,12 +225,12 @@ class Lister {
   bool with_fields_;
 };
 
-/// `*open*` without a probe type: everything of the kernel that has it in its name.
+/// `*open*` without a probe type. What this kernel does not have is left out.
 int list_everything(Lister& lister, const std::string& pattern) {
   size_t count = 0;
   std::string problems;
-  for (bool events : {true, false}) {
-    auto listed = events ? lister.tracepoints("*", pattern) : lister.kernel_symbols(pattern);
+  for (size_t kind = 0; kind < Lister::kKinds; kind++) {
+    const auto listed = lister.everything(kind, pattern);
     if (listed)
       count += *listed;
     else if (listed.error().code != ErrorCode::kNotFound)
@@ -197,11 +241,32 @@ int list_everything(Lister& lister, const std::string& pattern) {
   return kFailed;
 }
 
+/// One probe of a script. False where its name alone does not lead to it again.
+bool list_with_fields(Lister& lister, const std::string& name) {
+  lang::Diagnostics unread;
+  const auto points = lang::parse_attach_point(lang::Source("", name), {}, unread);
+  if (unread.has_errors() || points.size() != 1) return false;
+  const auto listed = lister.list(points.front());
+  return listed && *listed > 0;
+}
+
+/// `struct sock`: its name, or with fields its declaration.
+int list_type(const std::string& pattern, bool with_fields) {
+  const auto text = kernel_declaration(WorldOptions().btf, pattern);
+  if (!text) {
+    fmt::print(stderr, "spile: {}\n", text.error().message);
+    return kFailed;
+  }
+  fmt::print("{}\n", with_fields ? *text : text->substr(0, text->find(" {")));
+  return kOk;
+}
+
 }  // namespace
 
 int list_pattern(const std::string& pattern, const TraceRequest& request) {
   MachineWorld world = world_for(request.target);
   Lister lister(world, request.verbose);
+  if (names_a_type(pattern)) return list_type(pattern, request.verbose);
   if (pattern.find(':') == std::string::npos) return list_everything(lister, pattern);
   lang::Source source("stdin", pattern);
   lang::Diagnostics diagnostics;
@@ -215,9 +280,9 @@ int list_pattern(const std::string& pattern, const TraceRequest& request) {
     auto listed = lister.list(point);
     if (listed) {
       count += *listed;
-    } else if (points.size() == 1 || listed.error().code != ErrorCode::kNotFound) {
+    } else if (points.size() == 1) {  // of `*:f` most types have none, or need more than a name
       fmt::print(stderr, "spile: {}: {}\n", point.text, listed.error().message);
-      if (points.size() == 1) return kFailed;
+      return kFailed;
     }
   }
   if (count > 0) return kOk;
@@ -232,8 +297,10 @@ int list_script(const TraceRequest& request) {
     fmt::print(stderr, "{}", compiled.error());
     return kFailed;
   }
+  Lister lister(world, true);
   for (const bundle::Probe& probe : compiled->bundle.probes) {
-    if (probe.entry_of < 0) fmt::print("{}\n", probe.name);
+    if (probe.entry_of >= 0) continue;
+    if (!request.verbose || !list_with_fields(lister, probe.name)) fmt::print("{}\n", probe.name);
   }
   return kOk;
 }

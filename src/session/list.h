@@ -7,10 +7,10 @@
 
 namespace spile::session {
 
-/// Prints the probes that match a pattern (`uprobe:libc:*alloc*`), one a line; with verbose the
-/// fields of tracepoints.
+/// Prints the probes that match a pattern (`uprobe:libc:*alloc*`), one a line; with verbose their
+/// arguments. `struct X`, `union X` and `enum X` are types of the kernel.
 int list_pattern(const std::string& pattern, const TraceRequest& request);
-/// Prints the probes of a script, wildcards expanded.
+/// Prints the probes of a script, wildcards expanded; with verbose their arguments.
 int list_script(const TraceRequest& request);
 
 }  // namespace spile::session

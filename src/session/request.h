@@ -32,16 +32,19 @@ struct TargetRequest {
   std::string attach = "auto";  ///< --attach: the kernel engine's way to its probes
 };
 
+class ProgramLink;
+
 struct TraceRequest {
   Script script;
   TargetRequest target;
   Format format = Format::kText;
-  std::string output_path;    ///< -o; empty: stdout
-  bool allow_unsafe = false;  ///< --unsafe: functions that change what the target does
-  bool quiet = false;         ///< no "Attached N probes"
-  bool verbose = false;       ///< sites, figures at the end
-  bool paused = false;        ///< --paused: probes are in place, and off until SIGUSR2
-  bool line_buffered = true;  ///< -B line (default), full, none
+  std::string output_path;         ///< -o; empty: stdout
+  bool allow_unsafe = false;       ///< --unsafe: functions that change what the target does
+  bool quiet = false;              ///< no "Attached N probes"
+  bool verbose = false;            ///< sites, figures at the end
+  bool paused = false;             ///< --paused: probes are in place, and off until SIGUSR2
+  bool line_buffered = true;       ///< -B line (default), full, none
+  ProgramLink* program = nullptr;  ///< who asks by the library; null: a person
 };
 
 /// The exit status of spile itself.

@@ -20,8 +20,10 @@
 #include "os/process.h"
 #include "output/output.h"
 #include "output/records.h"
+#include "output/wire.h"
 #include "session/compile.h"
 #include "session/engine_choice.h"
+#include "session/program_link.h"
 #include "session/progress.h"
 #include "session/sites.h"
 #include "session/symbolizer.h"
@@ -34,6 +36,8 @@ namespace spile::session {
 namespace {
 
 constexpr auto kPollTime = std::chrono::milliseconds(100);
+/// A program waits for what it asks.
+constexpr auto kPollTimeForProgram = std::chrono::milliseconds(5);
 /// A command that is just starting maps its libraries: who wants names of its addresses looks often
 /// at first, since it may be gone soon.
 constexpr auto kEarlyPollTime = std::chrono::milliseconds(1);
@@ -82,6 +86,9 @@ void say(const std::string& text) {
 }
 
 Result<std::unique_ptr<output::Output>> open_output(const TraceRequest& request) {
+  if (request.program != nullptr)
+    return std::make_unique<output::WireOutput>(
+        output::Sink(request.program->socket(), output::Buffering::kFull));
   auto buffering = request.line_buffered ? output::Buffering::kLine : output::Buffering::kFull;
   output::Sink sink(STDOUT_FILENO, buffering);
   if (!request.output_path.empty()) {
@@ -97,12 +104,15 @@ Result<std::unique_ptr<output::Output>> open_output(const TraceRequest& request)
 class Session {
  public:
   Session(const TraceRequest& request, std::unique_ptr<output::Output> out)
-      : request_(request), output_(std::move(out)) {}
+      : request_(request), output_(std::move(out)) {
+    if (request.program != nullptr) wire_ = static_cast<output::WireOutput*>(output_.get());
+  }
 
   int run();
 
  private:
   bool compile_script();
+  bool wrong_script(const std::string& text, const std::vector<ScriptError>& errors);
   bool start();
   bool start_kernel();
   bool start_user();
@@ -113,6 +123,7 @@ class Session {
   void show_refusals();
   void loop();
   void answer_signals();
+  void answer_program();
   void switch_all();
   void remember_processes();
   std::chrono::milliseconds poll_time() const;
@@ -135,6 +146,7 @@ class Session {
 
   const TraceRequest& request_;
   std::unique_ptr<output::Output> output_;
+  output::WireOutput* wire_ = nullptr;  ///< output_, where a program asks
   bundle::Bundle bundle_;
   ChosenEngine chosen_;
   std::optional<os::GatedChild> gated_;
@@ -149,6 +161,7 @@ class Session {
   uint64_t after_exit_ = 0;          ///< records behind it
   bool output_gone_ = false;
   bool paused_ = false;
+  bool asked_to_stop_ = false;  ///< by the program
   sig_atomic_t switches_seen_ = 0, prints_seen_ = 0;
   bool targets_gone_ = false;  ///< ended, or another program (exec)
   uint64_t corrupt_records_ = 0;
@@ -159,18 +172,26 @@ class Session {
 // ---- start
 // -----------------------------------------------------------------------------------------------------------
 
+/// False, as compile_script() then answers.
+bool Session::wrong_script(const std::string& text, const std::vector<ScriptError>& errors) {
+  fmt::print(stderr, "{}", text);
+  status_ = kFailed;
+  for (const ScriptError& e : errors) {
+    if (wire_ == nullptr) break;
+    (void)wire_->script_error(e.position.line, e.position.column, e.message, e.hint);
+  }
+  return false;
+}
+
 bool Session::compile_script() {
   Progress progress("finding what the probes name");
   MachineWorld world = world_for(request_.target);
   auto options = options_from_environment();
   options.pid_filter = request_.target.pids;
   options.allow_unsafe = request_.allow_unsafe;
-  auto compiled = compile(request_.script, world, options);
-  if (!compiled) {
-    fmt::print(stderr, "{}", compiled.error());
-    status_ = kFailed;
-    return false;
-  }
+  std::vector<ScriptError> errors;
+  auto compiled = compile(request_.script, world, options, &errors);
+  if (!compiled) return wrong_script(compiled.error(), errors);
   auto chosen = choose_engine(compiled->bundle, request_.target);
   if (!chosen) {
     failed(chosen.error());
@@ -193,12 +214,8 @@ bool Session::compile_script() {
     compile_again = true;
   }
   if (compile_again) {
-    compiled = compile(request_.script, world, options);
-    if (!compiled) {
-      fmt::print(stderr, "{}", compiled.error());
-      status_ = kFailed;
-      return false;
-    }
+    compiled = compile(request_.script, world, options, &errors);
+    if (!compiled) return wrong_script(compiled.error(), errors);
   }
   if (!compiled->warnings.empty() && !request_.quiet) fmt::print(stderr, "{}", compiled->warnings);
   bundle_ = std::move(compiled->bundle);
@@ -404,6 +421,7 @@ void Session::remember_processes() {
 }
 
 std::chrono::milliseconds Session::poll_time() const {
+  if (request_.program != nullptr) return kPollTimeForProgram;
   bool is_early = bundle_.reads_symbols && child_ > 0 && SteadyClock::now() - started_ < kEarly;
   return is_early ? kEarlyPollTime : kPollTime;
 }
@@ -421,6 +439,13 @@ void Session::answer_signals() {
   }
 }
 
+void Session::answer_program() {
+  if (request_.program == nullptr) return;
+  const auto goes_on = request_.program->answer(bundle_, *records_, *wire_, *trace_);
+  if (!goes_on) output_gone_ = true;
+  if (goes_on && !*goes_on) asked_to_stop_ = true;
+}
+
 void Session::switch_all() {
   std::vector<int> all(bundle_.probes.size());
   std::iota(all.begin(), all.end(), 0);
@@ -436,9 +461,10 @@ void Session::loop() {
   started_ = SteadyClock::now();
   bool ends_by_itself = only_special_probes(bundle_) && child_ == 0;
   if (ends_by_itself) return take_records(std::chrono::milliseconds(0));
-  while (g_interrupted == 0 && !exit_code_ && !output_gone_ && status_ == kOk) {
+  while (g_interrupted == 0 && !asked_to_stop_ && !exit_code_ && !output_gone_ && status_ == kOk) {
     // Asked before the rings are read: what the target wrote last is then read once more below.
     answer_signals();
+    answer_program();
     bool gone = is_over();
     remember_processes();
     take_records(gone ? std::chrono::milliseconds(0) : poll_time());
@@ -495,6 +521,7 @@ void Session::report_end() {
   if (lost > 0 && !output_gone_) {
     if (auto told = output_->lost_events(lost); !told) output_gone_ = true;
   }
+  if (wire_ != nullptr && !output_gone_) output_gone_ = !wire_->stats(*stats, lost);
   bool any_loss = lost + stats->missed + stats->map_full + stats->read_failed + stats->stacks_lost +
                       stats->unseen_returns + stats->loops_cut >
                   0;
@@ -558,6 +585,17 @@ int trace(const TraceRequest& request) {
     return kFailed;
   }
   return Session(request, std::move(*out)).run();
+}
+
+int trace_for_program(int socket) {
+  ::signal(SIGPIPE, SIG_IGN);
+  ProgramLink link(socket);
+  auto request = link.read_request();
+  if (!request) {
+    say(request.error().message);
+    return kFailed;
+  }
+  return trace(*request);
 }
 
 }  // namespace spile::session

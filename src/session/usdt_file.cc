@@ -27,6 +27,8 @@ Result<UsdtFile> UsdtFile::load(const std::string& path) {
   SPILE_TRY(auto opened, elf::File::open(path));
   UsdtFile file(std::move(opened));
   SPILE_TRY(file.notes_, elf::read_usdt_notes(*file.file_));
+  // Names are an extra: a file whose notes of them are damaged has none.
+  if (auto fields = elf::read_usdt_fields(*file.file_)) file.fields_ = std::move(*fields);
   std::ranges::stable_sort(file.notes_, {}, &elf::UsdtNote::address);
   return file;
 }
@@ -43,9 +45,18 @@ std::vector<lang::UsdtSite> UsdtFile::sites(std::string_view provider, std::stri
     site.semaphore = note.semaphore.value;
     for (const auto text : elf::split_usdt_arguments(note.arguments))
       site.arguments.push_back(argument(note, text));
+    site.fields = fields_of(site);
     found.push_back(std::move(site));
   }
   return found;
+}
+
+std::vector<lang::UsdtField> UsdtFile::fields_of(const lang::UsdtSite& site) const {
+  const auto found = fields_.find({site.provider, site.name});
+  std::vector<lang::UsdtField> fields;
+  if (found == fields_.end() || found->second.size() != site.arguments.size()) return fields;
+  for (const elf::UsdtField& field : found->second) fields.push_back({field.type, field.name});
+  return fields;
 }
 
 lang::UsdtArgument UsdtFile::argument(const elf::UsdtNote& note, std::string_view text) {

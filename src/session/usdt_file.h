@@ -1,6 +1,7 @@
 // The static tracepoints of one file, as the language wants them: places of arguments resolved.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "base/error.h"
 #include "elf/file.h"
+#include "elf/usdt_fields.h"
 #include "elf/usdt_notes.h"
 #include "elf/variables.h"
 #include "lang/sema/world.h"
@@ -26,11 +28,13 @@ class UsdtFile {
 
  private:
   explicit UsdtFile(elf::File file) : file_(std::make_unique<elf::File>(std::move(file))) {}
+  std::vector<lang::UsdtField> fields_of(const lang::UsdtSite& site) const;
   lang::UsdtArgument argument(const elf::UsdtNote& note, std::string_view text);
   Result<int64_t> distance_to(const elf::UsdtNote& note, std::string_view symbol);
 
   std::unique_ptr<elf::File> file_;  ///< names point into it
   std::vector<elf::UsdtNote> notes_;
+  std::map<std::pair<std::string, std::string>, std::vector<elf::UsdtField>> fields_;
   std::optional<Result<elf::Variables>> variables_;  ///< read for the first argument that names one
 };
 

@@ -50,6 +50,9 @@ class MachineWorld final : public lang::World {
                                                  std::string_view name) override;
   Result<std::vector<lang::KernelFunction>> kernel_functions(std::string_view module,
                                                              std::string_view symbol) override;
+  /// As kernel_functions, but a plain name is looked up as well, which reads the kernel's list.
+  Result<std::vector<lang::KernelFunction>> known_kernel_functions(std::string_view module,
+                                                                   std::string_view symbol);
   Result<uint64_t> kernel_address(std::string_view symbol) override;
   Result<std::vector<lang::Tracepoint>> tracepoints(std::string_view category,
                                                     std::string_view event) override;

@@ -52,6 +52,11 @@ Result<std::vector<lang::KernelFunction>> MachineWorld::kernel_functions(std::st
   if (!symbols::has_wildcard(symbol) && !symbols::has_wildcard(module))
     return std::vector{lang::KernelFunction{
         std::string(symbol), module == "vmlinux" ? std::string() : std::string(module)}};
+  return known_kernel_functions(module, symbol);
+}
+
+Result<std::vector<lang::KernelFunction>> MachineWorld::known_kernel_functions(
+    std::string_view module, std::string_view symbol) {
   auto found = traceable(module, symbol);
   if (!found) {
     SPILE_TRY(found, listed_functions(module, symbol));

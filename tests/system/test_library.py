@@ -6,7 +6,7 @@ import shutil
 import time
 
 from harness import SPILE, Process, Skip, check, need_root, need_tool
-from tracing import (check_prints, check_status, compile_program, keyed, main, run, scalar, spile, temporary_directory)
+from tracing import (check_prints, check_says, check_status, compile_program, keyed, main, run, scalar, spile, temporary_directory)
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.dirname(os.path.abspath(SPILE))
@@ -62,12 +62,36 @@ def examples_build_outside_the_tree_and_run():
     folder = examples()
     for name, says in (("probe_a_function", r"sum 160, seen 3 calls"), ("hook_in_a_test", r"with the hook: refused\nafter: saved"),
                        ("latencies", r"work_long: 50 calls, work_short: 50 calls"), ("server", r"21 .*|3 errors"),
-                       ("server_static", r"3 errors")):
+                       ("server_static", r"3 errors"), ("script_inside", r"2048 to 4095 bytes: 2\n(?s:.*)5 calls, 5 lines, 5 timed, 0 lost")):
         result = run([os.path.join(folder, name)], env=environment())
         check_status(result, 0)
         check_prints(result, says)
+    for symbol, calls in (("encode", 3), ("decode", 3)):
+        module = run([os.path.join(folder, "kernel_module")], env={**environment(), "SPILE_PARAM_symbol": symbol, "SPILE_PARAM_limit": "1"})
+        check_status(module, 0)
+        check_says(module, rf"^module: Planted kprobe at {symbol}\+0x0/0x[0-9a-f]+\nmodule: <{symbol}> pre_handler: \d+\nmodule: {calls} calls\n$")
+    wrong = run([os.path.join(folder, "kernel_module")], env={**environment(), "SPILE_PARAM_symbol": "nothing"})
+    check_status(wrong, 0)  # the program goes on, and exit does not run
+    check_says(wrong, r"^module: register_kprobe failed, returned -2: [^\n]*nothing[^\n]*\n$")
     needed = run(["ldd", os.path.join(folder, "server_static")]).out
     check("static", "libspile" not in needed, needed)
+
+
+@case
+def programs_of_the_guide_are_the_examples():
+    with open(os.path.join(SOURCE, "docs", "library.md"), encoding="utf-8") as file:
+        guide = file.read()
+    folder = os.path.join(SOURCE, "examples")
+    texts = {}
+    for name in os.listdir(folder):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            texts[name] = file.read()
+    programs = [block for block in re.findall(r"```cpp\n(.*?)```", guide, re.S) if "int main" in block]
+    check("hits-happened", programs, "the guide has no complete program")
+    for block in programs:
+        check("same-program", any(block in text for text in texts.values()), block)
+    linked = set(re.findall(r"\(\.\./examples/([a-z_]+\.cc?)\)", guide))
+    check("all-linked", linked == {name for name in texts if name.endswith((".cc", ".c"))}, f"{linked} {sorted(texts)}")
 
 
 C_PROGRAM = r"""
@@ -115,6 +139,14 @@ def tracepoints_are_static_tracepoints_for_both_engines():
     program = os.path.join(examples(), "server")
     listed = spile("-l", f"usdt:{program}:*").out
     check("listed", "server:request" in listed and "server:reply" in listed, listed)
+    fields = spile("-lv", f"usdt:{program}:server:reply").out
+    check("fields", "\n    int id\n    unsigned status\n    long bytes\n    at 0x" in fields, fields)
+    wrong = spile("-e", f"usdt:{program}:server:reply {{ print(args.byte); }}")
+    check_status(wrong, 1)
+    check_says(wrong, "(?s)server:reply has no argument 'byte'.*did you mean 'bytes'")
+    stripped = os.path.join(Work.directory, "server_stripped")
+    check_status(run(["strip", "-o", stripped, program]), 0)
+    check("names-survive-strip", "long bytes" in spile("-lv", f"usdt:{stripped}:*").out, "")
     # Kernel uprobes do not work on every file system.
     program = shutil.copy(program, f"/dev/shm/spile-test-server-{os.getpid()}")
     try:
@@ -135,6 +167,15 @@ def check_both_engines(program):
         check("exact-count", paths == {"/index": 10, "/data": 20} and status == {"200": 26, "404": 4}, result.report())
         check("values", scalar(result.out, "@ids") == 465 and scalar(result.out, "@bytes") == 3465, result.report())
         check("callbacks-too", "4 errors" in result.out, result.report())
+    named = (f"usdt:{program}:server:request {{ @paths[str(args.path)] = count(); @ids = sum(args.id); }} "
+             f"usdt:{program}:server:reply {{ @status[args.status] = count(); @bytes = sum(args.bytes); }} "
+             f"usdt:{program}:server:re* {{ @all = sum(args.id); }}")
+    for engine in engines:
+        result = spile("-q", "--engine", engine, "-e", named, "-c", f"{program} 30", env=environment())
+        check_status(result, 0)
+        paths, status = keyed(result.out, "@paths"), keyed(result.out, "@status")
+        check("exact-count", paths == {"/index": 10, "/data": 20} and status == {"200": 26, "404": 4}, result.report())
+        check("values", [scalar(result.out, "@" + name) for name in ("ids", "bytes", "all")] == [465, 3465, 930], result.report())
 
 
 @case
@@ -169,6 +210,25 @@ def bpftrace_and_gdb_see_them():
 
 
 @case
+def the_tracing_process_is_not_run_by_hand():
+    by_hand = run([SPILE, "library-tracer"])
+    check_status(by_hand, 1)
+    check_says(by_hand, "the program has ended")
+    nonsense = run(["bash", "-c", f"{SPILE} library-tracer 3<<<'nonsense'"])
+    check_status(nonsense, 1)
+    foreign = run(["python3", "-c", """
+import socket, struct, subprocess, sys
+ours, theirs = socket.socketpair()
+ours.sendall(struct.pack("<IBI", 5, 1, 99))
+import os
+os.dup2(theirs.fileno(), 3)
+done = subprocess.run([sys.argv[1], "library-tracer"], pass_fds=[3], capture_output=True, text=True, timeout=20)
+print(done.returncode, done.stderr)
+""", SPILE])
+    check_prints(foreign, r"1 spile: the library is of another version than the program spile \(protocol 99, not 1\)")
+
+
+@case
 def without_optimisation_and_with_clang_they_work_too():
     flags = ["-std=c++17", "-I" + os.path.join(installed(), "include"), os.path.join(SOURCE, "examples", "server.cc"),
              "-L" + library_path(), "-lspile"]
@@ -181,6 +241,7 @@ def without_optimisation_and_with_clang_they_work_too():
                        env=environment())
         check_status(result, 0)
         check("exact-count", keyed(result.out, "@") == {"200": 12, "404": 2} and "2 errors" in result.out, result.report())
+        check("fields", "    const char* path\n" in spile("-lv", f"usdt:{program}:server:request").out, f"{compiler} {level}")
 
 
 def cases():

@@ -270,7 +270,7 @@ def one_round(patient, chance):
         script += f" interval:ms:{int(seconds * 1000) + 1} {{ exit(); }}"
     patient.script = f"{end}: {script}"
     with Spile(script, pid=patient.pid, extra=("-v",)) as trace:
-        if not trace.wait_attached():
+        if not trace.wait_attached(120 * SLOWNESS):
             # All of a few functions can be refused (a lone `ret`, a jump table's words): told, and nothing is left.
             check("refused-in-words", trace.process.returncode == 1 and "refused" in "\n".join(trace.err), trace.report())
             patient.refused += 1
@@ -289,7 +289,7 @@ def one_round(patient, chance):
         if end != "exit":
             time.sleep(seconds)
             trace.send(signal.SIGTERM if end == "terminate" else signal.SIGINT)
-        status = trace.finish()
+        status = trace.finish(120 * SLOWNESS)
         check("clean-stop", status == 0, trace.report())
         hits = int(trace.maps().get("@n", 0))
         if "event" in action:

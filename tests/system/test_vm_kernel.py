@@ -8,6 +8,7 @@ import re
 import shutil
 
 from harness import check
+import tools
 from test_vm import BOOT_SECONDS, in_vm, sections, spile_line
 from tracing import check_status, compile_program, keyed, main, scalar, temporary_directory
 
@@ -78,11 +79,38 @@ MISSED = "kprobe:__htab_map_lookup_elem { @[pid] = count(); } kprobe:vfs_read { 
 FOPEN = spile_line('uprobe:/lib/x86_64-linux-gnu/libc.so.6:fopen { printf("fopen: %s\\n", str(arg0)); } interval:s:4 { exit(); }')
 
 
+# Scripts of tools/scripts that need kprobes or what may not be done to this machine; what each must have printed.
+TOOLS = {
+    "tcpconnects": r"^\d+ +nc +127\.0\.0\.1 +4711$",
+    "slowfiles": r"^cat +\d+ +vfs_read +\d+ us +5 bytes +slow$",
+    "kfncount": r"^@calls\[vfs_read\]: [1-9]",
+    "oomkills": r"needed memory; killed: sleep \(\d+\), \d+ MiB of its own",
+}
+TOOLS_KERNEL = "6.1"
+TOOLS_WORDS = {"slowfiles": "-- --us=100000", "kfncount": "'vfs_*'"}
+# A pipe with a name that is written late; a connection; and the kernel is told that memory is out, with one process to choose.
+TOOLS_WORK = r"""
+mkfifo /tmp/slow; (sleep 2; echo late) >/tmp/slow & cat /tmp/slow >/dev/null
+nc -l -p 4711 >/dev/null & sleep 0.5; echo hello | nc -w 1 127.0.0.1 4711
+for process in /proc/[0-9]*; do echo -1000 >$process/oom_score_adj; done 2>/dev/null
+(echo 1000 >/proc/self/oom_score_adj; exec sleep 77) & VICTIM=$!; sleep 0.5
+echo f >/proc/sysrq-trigger; wait $VICTIM; echo "VICTIM $?"
+"""
+
+
+def tools_at_once():
+    started = " ".join(f"spile -o /tmp/{name}.out /{name}.bt {TOOLS_WORDS.get(name, '')} >/tmp/{name}.err 2>&1 & TRACES=\"$TRACES $!\";"
+                       for name in TOOLS)
+    attached = " ".join(f"for i in $(seq 300); do grep -q ^Attached /tmp/{name}.err && break; sleep 0.1; done;" for name in TOOLS)
+    shown = "".join(f"\necho '== tool_{name}'; cat /tmp/{name}.out /tmp/{name}.err" for name in TOOLS)
+    return f"{started} {attached}\n{TOOLS_WORK}\nkill $TRACES; wait $TRACES; {shown}"
+
+
 def quoted(words):
     return " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
 
 
-def script():
+def script(version):
     lines = [SHOW, LOOP, "(while true; do spile --version; sleep 0.05; done) >/dev/null 2>&1 & VERSIONS=$!"]
     for name, words in SHOWN.items():
         if name == "by_module":
@@ -122,6 +150,7 @@ def script():
         # A probe on what the programs themselves call: hits inside a hit run nothing, and are counted (the kernel tells since 6.7).
         f"case $(uname -r) in 6.12*) show missed {quoted(['-v', '-e', MISSED])};; esac",
         f"plain fopen sh -c {quoted(['(sleep 1; spile info >/dev/null) & ' + FOPEN])}",
+        tools_at_once() if version == TOOLS_KERNEL else "",
         "kill $LOOP", "echo '== end'; uname -r"]
     return "\n".join(lines)
 
@@ -138,8 +167,10 @@ class Kernel:
                 with open(os.path.join(HERE, "bpf_links.c"), encoding="utf-8") as file:
                     built = compile_program(root, "bpf_links", file.read(), ("-O2", "-static"))
                 shutil.copy(built, os.path.join(root, "image/bin/bpf_links"))
+                for name in TOOLS:
+                    shutil.copy(tools.script(name), os.path.join(root, "image"))
                 with open(os.path.join(root, "image/checks.sh"), "w", encoding="utf-8") as file:
-                    file.write(script())
+                    file.write(script(version))
                 result = in_vm(version, ". /checks.sh", root=os.path.join(root, "image"), seconds=BOOT_SECONDS * 4)
             check_status(result, 0)
             cls.found[version] = sections(result.out)
@@ -273,9 +304,15 @@ def counting(found):
     check("list", folders == listed > 500, found["found"])
 
 
+def tools_printed(found):
+    for name, pattern in TOOLS.items():
+        tools.printed(name, TOOLS_WORDS.get(name, ""), found[f"tool_{name}"], pattern)
+
+
 def kernel_6_1():
     found = Kernel.get("6.1")
     check_common(found)
+    tools_printed(found)
     # No fprobe here: each function by its own perf event, on ftrace.
     check("link-type", "1 LINK perf_event kprobe_0" in found["single"], found["single"])
     check("link-type", re.search(r"LINK perf_event kprobe_0", found["pair"]) and "LINK perf_event kretprobe_1" in found["pair"], found["pair"])

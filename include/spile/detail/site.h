@@ -71,6 +71,29 @@ __attribute__((destructor, used)) static void spile_destructor(void) {
   ".weak _.stapsdt.base\n.hidden _.stapsdt.base\n_.stapsdt.base: .space 1\n"                  \
   ".size _.stapsdt.base, 1\n.popsection\n.endif\n"
 
+// What the arguments are called, for tracers from outside: notes of the owner "spile" in .note.spile, with strings that end
+// with a zero. Of one text a file keeps one copy (the group's name). At file scope.
+//
+//   type 1   group, name, fields    "int id, const char* path"
+//   type 2   class, fields
+//   type 3   group, name, class     an event of a class
+#define SPILE_NOTE_(type, key, strings)                                                       \
+  __asm__(".pushsection .note.spile, \"G\", \"note\", \"spile " key "\", comdat\n.balign 4\n" \
+          ".long 77032f - 77031f, 77034f - 77033f, " #type "\n"                              \
+          "77031: .asciz \"spile\"\n77032: .balign 4\n"                                      \
+          "77033: " strings "\n77034: .balign 4\n.popsection\n");
+#define SPILE_STRING_(...) SPILE_STRING2_(__VA_ARGS__)
+#define SPILE_STRING2_(...) #__VA_ARGS__
+#define SPILE_ASCIZ_(text) ".asciz \"" text "\"\n"
+#define SPILE_NOTE_OF_(group, name, fields)             \
+  SPILE_NOTE_(1, "event " group ":" name " " fields,    \
+              SPILE_ASCIZ_(group) SPILE_ASCIZ_(name) SPILE_ASCIZ_(fields))
+#define SPILE_NOTE_OF_CLASS_(cls, fields) \
+  SPILE_NOTE_(2, "class " cls " " fields, SPILE_ASCIZ_(cls) SPILE_ASCIZ_(fields))
+#define SPILE_NOTE_OF_CLASS_EVENT_(group, name, cls)    \
+  SPILE_NOTE_(3, "event " group ":" name " of " cls,    \
+              SPILE_ASCIZ_(group) SPILE_ASCIZ_(name) SPILE_ASCIZ_(cls))
+
 // Argument n as a note names it: size (negative: signed), "@", place.
 #define SPILE_TEXT_1_ "%c[s0]@%[a0]"
 #define SPILE_TEXT_2_ SPILE_TEXT_1_ " %c[s1]@%[a1]"

@@ -200,9 +200,19 @@ class FakeWorld : public World {
         .place = Place::kUnreadable,
         .problem = "'8f@%xmm0': a floating-point number, which is not built yet"};
     const std::string path = "/usr/bin/redis-server";
-    return {{path, "db", "query_start", 0x1000, 0x4000, {edi, five}},
-            {path, "db", "query_start", 0x1100, 0x4000, {stack, five, high}},
-            {path, "db", "query_done", 0x1200, 0, {table, symbol, real}}};
+    return {
+        {path, "db", "query_start", 0x1000, 0x4000, {edi, five}},
+        {path, "db", "query_start", 0x1100, 0x4000, {stack, five, high}},
+        {path, "db", "query_done", 0x1200, 0, {table, symbol, real}},
+        {path,
+         "db",
+         "reply",
+         0x1300,
+         0,
+         {edi, symbol, table},
+         {{"int", "id"}, {"const char*", "path"}, {"bool", "ok"}}},
+        {path, "db", "reply_late", 0x1400, 0, {symbol, stack}, {{"char *", "path"}, {"int", "id"}}},
+        {path, "db", "reply_last", 0x1500, 0, {five, edi}, {{"long", "path"}, {"int", "id"}}}};
   }
 
   static std::vector<EventField> common() {

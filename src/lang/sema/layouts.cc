@@ -33,17 +33,28 @@ std::string layout_of(const Instance& instance, const Tracepoint& event) {
   return layout;
 }
 
-/// The same for the arguments of a static tracepoint.
+std::string layout_of(const UsdtArgument& a) {
+  return fmt::format("{},{},{},{},{},{},{},{};", static_cast<int>(a.place), a.size, a.is_signed,
+                     a.base, a.index, a.scale, a.from_site, a.number);
+}
+
+/// The same for the arguments of a static tracepoint: which ones the names mean, then where they
+/// are.
 std::string layout_of(const Instance& instance, const UsdtSite& site) {
   std::string layout;
+  for (const std::string& name : instance.used_fields) {
+    const auto field = std::ranges::find(site.fields, name, &UsdtField::name);
+    layout += field == site.fields.end()
+                  ? "-;"
+                  : fmt::format("{},{}", field->type,
+                                layout_of(site.arguments[field - site.fields.begin()]));
+  }
   for (uint32_t index : instance.used_arguments) {
     if (index >= site.arguments.size()) {
       layout += "-;";
       continue;
     }
-    const UsdtArgument& a = site.arguments[index];
-    layout += fmt::format("{},{},{},{},{},{},{},{};", static_cast<int>(a.place), a.size,
-                          a.is_signed, a.base, a.index, a.scale, a.from_site, a.number);
+    layout += layout_of(site.arguments[index]);
   }
   return layout;
 }

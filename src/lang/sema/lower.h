@@ -81,6 +81,9 @@ class Lowering {
   ExprPtr lower_name(const std::string& name, Span span);
   ExprPtr lower_argument_register(uint32_t index, Span span);
   ExprPtr lower_usdt_argument(uint32_t index, Span span);
+  ExprPtr read_usdt_argument(uint32_t index, Span span);
+  ExprPtr lower_usdt_field(const ast::Field& expr);
+  Type type_of_usdt_field(const UsdtField& field, const UsdtArgument& argument);
   ExprPtr lower_retval(Span span);
   ExprPtr lower_duration(Span span);
   ExprPtr lower_variable(const ast::Variable& expr);

@@ -323,6 +323,7 @@ bool Lowering::is_args(const ast::Expr& expr) const {
 }
 
 Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
+  if (instance_.context.probe == ProbeKind::kUsdt) return lower_usdt_field(expr);
   if (instance_.context.kind == ContextKind::kRegs) return lower_function_parameter(expr);
   if (instance_.context.kind == ContextKind::kNone) {
     diagnostics_.error(expr.span,

@@ -1,4 +1,5 @@
-// Lowering of argN in static tracepoints: where the value is, the note of each place says.
+// Lowering of argN and args.name in static tracepoints: where the value is, the note of each place
+// says.
 //
 // A clause for several places is split into one program per distinct layout of the arguments it
 // uses (split_by_layout), so that here one place speaks for all of the instance.
@@ -70,8 +71,12 @@ uint64_t constant_of(const UsdtArgument& argument) {
 }  // namespace
 
 Lowering::ExprPtr Lowering::lower_usdt_argument(uint32_t index, Span span) {
-  const UsdtSite& site = instance_.usdt.front();
   instance_.used_arguments.insert(index);
+  return read_usdt_argument(index, span);
+}
+
+Lowering::ExprPtr Lowering::read_usdt_argument(uint32_t index, Span span) {
+  const UsdtSite& site = instance_.usdt.front();
   if (index >= site.arguments.size()) {
     diagnostics_.error(span, "usdt:{}:{} has {} argument{}: there is no arg{}", site.provider,
                        site.name, site.arguments.size(), site.arguments.size() == 1 ? "" : "s",
@@ -95,6 +100,57 @@ Lowering::ExprPtr Lowering::lower_usdt_argument(uint32_t index, Span span) {
   }
   // Extended by its own sign, then a uint64 as every argN of the language.
   return truncate(std::move(value), Type::uint64(), span);
+}
+
+namespace {
+
+/// "const char *" -> "char": what a pointer to a named type points to; "" where it is no such.
+std::string pointee(std::string_view type) {
+  if (!type.ends_with('*')) return {};
+  type.remove_suffix(1);
+  for (std::string_view word : {"const ", "volatile "}) {
+    if (type.starts_with(word)) type.remove_prefix(word.size());
+  }
+  while (type.ends_with(' ')) type.remove_suffix(1);
+  return type.find('*') == std::string_view::npos ? std::string(type) : std::string();
+}
+
+}  // namespace
+
+/// Size and sign are the note's. A pointer to a struct is one to anything: which struct of that
+/// name the program means (the kernel has many, too) only a cast can say.
+Type Lowering::type_of_usdt_field(const UsdtField& field, const UsdtArgument& argument) {
+  const bool is_pointer = field.type.find('*') != std::string::npos && argument.size == 8;
+  if (!is_pointer) return Type::integer(argument.size, argument.is_signed);
+  const auto target = types_.named(pointee(field.type));
+  return target && target->is_int() ? Type::pointer_to(*target) : Type::void_pointer();
+}
+
+/// args.name: an argument that the program has given a name.
+Lowering::ExprPtr Lowering::lower_usdt_field(const ast::Field& expr) {
+  const UsdtSite& site = instance_.usdt.front();
+  instance_.used_fields.insert(expr.name);
+  if (site.fields.empty()) {
+    diagnostics_
+        .error(expr.span, "args: usdt:{}:{} does not say what its arguments are called",
+               site.provider, site.name)
+        .with_hint("arg0 is the first of them");
+    return unknown(expr.span);
+  }
+  std::vector<std::string_view> names;
+  for (size_t i = 0; i < site.fields.size(); ++i) {
+    names.push_back(site.fields[i].name);
+    if (site.fields[i].name != expr.name) continue;
+    ExprPtr value = read_usdt_argument(static_cast<uint32_t>(i), expr.span);
+    if (value->type.is_unknown()) return value;
+    return truncate(std::move(value), type_of_usdt_field(site.fields[i], site.arguments[i]),
+                    expr.span);
+  }
+  Diagnostic& diagnostic = diagnostics_.error(expr.name_span, "usdt:{}:{} has no argument '{}'",
+                                              site.provider, site.name, expr.name);
+  const std::string_view near = nearest(expr.name, names);
+  if (!near.empty()) diagnostic.with_hint("did you mean '{}'?", near);
+  return unknown(expr.span);
 }
 
 }  // namespace spile::lang

@@ -91,6 +91,12 @@ struct UsdtArgument {
   std::string problem;
 };
 
+/// What an argument of a static tracepoint is called, where the program says so.
+struct UsdtField {
+  std::string type;  ///< as the program spells it: "const char*"
+  std::string name;
+};
+
 /// One place of a static tracepoint that a usdt pattern names. Inlined and unrolled ones have
 /// several.
 struct UsdtSite {
@@ -99,6 +105,7 @@ struct UsdtSite {
   uint64_t address = 0;    ///< link address of the nop
   uint64_t semaphore = 0;  ///< link address of its 16-bit counter; 0: it has none
   std::vector<UsdtArgument> arguments;
+  std::vector<UsdtField> fields;  ///< one for each argument, or none: they have no names
 };
 
 /// One parameter of a user function, from debug information.

@@ -327,6 +327,19 @@ bool Parser::attach_points(Clause& clause) {
 
 void Parser::attach_word(Clause& clause) {
   const Token& token = take();
+  if (options_.keeps_attach_words) {
+    for (uint32_t i = 0; i < token.text.size(); i++) {
+      if (token.text[i] != '"') continue;
+      const uint32_t last = attach_quote_end(token.text, i);
+      if (last == i || last >= token.text.size() || token.text[last] != '"')
+        diagnostics_.error(token.span, "a quote in this attach point is never closed");
+      i = std::max(i, last);
+    }
+    AttachPoint& word = clause.attach_points.emplace_back();
+    word.span = token.span;
+    word.text = token.text;
+    return;
+  }
   auto points = read_attach_point(token.text, token.span, options_.positional, diagnostics_);
   for (AttachPoint& point : points) clause.attach_points.push_back(std::move(point));
 }

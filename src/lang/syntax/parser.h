@@ -13,6 +13,9 @@ namespace spile::lang {
 struct ParseOptions {
   /// $1, $2, ...: replaced here inside attach points only; expressions keep them as nodes.
   std::vector<std::string> positional;
+  /// Attach points are not read: each is an AttachPoint of its text alone. For formatting, where $1
+  /// is not known.
+  bool keeps_attach_words = false;
 };
 
 /// Reads a whole script. Check `diagnostics.has_errors()`: the program then holds only what could

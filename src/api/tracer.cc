@@ -1,0 +1,428 @@
+// Scripts: a spile of our own that traces this process, or another, and what it says.
+//
+// It must be a process of its own, since nobody can stop its own threads. One socket carries the
+// frames of tracer_core.h, a pipe its words. It lives as long as the socket: whatever becomes of
+// the program, it takes the probes out and ends.
+//
+// The program's wait() and its SIGCHLD handler must not meet it. A child that is started without a
+// signal gets SIGCHLD back by exec(2). So a child in between starts it and is gone at once, without
+// an exec: it is init's then (or the program's, if that takes orphans).
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <spile/detail/tracer_core.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api/boundary.h"
+#include "base/fd.h"
+#include "os/process.h"
+
+struct spile_tracer {
+  spile::Fd socket, words;  ///< `words` is its standard error
+  pid_t child = 0, owner = 0;
+  bool traces_us = false, has_ended = false;
+  std::vector<uint8_t> read;  ///< frames, and the part of one
+  size_t given = 0;           ///< of `read`: those that the caller has had
+  std::string said;           ///< its words, for which nobody has asked yet
+};
+
+namespace spile::api {
+namespace {
+
+constexpr size_t kChildStackBytes = 64 << 10;
+constexpr uint32_t kMaxFrameBytes = 256u << 20;
+constexpr size_t kReadBytes = 64 << 10;
+
+// ---- which program ----
+
+bool is_executable(const std::string& path) {
+  return !path.empty() && ::access(path.c_str(), X_OK) == 0;
+}
+
+/// Beside the library, as it is installed or built; "" where the library is part of the program.
+std::string beside_the_library() {
+  Dl_info info = {};
+  if (::dladdr(reinterpret_cast<void*>(&spile_tracer_open), &info) == 0 ||
+      info.dli_fname == nullptr)
+    return {};
+  const std::string file = info.dli_fname;
+  const size_t slash = file.rfind('/');
+  if (slash == std::string::npos) return {};
+  const std::string folder = file.substr(0, slash);
+  for (const char* place : {"/../bin/spile", "/../../bin/spile", "/spile"}) {
+    if (is_executable(folder + place)) return folder + place;
+  }
+  return {};
+}
+
+std::string in_path() {
+  const char* path = ::secure_getenv("PATH");
+  std::string rest = path == nullptr ? "" : path;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find(':'), rest.size());
+    const std::string file = rest.substr(0, end) + "/spile";
+    if (end > 0 && is_executable(file)) return file;
+    rest.erase(0, end + 1);
+  }
+  return {};
+}
+
+Result<std::string> find_spile(const char* given) {
+  if (given == nullptr) given = ::secure_getenv("SPILE_PROGRAM");
+  if (given != nullptr) {
+    if (is_executable(given)) return std::string(given);
+    return fail(ErrorCode::kNotFound, "{} cannot be run: {}", given, std::strerror(errno));
+  }
+  for (std::string found : {beside_the_library(), in_path()}) {
+    if (!found.empty()) return found;
+  }
+  return fail(ErrorCode::kNotFound,
+              "the program spile, which runs scripts, is neither beside the library nor in $PATH; "
+              "$SPILE_PROGRAM may say where it is");
+}
+
+// ---- starting it ----
+
+struct Start {
+  const char* program = nullptr;
+  uint8_t* stack = nullptr;  ///< of the second child
+  int socket = -1, words = -1, nothing = -1;
+  char* const* environment = nullptr;
+  volatile int pid = 0, error = 0;  ///< memory is shared until exec
+};
+
+void move_to(int from, int to) {
+  if (from == to) {
+    ::fcntl(to, F_SETFD, 0);
+  } else {
+    ::dup2(from, to);
+  }
+}
+
+/// Runs in the program's memory while the thread that called waits: only system calls. Its
+/// descriptors are its own.
+int run_spile(void* argument) {
+  auto* start = static_cast<Start*>(argument);
+  struct sigaction fresh = {};
+  fresh.sa_handler = SIG_DFL;
+  for (int signal = 1; signal < 65; ++signal) ::sigaction(signal, &fresh, nullptr);
+  ::syscall(SYS_setsid);  // Ctrl-C is the program's
+  move_to(start->nothing, 0);
+  move_to(start->nothing, 1);
+  move_to(start->words, 2);
+  move_to(start->socket, SPILE_TRACER_DESCRIPTOR);
+  // The program's sockets and pipes must not stay open because of us.
+  ::syscall(SYS_close_range, SPILE_TRACER_DESCRIPTOR + 1, ~0u, 0);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  char name[] = "spile", mode[] = "library-tracer";
+  char* const words[] = {name, mode, nullptr};
+  ::execve(start->program, words, start->environment);
+  start->error = errno;
+  ::_exit(127);
+}
+
+/// The child in between. It does not exec, and so sends no signal.
+int run_between(void* argument) {
+  auto* start = static_cast<Start*>(argument);
+  const int pid = ::clone(run_spile, start->stack, CLONE_VM | CLONE_VFORK, start);
+  if (pid < 0) start->error = errno;
+  start->pid = pid;
+  ::_exit(0);
+}
+
+class ChildStacks {
+ public:
+  ChildStacks()
+      : memory_(::mmap(nullptr,
+                       2 * kChildStackBytes,
+                       PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS,
+                       -1,
+                       0)) {}
+  ~ChildStacks() {
+    if (memory_ != MAP_FAILED) ::munmap(memory_, 2 * kChildStackBytes);
+  }
+  ChildStacks(const ChildStacks&) = delete;
+  ChildStacks& operator=(const ChildStacks&) = delete;
+  explicit operator bool() const { return memory_ != MAP_FAILED; }
+  uint8_t* end(size_t which) const {
+    return static_cast<uint8_t*>(memory_) + (which + 1) * kChildStackBytes;
+  }
+
+ private:
+  void* memory_;
+};
+
+/// The program's, without what would load something into it.
+std::vector<char*> environment_for_spile() {
+  std::vector<char*> environment;
+  for (char** at = environ; at != nullptr && *at != nullptr; ++at) {
+    if (std::strncmp(*at, "LD_PRELOAD=", 11) != 0) environment.push_back(*at);
+  }
+  environment.push_back(nullptr);
+  return environment;
+}
+
+/// Above what move_to writes onto.
+Result<Fd> high(Fd low, const char* what) {
+  if (!low) return fail_errno(errno, "{}", what);
+  Fd moved(::fcntl(low.get(), F_DUPFD_CLOEXEC, 64));
+  if (!moved) return fail_errno(errno, "{}", what);
+  return moved;
+}
+
+Result<pid_t> start_process(const std::string& program, const Fd& socket, const Fd& words) {
+  SPILE_TRY(const Fd nothing, high(Fd(::open("/dev/null", O_RDWR | O_CLOEXEC)), "open /dev/null"));
+  const ChildStacks stacks;
+  if (!stacks) return fail(ErrorCode::kInternal, "no memory for a stack");
+  const auto environment = environment_for_spile();
+  Start start;
+  start.program = program.c_str();
+  start.stack = stacks.end(1);
+  start.socket = socket.get();
+  start.words = words.get();
+  start.nothing = nothing.get();
+  start.environment = environment.data();
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int pid = ::clone(run_between, stacks.end(0), CLONE_VM | CLONE_VFORK, &start);
+  const int clone_error = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (pid < 0) return fail_errno(clone_error, "start the tracing process");
+  while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+  if (start.error != 0) return fail_errno(start.error, "run {}", program);
+  return pid_t{start.pid};
+}
+
+/// With Yama it may trace us only while we name it; registering a probe names somebody else.
+void let_it_trace(const spile_tracer& tracer) {
+  if (tracer.traces_us && os::yama_scope() == 1 && !os::has_capability(os::kCapSysPtrace))
+    ::prctl(PR_SET_PTRACER, tracer.child, 0, 0, 0);
+}
+
+// ---- frames ----
+
+template <typename T>
+void put(std::string& to, T value) {
+  to.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+void put_text(std::string& to, const char* text) {
+  put(to, static_cast<uint32_t>(std::strlen(text)));
+  to += text;
+}
+
+std::string start_frame(const spile_tracer_request& request) {
+  std::string frame;
+  put(frame, uint32_t{SPILE_TRACER_PROTOCOL});
+  put(frame, static_cast<uint8_t>(request.engine));
+  put(frame, static_cast<uint8_t>(request.flags));
+  put_text(frame, request.script);
+  const int self = ::getpid();
+  const int* pids = request.pid_count == 0 ? &self : request.pids;
+  const size_t count = std::max<size_t>(request.pid_count, 1);
+  put(frame, static_cast<uint32_t>(count));
+  for (size_t i = 0; i < count; ++i) put(frame, static_cast<int32_t>(pids[i]));
+  put(frame, static_cast<uint32_t>(request.parameter_count));
+  for (size_t i = 0; i < request.parameter_count; ++i) put_text(frame, request.parameters[i]);
+  return frame;
+}
+
+bool traces_us(const spile_tracer_request& request) {
+  return request.pid_count == 0 || std::find(request.pids, request.pids + request.pid_count,
+                                             ::getpid()) != request.pids + request.pid_count;
+}
+
+int send_frame(spile_tracer& tracer, unsigned type, const void* bytes, size_t size) {
+  let_it_trace(tracer);
+  std::string frame;
+  put(frame, static_cast<uint32_t>(size + 1));
+  put(frame, static_cast<uint8_t>(type));
+  if (size > 0) frame.append(static_cast<const char*>(bytes), size);
+  for (size_t done = 0; done < frame.size();) {
+    const ssize_t n =
+        ::send(tracer.socket.get(), frame.data() + done, frame.size() - done, MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return refuse(-EPIPE, "the tracing process has ended");
+    done += static_cast<size_t>(n);
+  }
+  return 0;
+}
+
+int open_tracer(const spile_tracer_request& request, spile_tracer** to) {
+  if (::prctl(PR_GET_SECCOMP) != 0)
+    return refuse(-EPERM,
+                  "the program runs under seccomp, which may kill it for starting a process; start "
+                  "the trace before it is confined");
+  auto program = find_spile(request.program);
+  if (!program) return refuse(program.error());
+  int sockets[2], pipe[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
+    return refuse(-errno, "make a socket pair");
+  auto tracer = std::make_unique<spile_tracer>();
+  tracer->socket = Fd(sockets[0]);
+  auto theirs = high(Fd(sockets[1]), "make a socket pair");
+  if (!theirs) return refuse(theirs.error());
+  if (::pipe2(pipe, O_CLOEXEC) != 0) return refuse(-errno, "make a pipe");
+  tracer->words = Fd(pipe[0]);
+  ::fcntl(pipe[0], F_SETFL, O_NONBLOCK);
+  auto words = high(Fd(pipe[1]), "make a pipe");
+  if (!words) return refuse(words.error());
+  const auto child = start_process(*program, *theirs, *words);
+  if (!child) return refuse(child.error());
+  tracer->child = *child;
+  tracer->owner = ::getpid();
+  tracer->traces_us = traces_us(request);
+  const std::string frame = start_frame(request);
+  *to = tracer.release();
+  // If it has ended already, receiving tells why.
+  (void)send_frame(**to, SPILE_FRAME_START, frame.data(), frame.size());
+  return 0;
+}
+
+/// 1 and the frame; 0: not whole yet; negative: no frame can be so long.
+int next_frame(spile_tracer& tracer, const unsigned char** frame, size_t* size) {
+  const size_t left = tracer.read.size() - tracer.given;
+  uint32_t bytes = 0;
+  if (left < sizeof bytes) return 0;
+  std::memcpy(&bytes, tracer.read.data() + tracer.given, sizeof bytes);
+  if (bytes == 0 || bytes > kMaxFrameBytes)
+    return refuse(-EIO, "the tracing process talks nonsense");
+  if (left - sizeof bytes < bytes) return 0;
+  *frame = tracer.read.data() + tracer.given + sizeof bytes;
+  *size = bytes;
+  tracer.given += sizeof bytes + bytes;
+  return 1;
+}
+
+/// A pipe that nobody empties would hold it up. False: nothing was there.
+bool hear_words(spile_tracer& tracer) {
+  char words[4096];
+  const ssize_t n = ::read(tracer.words.get(), words, sizeof words);
+  if (n > 0) tracer.said.append(words, static_cast<size_t>(n));
+  if (n == 0) tracer.words.reset();
+  return n > 0;
+}
+
+/// Waits for the socket and the pipe. 1: read something; 0: nothing within the time; negative: its
+/// end.
+int read_more(spile_tracer& tracer, int timeout_ms) {
+  pollfd wait[] = {{tracer.socket.get(), POLLIN, 0}, {tracer.words.get(), POLLIN, 0}};
+  const int ready = ::poll(wait, 2, timeout_ms);
+  if (ready < 0) return errno == EINTR ? 0 : -errno;
+  if (wait[1].revents != 0) hear_words(tracer);
+  if (wait[0].revents == 0) return ready > 0 ? 1 : 0;
+  tracer.read.erase(tracer.read.begin(), tracer.read.begin() + static_cast<long>(tracer.given));
+  tracer.given = 0;
+  const size_t before = tracer.read.size();
+  tracer.read.resize(before + kReadBytes);
+  const ssize_t n = ::read(tracer.socket.get(), tracer.read.data() + before, kReadBytes);
+  tracer.read.resize(before + static_cast<size_t>(std::max<ssize_t>(n, 0)));
+  if (n < 0 && errno == EINTR) return 0;
+  if (n > 0) return 1;
+  while (hear_words(tracer)) {
+  }
+  tracer.has_ended = true;
+  return refuse(-EPIPE, "the tracing process has ended");
+}
+
+int64_t now_ms() {
+  timespec now = {};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000 + now.tv_nsec / 1'000'000;
+}
+
+int receive(spile_tracer& tracer, int timeout_ms, const unsigned char** frame, size_t* size) {
+  const int64_t end = now_ms() + timeout_ms;
+  while (true) {
+    if (const int got = next_frame(tracer, frame, size)) return got;
+    if (tracer.has_ended) return -EPIPE;
+    const auto left = timeout_ms < 0 ? -1 : static_cast<int>(std::max<int64_t>(end - now_ms(), 0));
+    const int read = read_more(tracer, left);
+    if (read < 0) return read;
+    if (read == 0 && timeout_ms >= 0 && now_ms() >= end) return 0;
+  }
+}
+
+/// Back when it has detached and ended.
+void close_tracer(spile_tracer& tracer) {
+  if (tracer.owner != ::getpid()) return;  // a forked child: the trace is its parent's
+  let_it_trace(tracer);
+  ::shutdown(tracer.socket.get(), SHUT_WR);
+  const unsigned char* frame = nullptr;
+  size_t size = 0;
+  while (receive(tracer, -1, &frame, &size) >= 0) {
+  }
+  // Only where the program is the one that takes orphans.
+  while (::waitpid(tracer.child, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+}
+
+}  // namespace
+}  // namespace spile::api
+
+using namespace spile::api;
+
+extern "C" {
+
+int spile_tracer_open(const spile_tracer_request* request, spile_tracer** tracer) {
+  return guarded([&] {
+    if (request == nullptr || request->script == nullptr || tracer == nullptr)
+      return refuse(-EINVAL, "no script");
+    return open_tracer(*request, tracer);
+  });
+}
+
+int spile_tracer_send(spile_tracer* tracer, unsigned type, const void* bytes, size_t size) {
+  return guarded([&] {
+    if (tracer == nullptr || tracer->owner != ::getpid())
+      return refuse(-EINVAL, "no trace, or that of the process that this one was forked from");
+    return send_frame(*tracer, type, bytes, size);
+  });
+}
+
+int spile_tracer_receive(spile_tracer* tracer,
+                         int timeout_ms,
+                         const unsigned char** frame,
+                         size_t* size) {
+  return guarded([&] {
+    if (tracer == nullptr || tracer->owner != ::getpid())
+      return refuse(-EPIPE, "no trace, or that of the process that this one was forked from");
+    return receive(*tracer, timeout_ms, frame, size);
+  });
+}
+
+size_t spile_tracer_messages(spile_tracer* tracer, char* to, size_t size) {
+  if (tracer == nullptr || to == nullptr) return 0;
+  const size_t n = std::min(size, tracer->said.size());
+  tracer->said.copy(to, n);
+  tracer->said.erase(0, n);
+  return n;
+}
+
+void spile_tracer_close(spile_tracer* tracer) {
+  if (tracer == nullptr) return;
+  close_tracer(*tracer);
+  delete tracer;
+}
+
+}  // extern "C"
