@@ -56,7 +56,7 @@ SHOWN = {
     "rawtracepoint": ["-e", "rawtracepoint:sched_switch, rawtracepoint:sched_wakeup { @[probe] = count(); }"],
     "profile": ["-e", "profile:hz:99 { @[comm] = count(); } software:page-faults:1 { @f[comm] = count(); }"],
     # Bodies of loops are functions of the program, in all of its kinds; a pair with loops is no session.
-    "loops": ["-e", OPENAT + " { @x[comm] = count(); $n = 0; while ($n < arg2 + 50) { $n++; } @n = $n; for ($kv : @x) { @seen[$kv.0] = $kv.1; } } "
+    "loops": ["-e", OPENAT + " { @x[comm] = count(); $n = 0; while ($n < 50 + pid % 7) { $n++; } @n = $n; for ($kv : @x) { @seen[$kv.0] = $kv.1; } } "
               "kretprobe:do_sys_openat2 { for ($kv : @x) { @back[retval < 0] = $kv.1; } } "
               "fentry:vfs_read { for ($i : 0..args.count % 9) { @f[$i] = count(); } } "
               "tracepoint:sched:sched_switch { for ($i : 0..100) { @t[args.prev_pid > 0] = count(); } } "
