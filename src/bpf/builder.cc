@@ -62,6 +62,10 @@ void Builder::load_map(Reg dst, int map_index) {
   emit(kClassLd | kSizeDw | kModeImm, dst, static_cast<Reg>(kPseudoMapIdx), 0, map_index);
   emit(0, Reg::r0, Reg::r0, 0, 0);
 }
+void Builder::load_function(Reg dst, int number) {
+  emit(kClassLd | kSizeDw | kModeImm, dst, static_cast<Reg>(kPseudoFunc), 0, number);
+  emit(0, Reg::r0, Reg::r0, 0, 0);
+}
 
 void Builder::end(Reg dst, bool to_big, int bits) {
   emit(kClassAlu | kEnd | (to_big ? kSrcX : kSrcK), dst, Reg::r0, 0, bits);

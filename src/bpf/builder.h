@@ -30,6 +30,8 @@ class Builder {
   void load_imm64(Reg dst, uint64_t imm);
   /// The map with this index in the Bundle.
   void load_map(Reg dst, int map_index);
+  /// The function of this number; whoever puts functions together makes a distance of it.
+  void load_function(Reg dst, int number);
   /// Byte swap to big (`to_big`) or little endian; bits 16, 32, 64.
   void end(Reg dst, bool to_big, int bits);
 

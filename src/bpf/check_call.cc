@@ -47,6 +47,9 @@ Result<void> CallRules::argument(CheckState& state, Call& call, int reg) {
     case ArgType::kStacks: return map(state, call, reg, type);
     case ArgType::kMapKey: return map_memory(state, call, reg, true);
     case ArgType::kMapValue: return map_memory(state, call, reg, false);
+    case ArgType::kMapKeyOut:
+      return memory_.helper_writes(state, call.at, reg,
+                                   env_.maps[static_cast<size_t>(call.facts.map)].key_size, true);
     case ArgType::kReadMemory: return sized_memory(state, call, reg, false);
     case ArgType::kWriteMemory: return sized_memory(state, call, reg, true);
     case ArgType::kSize: return size(state, call, reg, false);

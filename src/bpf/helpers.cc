@@ -62,6 +62,7 @@ constexpr HelperSignature kSignatures[] = {
      "map_lookup_percpu_elem",
      {kMap, kMapKey, kScalar},
      ReturnType::kMapValueOrNull},
+    {Helper::kMapNextKey, "map_next_key", {kMap, kScalar, kMapKeyOut}, ReturnType::kScalar},
 };
 
 }  // namespace

@@ -19,6 +19,7 @@ enum class ArgType : uint8_t {
   kRing,         ///< a ring map
   kStacks,       ///< a stack map
   kMapKey,       ///< pointer to key_size initialised bytes of the map in r1
+  kMapKeyOut,    ///< pointer to key_size bytes of the map in r1, which the helper initialises
   kMapValue,     ///< pointer to value_size initialised bytes of the map in r1
   kReadMemory,   ///< pointer to initialised bytes; the next argument is how many
   kWriteMemory,  ///< pointer to bytes that the helper initialises; the next argument is how many

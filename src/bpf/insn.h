@@ -45,7 +45,8 @@ inline constexpr uint8_t kModeImm = 0x00, kModeMem = 0x60, kModeMemSx = 0x80, kM
 inline constexpr int32_t kAtomicAdd = 0x00, kAtomicOr = 0x40, kAtomicAnd = 0x50, kAtomicXor = 0xa0,
                          kFetch = 0x01, kXchg = 0xe1, kCmpXchg = 0xf1;
 // src of lddw.
-inline constexpr uint8_t kPseudoNone = 0, kPseudoMapFd = 1, kPseudoMapValue = 2, kPseudoMapIdx = 5;
+inline constexpr uint8_t kPseudoNone = 0, kPseudoMapFd = 1, kPseudoMapValue = 2, kPseudoFunc = 4,
+                         kPseudoMapIdx = 5;
 // src of call.
 inline constexpr uint8_t kCallHelper = 0, kCallLocal = 1;
 
@@ -76,8 +77,13 @@ enum class Helper : int32_t {
   kRingbufReserve = 131,       ///< (ring, size, 0) -> record* or 0; size is a constant
   kRingbufSubmit = 132,        ///< (record*, flags)
   kRingbufDiscard = 133,       ///< (record*, flags)
+  kForEachMapElem = 164,       ///< (map, function, stack*, 0) -> elements, or -errno
   kGetAttachCookie = 174,      ///< (ctx) -> the attach point's number
+  kLoop = 181,                 ///< (rounds, function, stack*, 0) -> rounds made, or -errno
   kMapLookupPercpuElem = 195,  ///< (map, key*, cpu) -> that CPU's value* or 0; a per-CPU map
+  /// Ours, of the user engine: (map, position, key*) -> the next position, or 0. Writes the key of
+  /// the first element behind `position`, which begins at 0.
+  kMapNextKey = 65100,
 };
 
 // Flags of map_update_elem.

@@ -35,6 +35,8 @@ enum class ValueKind : uint8_t {
   kMac,           ///< 6 bytes of a u64: macaddr()
   kTimestamp,     ///< u64 nanoseconds on CLOCK_MONOTONIC: strftime(); format says how it looks
   kNamed,  ///< i64 that stands for a name; format says which names: "errno", "signal", "user"
+  kBool,   ///< a number: 0 is false
+  kArray,  ///< fields[0] is one element, offsets[0] says how many
 };
 
 /// How the lines of a stack look.
@@ -54,6 +56,7 @@ struct ValueType {
   uint32_t frames = 0;                          ///< stacks: the most that were asked for
   std::string format = {};                      ///< kTimestamp, kNamed
   std::vector<std::string> names = {};          ///< kTuple: of the fields, when it is a record
+  uint8_t shift = 0, bits = 0;                  ///< kInt: of a bitfield in `size` bytes; 0: none
   bool operator==(const ValueType&) const = default;
 };
 
@@ -71,6 +74,8 @@ enum class MapKind : uint8_t {
   /// 1; calls under way. Key: u64 stack slot, not 0; u64 which call there, not 0. max_entries is a
   /// power of two
   kCalls,
+  kLruHash,        ///< 9; the kernel engine's
+  kLruPerCpuHash,  ///< 10; the kernel engine's
 };
 
 /// What the script keeps in it: how per-CPU values are merged and how it is printed.
@@ -172,6 +177,15 @@ enum class ActionKind : uint8_t {
   kCat,         ///< cat(format, ...): the text is a file's name
   kJoin,  ///< join(argv[, separator]): format is the separator, field 0 says how many of the others
           ///< (strings) count
+  kErrorf,  ///< errorf(format, ...): told on standard error, with its place
+  kWarnf,   ///< warnf(format, ...)
+};
+
+/// Where in the script something is told from.
+struct ScriptPlace {
+  std::string file;
+  uint32_t line = 0, column = 0;
+  std::string text;  ///< "stdin:1:9-14"
 };
 
 struct RecordField {
@@ -186,6 +200,7 @@ struct Action {
   int map = -1;               ///< kPrintMap, kClearMap, kZeroMap
   uint64_t top = 0, div = 0;  ///< kPrintMap; 0: not given
   uint32_t record_size = 0;   ///< bytes, header included, multiple of 8
+  ScriptPlace place = {};     ///< kErrorf, kWarnf
 };
 
 // ---- probes
@@ -264,6 +279,8 @@ struct Program {
   bpf::Program code;
   ContextKind context = ContextKind::kNone;
   uint32_t context_size = 0;
+  /// Where functions that it calls begin in `code`: bodies of loops, for the kernel engine alone.
+  std::vector<uint32_t> functions = {};
 };
 
 struct Bundle {
@@ -281,6 +298,7 @@ struct Bundle {
   uint32_t max_cat_bytes = 10240;  ///< of a file that cat() prints
   /// Not empty: a construct that only the kernel engine can carry ("kstack").
   std::string needs_kernel;
+  bool has_loops = false;      ///< some program jumps back, or calls the body of a loop
   bool reads_symbols = false;  ///< something is printed as a symbol of a process: its files matter
 
   /// Those that the script names.

@@ -35,7 +35,12 @@ void find_partners(const Bundle& bundle, std::vector<KprobeGroup>& groups) {
 }
 
 bpf::MapKind check_kind(bundle::MapKind kind) {
-  return kind == bundle::MapKind::kCalls ? bpf::MapKind::kHash : static_cast<bpf::MapKind>(kind);
+  switch (kind) {
+    case bundle::MapKind::kCalls:
+    case bundle::MapKind::kLruHash: return bpf::MapKind::kHash;
+    case bundle::MapKind::kLruPerCpuHash: return bpf::MapKind::kPerCpuHash;
+    default: return static_cast<bpf::MapKind>(kind);
+  }
 }
 
 bpf::CheckEnv check_env(const Bundle& bundle) {

@@ -24,6 +24,8 @@ enum bpf_map_type kernel_type(MapKind kind) {
     case MapKind::kPerCpuArray: return BPF_MAP_TYPE_PERCPU_ARRAY;
     case MapKind::kRing: return BPF_MAP_TYPE_RINGBUF;
     case MapKind::kStacks: return BPF_MAP_TYPE_STACK_TRACE;
+    case MapKind::kLruHash: return BPF_MAP_TYPE_LRU_HASH;
+    case MapKind::kLruPerCpuHash: return BPF_MAP_TYPE_LRU_PERCPU_HASH;
   }
   return BPF_MAP_TYPE_UNSPEC;
 }
@@ -58,7 +60,8 @@ Error create_error(int errno_value, const MapSpec& spec) {
 
 bool Maps::per_cpu(int map) const {
   MapKind kind = specs_.at(map).kind;
-  return kind == MapKind::kPerCpuArray || kind == MapKind::kPerCpuHash;
+  return kind == MapKind::kPerCpuArray || kind == MapKind::kPerCpuHash ||
+         kind == MapKind::kLruPerCpuHash;
 }
 
 /// Bytes that a lookup fills: per-CPU values are padded to 8 bytes each.

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "bpf/function_types.h"
 #include "kernel_engine/multi_link.h"
 #include "kernel_engine/perf_output.h"
 #include "kernel_engine/session_program.h"
@@ -84,6 +85,17 @@ Result<Fd> load_program(const bundle::Program& program,
   if (target != nullptr) {
     options.attach_btf_id = target->id;
     if (target->object) options.attach_btf_obj_fd = static_cast<uint32_t>(target->object.get());
+  }
+  bpf::FunctionTypes types;
+  Fd btf;
+  if (!program.functions.empty()) {
+    types = bpf::function_types(program.functions);
+    btf = Fd(bpf_btf_load(types.btf.data(), types.btf.size(), nullptr));
+    if (!btf) return fail_errno(errno, "load the types of a program's functions");
+    options.prog_btf_fd = static_cast<uint32_t>(btf.get());
+    options.func_info = types.functions.data();
+    options.func_info_cnt = static_cast<uint32_t>(types.functions.size());
+    options.func_info_rec_size = sizeof(bpf::FunctionInfo);
   }
   int fd =
       bpf_prog_load(kind.type, program.name.c_str(), "GPL", code.data(), code.size(), &options);
@@ -218,6 +230,8 @@ Result<int> Programs::session(const Pair& pair, LoadType type) {
   SPILE_TRY(uint32_t is_return, types_->function_id("bpf_session_is_return"));
   SPILE_TRY(bundle::Program entry, prepared(pair.entry, type));
   SPILE_TRY(bundle::Program at_return, prepared(pair.at_return, type));
+  if (!entry.functions.empty() || !at_return.functions.empty())
+    return fail(ErrorCode::kUnsupported, "a program with loops is not joined with another");
   if (pair.entry_probe) fix_cookie(entry.code, bundle_.cookie_of(*pair.entry_probe));
   if (pair.return_probe) fix_cookie(at_return.code, bundle_.cookie_of(*pair.return_probe));
   entry.code = join_session(entry.code, at_return.code, static_cast<int32_t>(is_return));

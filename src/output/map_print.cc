@@ -229,7 +229,8 @@ void divide(MapRow& row, uint64_t div) {
     return;
   }
   Value& value = std::get<Value>(row.value);
-  if (value.is_number()) value.bits = divided(value.bits, div, value.kind == Value::Kind::kSigned);
+  if (value.is_number() && value.kind != Value::Kind::kBool)
+    value.bits = divided(value.bits, div, value.kind == Value::Kind::kSigned);
 }
 
 std::string_view json_type(MapRole role) {

@@ -2,6 +2,11 @@
 
 namespace spile::output {
 
+std::string message_line(bool is_error, const bundle::ScriptPlace& place, std::string_view text) {
+  return fmt::format("{}{}{}: {}\n", place.text, place.text.empty() ? "" : ": ",
+                     is_error ? "ERROR" : "WARNING", text);
+}
+
 Result<void> TextOutput::attached_probes(size_t) {
   return {};
 }
@@ -28,6 +33,12 @@ Result<void> TextOutput::cat(std::string_view text) {
 }
 Result<void> TextOutput::lost_events(uint64_t count) {
   return write(fmt::format("Lost {} events\n", count));
+}
+Result<void> TextOutput::message(bool is_error,
+                                 const bundle::ScriptPlace& place,
+                                 std::string_view text) {
+  SPILE_TRY_VOID(messages_.write(message_line(is_error, place, text)));
+  return messages_.flush();
 }
 Result<void> TextOutput::end() {
   return write("\n\n");
@@ -66,6 +77,15 @@ Result<void> JsonOutput::end() {
 
 Result<void> JsonOutput::value(const Value& value) {
   return write(fmt::format("{{\"type\": \"value\", \"data\": {}}}\n", to_json(value)));
+}
+
+Result<void> JsonOutput::message(bool is_error,
+                                 const bundle::ScriptPlace& place,
+                                 std::string_view text) {
+  return write(fmt::format(
+      "{{\"type\": \"{}\", \"msg\": {}, \"filename\": {}, \"line\": {}, \"col\": {}}}\n",
+      is_error ? "errorf" : "warnf", json_string(text), json_string(place.file), place.line,
+      place.column));
 }
 
 Result<void> JsonOutput::lost_events(uint64_t count) {

@@ -33,6 +33,10 @@ class Output {
   virtual Result<void> cat(std::string_view text) = 0;
   /// Whether keys of a map that read alike are one: PrintLimits::joins_equal_texts.
   virtual bool joins_equal_texts() const { return false; }
+  /// errorf() and warnf(): to people on standard error.
+  virtual Result<void> message(bool is_error,
+                               const bundle::ScriptPlace& place,
+                               std::string_view text) = 0;
   /// `count` records were lost.
   virtual Result<void> lost_events(uint64_t count) = 0;
   /// The script has ended; what follows are its maps.
@@ -47,6 +51,9 @@ class Output {
   Sink sink_;
 };
 
+/// What errorf() and warnf() tell people: "stdin:1:9-14: ERROR: text".
+std::string message_line(bool is_error, const bundle::ScriptPlace& place, std::string_view text);
+
 /// bpftrace's text.
 class TextOutput final : public Output {
  public:
@@ -59,8 +66,16 @@ class TextOutput final : public Output {
   Result<void> join(std::string_view text) override;
   Result<void> system(std::string_view text) override;
   Result<void> cat(std::string_view text) override;
+  Result<void> message(bool is_error,
+                       const bundle::ScriptPlace& place,
+                       std::string_view text) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
+  /// Where message() goes; standard error as it comes.
+  void send_messages_to(Sink sink) { messages_ = std::move(sink); }
+
+ private:
+  Sink messages_{2, Buffering::kLine};
 };
 
 /// bpftrace's JSON lines: one object a line, `{"type": ..., "data": ...}`.
@@ -75,6 +90,9 @@ class JsonOutput final : public Output {
   Result<void> join(std::string_view text) override;
   Result<void> system(std::string_view text) override;
   Result<void> cat(std::string_view text) override;
+  Result<void> message(bool is_error,
+                       const bundle::ScriptPlace& place,
+                       std::string_view text) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
   bool joins_equal_texts() const override { return true; }

@@ -62,6 +62,12 @@ Result<void> Records::run(const Action& action,
       if (action.kind == ActionKind::kSystem) return output_.system(run_command(text));
       return output_.cat(read_for_cat(text, bundle_.max_cat_bytes));
     }
+    case ActionKind::kErrorf:
+    case ActionKind::kWarnf: {
+      SPILE_TRY(const std::string text, format_printf(action.format, action.fields, record,
+                                                      Meaning(bundle_, names_, &trace)));
+      return output_.message(action.kind == ActionKind::kErrorf, action.place, text);
+    }
     case ActionKind::kPrintMap: return print_map(action.map, {action.top, action.div}, trace);
     case ActionKind::kPrintValue: return print_value(action, record, trace);
     case ActionKind::kClearMap:

@@ -14,6 +14,14 @@ using bundle::ValueType;
 Result<Value> read_integer(const ValueType& type, std::span<const uint8_t> bytes) {
   uint64_t bits = 0;
   std::memcpy(&bits, bytes.data(), bytes.size());  // little endian, as all our targets
+  if (type.bits != 0) {
+    if (type.bits + type.shift > 64) return fail(ErrorCode::kInternal, "a bitfield outside");
+    const unsigned above = 64u - type.bits - type.shift, unused = 64u - type.bits;
+    bits <<= above;
+    bits = type.is_signed ? static_cast<uint64_t>(static_cast<int64_t>(bits) >> unused)
+                          : bits >> unused;
+    return Value::number(bits, type.is_signed);
+  }
   if (type.is_signed && bytes.size() < sizeof(bits)) {
     const unsigned unused = 64 - 8 * static_cast<unsigned>(bytes.size());
     bits = static_cast<uint64_t>(static_cast<int64_t>(bits << unused) >> unused);
@@ -88,6 +96,20 @@ Result<Value> read_tuple(const ValueType& type,
     if (type.offsets[i] > bytes.size())
       return fail(ErrorCode::kCorrupt, "part {} of a tuple lies outside", i);
     SPILE_TRY(Value part, read_value(type.fields[i], bytes.subspan(type.offsets[i]), meaning));
+    out.fields.push_back(std::move(part));
+  }
+  return out;
+}
+
+Result<Value> read_array(const ValueType& type,
+                         std::span<const uint8_t> bytes,
+                         const Meaning& meaning) {
+  const size_t step = type.fields.empty() ? 0 : type.fields[0].size;
+  if (step == 0 || type.offsets.empty())
+    return fail(ErrorCode::kInternal, "an array of elements without a size");
+  Value out{Value::Kind::kArray, 0, {}, {}};
+  for (size_t i = 0; i < type.offsets[0] && (i + 1) * step <= bytes.size(); i++) {
+    SPILE_TRY(Value part, read_value(type.fields[0], bytes.subspan(i * step), meaning));
     out.fields.push_back(std::move(part));
   }
   return out;
@@ -226,11 +248,13 @@ Result<Value> read_value(const ValueType& type,
   switch (type.kind) {
     case ValueKind::kNone: return Value{};
     case ValueKind::kInt:
+    case ValueKind::kBool:
     case ValueKind::kPointer: {
       if (bytes.empty() || bytes.size() > sizeof(uint64_t))
         return fail(ErrorCode::kInternal, "a number of {} bytes", bytes.size());
       SPILE_TRY(Value out, read_integer(type, bytes));
       if (type.kind == ValueKind::kPointer) out.kind = Value::Kind::kPointer;
+      if (type.kind == ValueKind::kBool) out = {Value::Kind::kBool, out.bits != 0, {}, {}};
       return out;
     }
     case ValueKind::kString: return read_string(bytes);
@@ -238,6 +262,7 @@ Result<Value> read_value(const ValueType& type,
     case ValueKind::kProbe:
     case ValueKind::kFunc: return read_probe(type, bytes, meaning);
     case ValueKind::kTuple: return read_tuple(type, bytes, meaning);
+    case ValueKind::kArray: return read_array(type, bytes, meaning);
     case ValueKind::kInet: return read_inet(bytes);
     case ValueKind::kMac:
     case ValueKind::kTimestamp:
@@ -275,6 +300,8 @@ std::string to_text(const Value& value) {
     case Value::Kind::kBuffer: return buffer_text(value.text);
     case Value::Kind::kTuple: return "(" + joined(value.fields, ", ", to_text) + ")";
     case Value::Kind::kRecord: return record_text(value);
+    case Value::Kind::kArray: return "[" + joined(value.fields, ",", to_text) + "]";
+    case Value::Kind::kBool: return value.bits != 0 ? "true" : "false";
   }
   return {};
 }
@@ -297,7 +324,9 @@ std::string to_json(const Value& value) {
       return fits_double(value) ? number_text(value) : json_string(number_text(value));
     case Value::Kind::kText: return json_string(value.text);
     case Value::Kind::kBuffer: return json_string(buffer_text(value.text));
+    case Value::Kind::kArray:
     case Value::Kind::kTuple: return "[" + joined(value.fields, ",", to_json) + "]";
+    case Value::Kind::kBool: return to_text(value);
     case Value::Kind::kRecord: return record_json(value);
   }
   return "null";
@@ -325,10 +354,12 @@ std::strong_ordering compare(const Value& a, const Value& b) {
     case Value::Kind::kNone: return std::strong_ordering::equal;
     case Value::Kind::kSigned: return static_cast<int64_t>(a.bits) <=> static_cast<int64_t>(b.bits);
     case Value::Kind::kUnsigned:
+    case Value::Kind::kBool:
     case Value::Kind::kPointer: return a.bits <=> b.bits;
     case Value::Kind::kText:
     case Value::Kind::kBuffer: return a.text <=> b.text;
     case Value::Kind::kTuple:
+    case Value::Kind::kArray:
     case Value::Kind::kRecord: break;
   }
   for (size_t i = 0; i < std::min(a.fields.size(), b.fields.size()); i++) {

@@ -24,19 +24,22 @@ struct Value {
     kText,
     kBuffer,
     kTuple,
-    kRecord
+    kRecord,
+    kArray,
+    kBool,
   };
   Kind kind = Kind::kNone;
-  uint64_t bits = 0;                    ///< kSigned (two's complement), kUnsigned, kPointer
-  std::string text;                     ///< kText; kBuffer: the raw bytes
-  std::vector<Value> fields;            ///< kTuple, kRecord
+  uint64_t bits = 0;          ///< kSigned (two's complement), kUnsigned, kPointer, kBool (0 or 1)
+  std::string text;           ///< kText; kBuffer: the raw bytes
+  std::vector<Value> fields;  ///< kTuple, kRecord, kArray
   std::vector<std::string> names = {};  ///< kRecord
 
   static Value number(uint64_t bits, bool is_signed) {
     return {is_signed ? Kind::kSigned : Kind::kUnsigned, bits, {}, {}};
   }
   bool is_number() const {
-    return kind == Kind::kSigned || kind == Kind::kUnsigned || kind == Kind::kPointer;
+    return kind == Kind::kSigned || kind == Kind::kUnsigned || kind == Kind::kPointer ||
+           kind == Kind::kBool;
   }
 };
 

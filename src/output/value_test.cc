@@ -41,6 +41,25 @@ TEST(Value, ExtendsIntegersByTheirSign) {
   EXPECT_EQ(to_text(read({ValueKind::kInt, 8, true, {}, {}}, std::vector<uint8_t>(8, 0xff))), "-1");
 }
 
+TEST(Value, ShowsBooleansArraysAndBitfields) {
+  const ValueType flag{ValueKind::kBool, 1, false, {}, {}};
+  EXPECT_EQ(to_text(read(flag, {2})), "true");
+  EXPECT_EQ(to_json(read(flag, {0})), "false");
+  const ValueType half{ValueKind::kInt, 2, true, {}, {}};
+  const ValueType list{ValueKind::kArray, 4, true, {half}, {2}};
+  EXPECT_EQ(to_text(read(list, {1, 0, 0xff, 0xff})), "[1,-1]");
+  EXPECT_EQ(to_json(read(list, {1, 0, 0xff, 0xff})), "[1,-1]");
+  EXPECT_EQ(fault({ValueKind::kArray, 4, true, {{}}, {2}}, {1, 0, 0, 0}), ErrorCode::kInternal);
+  ValueType bits{ValueKind::kInt, 2, true, {}, {}};
+  bits.shift = 4;
+  bits.bits = 9;
+  EXPECT_EQ(to_text(read(bits, {0x43, 0x06})), "100");
+  EXPECT_EQ(to_text(read(bits, {0xf3, 0x1f})), "-1");
+  ValueType record{ValueKind::kTuple, 8, true, {half, flag}, {0, 6}};
+  record.names = {"a", "ok"};
+  EXPECT_EQ(to_text(read(record, {1, 0, 0, 0, 0, 0, 1, 0})), "{ .a = 1, .ok = true }");
+}
+
 TEST(Value, EndsStringsAtTheirRoomEvenWithoutNul) {
   EXPECT_EQ(to_text(read({ValueKind::kString, 4, true, {}, {}}, bytes("abcd"))), "abcd");
   EXPECT_EQ(

@@ -27,6 +27,8 @@ spile_value_kind kind_of(Value::Kind kind) {
     case Value::Kind::kBuffer: return SPILE_VALUE_BYTES;
     case Value::Kind::kTuple: return SPILE_VALUE_TUPLE;
     case Value::Kind::kRecord: return SPILE_VALUE_RECORD;
+    case Value::Kind::kArray: return SPILE_VALUE_TUPLE;
+    case Value::Kind::kBool: return SPILE_VALUE_UNSIGNED;
   }
   return SPILE_VALUE_NONE;
 }
@@ -118,6 +120,11 @@ Result<void> WireOutput::value(const Value& value) {
 Result<void> WireOutput::map(const MapRows& rows) {
   const bool is_answer = std::exchange(answers_, false);
   return send(is_answer ? SPILE_FRAME_MAP_READ : SPILE_FRAME_MAP, map_body(rows));
+}
+Result<void> WireOutput::message(bool is_error,
+                                 const bundle::ScriptPlace& place,
+                                 std::string_view words) {
+  return text(SPILE_TEXT_MESSAGE, message_line(is_error, place, words));
 }
 Result<void> WireOutput::lost_events(uint64_t count) {
   std::string body;

@@ -21,6 +21,9 @@ class WireOutput final : public Output {
   Result<void> join(std::string_view text) override;
   Result<void> system(std::string_view text) override;
   Result<void> cat(std::string_view text) override;
+  Result<void> message(bool is_error,
+                       const bundle::ScriptPlace& place,
+                       std::string_view words) override;
   Result<void> lost_events(uint64_t count) override;
   Result<void> end() override;
 

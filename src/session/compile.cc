@@ -46,6 +46,11 @@ uint32_t number_from_environment(const char* name,
   return otherwise;
 }
 
+bundle::ScriptPlace place_of(const Source& source, lang::Span span) {
+  const lang::Position from = source.position(span.begin);
+  return {source.name(), from.line, from.column, lang::location(source, span)};
+}
+
 }  // namespace
 
 lang::CompileOptions options_from_environment() {
@@ -67,6 +72,9 @@ std::expected<Compiled, std::string> compile(const Script& script,
                                              std::vector<ScriptError>* errors) {
   options.positional = script.positional;
   Source source(script.name, script.text);
+  options.locate = [&source](uint32_t begin, uint32_t end) {
+    return place_of(source, {begin, end});
+  };
   Diagnostics diagnostics;
   auto failed = [&](const Diagnostics& d) {
     for (const lang::Diagnostic& one : d) {

@@ -200,7 +200,10 @@ bool Session::compile_script() {
     return false;
   }
   chosen_ = *chosen;
-  if (chosen_.engine == EngineChoice::kKernel && !request_.target.command.empty()) {
+  const bool is_kernel = chosen_.engine == EngineChoice::kKernel;
+  options.calls_loops = is_kernel && compiled->bundle.has_loops;
+  bool compile_again = options.calls_loops;
+  if (is_kernel && !request_.target.command.empty()) {
     // Its programs look at the child's pid, so the child comes first; it waits before its exec.
     auto words = command_words();
     if (!words) return failed(words.error()), false;
@@ -210,6 +213,9 @@ bool Session::compile_script() {
     if (!child) return failed(child.error()), false;
     gated_.emplace(std::move(*child));
     options.pid_filter.push_back(gated_->pid());
+    compile_again = true;
+  }
+  if (compile_again) {
     compiled = compile(request_.script, world, options, &errors);
     if (!compiled) return wrong_script(compiled.error(), errors);
   }

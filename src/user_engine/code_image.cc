@@ -41,7 +41,9 @@ bpf::MapKind check_kind(bundle::MapKind kind) {
     case bundle::MapKind::kPerCpuArray: return bpf::MapKind::kPerCpuArray;
     case bundle::MapKind::kRing: return bpf::MapKind::kRing;
     case bundle::MapKind::kStacks: return bpf::MapKind::kStacks;
-    case bundle::MapKind::kCalls: return bpf::MapKind::kHash;
+    case bundle::MapKind::kCalls:
+    case bundle::MapKind::kLruHash:  // a script with these runs in the kernel engine
+    case bundle::MapKind::kLruPerCpuHash: return bpf::MapKind::kHash;
   }
   return bpf::MapKind::kHash;
 }

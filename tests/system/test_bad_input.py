@@ -135,10 +135,24 @@ def an_endless_loop_ends():
     result = spile("-e", "BEGIN { while (1) { @x++; } }")
     check_status(result, 1)
     check_says(result, r"stdin:1:15-18: ERROR: this loop never ends")
+    result = spile("-e", "BEGIN { while (@x >= 0) { @x++; } }")
+    check_status(result, 0)
+    check("exact-count", "@x: 65536" in result.out, result.report())
+    check_says(result, r"1 loops ended before their bound")
+
+
+@case
+def endless_loops_in_each_other_end():
+    script = "BEGIN { while (@x >= 0) { while (@x >= 0) { while (@x >= 0) { @x++; } } } }"
     for probe in ("BEGIN", "interval:ms:10"):
-        result = spile("--engine", "user", "-e", probe + " { while (@x >= 0) { @x++; } }")
+        result = spile("--engine", "user", "-e", script.replace("BEGIN", probe))
         check_status(result, 1)
         check_says(result, probe + r" was given up after \d+ steps")
+    need_root()
+    result = spile("--engine", "kernel", "-e", script)
+    check_status(result, 0)
+    check("bounded", 500000 < scalar(result.out, "@x") <= 1 << 20, result.report())
+    check_says(result, r"loops ended before their bound")
 
 
 @case

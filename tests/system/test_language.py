@@ -165,10 +165,31 @@ def settings_of_the_script_count():
 def a_loop_without_end_is_cut_and_told():
     result = spile("-e", r'BEGIN { $n = nsecs; for ($i : 0..$n) { @n = count(); } }')
     check_status(result, 0)
-    check("exact-count", "@n: 128" in result.out, result.report())
+    check("exact-count", "@n: 65536" in result.out, result.report())
     check("told", "1 loops ended before their bound" in result.err, result.report())
+
+
+def errors_say_where():
+    script = 'BEGIN { errorf("bad %d", 5); warnf("odd %s", "one"); assert(1 == 2, "no"); printf("never"); }'
+    result = spile("-q", "-e", script)
+    check_status(result, 1)
+    for line in ("stdin:1:9-28: ERROR: bad 5", "stdin:1:30-52: WARNING: odd one", "stdin:1:54-74: ERROR: no"):
+        check("told", line in result.err.splitlines(), result.report())
+    check("told-apart", "bad" not in result.out and "never" not in result.out, result.report())
+    result = spile("-q", "-f", "json", "-e", script)
+    check("as-json", '{"type": "errorf", "msg": "bad 5", "filename": "stdin", "line": 1, "col": 9}' in result.out.splitlines(), result.report())
+
+
+def values_are_printed_as_json():
+    script = ('struct p { char name[4]; int list[2]; short a : 4; }; BEGIN { @b[true] = false; print((1 == 1, "x")); @t = (1, pid > 0); '
+              '$a = pton("1.2.3.4"); print($a); }')
+    result = spile("-q", "-f", "json", "-e", script)
+    check_status(result, 0)
+    for line in ('{"type": "map", "data": {"@b": {"true": false}}}', '{"type": "value", "data": [true,"x"]}',
+                 '{"type": "map", "data": {"@t": [1,true]}}', '{"type": "value", "data": [1,2,3,4]}'):
+        check("printed", line in result.out.splitlines(), f"{line}\n{result.report()}")
 
 
 if __name__ == "__main__":
     main([the_tutorial_compiles, tools_of_debian_compile, named_parameters_reach_the_script, parameters_are_listed, commands_and_files_are_printed,
-          settings_of_the_script_count, a_loop_without_end_is_cut_and_told, structs_of_the_kernel_6_1, tools_attach_6_1], 300)
+          settings_of_the_script_count, a_loop_without_end_is_cut_and_told, errors_say_where, values_are_printed_as_json, structs_of_the_kernel_6_1, tools_attach_6_1], 300)

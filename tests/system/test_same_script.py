@@ -77,6 +77,21 @@ SCRIPTS = {
     "macros": ("macro add(a, b) {{ a + b }} macro note(@m, k) {{ @m[k] = count(); }} "
                "uprobe:{P}:step_one {{ note(@n, arg0 % 3); @s = sum(add(arg0, add(1, 2))); }}"),
     "open_ranges": "uprobe:{P}:step_one {{ for ($i : 0..(arg0 % 5)) {{ @s = sum($i); @n++; }} }}",
+    "loops": ("uprobe:{P}:step_one {{ $n = 0; for ($i : 0..arg0) {{ for ($j : 0..$i) {{ if ($j == 3) {{ break; }} $n++; }} }} "
+              "$k = 0; while ($k * $k < arg0) {{ $k++; }} @[arg0] = $n * 1000 + $k; for ($i : 0..500) {{ if ($i == arg0) {{ @r = $i; return; }} }} }}"),
+    "walks": ("uprobe:{P}:step_one {{ @x[arg0 % 4, str(arg1)] = arg0; @c[arg0 % 3] = count(); if (arg0 == 30) {{ for ($kv : @x) {{ "
+              "@keys[$kv.0.1] = $kv.1 + $kv.0.0 + arg0; if ($kv.0.0 == 2) {{ delete(@x, $kv.0); }} }} for ($kv : @c) {{ @sum += $kv.1; }} "
+              "@len = len(@x); for ($kv : @x) {{ if ($kv.0.0 == 1) {{ @one = $kv.1; break; }} }} }} }} "
+              "END {{ for ($kv : @c) {{ @end[$kv.0] = $kv.1 * 2; }} @n = len(@c); }}"),
+    "copies": ("struct pair {{ int left; long right; }};\nuprobe:{P}:step_two {{ $p = (struct pair *)arg1; @last = *$p; @[*$p] = count(); "
+               "print(*$p); print((1, *$p)); @same = @last == *$p; @left = @last.left; }}"),
+    "booleans": ('uprobe:{P}:step_one {{ @[arg0 > 20, arg0 % 2 == 0] = count(); @last = arg0 == 39; print((true, arg0 > 30, !arg0)); '
+                 'printf("%d\\n", arg0 > 5); @had[has_key(@d, arg0 % 5)] = count(); @d[arg0 % 5] = true; @gone[delete(@d, 3)] = count(); }}'),
+    "finding": ('uprobe:{P}:step_one {{ printf("%d %s\\n", strstr(str(arg1), "a"), ntop(pton("10.1.2.3"))); @m[arg0] = arg0 * 2; let $v; '
+                'if (find(@m, arg0 - 1, $v)) {{ @f = sum($v); }} }}'),
+    "functions": ("fn twice($n : int64) : int64 {{ $n += $n; return $n; }} fn note($k : int64, $s : string) {{ @by[$k, $s] = count(); }} "
+                  "uprobe:{P}:step_one {{ @s = sum(twice(arg0)); note(arg0 % 3, str(arg1)); @last = twice(twice(arg0) + 1); }}"),
+    "macros_of_c": "#define DOUBLE(x) ((x) * 2)\nuprobe:{P}:step_one {{ @s = sum(DOUBLE(arg0 + 1)); }}",
     "aggregations_read": ("uprobe:{P}:step_one {{ @c = count(); @s[arg0 % 3] = sum(arg0); @m = min((int32)arg0 - 7); @a = avg(arg0); "
                           'if (@c % 10 == 0) {{ printf("%d %d %d %d\\n", @c, @s[1], @m, @a); }} }}'),
     "fine_histograms": "uprobe:{P}:step_one {{ @h = hist(arg0, 2); @k[arg0 % 2] = hist(arg0 * 100, 5); }}",

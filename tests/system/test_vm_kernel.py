@@ -67,6 +67,12 @@ SHOWN = {
                r"fexit:vfs_read { @r[probe, retval >= 0] = count(); @c[arg2 > 0] = count(); }"],
     "rawtracepoint": ["-e", "rawtracepoint:sched_switch, rawtracepoint:sched_wakeup { @[probe] = count(); }"],
     "profile": ["-e", "profile:hz:99 { @[comm] = count(); } software:page-faults:1 { @f[comm] = count(); }"],
+    # Bodies of loops are functions of the program, in all of its kinds; a pair with loops is no session.
+    "loops": ["-e", OPENAT + " { @x[comm] = count(); $n = 0; while ($n < 50 + pid % 7) { $n++; } @n = $n; for ($kv : @x) { @seen[$kv.0] = $kv.1; } } "
+              "kretprobe:do_sys_openat2 { for ($kv : @x) { @back[retval < 0] = $kv.1; } } "
+              "fentry:vfs_read { for ($i : 0..args.count % 9) { @f[$i] = count(); } } "
+              "tracepoint:sched:sched_switch { for ($i : 0..100) { @t[args.prev_pid > 0] = count(); } } "
+              "profile:hz:99 { @len = len(@x); for ($a : @seen) { for ($b : @x) { if ($a.0 == $b.0) { @both[$a.0] = $a.1 <= $b.1; } } } }"],
     # The subject documents' own.
     "hit": ["-e", OPENAT + r' { print("hit kprobe:do_sys_openat2") }'],
     "brk": ["-e", "kprobe:__x64_sys_brk { @start[tid] = nsecs; @brk = count(); } kretprobe:__x64_sys_brk /@start[tid]/ "
@@ -237,6 +243,10 @@ def check_common(found):
         both = hits(name)
         check("hits-happened", set(both) == {OPENAT, "kretprobe:do_sys_openat2"} and min(both.values()) > 0, found[name])
     # In whatever order the script has them, a return counts once.
+    loops = shown(found, "loops")
+    check("hits-happened", scalar(loops, "@n") >= 50 and scalar(loops, "@len") >= 1, loops)
+    for row in (r"^@seen\[cat\]: [1-9]", r"^@back\[false\]: [1-9]", r"^@f\[0\]: [1-9]", r"^@t\[true\]: [1-9]\d*00$", r"^@both\[cat\]: true$"):
+        check("loops-ran", re.search(row, loops, re.M), f"{row}\n{loops}")
     calls, back = (scalar(shown(found, "return_first"), name) for name in ("@calls", "@back"))
     check("exact-count", calls == back >= 20, found["return_first"])
     check("link-type", re.search(r"1 LINK perf_event kprobe_0", found["link"]) and "kprobe (perf event, link)] [FTRACE]" in found["link"],

@@ -57,6 +57,9 @@ class Code {
   void load_map(Reg dst, int map) {
     if (reachable_) builder_.load_map(dst, map);
   }
+  void load_function(Reg dst, int number) {
+    if (reachable_) builder_.load_function(dst, number);
+  }
   void load(uint32_t size, Reg dst, Reg base, int off) {
     if (reachable_) builder_.load(static_cast<int>(size), dst, base, static_cast<int16_t>(off));
   }

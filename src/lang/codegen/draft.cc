@@ -48,7 +48,9 @@ void size_scalar(const typed::Map& map, MapSpec& spec) {
 }
 
 void size_keyed(const typed::Map& map, uint32_t default_entries, MapSpec& spec) {
-  spec.kind = map.role == MapRole::kValue ? MapKind::kHash : MapKind::kPerCpuHash;
+  const bool is_value = map.role == MapRole::kValue;
+  spec.kind = map.drops_oldest ? (is_value ? MapKind::kLruHash : MapKind::kLruPerCpuHash)
+                               : (is_value ? MapKind::kHash : MapKind::kPerCpuHash);
   spec.key_size = storage_bytes(map.key) + (is_histogram(map.role) ? 8 : 0);
   uint32_t entries = map.max_entries != 0 ? map.max_entries : std::max(1u, default_entries);
   spec.max_entries = is_histogram(map.role) ? (entries * 4) << map.hist_bits : entries;
@@ -90,7 +92,10 @@ uint32_t bucket_count(const typed::Map& map) {
 
 Draft::Draft(const typed::Program& program, const CompileOptions& options)
     : program_(program), options_(options) {
-  for (const typed::Map& map : program.maps) bundle_.maps.push_back(spec_of(map, options));
+  for (const typed::Map& map : program.maps) {
+    bundle_.maps.push_back(spec_of(map, options));
+    if (map.drops_oldest && !map.is_scalar()) need_kernel("lruhash");
+  }
   bundle_.probes = program.probes;
   bundle_.prints_maps = options.prints_maps;
   bundle_.max_cat_bytes = options.max_cat_bytes;

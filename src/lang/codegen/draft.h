@@ -41,6 +41,7 @@ class Draft {
   int entries(const typed::Clause& clause, const Session& session);
   /// `what` is something that only the kernel engine has.
   void need_kernel(std::string_view what) { bundle_.needs_kernel = what; }
+  void note_loops() { bundle_.has_loops = true; }
   /// `type` is printed somewhere: notes what that takes.
   void note(const Type& type);
 

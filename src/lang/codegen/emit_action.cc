@@ -24,6 +24,8 @@ void Emitter::effect(const Expr& expr) {
     case ExprKind::kPrintValue: return printf(expr, ActionKind::kPrintValue);
     case ExprKind::kSystem: return system(expr);
     case ExprKind::kCat: return printf(expr, ActionKind::kCat);
+    case ExprKind::kErrorf: return printf(expr, ActionKind::kErrorf);
+    case ExprKind::kWarnf: return printf(expr, ActionKind::kWarnf);
     case ExprKind::kSignal: return send_signal(expr);
     case ExprKind::kPrintMap: return map_action(expr, ActionKind::kPrintMap);
     case ExprKind::kClear: return map_action(expr, ActionKind::kClearMap);
@@ -86,6 +88,7 @@ void Emitter::printf(const Expr& expr, ActionKind kind) {
   Action action;
   action.kind = kind;
   action.format = expr.text;
+  action.place = expr.place;
   std::vector<uint32_t> offsets;
   std::vector<std::optional<Place>> before;
   for (const ExprPtr& arg : expr.args) {
@@ -137,8 +140,9 @@ void Emitter::exit(const Expr& expr) {
 void Emitter::leave_exit(const std::optional<Place>& code) {
   Label skip = code_.new_label();
   int map = draft_.counters();
-  code_.store_imm(4, Reg::r10, counter_key_, static_cast<int32_t>(bundle::Counter::kExit));
-  map_arguments(map, counter_key_);
+  const Place key = home_place(counter_key_);
+  store_imm(key, 4, static_cast<int32_t>(bundle::Counter::kExit));
+  map_arguments(map, key);
   code_.call(Helper::kMapLookupElem);
   code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, skip);
   {
@@ -155,7 +159,7 @@ void Emitter::leave_exit(const std::optional<Place>& code) {
 
 void Emitter::override_return(const Expr& expr) {
   value_in(*expr.args[0], Reg::r2);
-  code_.mov(Reg::r1, Reg::r6);
+  code_.mov(Reg::r1, context(Reg::r1));
   code_.call(Helper::kOverrideReturn);
 }
 

@@ -43,6 +43,7 @@ void Emitter::branch(const Expr& expr, bool when, Label to) {
     case ExprKind::kCompare: return branch_compare(expr, when, to);
     case ExprKind::kCompareText: return branch_text(expr, when, to);
     case ExprKind::kTextDiffers: return branch_differs(expr, when, to);
+    case ExprKind::kCompareBytes: return branch_bytes(expr, when, to);
     case ExprKind::kAnd:
     case ExprKind::kOr: {
       // `a && b` is decided by a false a, `a || b` by a true one.
@@ -78,15 +79,31 @@ void Emitter::branch_text(const Expr& expr, bool when, Label to) {
   // Both are padded with zeros and hold a NUL: the shorter one's bytes decide.
   Place a = materialise(left, left.type), b = materialise(right, right.type);
   uint32_t bytes = std::min(storage_bytes(left.type), storage_bytes(right.type));
-  Label different = is_equal ? code_.new_label() : to;
+  branch_words(a, b, bytes, is_equal, to);
+}
+
+/// Jumps if the truth of "these bytes are equal" is `when_equal`. `bytes` is a multiple of 8.
+void Emitter::branch_words(
+    const Place& a, const Place& b, uint32_t bytes, bool when_equal, Label to) {
+  Label different = when_equal ? code_.new_label() : to;
   for (uint32_t at = 0; at < bytes; at += 8) {
     code_.load(8, Reg::r1, base_of(a, Reg::r3), a.offset + static_cast<int>(at));
     code_.load(8, Reg::r2, base_of(b, Reg::r3), b.offset + static_cast<int>(at));
     code_.jump_if(bpf::kJne, Reg::r1, Reg::r2, different);
   }
-  if (!is_equal) return;
+  if (!when_equal) return;
   code_.jump(to);
   code_.bind(different);
+}
+
+/// Tuples, copies of structs, addresses: as one place would hold both, with zeros between.
+void Emitter::branch_bytes(const Expr& expr, bool when, Label to) {
+  FrameScope scope(frame_);
+  const Expr &left = *expr.args[0], &right = *expr.args[1];
+  Type common = widened(left.type);
+  lang::join(common, widened(right.type));
+  const Place a = materialise(left, common), b = materialise(right, common);
+  branch_words(a, b, storage_bytes(common), (expr.op == BinaryOp::kEq) == when, to);
 }
 
 void Emitter::branch_text_literal(const Expr& expr,

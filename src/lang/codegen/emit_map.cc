@@ -23,13 +23,12 @@ constexpr int32_t kMaxTries = 16;
 }  // namespace
 
 /// Returns the slot of the key; for histograms with keys, 8 bytes for the bucket follow at its end.
-int Emitter::build_key(int map, const std::vector<const Expr*>& parts) {
+Place Emitter::build_key(int map, const std::vector<const Expr*>& parts) {
   const typed::Map& description = script_map(map);
   const bundle::MapSpec& spec = draft_.spec(map);
   bool is_single = parts.size() == 1 && !description.is_scalar() && !is_histogram(description.role);
-  if (is_single) return materialise(*parts[0], description.key).offset;
-  int key = frame_.allocate(spec.key_size);
-  Place place{{}, key};
+  if (is_single) return materialise(*parts[0], description.key);
+  const Place place{{}, frame_.allocate(spec.key_size)};
   if (description.is_scalar()) {
     store_imm(place, spec.key_size, 0);
   } else if (parts.size() == 1) {
@@ -39,20 +38,20 @@ int Emitter::build_key(int map, const std::vector<const Expr*>& parts) {
     for (size_t i = 0; i < parts.size(); ++i)
       into(*parts[i], place.at(offsets[i]), description.key.fields[i], Fill::kPadded);
   }
-  return key;
+  return place;
 }
 
-void Emitter::map_arguments(int map, int key) {
+void Emitter::map_arguments(int map, const Place& key) {
   code_.load_map(Reg::r1, map);
-  address_of({{}, key}, Reg::r2);
+  address_of(key, Reg::r2);
 }
 
-void Emitter::lookup(int map, int key) {
+void Emitter::lookup(int map, const Place& key) {
   map_arguments(map, key);
   code_.call(Helper::kMapLookupElem);
 }
 
-void Emitter::lookup_or_insert(int map, int key, Label done) {
+void Emitter::lookup_or_insert(int map, const Place& key, Label done) {
   lookup(map, key);
   const bundle::MapSpec& spec = draft_.spec(map);
   bool is_array = spec.kind == MapKind::kArray || spec.kind == MapKind::kPerCpuArray;
@@ -91,16 +90,20 @@ void Emitter::map_read(const Expr& expr) {
 /// the first that has no value: there is no such key, or no such CPU.
 void Emitter::aggregate_read(const Expr& expr) {
   FrameScope scope(frame_);
-  const typed::Map& map = script_map(expr.map);
+  aggregate_at(expr.map, build_key(expr.map, pointers(expr.args)), expr.number);
+}
+
+void Emitter::aggregate_at(int index, const Place& key, uint64_t cpus) {
+  FrameScope scope(frame_);
+  const typed::Map& map = script_map(index);
   Label again = code_.new_label(), done = code_.new_label();
-  const int key = build_key(expr.map, pointers(expr.args));
   const int total = frame_.allocate(8), second = frame_.allocate(8);
   code_.store_imm(8, Reg::r10, total, 0);
   code_.store_imm(8, Reg::r10, second, 0);
   code_.mov_imm(Reg::r0, 0);
   Held cpu = hold(Reg::r0);
   code_.bind(again);
-  map_arguments(expr.map, key);
+  map_arguments(index, key);
   get(cpu.location(), Reg::r3);
   code_.call(Helper::kMapLookupPercpuElem);
   code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, done);
@@ -108,7 +111,7 @@ void Emitter::aggregate_read(const Expr& expr) {
   get(cpu.location(), Reg::r1);
   code_.alu_imm(bpf::kAdd, Reg::r1, 1);
   put(cpu.location(), Reg::r1);
-  code_.jump_if_imm(bpf::kJlt, Reg::r1, static_cast<int32_t>(expr.number), again);
+  code_.jump_if_imm(bpf::kJlt, Reg::r1, static_cast<int32_t>(cpus), again);
   code_.bind(done);
   aggregate_result(map, total, second);
 }
@@ -160,7 +163,7 @@ void Emitter::aggregate_result(const typed::Map& map, int total, int second) {
 void Emitter::set_map(const typed::Stmt& stmt) {
   FrameScope scope(frame_);
   Place value = materialise(*stmt.expr, script_map(stmt.map).value);
-  int key = build_key(stmt.map, pointers(stmt.keys));
+  const Place key = build_key(stmt.map, pointers(stmt.keys));
   map_arguments(stmt.map, key);
   address_of(value, Reg::r3);
   code_.mov_imm(Reg::r4, bpf::kUpdateAny);
@@ -188,7 +191,7 @@ void Emitter::add_number(const typed::Stmt& stmt) {
     value(*stmt.expr);
     number.emplace(hold(Reg::r0));
   }
-  int key = build_key(stmt.map, pointers(stmt.keys));
+  const Place key = build_key(stmt.map, pointers(stmt.keys));
   lookup_or_insert(stmt.map, key, done);
   if (stmt.expr == nullptr) {
     code_.mov_imm(Reg::r1, 1);
@@ -248,14 +251,14 @@ void Emitter::add_to_bucket(const typed::Stmt& stmt) {
     linear_bucket(map);
   }
   if (map.is_scalar()) {
-    int key = frame_.allocate(8);
-    code_.store(4, Reg::r10, key, Reg::r0);
+    const Place key{{}, frame_.allocate(8)};
+    store(key, 4, Reg::r0);
     lookup_or_insert(stmt.map, key, done);
   } else {
     Held bucket = hold(Reg::r0);
-    int key = build_key(stmt.map, pointers(stmt.keys));
+    const Place key = build_key(stmt.map, pointers(stmt.keys));
     get(bucket.location(), Reg::r0);
-    code_.store(8, Reg::r10, key + static_cast<int>(storage_bytes(map.key)), Reg::r0);
+    store(key.at(storage_bytes(map.key)), 8, Reg::r0);
     lookup_or_insert(stmt.map, key, done);
   }
   code_.mov_imm(Reg::r1, 1);
@@ -324,7 +327,7 @@ void Emitter::modify_map(const Expr& expr, Yields yields) {
     value(*expr.args[0]);
     operand.emplace(hold(Reg::r0));
   }
-  int key = build_key(expr.map, pointers(expr.args, 1));
+  const Place key = build_key(expr.map, pointers(expr.args, 1));
   lookup_or_insert(expr.map, key, done);
   modify_in_place(expr, yields, operand ? &operand->location() : nullptr);
   code_.bind(done);
@@ -376,17 +379,28 @@ void Emitter::delete_key(const Expr& expr) {
   code_.call(Helper::kMapDeleteElem);
 }
 
+/// r0 := whether there was such a key.
+void Emitter::deleted(const Expr& expr) {
+  Label was_there = code_.new_label(), done = code_.new_label();
+  delete_key(expr);
+  code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, was_there);
+  code_.mov_imm(Reg::r0, 0);
+  code_.jump(done);
+  code_.bind(was_there);
+  code_.mov_imm(Reg::r0, 1);
+  code_.bind(done);
+}
+
 /// One key of a histogram is as many keys of the map as there are buckets.
 void Emitter::delete_histogram(const Expr& expr) {
   FrameScope scope(frame_);
   const typed::Map& map = script_map(expr.map);
   Label again = code_.new_label();
-  int key = build_key(expr.map, pointers(expr.args));
-  int bucket_at = key + static_cast<int>(storage_bytes(map.key));
+  const Place key = build_key(expr.map, pointers(expr.args));
   code_.mov_imm(Reg::r0, 0);
   Held bucket = hold(Reg::r0);
   code_.bind(again);
-  code_.store(8, Reg::r10, bucket_at, Reg::r0);
+  store(key.at(storage_bytes(map.key)), 8, Reg::r0);
   map_arguments(expr.map, key);
   code_.call(Helper::kMapDeleteElem);
   get(bucket.location(), Reg::r0);

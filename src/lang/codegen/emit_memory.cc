@@ -53,13 +53,16 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
   switch (expr.kind) {
     case ExprKind::kText: return text_into(expr.text, place, type, fill);
     case ExprKind::kVariable:
-      return copy({{}, slots_[expr.variable]}, clause_.variables[expr.variable].type, place, type,
+      return copy(variable(expr.variable), clause_.variables[expr.variable].type, place, type,
                   fill);
     case ExprKind::kMapRead: return map_value_into(expr, place, type, fill);
     case ExprKind::kContextString:
     case ExprKind::kContextDataLoc: return context_string_into(expr, place, type, fill);
     case ExprKind::kBuiltin: return comm_into(place, type, fill);
     case ExprKind::kInet: return inet_into(expr, place);
+    case ExprKind::kCopy: return object_into(expr, place);
+    case ExprKind::kPart: return part_into(expr, place, type);
+    case ExprKind::kBytes: return text_into(expr.text, place, type, Fill::kPadded);
     case ExprKind::kStack: return user_stack_into(expr, place);
     case ExprKind::kSymbol: return user_symbol_into(expr, place);
     case ExprKind::kStr: return string_into(expr, place, type, fill, expr.number);
@@ -160,13 +163,15 @@ void Emitter::buffer_into(const Expr& expr, const Place& place, const Type& type
 void Emitter::inet_into(const Expr& expr, const Place& place) {
   constexpr int32_t kInet4 = 2, kInet6 = 10;  // AF_INET, AF_INET6
   FrameScope scope(frame_);
+  const bool is_copy = expr.args[0]->type.is_object();
+  const Place known = is_copy ? materialise(*expr.args[0], expr.args[0]->type) : Place{};
   std::optional<Held> family;
   if (expr.args.size() > 1) {
     value(*expr.args[1]);
     family.emplace(hold(Reg::r0));
   }
-  value(*expr.args[0]);
-  code_.mov(Reg::r3, Reg::r0);
+  if (!is_copy) value(*expr.args[0]);
+  if (!is_copy) code_.mov(Reg::r3, Reg::r0);
   zero(place, storage_bytes(expr.type));
   if (family) {
     get(family->location(), Reg::r0);
@@ -174,10 +179,46 @@ void Emitter::inet_into(const Expr& expr, const Place& place) {
   } else {
     store_imm(place, 8, expr.number == 16 ? kInet6 : kInet4);
   }
+  if (is_copy) return copy_bytes(known, place.at(8), static_cast<uint32_t>(expr.number));
   if (expr.number == 0) return store(place.at(8), 4, Reg::r3);
   code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.number));
   address_of(place.at(8), Reg::r1);
   probe_read(Memory::kBytes, [this, place] { zero(place.at(8), 16); });
+}
+
+/// The bytes at an address, then zeros to a multiple of 8. What cannot be read is all zero.
+void Emitter::object_into(const Expr& expr, const Place& place) {
+  const uint32_t room = storage_bytes(expr.type);
+  value_in(*expr.args[0], Reg::r3);
+  if (expr.type.size % 8 != 0) zero(place.at(room - 8), 8);
+  code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));
+  address_of(place, Reg::r1);
+  probe_read(Memory::kBytes, [this, place, room] { zero(place, room); });
+}
+
+/// A struct, an array or a string inside of a copy. Both places begin at multiples of 8, so the
+/// offset says how the bytes are aligned.
+void Emitter::part_into(const Expr& expr, const Place& place, const Type& type) {
+  FrameScope scope(frame_);
+  const Place whole = materialise(*expr.args[0], expr.args[0]->type);
+  const uint32_t bytes = std::min(expr.type.size, storage_bytes(type));
+  zero(place, storage_bytes(type));
+  copy_bytes(whole.at(expr.offset), place, bytes);
+  if (expr.type.is_string()) store_imm(place.at(bytes - 1), 1, 0);
+}
+
+/// Clobbers r0, and r3 and r5 where the places are kept in slots.
+void Emitter::copy_bytes(const Place& from, const Place& to, uint32_t bytes) {
+  const Reg source = base_of(from, Reg::r3), destination = base_of(to, Reg::r5);
+  const auto misaligned = static_cast<uint32_t>(from.offset) & 7;
+  for (uint32_t at = 0; at < bytes;) {
+    uint32_t width = 8;
+    while (width > bytes - at || ((misaligned + at) & (width - 1)) != 0 || (at & (width - 1)) != 0)
+      width /= 2;
+    code_.load(width, Reg::r0, source, from.offset + static_cast<int>(at));
+    code_.store(width, destination, to.offset + static_cast<int>(at), Reg::r0);
+    at += width;
+  }
 }
 
 void Emitter::comm_into(const Place& place, const Type& type, Fill fill) {
@@ -194,7 +235,7 @@ void Emitter::comm_into(const Place& place, const Type& type, Fill fill) {
 void Emitter::stack_id(const Type& type) {
   constexpr int32_t kNoStack = -14;  // -EFAULT: a kernel thread has no user's stack
   draft_.note(type);
-  code_.mov(Reg::r1, Reg::r6);
+  code_.mov(Reg::r1, context(Reg::r1));
   code_.load_map(Reg::r2, draft_.stacks(type.frames));
   code_.mov_imm(Reg::r3, type.kind == Type::Kind::kUserStack ? bpf::kUserStack : 0);
   code_.call(Helper::kGetStackid);
@@ -234,11 +275,11 @@ void Emitter::context_string_into(const Expr& expr,
                                   Fill fill) {
   auto at = static_cast<int32_t>(expr.offset);
   if (fill == Fill::kPadded) zero(place, storage_bytes(type));
-  code_.mov(Reg::r3, Reg::r6);
+  code_.mov(Reg::r3, context(Reg::r3));
   if (expr.kind == ExprKind::kContextString) {
     code_.alu_imm(bpf::kAdd, Reg::r3, at);
   } else {
-    code_.load(4, Reg::r1, Reg::r6, at);
+    code_.load(4, Reg::r1, context(Reg::r1), at);
     code_.alu_imm(bpf::kAnd, Reg::r1, 0xffff);  // the high half is the size
     code_.alu(bpf::kAdd, Reg::r3, Reg::r1);
     if (expr.is_relative) code_.alu_imm(bpf::kAdd, Reg::r3, at + 4);
@@ -286,7 +327,7 @@ void Emitter::copy(
 
 Place Emitter::materialise(const Expr& expr, const Type& type) {
   if (expr.kind == ExprKind::kVariable && clause_.variables[expr.variable].type == type)
-    return {{}, slots_[expr.variable]};
+    return variable(expr.variable);
   Place place{{}, frame_.allocate(storage_bytes(type))};
   into(expr, place, type, Fill::kPadded);
   return place;

@@ -83,7 +83,7 @@ Result<bpf::Program> Emitter::run_entry() {
     code_.store(8, Reg::r10, at, Reg::r0);
   }
   int map = draft_.entries(clause_, *session_);
-  map_arguments(map, key);
+  map_arguments(map, {{}, key});
   address_of({{}, value}, Reg::r3);
   code_.mov_imm(Reg::r4, bpf::kUpdateAny);
   code_.call(Helper::kMapUpdateElem);
@@ -106,7 +106,7 @@ void Emitter::take_entry() {
   FrameScope scope(frame_);
   int key = session_key(kReturnAddressBytes);
   int map = draft_.entries(clause_, *session_);
-  lookup(map, key);
+  lookup(map, {{}, key});
   code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, leave_);
   int from = 0;
   for (size_t i = 0; i < session_->arguments.size(); ++i, from += 8) {
@@ -119,7 +119,7 @@ void Emitter::take_entry() {
     code_.alu(bpf::kSub, Reg::r1, Reg::r2);
     code_.store(8, Reg::r10, time, Reg::r1);
   }
-  map_arguments(map, key);
+  map_arguments(map, {{}, key});
   code_.call(Helper::kMapDeleteElem);
 }
 

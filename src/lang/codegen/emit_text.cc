@@ -75,19 +75,23 @@ void Emitter::text_length(const Expr& expr) {
   code_.bind(done);
 }
 
-/// r0 := 1 where the text is in the string. Its last bytes go through a register like through a
-/// window, one byte a step, so that every load is aligned.
+/// r0 := 1 where the text is in the string, else 0; for strstr() where it begins, else -1. Its last
+/// bytes go through a register like through a window, one byte a step, so that every load is
+/// aligned.
 void Emitter::text_contains(const Expr& expr) {
   FrameScope scope(frame_);
   const Expr& text = *expr.args[0];
+  const bool is_find = expr.kind == typed::ExprKind::kFind;
   const auto wanted = static_cast<uint32_t>(expr.text.size());
   const uint32_t bytes = text.type.size;
   const Place place = materialise(text, text.type);
   const Label done = code_.new_label();
+  // The window holds the last eight bytes, the newest at its top; of longer texts the end is looked
+  // for, then what is before it.
+  const uint32_t in_window = std::min(wanted, 8u), before = wanted - in_window;
   uint64_t needle = 0;
-  std::memcpy(&needle, expr.text.data(), wanted);
-  // The window holds the last `wanted` bytes, the newest at its top.
-  code_.load_imm64(Reg::r4, needle << (64 - wanted * 8));
+  std::memcpy(&needle, expr.text.data() + before, in_window);
+  code_.load_imm64(Reg::r4, needle << (64 - in_window * 8));
   code_.mov_imm(Reg::r0, 1);
   code_.mov_imm(Reg::r1, 0);
   if (wanted < 8) code_.load_imm64(Reg::r3, ~low_bytes(8 - wanted));
@@ -101,9 +105,23 @@ void Emitter::text_contains(const Expr& expr) {
       code_.mov(Reg::r2, Reg::r1);
       code_.alu(bpf::kAnd, Reg::r2, Reg::r3);
     }
-    code_.jump_if(bpf::kJeq, wanted < 8 ? Reg::r2 : Reg::r1, Reg::r4, done);
+    const uint32_t begin = at + 1 - wanted;
+    if (is_find) code_.mov_imm(Reg::r0, static_cast<int32_t>(begin));
+    const Reg window = wanted < 8 ? Reg::r2 : Reg::r1;
+    if (before == 0) {
+      code_.jump_if(bpf::kJeq, window, Reg::r4, done);
+      continue;
+    }
+    const Label next = code_.new_label();
+    code_.jump_if(bpf::kJne, window, Reg::r4, next);
+    for (uint32_t i = 0; i < before; ++i) {
+      code_.load(1, Reg::r2, base_of(place, Reg::r5), place.offset + static_cast<int>(begin + i));
+      code_.jump_if_imm(bpf::kJne, Reg::r2, static_cast<uint8_t>(expr.text[i]), next);
+    }
+    code_.jump(done);
+    code_.bind(next);
   }
-  code_.mov_imm(Reg::r0, 0);
+  code_.mov_imm(Reg::r0, is_find ? -1 : 0);
   code_.bind(done);
 }
 

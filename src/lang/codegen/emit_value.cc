@@ -50,7 +50,9 @@ void Emitter::value(const Expr& expr) {
       value(*expr.args[0]);
       return code_.swap_bytes(Reg::r0, static_cast<int>(expr.number));
     case ExprKind::kStrlen: return text_length(*expr.args[0]);
-    case ExprKind::kContains: return text_contains(expr);
+    case ExprKind::kContains:
+    case ExprKind::kFind: return text_contains(expr);
+    case ExprKind::kDelete: return deleted(expr);
     case ExprKind::kContext: return load_unaligned_field(expr);
     case ExprKind::kNegate: value(*expr.args[0]); return code_.neg(Reg::r0);
     case ExprKind::kBitNot: value(*expr.args[0]); return code_.alu_imm(bpf::kXor, Reg::r0, -1);
@@ -60,6 +62,7 @@ void Emitter::value(const Expr& expr) {
     case ExprKind::kNot:
     case ExprKind::kCompare:
     case ExprKind::kCompareText:
+    case ExprKind::kCompareBytes:
     case ExprKind::kTextDiffers:
     case ExprKind::kAnd:
     case ExprKind::kOr:
@@ -72,6 +75,14 @@ void Emitter::value(const Expr& expr) {
       const Type& tuple = expr.args[0]->type;
       Place place = materialise(*expr.args[0], tuple).at(field_offsets(tuple)[expr.number]);
       return code_.load(8, Reg::r0, base_of(place, Reg::r1), place.offset);
+    }
+    case ExprKind::kPart: {
+      FrameScope scope(frame_);
+      const Place place = materialise(*expr.args[0], expr.args[0]->type).at(expr.offset);
+      const uint32_t size = expr.type.is_int() ? expr.type.size : 8;
+      code_.load(size, Reg::r0, base_of(place, Reg::r1), place.offset);
+      if (expr.type.is_int() && expr.type.is_signed) truncate(Reg::r0, expr.type);
+      return;
     }
     case ExprKind::kBlock: return block_value(expr, [this](const Expr& last) { value(last); });
     case ExprKind::kModifyVariable: return modify_variable(expr, expr.yields);
@@ -102,13 +113,19 @@ bool Emitter::is_leaf(const Expr& expr) {
 void Emitter::leaf(const Expr& expr, Reg dst) {
   switch (expr.kind) {
     case ExprKind::kNumber: return code_.load_imm64(dst, expr.number);
-    case ExprKind::kVariable: return code_.load(8, dst, Reg::r10, slots_[expr.variable]);
+    case ExprKind::kVariable: {
+      const Place place = variable(expr.variable);
+      return code_.load(8, dst, base_of(place, dst), place.offset);
+    }
     case ExprKind::kContext:
-      code_.load(expr.type.size, dst, Reg::r6, static_cast<int>(expr.offset));
+      code_.load(expr.type.size, dst, context(dst), static_cast<int>(expr.offset));
       if (expr.type.is_int() && expr.type.is_signed) truncate(dst, expr.type);
       return;
     case ExprKind::kEntryArgument:
-    case ExprKind::kDuration: return code_.load(8, dst, Reg::r10, entry_slot(expr));
+    case ExprKind::kDuration: {
+      const Place place = home_place(entry_slot(expr));
+      return code_.load(8, dst, base_of(place, dst), place.offset);
+    }
     default: return leaf(*expr.args[0], dst);
   }
 }
@@ -171,7 +188,7 @@ void Emitter::elapsed() {
   code_.call(Helper::kKtimeGetNs);
   Held now = hold(Reg::r0);
   code_.store_imm(4, Reg::r10, key, 0);
-  lookup(draft_.start_time(), key);
+  lookup(draft_.start_time(), {{}, key});
   code_.mov(Reg::r1, Reg::r0);
   get(now.location(), Reg::r0);
   code_.jump_if_imm(bpf::kJeq, Reg::r1, 0, done);
@@ -184,7 +201,7 @@ void Emitter::probe_number() {
   if (clause_.context.kind == bundle::ContextKind::kNone) {  // one program for one probe
     return code_.mov_imm(Reg::r0, draft_.cookie_of(clause_.probes.front()));
   }
-  code_.mov(Reg::r1, Reg::r6);
+  code_.mov(Reg::r1, context(Reg::r1));
   code_.call(Helper::kGetAttachCookie);
 }
 
@@ -289,7 +306,7 @@ void Emitter::load_unaligned_field(const Expr& expr) {
   FrameScope scope(frame_);
   int slot = frame_.allocate(8);
   code_.store_imm(8, Reg::r10, slot, 0);
-  code_.mov(Reg::r3, Reg::r6);
+  code_.mov(Reg::r3, context(Reg::r3));
   code_.alu_imm(bpf::kAdd, Reg::r3, static_cast<int32_t>(expr.offset));
   address_of({{}, slot}, Reg::r1);
   code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));
@@ -301,13 +318,13 @@ void Emitter::load_unaligned_field(const Expr& expr) {
 void Emitter::modify_variable(const Expr& expr, Yields yields) {
   FrameScope scope(frame_);
   const Expr& operand = *expr.args[0];
-  int slot = slots_[expr.variable];
+  const Place place = variable(expr.variable);
   SPILE_CHECK(operand.kind == ExprKind::kNumber);  // only ++ and -- become this node
-  code_.load(8, Reg::r0, Reg::r10, slot);
+  code_.load(8, Reg::r0, base_of(place, Reg::r0), place.offset);
   if (yields == Yields::kOld) code_.mov(Reg::r2, Reg::r0);
   arithmetic(expr.op, expr.type.is_signed, {true, static_cast<int32_t>(operand.number)});
   truncate(Reg::r0, expr.type);
-  code_.store(8, Reg::r10, slot, Reg::r0);
+  store(place, 8, Reg::r0);
   if (yields == Yields::kOld) code_.mov(Reg::r0, Reg::r2);
 }
 

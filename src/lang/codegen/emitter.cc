@@ -68,8 +68,9 @@ void Emitter::put(const Location& location, Reg src) {
 void Emitter::bump(bundle::Counter counter) {
   Label skip = code_.new_label();
   int map = draft_.counters();
-  code_.store_imm(4, Reg::r10, counter_key_, static_cast<int32_t>(counter));
-  map_arguments(map, counter_key_);
+  const Place key = home_place(counter_key_);
+  store_imm(key, 4, static_cast<int32_t>(counter));
+  map_arguments(map, key);
   code_.call(Helper::kMapLookupElem);
   code_.jump_if_imm(bpf::kJeq, Reg::r0, 0, skip);
   code_.mov_imm(Reg::r1, 1);
@@ -118,6 +119,15 @@ void Emitter::prologue() {
   if (uses_context(clause_)) code_.mov(Reg::r6, Reg::r1);
   skip_end_of_iteration();
   filter_pids();
+  has_loops_ = any_loop(clause_.body, kFewRounds);
+  if (has_loops_) draft_.note_loops();
+  if (calls_loops()) {
+    leaving_ = frame_.allocate(8);
+    store_imm({{}, leaving_}, 8, 0);
+    make_opaque_zero();
+    context_slot_ = frame_.allocate(8);
+    if (uses_context(clause_)) store({{}, context_slot_}, 8, Reg::r6);
+  }
   if (session_) take_entry();
 }
 
@@ -128,11 +138,13 @@ Result<bpf::Program> Emitter::run() {
   code_.mov_imm(Reg::r0, 0);
   code_.exit();
   if (is_too_long()) return fail(ErrorCode::kUnsupported, "more than {} instructions", kMaxInsns);
-  if (frame_.peak_bytes() > Frame::kLimitBytes) {
-    return fail(ErrorCode::kInvalid, "{} bytes of stack are needed, eBPF has {}",
-                frame_.peak_bytes(), Frame::kLimitBytes);
+  const uint32_t peak =
+      functions_.empty() ? frame_.peak_bytes() : frame_.rounded_peak_bytes() + below_;
+  if (peak > Frame::kLimitBytes) {
+    return fail(ErrorCode::kInvalid, "{} bytes of stack are needed, eBPF has {}", peak,
+                Frame::kLimitBytes);
   }
-  return std::move(code_).finish();
+  return put_together();
 }
 
 std::vector<const typed::Expr*> Emitter::pointers(const std::vector<ExprPtr>& exprs, size_t from) {

@@ -10,7 +10,8 @@
 // unreadable pointer) is stepped over.
 //
 // Split over emit_value.cc (numbers), emit_branch.cc (conditions), emit_memory.cc (strings,
-// buffers, tuples), emit_map.cc, emit_action.cc (records) and emit_stmt.cc.
+// buffers, tuples), emit_map.cc, emit_action.cc (records), emit_stmt.cc, emit_loop.cc and
+// emit_call.cc (loops).
 #pragma once
 
 #include <array>
@@ -38,7 +39,11 @@ struct Place {
   int offset = 0;
 
   Place at(uint32_t bytes) const { return {base, offset + static_cast<int>(bytes)}; }
-  bool is_stack() const { return !base; }
+  /// On the stack, be it of the program or of the function that runs.
+  bool is_stack() const { return !base || (base->in_register && base->reg == kHome); }
+
+  /// In a function: the address of the program's frame.
+  static constexpr Reg kHome = Reg::r6;
 };
 
 /// What the bytes after a string's NUL are.
@@ -54,7 +59,9 @@ class Emitter {
 
   /// A loop whose bounds are not known before makes at most so many rounds; one that wants more
   /// ends and is counted.
-  static constexpr int32_t kMaxOpenRounds = 128;
+  static constexpr int32_t kMaxOpenRounds = 65536;
+  /// A loop of constant bounds and no more rounds needs no calls: verifiers walk through it.
+  static constexpr uint64_t kFewRounds = 32;
   /// Our checker takes no more either.
   static constexpr size_t kMaxInsns = 32768;
 
@@ -64,6 +71,8 @@ class Emitter {
   Result<bpf::Program> run();
   /// Of a clause with a session: what runs at the entry of its functions. Errors: the same.
   Result<bpf::Program> run_entry();
+  /// Where the functions of the program begin.
+  const std::vector<uint32_t>& function_starts() const { return starts_; }
 
  private:
   using Expr = typed::Expr;
@@ -127,6 +136,7 @@ class Emitter {
   void load_memory(const Expr& expr);
   void task_value(bpf::Helper helper, std::string_view name);
   void text_length(const Expr& expr);
+  /// strcontains(), strstr().
   void text_contains(const Expr& expr);
   void load_unaligned_field(const Expr& expr);
   void modify_variable(const Expr& expr, typed::Yields yields);
@@ -136,6 +146,8 @@ class Emitter {
   void branch_compare(const Expr& expr, bool when, Label to);
   void branch_text(const Expr& expr, bool when, Label to);
   void branch_differs(const Expr& expr, bool when, Label to);
+  void branch_bytes(const Expr& expr, bool when, Label to);
+  void branch_words(const Place& a, const Place& b, uint32_t bytes, bool when_equal, Label to);
   void branch_text_literal(const Expr& expr, const std::string& text, bool is_equal, Label to);
   void branch_text_bytes(const Place& place, const std::string& text, Label if_different);
 
@@ -155,6 +167,9 @@ class Emitter {
       const Expr& expr, const Place& place, const Type& type, Fill fill, uint64_t limit);
   void buffer_into(const Expr& expr, const Place& place, const Type& type, Fill fill);
   void inet_into(const Expr& expr, const Place& place);
+  void object_into(const Expr& expr, const Place& place);
+  void part_into(const Expr& expr, const Place& place, const Type& type);
+  void copy_bytes(const Place& from, const Place& to, uint32_t bytes);
   void comm_into(const Place& place, const Type& type, Fill fill);
   /// r0 := the id of the stack. One that found no room is counted.
   void stack_id(const Type& type);
@@ -176,15 +191,16 @@ class Emitter {
 
   // Maps: emit_map.cc.
   /// Returns its slot, which may be a variable's own: not to be written.
-  int build_key(int map, const std::vector<const Expr*>& parts);
-  void map_arguments(int map, int key);
+  Place build_key(int map, const std::vector<const Expr*>& parts);
+  void map_arguments(int map, const Place& key);
   /// r0 = address of the value, or 0.
-  void lookup(int map, int key);
+  void lookup(int map, const Place& key);
   /// r0 = address of the value; a new one is zero. Where there is no room: counted, r0 = 0, on to
   /// `done`.
-  void lookup_or_insert(int map, int key, Label done);
+  void lookup_or_insert(int map, const Place& key, Label done);
   void map_read(const Expr& expr);
   void aggregate_read(const Expr& expr);
+  void aggregate_at(int map, const Place& key, uint64_t cpus);
   void add_cpu(const typed::Map& map, int total, int second);
   void aggregate_result(const typed::Map& map, int total, int second);
   void set_map(const typed::Stmt& stmt);
@@ -197,6 +213,7 @@ class Emitter {
   void modify_map(const Expr& expr, typed::Yields yields);
   void modify_in_place(const Expr& expr, typed::Yields yields, const Location* operand);
   void delete_key(const Expr& expr);
+  void deleted(const Expr& expr);
   void delete_histogram(const Expr& expr);
 
   // Records: emit_action.cc.
@@ -229,10 +246,35 @@ class Emitter {
   void statement(const typed::Stmt& stmt);
   void set_variable(const typed::Stmt& stmt);
   void if_statement(const typed::Stmt& stmt);
+
+  // Loops: emit_loop.cc. In programs for the user engine they jump back.
+  bool calls_loops() const { return draft_.options().calls_loops && has_loops_; }
   void while_loop(const typed::Stmt& stmt);
   void for_range(const typed::Stmt& stmt);
   void for_open_range(const typed::Stmt& stmt);
   void range_body(const typed::Stmt& stmt, int counter, Label next, Label done);
+  void for_map(const typed::Stmt& stmt);
+  int begin_budget();
+  void take_round(int budget, Label done);
+
+  // In programs for the kernel their bodies are functions: emit_call.cc.
+  bool in_function() const { return home_frame_ != nullptr; }
+  void make_opaque_zero();
+  void forget_changed(const typed::Stmt& loop);
+  int function(const typed::Stmt& loop, Reg home, const std::function<void()>& body);
+  void call(bpf::Helper helper, int function);
+  void refuse_round(Reg round);
+  void call_while(const typed::Stmt& stmt);
+  void call_range(const typed::Stmt& stmt);
+  void call_for_map(const typed::Stmt& stmt);
+  Result<bpf::Program> put_together();
+
+  // What outlives a function's frame: variables, and what all functions share.
+  Frame& home() { return in_function() ? *home_frame_ : frame_; }
+  Place home_place(int slot) const;
+  Place variable(int index) const { return home_place(slots_[static_cast<size_t>(index)]); }
+  /// The program's context, in r6 or in `scratch`.
+  Reg context(Reg scratch);
 
   const typed::Map& script_map(int map) const {
     return draft_.program().maps[static_cast<size_t>(map)];
@@ -251,6 +293,16 @@ class Emitter {
   std::optional<Session> session_;
   int entry_slots_ = 0;        ///< the arguments, then the duration
   bool reads_kernel_ = false;  ///< addresses may be the kernel's
+  bool has_loops_ = false;     ///< more than kFewRounds
+  // In the program's frame:
+  int leaving_ = 0;              ///< not 0: a function has met exit() or return
+  int opaque_ = 0;               ///< 0, which verifiers do not know
+  int context_slot_ = 0;         ///< the context, for functions
+  Frame* home_frame_ = nullptr;  ///< in a function: the program's
+  uint32_t below_ = 0;           ///< most stack that the functions called from here take
+  std::vector<bpf::Program> functions_;
+  std::vector<uint32_t> starts_;
+  std::optional<Error> fault_;  ///< of a function
 };
 
 }  // namespace spile::lang::codegen

@@ -20,6 +20,8 @@ class Frame {
   }
   uint32_t used() const { return used_; }
   uint32_t peak_bytes() const { return peak_; }
+  /// As the kernel counts it where functions call each other.
+  uint32_t rounded_peak_bytes() const { return (std::max(peak_, 1u) + 31) / 32 * 32; }
   void release_to(uint32_t used) { used_ = used; }
 
  private:

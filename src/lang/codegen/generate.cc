@@ -58,7 +58,8 @@ std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& progra
   Diagnostics diagnostics;
   for (size_t i = 0; i < program.clauses.size(); ++i) {
     const typed::Clause& clause = program.clauses[i];
-    auto code = codegen::Emitter(draft, clause).run();
+    codegen::Emitter emitter(draft, clause);
+    auto code = emitter.run();
     if (!code) {
       report(clause, code.error(), diagnostics);
       continue;
@@ -66,7 +67,8 @@ std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& progra
     draft.add_program({.name = program_name(clause.context.probe, i),
                        .code = std::move(*code),
                        .context = clause.context.kind,
-                       .context_size = clause.context.size_bytes},
+                       .context_size = clause.context.size_bytes,
+                       .functions = emitter.function_starts()},
                       clause);
   }
   for (const typed::Clause& clause : program.clauses) {

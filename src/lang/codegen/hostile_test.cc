@@ -101,7 +101,9 @@ TEST(Hostile, WhateverCompilesPassesTheVerifier) {
   std::mt19937 random(42);
   for (int loaded_count = 0; loaded_count < 300;) {
     std::string script = mutate(random);
-    Compiled compiled = compile_script(script);
+    CompileOptions options;
+    options.calls_loops = true;
+    Compiled compiled = compile_script(script, options);
     if (!compiled.bundle) continue;
     ++loaded_count;
     auto loaded = KernelBundle::load(*compiled.bundle);

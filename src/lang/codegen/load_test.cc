@@ -148,7 +148,7 @@ const char* const kScripts[] = {
     "username); @[strftime(\"%S\", nsecs)] = count(); @u = username; }",
     "uprobe:libc:fopen { @ = strlen(str(arg0)) + strlen(comm); if (strncmp(str(arg0), \"/etc\", 4) "
     "== 0 && strncmp(comm, str(arg1, 20), 30) != 0) { @n = count(); } if (strcontains(str(arg0), "
-    "\".so\") || strcontains(comm, \"12345678\")) { @c = count(); } }",
+    "\".so\") || strcontains(comm, \"1234567890123\")) { @c = count(); } }",
     "BEGIN { @ = rand + numaid + ncpus + cgroup + jiffies; @t = probetype; @g = cgroupid(\"/sys/fs/"
     "cgroup/user.slice\"); } kprobe:vfs_read { @u = usermode; }",
     "BEGIN { cat(\"/proc/%d/stat\", pid); @s = stats(5); @k[1] = stats(-5); @h = hist(pid, 3); "
@@ -169,6 +169,50 @@ const char* const kScripts[] = {
     "= "
     "sum($i); } for ($k : 0..arg2) { @t = sum($k); } @e = count(); }",
     "uprobe:libc:fopen { for ($i : arg0..arg1) { @s = sum($i); @n[comm]++; printf(\"%d\", $i); } }",
+    // Loops over maps, and loops in each other.
+    "uprobe:libc:fopen { @x[arg0, str(arg1)] = arg2; @c[comm] = count(); @a[arg0] = avg(arg1); "
+    "@m[arg0] = min((int32)arg1); for ($kv : @x) { @sum = $kv.1 + $kv.0.0 + arg3; @last = $kv.0.1; "
+    "if ($kv.1 > 9) { delete(@x, $kv.0); continue; } if ($kv.1 == arg4) { break; } } for ($kv : "
+    "@c) { print($kv); @t = sum($kv.1); } for ($kv : @a) { @x[$kv.0, \"a\"] = $kv.1; } for ($kv : "
+    "@m) { printf(\"%d %d %s\", $kv.0, $kv.1, func); } }",
+    "BEGIN { @x[1] = \"a\"; @y[\"b\"] = (1, comm); for ($a : @x) { for ($b : @y) { if ($b.1.0 == "
+    "$a.0) { exit(3); } if ($a.1 == $b.0) { return; } print(($a.1, $b.1)); } } print(len(@x)); "
+    "printf(\"%d %d\", len(@x) + len(@y), @n++); }",
+    "interval:s:1 { $n = 0; $i = 0; while ($i < nsecs) { $i += 1000000; $n++; for ($j : 0..$n) { "
+    "if "
+    "($j == 5) { break; } @h = hist($j); } for ($k : 0..40) { @k[$k] = count(); } } @n = $n; }",
+    "tracepoint:sched:sched_switch { @x[args.prev_comm] = args.next_pid; for ($kv : @x) { if "
+    "($kv.0 == args.prev_comm) { @y[args.next_pid] = $kv.1; } @s[kstack] = count(); } }",
+    "kretprobe:vfs_read { @x[arg1] = duration; for ($kv : @x) { @y = $kv.1 + retval + arg1; } }",
+    "BEGIN { $s = comm; $i = 0; while (1) { $i++; $s = \"b\"; if ($i > 10) { break; } @[$s] = $i; "
+    "} "
+    "@e = $s; }",
+    "let @x = lruhash(10); let @y = percpulruhash(10); let @z = percpuhash(5); kprobe:vfs_read { "
+    "@x[tid] = 1; @y[tid] = count(); @z[tid] = sum(arg0); for ($kv : @x) { @n++; } }",
+    // Structs, arrays, tuples as values; booleans.
+    "struct in { short a : 4, b : 9; }; struct own { char name[5]; char c; int list[3]; struct in "
+    "i; "
+    "void *p; };\nuprobe:libc:fopen { $p = (struct own *)arg0; @x = *$p; @k[$p->list, $p->name] = "
+    "$p->i; print(*$p); print(($p->i, $p->list)); $y = @x; @z = $y.list[1] + $y.i.b + @x.c; @s = "
+    "@x.name; if (@x == *$p && $y.list != $p->list) { @n++; } for ($kv : @k) { @l = $kv.0.0[2] + "
+    "$kv.1.a; } $q = &$p->i; @b = $q->b; @pp = @x.p; }",
+    "kprobe:vfs_read { $t = (struct task_struct *)arg0; print($t->se); @[$t->words] = count(); }",
+    "BEGIN { $b = pid > 3; @a[$b] = !$b; @t = ($b, true, 1 == 1 && $b); print(comm == \"x\"); "
+    "@s = (bool)comm; @u = (int64)$b + 1; @v = (1, comm) == (pid, \"tester\"); $d = "
+    "delete(@a, false); if (delete(@a, true)) { @n++; } printf(\"%d\", $b); }",
+    "uprobe:libc:fopen { @ = strstr(str(arg0), \"etc\"); @p = ntop(pton(\"10.0.0.1\")); @q = "
+    "ntop(pton(\"::1\")); @k[pton(\"1.2.3.4\")] = count(); @e = pton(\"1.1.1.1\") == "
+    "pton(\"1.1.1.2\"); }",
+    "uprobe:libc:fopen { @m[arg0] = comm; let $v; if (find(@m, arg1, $v)) { @f = $v; } errorf(\"no "
+    "%s\", str(arg0)); warnf(\"w\"); assert(arg0 > 3, \"small\"); static_assert(1 == 1, "
+    "\"never\"); "
+    "@i = is_str(comm); if comptime (1 == 1) { @c = comptime (2 * 3); } else { fail(\"never\"); } "
+    "}",
+    "tracepoint:sched:sched_switch { print(args); } fn f($a : uint8, $s : string) : int64 { if ($a "
+    "> 3) { @big[$s] = count(); } return $a * 2; } kprobe:vfs_read { @ = f(arg0, comm) + f(arg1, "
+    "\"x\"); }",
+    "#define ADD(a, b) ((a) + (b))\n#define TWICE(x) ADD(x, x)\nBEGIN { @ = TWICE(pid) * "
+    "ADD(1, 2); }",
     // Output.
     "BEGIN { printf(\"plain\\n\"); printf(\"%d %s %x %c %p\\n\", 1, \"two\", 3, 52, 5); }",
     "BEGIN { printf(\"%d %d %d %d\\n\", @x++, ++@x, $1, 4); }",
@@ -218,7 +262,9 @@ TEST_P(Loads, InOurChecker) {
 
 TEST_P(Loads, InTheKernel) {
   if (!why_no_kernel().empty()) GTEST_SKIP() << why_no_kernel();
-  bundle::Bundle bundle = must_compile(GetParam());
+  CompileOptions options;
+  options.calls_loops = true;
+  bundle::Bundle bundle = must_compile(GetParam(), options);
   auto loaded = KernelBundle::load(bundle);
   EXPECT_TRUE(loaded.has_value()) << GetParam() << "\n" << loaded.error().message;
 }

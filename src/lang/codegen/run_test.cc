@@ -162,6 +162,57 @@ const Calculation kCalculations[] = {
     {"$i = 0; while ($i < 7) { $i++; if ($i == 2) { continue; } @r += $i; }", 26},
     {"unroll(5) { @r += 2; }", 10},
     {"$n = 0; unroll(3) { $k = $n; $n = $n + $k + 1; } @r = $n;", 7},
+    {"for ($i : 0..1000) { @r += $i; }", 499500},
+    {"$n = 300; for ($i : 0..$n) { for ($j : $i..300) { if ($j == $i + 2) { break; } @r++; } }",
+     599},
+    {"$n = 100; for ($i : 0..$n) { $n = 5; if ($i == 3) { continue; } if ($i == 60) { break; } @r "
+     "+= "
+     "$i; }",
+     1767},
+    {"$i = 0; while ($i < 5000) { $i += 1; if ($i % 2 == 0) { continue; } @r += 1; }", 2500},
+    {"for ($i : 0..200) { @r = $i; if ($i == 150) { return; } } @r = -1;", 150},
+    {"for ($i : 0..200) { $k = 0; while ($k < 100) { $k++; if ($i == 3 && $k == 70) { exit(); } "
+     "@r++; "
+     "} } @r = -1;",
+     369},
+    {"$s = \"\"; for ($i : 0..50) { $s = $i == 40 ? \"forty\" : $s; } @r = $s == \"forty\";", 1},
+    {"for ($i : 0..100) { $t = (pid ? $i : 0, \"x\"); @r += $t.0; }", 4950},
+    // Walks through maps.
+    {"@x[3] = 30; @x[4] = 40; for ($kv : @x) { @r += $kv.0 * 1000 + $kv.1; }", 7070},
+    {"@x[\"a\", 1] = (5, \"b\"); for ($kv : @x) { @r = ($kv.0.0 == \"a\") * 100 + $kv.0.1 * 10 + "
+     "$kv.1.0 + ($kv.1.1 == \"b\"); }",
+     116},
+    {"@x[1] = 1; @x[2] = 2; @x[3] = 3; for ($kv : @x) { if ($kv.1 == 2) { continue; } @r += $kv.1; "
+     "}",
+     4},
+    {"for ($i : 0..100) { @x[$i] = $i; } for ($kv : @x) { @n++; if (@n == 10) { break; } } @r = "
+     "@n;",
+     10},
+    {"for ($i : 0..100) { @x[$i] = $i; } for ($kv : @x) { if ($kv.0 % 2) { delete(@x, $kv.0); } "
+     "@n++; "
+     "} @r = @n * 1000 + len(@x);",
+     100050},
+    {"@x[1] = 5; @y[2] = 6; for ($a : @x) { for ($b : @y) { @r = $a.1 * 10 + $b.1; @x[1] = 9; } }",
+     56},
+    {"@x[1] = 1; for ($kv : @x) { for ($i : 0..100) { if ($i == 7) { @r = 77; return; } } } @r = "
+     "0;",
+     77},
+    {"@x[1] = 1; delete(@x, 1); @r = 3; for ($kv : @x) { @r = 4; }", 3},
+    {"@r = len(@x); @x[1] = 1; @x[2] = 1; @r = @r * 10 + len(@x);", 2},
+    // Booleans, copies of arrays, what is known before the script runs.
+    {"$b = pid > 0; $c = !$b; @r = (int64)$b * 10 + (int64)$c;", 10},
+    {"@a[pid > 0] = 5; @r = @a[true];", 5},
+    {"$t = (1, \"a\", pid > 0); @r = ($t == (1, \"a\", true)) * 10 + ($t != (2, \"a\", true));",
+     11},
+    {"@k[pton(\"10.0.0.1\")] = 7; @r = @k[pton(\"10.0.0.1\")] * 10 + @k[pton(\"10.0.0.2\")];", 70},
+    {"$a = pton(\"10.20.30.40\"); @r = $a[1] * 10 + ($a == pton(\"10.20.30.40\"));", 201},
+    {"@x[1] = 5; $d = delete(@x, 1); $e = delete(@x, 1); @r = $d * 10 + $e;", 10},
+    {"@x[1] = 42; let $v; if (find(@x, 1, $v)) { @r = $v; } if (find(@x, 2, $v)) { @r = 0; }", 42},
+    {"if comptime (1 == 2) { @r = 1; } else { @r = comptime (2 * 3); }", 6},
+    {"@r = is_str(comm) * 10 + is_integer(comm) + is_literal(3) * 100 + is_ptr((int8 *)pid);", 111},
+    {"if (1 == 2) { fail(\"never\"); } static_assert(sizeof(int32) == 4, \"four\"); @r = 4;", 4},
+    {"$s = comm; @r = strstr(\"abcdef\", \"cd\") * 10 + strstr(\"abc\", \"x\");", 19},
+    {"@r = twice(20) + twice(pid - pid + 1);", 42},
     // Control flow.
     {"@r = 1; if (pid == 0) { @r = 2; } else if (pid) { @r = 3; } else { @r = 4; }", 3},
     {"@r = 1; return; @r = 2;", 1},
@@ -196,7 +247,10 @@ void PrintTo(const Calculation& calculation, std::ostream* out) {
 
 class Calculates : public testing::TestWithParam<Calculation> {
  protected:
-  std::string script() const { return std::string("BEGIN { ") + GetParam().code + " }"; }
+  std::string script() const {
+    return std::string("fn twice($n : int64) : int64 { $n += $n; return $n; } BEGIN { ") +
+           GetParam().code + " }";
+  }
 };
 
 TEST_P(Calculates, InTheInterpreter) {
@@ -211,7 +265,9 @@ TEST_P(Calculates, InTheInterpreter) {
 
 TEST_P(Calculates, InTheKernel) {
   if (!why_no_kernel().empty()) GTEST_SKIP() << why_no_kernel();
-  Machine machine(must_compile(script()));  // only for the index of @r
+  CompileOptions options;
+  options.calls_loops = true;
+  Machine machine(must_compile(script(), options));  // only for the index of @r
   auto kernel = KernelBundle::load(machine.bundle());
   ASSERT_TRUE(kernel.has_value()) << script() << "\n" << kernel.error().message;
   auto ran = kernel->run(0);

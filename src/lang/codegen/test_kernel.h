@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "bpf/function_types.h"
 #include "bundle/bundle.h"
 
 namespace spile::lang {
@@ -59,10 +60,10 @@ class KernelBundle {
   }
 
   static Result<Fd> create_map(const bundle::MapSpec& spec) {
-    static constexpr uint32_t kTypes[] = {BPF_MAP_TYPE_HASH,        BPF_MAP_TYPE_ARRAY,
-                                          BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY,
-                                          BPF_MAP_TYPE_RINGBUF,     BPF_MAP_TYPE_STACK_TRACE,
-                                          BPF_MAP_TYPE_HASH};
+    static constexpr uint32_t kTypes[] = {
+        BPF_MAP_TYPE_HASH,         BPF_MAP_TYPE_ARRAY,    BPF_MAP_TYPE_PERCPU_HASH,
+        BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,  BPF_MAP_TYPE_STACK_TRACE,
+        BPF_MAP_TYPE_HASH,         BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH};
     bpf_attr attr{};
     attr.map_type = kTypes[static_cast<int>(spec.kind)];
     attr.key_size = spec.key_size;
@@ -74,6 +75,15 @@ class KernelBundle {
     if (is_hash) attr.map_flags = BPF_F_NO_PREALLOC;  // quick to make
     Fd fd(static_cast<int>(sys_bpf(BPF_MAP_CREATE, attr)));
     if (!fd) return fail_errno(errno, "create map '{}'", spec.name);
+    return fd;
+  }
+
+  static Result<Fd> load_types(const bpf::FunctionTypes& types) {
+    bpf_attr attr{};
+    attr.btf = reinterpret_cast<uint64_t>(types.btf.data());
+    attr.btf_size = static_cast<uint32_t>(types.btf.size());
+    Fd fd(static_cast<int>(sys_bpf(BPF_BTF_LOAD, attr)));
+    if (!fd) return fail_errno(errno, "BPF_BTF_LOAD");
     return fd;
   }
 
@@ -94,6 +104,16 @@ class KernelBundle {
     attr.insns = reinterpret_cast<uint64_t>(code.data());
     attr.insn_cnt = static_cast<uint32_t>(code.size());
     attr.license = reinterpret_cast<uint64_t>("GPL");
+    bpf::FunctionTypes types;
+    Fd btf;
+    if (!program.functions.empty()) {
+      types = bpf::function_types(program.functions);
+      SPILE_TRY(btf, load_types(types));
+      attr.prog_btf_fd = static_cast<uint32_t>(btf.get());
+      attr.func_info = reinterpret_cast<uint64_t>(types.functions.data());
+      attr.func_info_cnt = static_cast<uint32_t>(types.functions.size());
+      attr.func_info_rec_size = sizeof(bpf::FunctionInfo);
+    }
     std::strncpy(attr.prog_name, program.name.c_str(), sizeof(attr.prog_name) - 1);
     Fd fd(static_cast<int>(sys_bpf(BPF_PROG_LOAD, attr)));
     if (fd) return fd;

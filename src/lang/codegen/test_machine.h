@@ -38,7 +38,7 @@ class Machine {
 
   explicit Machine(bundle::Bundle bundle) : bundle_(std::move(bundle)) {
     for (const bundle::MapSpec& spec : bundle_.maps) {
-      maps_.push_back({&spec, {}});
+      maps_.push_back({&spec, {}, {}});
       bool is_array =
           spec.kind == bundle::MapKind::kArray || spec.kind == bundle::MapKind::kPerCpuArray;
       for (uint32_t i = 0; is_array && i < spec.max_entries; ++i)
@@ -57,8 +57,12 @@ class Machine {
     env.context_size = program.context_size;
     env.context_first_byte = program.context == bundle::ContextKind::kTracepoint ? 8 : 0;
     for (const bundle::MapSpec& spec : bundle_.maps) {
-      auto kind = spec.kind == bundle::MapKind::kCalls ? bpf::MapKind::kHash
-                                                       : static_cast<bpf::MapKind>(spec.kind);
+      const bool is_hash =
+          spec.kind == bundle::MapKind::kCalls || spec.kind == bundle::MapKind::kLruHash;
+      auto kind = is_hash ? bpf::MapKind::kHash
+                  : spec.kind == bundle::MapKind::kLruPerCpuHash
+                      ? bpf::MapKind::kPerCpuHash
+                      : static_cast<bpf::MapKind>(spec.kind);
       env.maps.push_back({kind, spec.key_size, spec.value_size, spec.max_entries});
     }
     return env;
@@ -124,6 +128,7 @@ class Machine {
   struct Map {
     const bundle::MapSpec* spec;
     std::map<Bytes, std::unique_ptr<uint8_t[]>> entries;
+    std::map<Bytes, uint64_t> order;  ///< of coming in, from 1
   };
   using Function = bpf::HelperTable::Function;
 
@@ -134,6 +139,7 @@ class Machine {
   }
   static uint8_t* add(Map& map, const Bytes& key, const void* value) {
     auto& entry = map.entries[key];
+    if (!entry) map.order[key] = map.order.size() + 1;
     if (!entry) entry = std::make_unique<uint8_t[]>(std::max(8u, map.spec->value_size));
     if (value != nullptr) std::memcpy(entry.get(), value, map.spec->value_size);
     return entry.get();
@@ -163,6 +169,19 @@ class Machine {
       return map_at(map).entries.erase(key_at(map_at(map), key)) != 0 ? 0
                                                                       : static_cast<uint64_t>(-2);
     });
+    // Elements in the order of their keys; what was deleted meanwhile is not met.
+    helpers_.set(Helper::kMapNextKey,
+                 [](uint64_t map, uint64_t position, uint64_t key, auto...) -> uint64_t {
+                   uint64_t at = 0;
+                   for (const auto& [bytes, number] : map_at(map).order) {
+                     if (number <= position || !map_at(map).entries.contains(bytes)) continue;
+                     if (at == 0 || number < at) {
+                       at = number;
+                       std::memcpy(reinterpret_cast<void*>(key), bytes.data(), bytes.size());
+                     }
+                   }
+                   return at;
+                 });
     // CPUs 0 and 1 have the same value: what is read must be added up.
     helpers_.set(Helper::kMapLookupPercpuElem,
                  [](uint64_t map, uint64_t key, uint64_t slot, auto...) -> uint64_t {

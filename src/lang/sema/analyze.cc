@@ -53,7 +53,6 @@ class Analyzer {
   void refuse_definitions() {
     for (const ast::Import& import : program_.imports) refuse(import.span, "import");
     for (const ast::Routine& routine : program_.routines) {
-      if (routine.kind == ast::Routine::Kind::kFunction) refuse(routine.name_span, "fn");
       for (const ast::Parameter& parameter : routine.parameters) {
         if (routine.kind == ast::Routine::Kind::kMacro && parameter.type)
           diagnostics_.error(parameter.span, "a macro's parameters have no types");
@@ -65,8 +64,18 @@ class Analyzer {
   void declare_maps() {
     for (const ast::MapDeclaration& declaration : program_.map_declarations) {
       const auto* size = ast::try_as<ast::Integer>(declaration.max_entries.get());
-      if (declaration.type != "hash" || size == nullptr) {
-        refuse(declaration.span, fmt::format("the declaration of a map as {}", declaration.type));
+      const bool drops_oldest =
+          declaration.type == "lruhash" || declaration.type == "percpulruhash";
+      const bool is_known =
+          drops_oldest || declaration.type == "hash" || declaration.type == "percpuhash";
+      if (!is_known) {
+        diagnostics_.error(declaration.type_span, "'{}' is no kind of map", declaration.type)
+            .with_hint("hash, lruhash, percpuhash, percpulruhash");
+        continue;
+      }
+      if (size == nullptr) {
+        diagnostics_.error(declaration.span, "a map is declared with the number of its keys: {}(N)",
+                           declaration.type);
         continue;
       }
       if (size->value == 0 || size->value > (1u << 24)) {
@@ -76,6 +85,7 @@ class Analyzer {
       }
       int index = maps_.find_or_add(declaration.name, declaration.name_span);
       maps_.maps[index].map.max_entries = static_cast<uint32_t>(size->value);
+      maps_.maps[index].map.drops_oldest = drops_oldest;
     }
   }
 

@@ -106,9 +106,10 @@ class Declarer {
     // Of other directives the name is the word, or what a #define with parameters defines.
     const bool has_parameters = !is_define && definition.text.starts_with('(');
     diagnostics_.error(definition.span, "{} is not built yet",
-                       is_define        ? "a #define of something else than an expression"
-                       : has_parameters ? "a #define with parameters"
-                                        : "#" + definition.name);
+                       is_define ? "a #define of something else than an expression"
+                       : has_parameters
+                           ? "a #define with parameters of something else than an expression"
+                           : "#" + definition.name);
   }
 
   /// The kernel's headers are not read: BTF has their types.

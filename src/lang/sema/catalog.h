@@ -39,6 +39,16 @@ enum class Function : uint8_t {
   kStrlen,
   kStrncmp,
   kStrcontains,
+  kStrstr,
+  kLen,
+  kPton,
+  kErrorf,
+  kWarnf,
+  kAssert,
+  kStaticAssert,
+  kFail,
+  kFind,
+  kTypeQuestion,  ///< is_str() and the like
   kCgroupId,
   kSignal,
   kNamedValue,   ///< strerror() and the like: the argument, printed as a name

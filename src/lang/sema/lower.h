@@ -1,10 +1,10 @@
 // One clause of the AST -> its typed form, with the types found so far.
 //
 // Split over lower_expr.cc (values), lower_operator.cc (operators, casts), lower_call.cc
-// (functions), lower_struct.cc, lower_convert.cc, lower_block.cc (blocks and macros),
-// lower_stack.cc (stacks, symbols), lower_map.cc and lower_stmt.cc (statements, scopes). Every
-// method returns a node whatever happens: after an error it is of unknown type, from which nothing
-// further is reported.
+// (functions), lower_check.cc, lower_struct.cc, lower_object.cc, lower_convert.cc, lower_block.cc
+// (blocks and macros), lower_stack.cc (stacks, symbols), lower_map.cc, lower_loop.cc and
+// lower_stmt.cc (statements, scopes). Every method returns a node whatever happens: after an error
+// it is of unknown type, from which nothing further is reported.
 #pragma once
 
 #include <map>
@@ -108,6 +108,7 @@ class Lowering {
   ExprPtr lower_tuple(const ast::Tuple& expr);
   ExprPtr arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr pointer_arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
+  ExprPtr compare_bytes(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr compare(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr truncate(ExprPtr value, const Type& type, Span span);
   bool check_operands(ast::BinaryOp op, const typed::Expr& right, Span span);
@@ -138,8 +139,14 @@ class Lowering {
   ExprPtr lower_deref(ExprPtr address, Span span);
   ExprPtr lower_sizeof(const ast::Sizeof& expr);
   ExprPtr lower_offsetof(const ast::Offsetof& expr);
-  /// A value that stays where it is has no bytes to be printed or kept: says so. False: reported.
-  bool check_has_bytes(const typed::Expr& expr);
+
+  // Copies of structs and arrays: lower_object.cc.
+  /// Where `expr` stays where it is, it becomes a copy, which can be printed and kept. False:
+  /// reported.
+  bool as_value(ExprPtr& expr);
+  ExprPtr part_of(ExprPtr object, uint32_t offset, const Type& type, Span span);
+  ExprPtr lower_address_of(const ast::Unary& expr);
+  ExprPtr lower_pton(const ast::Call& call);
 
   // Functions: lower_call.cc.
   ExprPtr lower_call(const ast::Call& call);
@@ -156,6 +163,15 @@ class Lowering {
   ExprPtr lower_str(const ast::Call& call);
   ExprPtr lower_buf(const ast::Call& call);
 
+  // What is checked or told while the script is read or runs: lower_check.cc.
+  ExprPtr lower_message(const ast::Call& call, typed::ExprKind kind);
+  static ExprPtr nothing_at_all(Span span);
+  ExprPtr lower_assert(const ast::Call& call);
+  ExprPtr lower_static_assert(const ast::Call& call);
+  ExprPtr lower_fail(const ast::Call& call);
+  ExprPtr lower_find(const ast::Call& call);
+  ExprPtr lower_type_question(const ast::Call& call);
+
   // Values that are converted or printed in their own way: lower_convert.cc.
   ExprPtr lower_ntop(const ast::Call& call);
   ExprPtr lower_byte_swap(const ast::Call& call);
@@ -163,7 +179,8 @@ class Lowering {
   ExprPtr lower_macaddr(const ast::Call& call);
   ExprPtr lower_strlen(const ast::Call& call);
   ExprPtr lower_strncmp(const ast::Call& call);
-  ExprPtr lower_strcontains(const ast::Call& call);
+  /// strcontains(), strstr().
+  ExprPtr lower_strcontains(const ast::Call& call, typed::ExprKind kind);
   ExprPtr lower_cgroup_id(const ast::Call& call);
   ExprPtr lower_signal(const ast::Call& call);
   ExprPtr lower_getopt(const ast::Call& call);
@@ -196,6 +213,10 @@ class Lowering {
   void join_value(int index, const Type& type, Span span);
   /// Refuses the use of aggregations as values. False: the map's type is not known (yet).
   bool check_readable(int index, Span span);
+  /// Has one number to give.
+  static bool is_readable(bundle::MapRole role);
+  /// What an aggregation gives in an expression.
+  static Type type_when_read(const typed::Map& map);
   ExprPtr modify_map(
       const ast::Map& target, ast::BinaryOp op, ExprPtr operand, typed::Yields yields, Span span);
 
@@ -237,17 +258,24 @@ class Lowering {
   void lower_lhist(const ast::Call& call, typed::Map& map);
   void lower_let(const ast::Let& let, typed::Block& into);
   void lower_if(const ast::If& stmt, typed::Block& into);
-  void lower_while(const ast::While& stmt, typed::Block& into);
-  void lower_for_range(const ast::ForRange& stmt, typed::Block& into);
-  bool enter_loop(bool is_open, Span span);
-  void leave_loop(bool is_open);
-  void refuse_for_map(const ast::ForMap& stmt);
-  void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
-  void lower_jump(const ast::Stmt& stmt, typed::Block& into);
+  std::optional<bool> decided(const typed::Expr& condition);
+  typed::Block lower_side(const ast::Block& block, bool may_run);
+  bool check_comptime(const typed::Expr& value);
   ExprPtr lower_condition(const ast::Expr& expr);
   void refuse(Span span, std::string_view what) {
     diagnostics_.error(span, "{} is not built yet", what);
   }
+
+  // Loops: lower_loop.cc.
+  bool enter_loop(Span span);
+  void leave_loop();
+  void lower_while(const ast::While& stmt, typed::Block& into);
+  void lower_for_range(const ast::ForRange& stmt, typed::Block& into);
+  bool begin_walk(const ast::Map& map, typed::Stmt& loop);
+  void lower_for_map(const ast::ForMap& stmt, typed::Block& into);
+  ExprPtr lower_len(const ast::Call& call);
+  void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
+  void lower_jump(const ast::Stmt& stmt, typed::Block& into);
 
   // Variables.
   int find_variable(const std::string& name) const;  ///< -1: none in scope
@@ -261,6 +289,7 @@ class Lowering {
   /// Memory in the kernel's sense: 512 bytes of stack make larger values senseless.
   static constexpr uint32_t kMaxTupleBytes = 4096;
   static constexpr int64_t kMaxRounds = 65536;
+  static constexpr int kMaxLoopDepth = 6;
   /// As deep as the kernel looks by itself (kernel.perf_event_max_stack).
   static constexpr uint32_t kMaxStackFrames = 127;
 
@@ -277,8 +306,8 @@ class Lowering {
   typed::Block* declaring_ = nullptr;     ///< the innermost block
   size_t next_variable_ = 0;
   int loop_depth_ = 0;
-  /// Loops around this place, also outside of a macro; and those of them without constant bounds.
-  int all_loops_ = 0, open_loops_ = 0;
+  int all_loops_ = 0;                ///< around this place, also outside of a macro
+  bool never_runs_ = false;          ///< the condition around this place is never true
   std::set<std::string> expanding_;  ///< #defines under way
 };
 

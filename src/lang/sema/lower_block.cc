@@ -1,9 +1,9 @@
-// Lowering of blocks and `if` as values, and of macros.
+// Lowering of blocks and `if` as values, of macros and of functions of the script.
 //
 // A macro is lowered anew at each call, as a block of its own: its variables are not the caller's,
 // and the caller's are not seen, except through parameters. `$x` stands for a variable, `@x` for a
 // map, a bare name for an expression, which is lowered where the macro uses it, but with the names
-// of the caller.
+// of the caller. A function is lowered at each call as well, but its parameters are variables.
 #include <algorithm>
 
 #include "lang/sema/lower.h"
@@ -31,6 +31,7 @@ bool takes(const ast::Parameter& parameter, const ast::Expr& argument) {
 
 bool takes(const Routine& macro, const std::vector<ast::ExprPtr>& arguments) {
   if (macro.parameters.size() != arguments.size()) return false;
+  if (macro.kind == Routine::Kind::kFunction) return true;  // it takes values
   for (size_t i = 0; i < arguments.size(); ++i) {
     if (!takes(macro.parameters[i], *arguments[i])) return false;
   }
@@ -83,11 +84,12 @@ Lowering::ExprPtr Lowering::lower_block_expr(const ast::Block& block, Span span)
 }
 
 Lowering::ExprPtr Lowering::lower_if_expr(const ast::If& stmt, Span span) {
-  if (stmt.is_comptime) {
-    refuse(span, "comptime");
-    return unknown(span);
-  }
   ExprPtr condition = lower_condition(*stmt.condition);
+  if (stmt.is_comptime) {
+    if (!check_comptime(*condition)) return unknown(span);
+    if (condition->number != 0) return lower_block_expr(stmt.then_block, span);
+    return stmt.else_block ? lower_block_expr(*stmt.else_block, span) : nothing_at_all(span);
+  }
   ExprPtr then_value = lower_block_expr(stmt.then_block, span);
   ExprPtr else_value =
       stmt.else_block ? lower_block_expr(*stmt.else_block, span) : nothing(ExprKind::kBlock, span);
@@ -123,17 +125,15 @@ Lowering::ExprPtr Lowering::choose(ExprPtr condition,
 // ---- macros
 
 bool Lowering::is_macro(const std::string& name) const {
-  return std::ranges::any_of(routines_, [&](const Routine& routine) {
-    return routine.kind == Routine::Kind::kMacro && routine.name == name;
-  });
+  return std::ranges::any_of(routines_,
+                             [&](const Routine& routine) { return routine.name == name; });
 }
 
 const Routine* Lowering::find_macro(const std::string& name,
                                     const std::vector<ast::ExprPtr>& arguments) const {
   const Routine* best = nullptr;
   for (const Routine& routine : routines_) {
-    if (routine.kind != Routine::Kind::kMacro || routine.name != name || !takes(routine, arguments))
-      continue;
+    if (routine.name != name || !takes(routine, arguments)) continue;
     // Of several the one that asks for more: `@m` before a bare name.
     const auto sigils = [](const Routine& macro) {
       return std::ranges::count_if(macro.parameters, [](const ast::Parameter& parameter) {
@@ -170,12 +170,17 @@ Lowering::ExprPtr Lowering::lower_macro(const std::string& name,
 Lowering::ExprPtr Lowering::expand(const Routine& macro,
                                    const std::vector<ast::ExprPtr>& arguments,
                                    Span span) {
+  std::vector<ExprPtr> values;  // of a function: calculated with the caller's names
+  if (macro.kind == Routine::Kind::kFunction) {
+    for (const ast::ExprPtr& argument : arguments) values.push_back(lower(*argument));
+  }
   Expansion expansion;
   expansion.macro = &macro;
   expansion.outer = expansion_;
   expansion.depth = expansion_ == nullptr ? 1 : expansion_->depth + 1;
   std::map<std::string, int> variables;
   for (size_t i = 0; i < arguments.size(); ++i) {
+    if (!values.empty()) break;
     const std::string& name = macro.parameters[i].name;
     if (name.starts_with('$')) {
       const auto& variable = ast::as<ast::Variable>(*arguments[i]);
@@ -195,7 +200,42 @@ Lowering::ExprPtr Lowering::expand(const Routine& macro,
   expansion.callers_scopes = &callers;
   const int loops = std::exchange(loop_depth_, 0);
   expansion_ = &expansion;
-  ExprPtr value = lower_block_expr(macro.body, span);
+  ExprPtr value;
+  if (macro.kind == Routine::Kind::kFunction) {
+    // Its parameters are variables of a block of its own; its value is that of the return at its
+    // end, cut to the type that is declared.
+    value = make(ExprKind::kBlock, Type::none(), span);
+    value->block = std::make_shared<typed::Block>();
+    typed::Block* outer = std::exchange(declaring_, value->block.get());
+    for (size_t i = 0; i < values.size(); ++i) {
+      const ast::Parameter& parameter = macro.parameters[i];
+      const int variable = declare_variable(parameter.name, *value->block);
+      Type type;
+      const bool is_text = parameter.type && parameter.type->name == "string";
+      if (parameter.type && !is_text && resolve_type(*parameter.type, type) && type.is_number()) {
+        instance_.variables[static_cast<size_t>(variable)].type = type;
+        instance_.is_declared[static_cast<size_t>(variable)] = true;
+      }
+      assign_variable(variable, std::move(values[i]), span, *value->block);
+    }
+    const auto& statements = macro.body.statements;
+    const auto* end =
+        statements.empty() ? nullptr : ast::try_as<ast::Return>(statements.back().get());
+    const size_t count = statements.size() - (end != nullptr ? 1 : 0);
+    for (size_t i = 0; i < count; ++i) lower_statement(*statements[i], *value->block);
+    if (end != nullptr && end->value != nullptr) {
+      ExprPtr result = lower(*end->value);
+      Type type;
+      const bool is_number = macro.return_type && result->type.is_number();
+      if (is_number && resolve_type(*macro.return_type, type) && type.is_number())
+        result = truncate(std::move(result), type, span);
+      value->type = result->type;
+      value->args.push_back(std::move(result));
+    }
+    declaring_ = outer;
+  } else {
+    value = lower_block_expr(macro.body, span);
+  }
   expansion_ = expansion.outer;
   loop_depth_ = loops;
   scopes_ = std::move(callers);

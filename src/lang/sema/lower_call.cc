@@ -74,7 +74,17 @@ Lowering::ExprPtr Lowering::lower_function(const ast::Call& call, Function funct
     case Function::kMacaddr: return lower_macaddr(call);
     case Function::kStrlen: return lower_strlen(call);
     case Function::kStrncmp: return lower_strncmp(call);
-    case Function::kStrcontains: return lower_strcontains(call);
+    case Function::kStrcontains: return lower_strcontains(call, ExprKind::kContains);
+    case Function::kStrstr: return lower_strcontains(call, ExprKind::kFind);
+    case Function::kLen: return lower_len(call);
+    case Function::kPton: return lower_pton(call);
+    case Function::kErrorf: return lower_message(call, ExprKind::kErrorf);
+    case Function::kWarnf: return lower_message(call, ExprKind::kWarnf);
+    case Function::kAssert: return lower_assert(call);
+    case Function::kStaticAssert: return lower_static_assert(call);
+    case Function::kFail: return lower_fail(call);
+    case Function::kFind: return lower_find(call);
+    case Function::kTypeQuestion: return lower_type_question(call);
     case Function::kCgroupId: return lower_cgroup_id(call);
     case Function::kSignal: return lower_signal(call);
     case Function::kGetopt: return lower_getopt(call);
@@ -185,7 +195,7 @@ Lowering::ExprPtr Lowering::lower_print(const ast::Call& call) {
   value->args.push_back(lower(*call.arguments[0]));
   if (value->args[0]->type.is_none())
     diagnostics_.error(call.arguments[0]->span, "print: this has no value");
-  check_has_bytes(*value->args[0]);
+  as_value(value->args[0]);
   return value;
 }
 
@@ -269,6 +279,10 @@ Lowering::ExprPtr Lowering::lower_delete(const ast::Call& call) {
     diagnostics_.error(map->span, "undefined map: nothing is ever put into {}", map->name);
   }
   if (!add_key(value->map, std::move(given), call.span, value->args)) return unknown(call.span);
+  const typed::Map& known = maps_.maps[value->map].map;
+  const bool is_histogram =
+      known.role == bundle::MapRole::kHist || known.role == bundle::MapRole::kLhist;
+  if (!is_histogram && !known.is_scalar()) value->type = Type::boolean();  // whether it was there
   return value;
 }
 
@@ -280,7 +294,7 @@ Lowering::ExprPtr Lowering::lower_has_key(const ast::Call& call) {
                        map->name);
     return unknown(call.span);
   }
-  ExprPtr value = make(ExprKind::kHasKey, Type::int64(), call.span);
+  ExprPtr value = make(ExprKind::kHasKey, Type::boolean(), call.span);
   value->map = map_named(*map);
   std::vector<ExprPtr> given;
   given.push_back(lower(*call.arguments[1]));

@@ -26,7 +26,7 @@ constexpr SignalName kSignals[] = {
     {"TSTP", 20}, {"TTIN", 21},  {"TTOU", 22}, {"URG", 23},  {"XCPU", 24}, {"XFSZ", 25},
     {"PROF", 27}, {"WINCH", 28}, {"IO", 29},   {"PWR", 30},  {"SYS", 31}};
 
-constexpr size_t kMostNeedleBytes = 8;
+constexpr size_t kMostNeedleBytes = 32;
 
 }  // namespace
 
@@ -54,8 +54,8 @@ Lowering::ExprPtr Lowering::lower_ntop(const ast::Call& call) {
   const Type type = address->type;
   if (type.is_unknown() || (family && family->type.is_unknown())) return unknown(call.span);
   ExprPtr value = make(ExprKind::kInet, Type::inet(), call.span);
-  if (type.is_place()) {
-    value->number = types_.size_of(type);
+  if (type.is_place() || type.is_object()) {
+    value->number = type.is_object() ? type.size : types_.size_of(type);
     if (value->number != 4 && value->number != 16) {
       diagnostics_.error(address->span, "ntop: an address has 4 or 16 bytes, {} has {}",
                          to_string(type), value->number);
@@ -144,21 +144,27 @@ Lowering::ExprPtr Lowering::lower_strncmp(const ast::Call& call) {
   return value;
 }
 
-Lowering::ExprPtr Lowering::lower_strcontains(const ast::Call& call) {
-  ExprPtr text = lower_string(*call.arguments[0], "strcontains()");
+Lowering::ExprPtr Lowering::lower_strcontains(const ast::Call& call, ExprKind kind) {
+  ExprPtr text = lower_string(*call.arguments[0], call.name + "()");
   std::string needle;
-  if (!literal_text(*call.arguments[1], "what strcontains() looks for", needle) ||
+  if (!literal_text(*call.arguments[1], fmt::format("what {}() looks for", call.name), needle) ||
       text->type.is_unknown())
     return unknown(call.span);
-  if (needle.empty()) return number(1, Type::literal(), call.span);
-  if (text->kind == ExprKind::kText)
-    return number(text->text.find(needle) != std::string::npos, Type::literal(), call.span);
+  const bool is_find = kind == ExprKind::kFind;
+  const Type type = is_find ? Type::int64() : Type::boolean();
+  if (needle.empty()) return number(is_find ? 0 : 1, type, call.span);
+  if (text->kind == ExprKind::kText) {
+    const size_t at = text->text.find(needle);
+    const bool is_there = at != std::string::npos;
+    const uint64_t where = is_there ? at : ~uint64_t{0};
+    return number(is_find ? where : uint64_t{is_there}, type, call.span);
+  }
   if (needle.size() > kMostNeedleBytes) {
     refuse(call.arguments[1]->span,
-           fmt::format("strcontains() for more than {} bytes", kMostNeedleBytes));
+           fmt::format("{}() for more than {} bytes", call.name, kMostNeedleBytes));
     return unknown(call.span);
   }
-  ExprPtr value = make(ExprKind::kContains, Type::int64(), call.span);
+  ExprPtr value = make(kind, type, call.span);
   value->text = std::move(needle);
   value->args.push_back(std::move(text));
   return value;
@@ -180,7 +186,7 @@ Lowering::ExprPtr Lowering::lower_getopt(const ast::Call& call) {
   std::string name;
   if (!literal_text(*call.arguments[0], "the name of getopt()", name)) return unknown(call.span);
   ExprPtr otherwise =
-      call.arguments.size() > 1 ? lower(*call.arguments[1]) : number(0, Type::literal(), call.span);
+      call.arguments.size() > 1 ? lower(*call.arguments[1]) : number(0, Type::boolean(), call.span);
   if (otherwise->type.is_unknown()) return unknown(call.span);
   if (otherwise->kind != ExprKind::kNumber && otherwise->kind != ExprKind::kText) {
     diagnostics_.error(call.arguments[1]->span, "the default of getopt() must be a constant");
@@ -190,8 +196,9 @@ Lowering::ExprPtr Lowering::lower_getopt(const ast::Call& call) {
   if (given == options_.named.end()) return otherwise;
   if (otherwise->kind == ExprKind::kText) return text(given->second, call.span);
   const std::string& value = given->second;
-  if (value.empty() || value == "true") return number(1, Type::literal(), call.span);
-  if (value == "false") return number(0, Type::literal(), call.span);
+  const Type truth = otherwise->type.is_bool ? Type::boolean() : Type::literal();
+  if (value.empty() || value == "true") return number(1, truth, call.span);
+  if (value == "false") return number(0, truth, call.span);
   const bool is_negative = value.starts_with('-');
   if (auto parsed = read_number(std::string_view(value).substr(is_negative ? 1 : 0)))
     return is_negative ? number(0 - parsed->value, Type::int64(), call.span)
@@ -238,7 +245,9 @@ Lowering::ExprPtr Lowering::lower_derived(const std::string& name, Span span) {
   if (name == "ncpus") return number(world_.cpu_count(), Type::integer(4, false), span);
   if (name == "probetype") {
     const auto& points = instance_.clause->attach_points;
-    return text(std::string(ast::to_string(points.front().type)), span);
+    const ast::ProbeType type = points.front().type;
+    const bool is_special = type == ast::ProbeType::kBegin || type == ast::ProbeType::kEnd;
+    return text(is_special ? "special" : std::string(ast::to_string(type)), span);
   }
   if (name == "username") {
     ExprPtr uid = make(ExprKind::kBuiltin, type_of(typed::Builtin::kUid), span);
@@ -260,7 +269,10 @@ Lowering::ExprPtr Lowering::lower_derived(const std::string& name, Span span) {
     cs->offset = bpf::x86_64_regs::kCs;
     ExprPtr ring =
         arithmetic(ast::BinaryOp::kBitAnd, std::move(cs), number(3, Type::literal(), span), span);
-    return compare(ast::BinaryOp::kNe, std::move(ring), number(0, Type::literal(), span), span);
+    ExprPtr is_user =
+        compare(ast::BinaryOp::kNe, std::move(ring), number(0, Type::literal(), span), span);
+    is_user->type = Type::integer(1, false);
+    return is_user;
   }
   return nullptr;
 }

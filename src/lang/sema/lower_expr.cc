@@ -46,7 +46,7 @@ Lowering::ExprPtr Lowering::lower(const ast::Expr& expr, Want want) {
     case ast::ExprKind::kInteger: return lower_integer(ast::as<ast::Integer>(expr));
     case ast::ExprKind::kString: return text(ast::as<ast::String>(expr).value, expr.span);
     case ast::ExprKind::kBool:
-      return number(ast::as<ast::Bool>(expr).value, Type::literal(), expr.span);
+      return number(ast::as<ast::Bool>(expr).value, Type::boolean(), expr.span);
     case ast::ExprKind::kIdentifier: return lower_identifier(ast::as<ast::Identifier>(expr));
     case ast::ExprKind::kPositional: return lower_positional(ast::as<ast::Positional>(expr), want);
     case ast::ExprKind::kPositionalCount:
@@ -71,7 +71,11 @@ Lowering::ExprPtr Lowering::lower(const ast::Expr& expr, Want want) {
       return lower_block_expr(ast::as<ast::BlockExpr>(expr).block, expr.span);
     case ast::ExprKind::kIf:
       return lower_if_expr(ast::as<ast::If>(*ast::as<ast::IfExpr>(expr).statement), expr.span);
-    case ast::ExprKind::kComptime: refuse(expr.span, "comptime"); break;
+    case ast::ExprKind::kComptime: {
+      ExprPtr value = lower(*ast::as<ast::Comptime>(expr).operand, want);
+      if (check_comptime(*value)) return value;
+      break;
+    }
   }
   return unknown(expr.span);
 }
@@ -146,10 +150,69 @@ bool Lowering::lower_constant(const std::string& name, Span span, ExprPtr& value
   return true;
 }
 
+namespace {
+
+/// How a field of an event is read, or kUnknown in the type when it cannot be.
+struct FieldAccess {
+  ExprKind kind = ExprKind::kContext;
+  Type type;
+};
+
+/// "const struct file *" -> "struct file"; "" for any other type.
+std::string pointed_struct(std::string_view type) {
+  constexpr std::string_view kConst = "const ";
+  if (type.starts_with(kConst)) type.remove_prefix(kConst.size());
+  if (!type.starts_with("struct ") && !type.starts_with("union ")) return {};
+  if (!type.ends_with('*') || type.find('*') != type.size() - 1) return {};
+  type.remove_suffix(1);
+  while (type.ends_with(' ')) type.remove_suffix(1);
+  return std::string(type);
+}
+
+FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
+  switch (field.shape) {
+    case EventField::Shape::kInt: {
+      bool is_plain = field.size == 1 || field.size == 2 || field.size == 4 || field.size == 8;
+      return {ExprKind::kContext, is_plain ? Type::integer(field.size, field.is_signed) : Type{}};
+    }
+    case EventField::Shape::kPointer: {
+      // `char *` may be given to str(), and so may everything else: the type only matters when it
+      // is printed.
+      const std::string structure = pointed_struct(field.type);
+      Type type =
+          structure.empty() ? Type::void_pointer() : Type::pointer_to(Type::structure(structure));
+      return {ExprKind::kContext, field.size == 8 ? std::move(type) : Type{}};
+    }
+    case EventField::Shape::kCharArray:
+      return {ExprKind::kContextString, Type::string(std::min(field.size, max_strlen))};
+    case EventField::Shape::kDataLocStr:
+    case EventField::Shape::kRelLocStr:
+      return {ExprKind::kContextDataLoc, Type::string(max_strlen)};
+    default: return {};
+  }
+}
+
+}  // namespace
+
 Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
   if (name == "args") {
-    refuse(span, "args as a whole");
-    return unknown(span);
+    if (instance_.context.kind != ContextKind::kTracepoint) {
+      refuse(span, "args as a whole of other probes than tracepoints");
+      return unknown(span);
+    }
+    // A record of all fields that a program may read.
+    ExprPtr whole = make(ExprKind::kTuple, Type::tuple({}), span);
+    for (const EventField& field : instance_.events.front().fields) {
+      if (field.offset < 8 || access_of(field, effective_strlen(options_)).type.is_unknown())
+        continue;
+      ast::Field one;
+      one.name = field.name;
+      one.span = one.name_span = span;
+      whole->args.push_back(lower_event_field(one));
+      whole->type.fields.push_back(widened(whole->args.back()->type));
+      whole->type.names.push_back(field.name);
+    }
+    return whole;
   }
   if (name == "retval") return lower_retval(span);
   if (name == "duration") return lower_duration(span);
@@ -258,50 +321,6 @@ bool Lowering::is_args(const ast::Expr& expr) const {
   const auto* call = ast::try_as<ast::Call>(&expr);
   return call != nullptr && call->name == "args" && call->arguments.empty();
 }
-
-namespace {
-
-/// How a field of an event is read, or kUnknown in the type when it cannot be.
-struct FieldAccess {
-  ExprKind kind = ExprKind::kContext;
-  Type type;
-};
-
-/// "const struct file *" -> "struct file"; "" for any other type.
-std::string pointed_struct(std::string_view type) {
-  constexpr std::string_view kConst = "const ";
-  if (type.starts_with(kConst)) type.remove_prefix(kConst.size());
-  if (!type.starts_with("struct ") && !type.starts_with("union ")) return {};
-  if (!type.ends_with('*') || type.find('*') != type.size() - 1) return {};
-  type.remove_suffix(1);
-  while (type.ends_with(' ')) type.remove_suffix(1);
-  return std::string(type);
-}
-
-FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
-  switch (field.shape) {
-    case EventField::Shape::kInt: {
-      bool is_plain = field.size == 1 || field.size == 2 || field.size == 4 || field.size == 8;
-      return {ExprKind::kContext, is_plain ? Type::integer(field.size, field.is_signed) : Type{}};
-    }
-    case EventField::Shape::kPointer: {
-      // `char *` may be given to str(), and so may everything else: the type only matters when it
-      // is printed.
-      const std::string structure = pointed_struct(field.type);
-      Type type =
-          structure.empty() ? Type::void_pointer() : Type::pointer_to(Type::structure(structure));
-      return {ExprKind::kContext, field.size == 8 ? std::move(type) : Type{}};
-    }
-    case EventField::Shape::kCharArray:
-      return {ExprKind::kContextString, Type::string(std::min(field.size, max_strlen))};
-    case EventField::Shape::kDataLocStr:
-    case EventField::Shape::kRelLocStr:
-      return {ExprKind::kContextDataLoc, Type::string(max_strlen)};
-    default: return {};
-  }
-}
-
-}  // namespace
 
 Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
   if (instance_.context.probe == ProbeKind::kUsdt) return lower_usdt_field(expr);

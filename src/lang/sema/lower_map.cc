@@ -8,15 +8,14 @@ namespace spile::lang {
 using bundle::MapRole;
 using typed::ExprKind;
 
-namespace {
-
-/// Has one number to give.
-bool is_readable(MapRole role) {
+bool Lowering::is_readable(MapRole role) {
   return role == MapRole::kValue || role == MapRole::kCount || role == MapRole::kSum ||
          role == MapRole::kAvg || role == MapRole::kMin || role == MapRole::kMax;
 }
 
-}  // namespace
+Type Lowering::type_when_read(const typed::Map& map) {
+  return Type::integer(8, map.role != MapRole::kCount && map.value.is_signed);
+}
 
 int MapTable::find_or_add(const std::string& name, Span span) {
   auto [found, is_new] = by_name.try_emplace(name, static_cast<int>(maps.size()));
@@ -31,7 +30,9 @@ int MapTable::find_or_add(const std::string& name, Span span) {
 }
 
 int Lowering::map_named(const ast::Map& map) {
-  if (expansion_ != nullptr && !expansion_->maps.contains(map.name)) {
+  const bool is_macro =
+      expansion_ != nullptr && expansion_->macro->kind == ast::Routine::Kind::kMacro;
+  if (is_macro && !expansion_->maps.contains(map.name)) {
     diagnostics_
         .error(map.name_span, "macro {}: {} is none of its parameters", expansion_->macro->name,
                map.name)
@@ -68,12 +69,12 @@ bool Lowering::add_key(int index,
     given = std::move(elements);
   }
   std::vector<Type> types;
-  for (const ExprPtr& part : given) {
+  for (ExprPtr& part : given) {
     if (part->type.is_none()) {
       diagnostics_.error(part->span, "this has no value, it cannot be a key");
       return false;
     }
-    if (!check_has_bytes(*part)) return false;
+    if (!as_value(part)) return false;
     types.push_back(widened(part->type));
   }
   parts = std::move(given);
@@ -136,9 +137,8 @@ Lowering::ExprPtr Lowering::lower_map_read(const ast::Map& expr) {
   const typed::Map& map = maps_.maps[index].map;
   ExprPtr value = make(ExprKind::kMapRead, map.value, expr.span);
   if (map.role != MapRole::kValue) {  // counted on each CPU: added up when it is read
-    const bool is_signed = map.role != MapRole::kCount && map.value.is_signed;
     value->kind = ExprKind::kAggregateRead;
-    value->type = Type::integer(8, is_signed);
+    value->type = type_when_read(map);
     value->number = std::bit_ceil(world_.cpu_count());
   }
   value->map = index;

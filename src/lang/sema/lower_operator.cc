@@ -11,10 +11,7 @@ using typed::ExprKind;
 
 Lowering::ExprPtr Lowering::lower_unary(const ast::Unary& expr) {
   if (expr.op == ast::UnaryOp::kDeref) return lower_deref(lower(*expr.operand), expr.span);
-  if (expr.op == ast::UnaryOp::kAddressOf) {
-    refuse(expr.span, "the address of a variable or map (&)");
-    return unknown(expr.span);
-  }
+  if (expr.op == ast::UnaryOp::kAddressOf) return lower_address_of(expr);
   ExprPtr operand = lower_number(*expr.operand, fmt::format("'{}'", ast::to_string(expr.op)));
   if (operand->type.is_unknown()) return unknown(expr.span);
   bool is_constant = operand->kind == ExprKind::kNumber;
@@ -36,8 +33,8 @@ Lowering::ExprPtr Lowering::lower_unary(const ast::Unary& expr) {
       return value;
     }
     default: {
-      if (is_constant) return number(operand->number == 0, Type::literal(), expr.span);
-      ExprPtr value = make(ExprKind::kNot, Type::int64(), expr.span);
+      if (is_constant) return number(operand->number == 0, Type::boolean(), expr.span);
+      ExprPtr value = make(ExprKind::kNot, Type::boolean(), expr.span);
       value->args.push_back(std::move(operand));
       return value;
     }
@@ -98,11 +95,11 @@ Lowering::ExprPtr Lowering::lower_logical(const ast::Binary& expr) {
   ExprPtr right = lower_number(*expr.right, what);
   bool is_and = expr.op == BinaryOp::kLogAnd;
   if (left->kind == ExprKind::kNumber && !left->type.is_unknown()) {
-    if ((left->number != 0) != is_and) return number(!is_and, Type::literal(), expr.span);
+    if ((left->number != 0) != is_and) return number(!is_and, Type::boolean(), expr.span);
     if (right->kind == ExprKind::kNumber)
-      return number(right->number != 0, Type::literal(), expr.span);
+      return number(right->number != 0, Type::boolean(), expr.span);
   }
-  ExprPtr value = make(is_and ? ExprKind::kAnd : ExprKind::kOr, Type::int64(), expr.span);
+  ExprPtr value = make(is_and ? ExprKind::kAnd : ExprKind::kOr, Type::boolean(), expr.span);
   value->args.push_back(std::move(left));
   value->args.push_back(std::move(right));
   return value;
@@ -172,35 +169,46 @@ Lowering::ExprPtr Lowering::pointer_arithmetic(BinaryOp op,
   return value;
 }
 
+/// Two values that are no numbers: equal where all their bytes are.
+Lowering::ExprPtr Lowering::compare_bytes(BinaryOp op, ExprPtr left, ExprPtr right, Span span) {
+  if (!as_value(left) || !as_value(right)) return unknown(span);
+  Type common = left->type;
+  const bool is_equality = op == BinaryOp::kEq || op == BinaryOp::kNe;
+  if (!is_equality || left->type.is_number() || right->type.is_number() ||
+      join(common, right->type) == Join::kMismatch) {
+    diagnostics_.error(span, "'{}' cannot compare {} with {}", ast::to_string(op),
+                       to_string(left->type), to_string(right->type));
+    return unknown(span);
+  }
+  ExprPtr value = make(ExprKind::kCompareBytes, Type::boolean(), span);
+  value->op = op;
+  value->args.push_back(std::move(left));
+  value->args.push_back(std::move(right));
+  return value;
+}
+
 Lowering::ExprPtr Lowering::compare(BinaryOp op, ExprPtr left, ExprPtr right, Span span) {
   const Type &l = left->type, &r = right->type;
   if (l.is_unknown() || r.is_unknown()) return unknown(span);
   bool is_equality = op == BinaryOp::kEq || op == BinaryOp::kNe;
   if (l.is_string() && r.is_string() && is_equality) {
     if (left->kind == ExprKind::kText && right->kind == ExprKind::kText) {
-      return number((left->text == right->text) == (op == BinaryOp::kEq), Type::literal(), span);
+      return number((left->text == right->text) == (op == BinaryOp::kEq), Type::boolean(), span);
     }
-    ExprPtr value = make(ExprKind::kCompareText, Type::int64(), span);
+    ExprPtr value = make(ExprKind::kCompareText, Type::boolean(), span);
     value->op = op;
     value->args.push_back(std::move(left));
     value->args.push_back(std::move(right));
     return value;
   }
-  if (!l.is_number() || !r.is_number()) {
-    if (l.kind == r.kind && is_equality) {
-      refuse(span, fmt::format("a comparison of {} with {}", to_string(l), to_string(r)));
-    } else {
-      diagnostics_.error(span, "'{}' cannot compare {} with {}", ast::to_string(op), to_string(l),
-                         to_string(r));
-    }
-    return unknown(span);
-  }
+  if (!l.is_number() || !r.is_number())
+    return compare_bytes(op, std::move(left), std::move(right), span);
   bool is_unsigned = compares_unsigned(l, r);
   if (left->kind == ExprKind::kNumber && right->kind == ExprKind::kNumber) {
-    return number(fold_compare(op, left->number, right->number, is_unsigned), Type::literal(),
+    return number(fold_compare(op, left->number, right->number, is_unsigned), Type::boolean(),
                   span);
   }
-  ExprPtr value = make(ExprKind::kCompare, Type::int64(), span);
+  ExprPtr value = make(ExprKind::kCompare, Type::boolean(), span);
   value->op = op;
   value->is_unsigned = is_unsigned;
   value->args.push_back(std::move(left));
@@ -300,6 +308,12 @@ bool Lowering::resolve_type(const ast::TypeName& name, Type& type) {
 }
 
 Lowering::ExprPtr Lowering::truncate(ExprPtr value, const Type& type, Span span) {
+  if (type.is_bool) {  // what is not 0 is 1
+    ExprPtr truth =
+        compare(BinaryOp::kNe, std::move(value), number(0, Type::literal(), span), span);
+    truth->type = type;
+    return truth;
+  }
   if (value->kind == ExprKind::kNumber && type.is_int()) {
     return number(fold_truncate(value->number, type.size, type.is_signed), type, span);
   }
@@ -322,11 +336,9 @@ Lowering::ExprPtr Lowering::lower_cast(const ast::Cast& expr) {
     operand->type = std::move(type);
     return operand;
   }
+  if (type.is_bool && operand->type.is_string())
+    return compare(BinaryOp::kNe, std::move(operand), text("", expr.span), expr.span);
   if (!expect_number(*operand, what)) return unknown(expr.span);
-  if (expr.type.name == "bool" && type.is_int()) {
-    return compare(BinaryOp::kNe, std::move(operand), number(0, Type::literal(), expr.span),
-                   expr.span);
-  }
   return truncate(std::move(operand), type, expr.span);
 }
 
@@ -368,9 +380,10 @@ Lowering::ExprPtr Lowering::tuple_of(const std::vector<const ast::Expr*>& given,
       diagnostics_.error(element->span, "this has no value, it cannot be part of a tuple");
       return unknown(span);
     }
-    if (!check_has_bytes(*elements.back())) return unknown(span);
-    is_known = is_known && !type.is_unknown();
-    types.push_back(widened(type));
+    if (!as_value(elements.back())) return unknown(span);
+    const Type& kept = elements.back()->type;
+    is_known = is_known && !kept.is_unknown();
+    types.push_back(widened(kept));
   }
   Type type = is_known ? Type::tuple(std::move(types)) : Type{};
   if (is_known) type.names = std::move(names);

@@ -87,7 +87,7 @@ void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
     case ast::StmtKind::kIf: return lower_if(ast::as<ast::If>(stmt), into);
     case ast::StmtKind::kWhile: return lower_while(ast::as<ast::While>(stmt), into);
     case ast::StmtKind::kForRange: return lower_for_range(ast::as<ast::ForRange>(stmt), into);
-    case ast::StmtKind::kForMap: return refuse_for_map(ast::as<ast::ForMap>(stmt));
+    case ast::StmtKind::kForMap: return lower_for_map(ast::as<ast::ForMap>(stmt), into);
     case ast::StmtKind::kUnroll: return lower_unroll(ast::as<ast::Unroll>(stmt), into);
     case ast::StmtKind::kBreak:
     case ast::StmtKind::kContinue:
@@ -104,133 +104,46 @@ void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
 // ---- control flow
 // -------------------------------------------------------------------------------------------------------
 
+/// A condition that is known before the script runs.
+std::optional<bool> Lowering::decided(const typed::Expr& condition) {
+  if (condition.kind != ExprKind::kNumber || condition.type.is_unknown()) return std::nullopt;
+  return condition.number != 0;
+}
+
+/// What never runs is checked like anything else, but fail() in it says nothing.
+typed::Block Lowering::lower_side(const ast::Block& block, bool may_run) {
+  const bool outer = std::exchange(never_runs_, never_runs_ || !may_run);
+  typed::Block result = lower_block(block);
+  never_runs_ = outer;
+  return result;
+}
+
+bool Lowering::check_comptime(const typed::Expr& value) {
+  if (value.kind == ExprKind::kNumber && !value.type.is_unknown()) return true;
+  if (value.kind == ExprKind::kText) return true;
+  if (!value.type.is_unknown())
+    diagnostics_.error(value.span, "comptime: this is not known before the script runs");
+  return false;
+}
+
 Lowering::ExprPtr Lowering::lower_condition(const ast::Expr& expr) {
   return lower_number(expr, "a condition");
 }
 
 void Lowering::lower_if(const ast::If& stmt, typed::Block& into) {
-  if (stmt.is_comptime) return refuse(stmt.span, "comptime");
   typed::Stmt result = statement(StmtKind::kIf, stmt.span);
   result.expr = lower_condition(*stmt.condition);
-  result.body = lower_block(stmt.then_block);
-  if (stmt.else_block) result.other = lower_block(*stmt.else_block);
+  const auto known = decided(*result.expr);
+  if (stmt.is_comptime) {
+    if (!check_comptime(*result.expr)) return;
+    typed::Stmt chosen = statement(StmtKind::kBlock, stmt.span);
+    if (*known) chosen.body = lower_block(stmt.then_block);
+    if (!*known && stmt.else_block) chosen.body = lower_block(*stmt.else_block);
+    return into.statements.push_back(std::move(chosen));
+  }
+  result.body = lower_side(stmt.then_block, !known || *known);
+  if (stmt.else_block) result.other = lower_side(*stmt.else_block, !known || !*known);
   into.statements.push_back(std::move(result));
-}
-
-/// The kernel's verifier walks through all rounds of a loop whose bounds it does not know; two such
-/// loops in each other are more than it takes. False: reported.
-bool Lowering::enter_loop(bool is_open, Span span) {
-  const bool is_too_much = open_loops_ > 0 || (is_open && all_loops_ > 0);
-  if (is_too_much) {
-    refuse(span, "a loop inside of another, one of which has no constant bounds");
-    return false;
-  }
-  ++loop_depth_;
-  ++all_loops_;
-  open_loops_ += is_open;
-  return true;
-}
-
-void Lowering::leave_loop(bool is_open) {
-  --loop_depth_;
-  --all_loops_;
-  open_loops_ -= is_open;
-}
-
-namespace {
-
-/// Whether anything in a loop's body ends the loop. `is_inner`: a `break` here ends another one.
-bool can_leave(const typed::Block& body, bool is_inner) {
-  const auto leaves = [&](const typed::Stmt& stmt) {
-    if (stmt.kind == StmtKind::kReturn) return true;
-    if (stmt.kind == StmtKind::kBreak) return !is_inner;
-    const bool is_loop = stmt.kind == StmtKind::kWhile || stmt.kind == StmtKind::kForRange;
-    return can_leave(stmt.body, is_inner || is_loop) || can_leave(stmt.other, is_inner);
-  };
-  return std::ranges::any_of(body.statements, leaves) ||
-         typed::any_expr(body, [&](const typed::Expr& expr) {
-           return expr.kind == ExprKind::kExit ||
-                  (expr.block != nullptr && can_leave(*expr.block, is_inner));
-         });
-}
-
-}  // namespace
-
-void Lowering::lower_while(const ast::While& stmt, typed::Block& into) {
-  typed::Stmt result = statement(StmtKind::kWhile, stmt.span);
-  result.expr = lower_condition(*stmt.condition);
-  if (!enter_loop(false, stmt.span)) return;
-  result.body = lower_block(stmt.body);
-  leave_loop(false);
-  const bool is_always = result.expr->kind == ExprKind::kNumber && result.expr->number != 0;
-  if (is_always && !can_leave(result.body, false)) {
-    diagnostics_.error(stmt.condition->span, "this loop never ends")
-        .with_hint("its condition is always true: leave it by 'break', 'return' or exit()");
-  }
-  into.statements.push_back(std::move(result));
-}
-
-/// Constant bounds are checked here; others are calculated once, when the loop begins.
-void Lowering::lower_for_range(const ast::ForRange& stmt, typed::Block& into) {
-  typed::Stmt result = statement(StmtKind::kForRange, stmt.span);
-  ExprPtr first = lower_number(*stmt.first, "a range");
-  ExprPtr last = lower_number(*stmt.last, "a range");
-  const bool is_constant = first->kind == ExprKind::kNumber && last->kind == ExprKind::kNumber;
-  if (is_constant) {
-    result.first = static_cast<int64_t>(first->number);
-    result.last = static_cast<int64_t>(last->number);
-    if (result.last > result.first &&
-        last->number - first->number > static_cast<uint64_t>(kMaxRounds)) {
-      diagnostics_.error(stmt.span, "a loop of {} rounds: {} at most", last->number - first->number,
-                         kMaxRounds);
-    }
-  } else {
-    result.keys.push_back(std::move(first));
-    result.keys.push_back(std::move(last));
-  }
-  if (!enter_loop(!is_constant, stmt.span)) return;
-  scopes_.emplace_back();
-  typed::Block* outer = std::exchange(declaring_, &result.body);
-  result.variable = declare_variable(stmt.variable, result.body);
-  join_variable(result.variable, Type::int64(), stmt.variable_span);
-  lower_statements(stmt.body, result.body);
-  leave_loop(!is_constant);
-  declaring_ = outer;
-  scopes_.pop_back();
-  into.statements.push_back(std::move(result));
-}
-
-/// The kernel walks through a map by calling a function of the program back, which needs functions.
-void Lowering::refuse_for_map(const ast::ForMap& stmt) {
-  if (stmt.map->kind == ast::ExprKind::kMap) return refuse(stmt.span, "'for' over a map");
-  diagnostics_.error(stmt.map->span, "'for' goes over a range or a map")
-      .with_hint("for ({} : 0..10) {{ ... }}", stmt.variable);
-}
-
-void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
-  typed::Stmt result = statement(StmtKind::kUnroll, stmt.span);
-  if (constant(*stmt.count, "the count of unroll", result.first) &&
-      (result.first < 1 || result.first > 100)) {
-    diagnostics_.error(stmt.count->span, "unroll takes 1 to 100 rounds, not {}", result.first);
-    result.first = 1;
-  }
-  result.body = lower_block(stmt.body);
-  into.statements.push_back(std::move(result));
-}
-
-void Lowering::lower_jump(const ast::Stmt& stmt, typed::Block& into) {
-  if (const auto* leave = ast::try_as<ast::Return>(&stmt)) {
-    if (leave->value != nullptr)
-      into.statements.push_back(evaluate(lower(*leave->value), stmt.span));
-    return into.statements.push_back(statement(StmtKind::kReturn, stmt.span));
-  }
-  bool is_break = stmt.kind == ast::StmtKind::kBreak;
-  if (loop_depth_ == 0) {
-    diagnostics_.error(stmt.span, "'{}' outside of a loop", is_break ? "break" : "continue");
-    return;
-  }
-  into.statements.push_back(
-      statement(is_break ? StmtKind::kBreak : StmtKind::kContinue, stmt.span));
 }
 
 // ---- variables
@@ -386,7 +299,7 @@ void Lowering::lower_assign_map(const ast::Assign& assign,
     return;
   }
   if (!set_role(stmt.map, bundle::MapRole::kValue, assign.span) || !has_key) return;
-  if (!check_has_bytes(*stmt.expr)) return;
+  if (!as_value(stmt.expr)) return;
   join_value(stmt.map, stmt.expr->type, assign.span);
   into.statements.push_back(std::move(stmt));
 }

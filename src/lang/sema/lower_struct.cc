@@ -30,8 +30,8 @@ Lowering::ExprPtr Lowering::member(ExprPtr base,
                                    Span name_span,
                                    Span span) {
   if (base->type.is_unknown()) return unknown(span);
-  Type whole =
-      base->type.is_pointer() && !base->type.fields.empty() ? base->type.fields[0] : base->type;
+  const bool is_wrapped = base->type.is_object() || base->type.is_pointer();
+  Type whole = is_wrapped && !base->type.fields.empty() ? base->type.fields[0] : base->type;
   if (whole.kind != Type::Kind::kStruct) {
     Diagnostic& diagnostic =
         diagnostics_.error(span, "{} has no field '{}'", to_string(base->type), name);
@@ -76,6 +76,7 @@ Lowering::ExprPtr Lowering::offset_by(ExprPtr address, uint32_t bytes, Span span
 
 /// What is of that type `offset` bytes behind an address.
 Lowering::ExprPtr Lowering::read_at(ExprPtr address, uint32_t offset, const Type& type, Span span) {
+  if (address->type.is_object()) return part_of(std::move(address), offset, type, span);
   address = offset_by(std::move(address), offset, span);
   if (type.is_place()) {
     address->type = type;
@@ -125,7 +126,9 @@ Lowering::ExprPtr Lowering::lower_index(const ast::Index& expr) {
   if (base->type.is_unknown() || index->type.is_unknown()) return unknown(expr.span);
   if (base->type.kind == Type::Kind::kTuple && index->kind == ExprKind::kNumber)
     return element_of_tuple(std::move(base), index->number, expr.span);
-  if (base->type.kind == Type::Kind::kArray)
+  const bool is_copied_array =
+      base->type.is_object() && base->type.fields[0].kind == Type::Kind::kArray;
+  if (base->type.kind == Type::Kind::kArray || is_copied_array)
     return lower_element(std::move(base), std::move(index), expr.span);
   if (!base->type.is_pointer()) {
     diagnostics_.error(expr.span, "{} has no elements: an index needs an array or a pointer",
@@ -158,7 +161,9 @@ Lowering::ExprPtr Lowering::lower_event_element(const ast::Index& expr) {
 }
 
 Lowering::ExprPtr Lowering::lower_element(ExprPtr array, ExprPtr index, Span span) {
-  const Type type = array->type, element = type.fields[0];
+  const bool is_copy = array->type.is_object();
+  const Type type = is_copy ? Type(array->type.fields[0]) : array->type;
+  const Type element = type.fields[0];
   const uint32_t size = types_.size_of(element);
   if (size == 0) {
     diagnostics_.error(span, "what {} consists of is not known", to_string(element));
@@ -171,6 +176,10 @@ Lowering::ExprPtr Lowering::lower_element(ExprPtr array, ExprPtr index, Span spa
       return unknown(span);
     }
     return read_at(std::move(array), static_cast<uint32_t>(index->number) * size, element, span);
+  }
+  if (is_copy) {
+    diagnostics_.error(index->span, "the index into a copied array must be a constant");
+    return unknown(span);
   }
   ExprPtr bytes =
       arithmetic(BinaryOp::kMul, std::move(index), number(size, Type::literal(), span), span);
@@ -235,15 +244,6 @@ Lowering::ExprPtr Lowering::lower_offsetof(const ast::Offsetof& expr) {
     type = found->field.type;
   }
   return number(offset, Type::literal(), expr.span);
-}
-
-bool Lowering::check_has_bytes(const typed::Expr& expr) {
-  if (!expr.type.is_place()) return true;
-  diagnostics_.error(expr.span, "{} as a whole is not built yet", to_string(expr.type))
-      .with_hint("{}", expr.type.kind == Type::Kind::kStruct
-                           ? "name the field that you want"
-                           : "take one element, or buf(...) for the bytes");
-  return false;
 }
 
 }  // namespace spile::lang

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -43,6 +44,12 @@ struct CompileOptions {
   /// When not empty, programs of kprobe, kretprobe and tracepoint probes end at once in any other
   /// process. Uprobes are attached to processes instead.
   std::vector<pid_t> pid_filter;
+
+  /// Bodies of loops become functions, which the kernel calls round by round: its verifier then
+  /// looks at a body once, and not at each round. The user engine's programs jump back.
+  bool calls_loops = false;
+  /// Where in the script a place is, for errorf(). Null: not known.
+  std::function<bundle::ScriptPlace(uint32_t begin, uint32_t end)> locate;
 
   /// Functions that change what a traced program does are allowed (--unsafe).
   bool allow_unsafe = false;

@@ -21,6 +21,7 @@ Join join_numbers(Type& into, const Type& from) {
   }
   bool is_mixed = before.is_signed != from.is_signed && !before.is_flexible && !from.is_flexible;
   into.is_flexible = into.is_flexible && from.is_flexible;
+  into.is_bool = into.is_bool && from.is_bool;
   into.size = is_mixed ? 8 : std::max(into.size, from.size);
   return into == before ? Join::kSame : Join::kWidened;
 }
@@ -74,6 +75,7 @@ uint32_t storage_bytes(const Type& type) {
     case Type::Kind::kUserStack:
     case Type::Kind::kUserSymbol: return 16;
     case Type::Kind::kInet: return 24;
+    case Type::Kind::kObject: return round_up_8(type.size);
     case Type::Kind::kTuple: {
       uint32_t sum = 0;
       for (const Type& field : type.fields) sum += storage_bytes(field);
@@ -101,7 +103,7 @@ bundle::ValueType to_value_type(const Type& type) {
   switch (type.kind) {
     case Type::Kind::kUnknown:
     case Type::Kind::kNone: value.kind = ValueKind::kNone; break;
-    case Type::Kind::kInt: value.kind = ValueKind::kInt; break;
+    case Type::Kind::kInt: value.kind = type.is_bool ? ValueKind::kBool : ValueKind::kInt; break;
     case Type::Kind::kString: value.kind = ValueKind::kString; break;
     case Type::Kind::kBuffer: value.kind = ValueKind::kBuffer; break;
     case Type::Kind::kPointer: value.kind = ValueKind::kPointer; break;
@@ -118,6 +120,10 @@ bundle::ValueType to_value_type(const Type& type) {
     case Type::Kind::kKernelSymbol: value.kind = ValueKind::kKernelSymbol; break;
     case Type::Kind::kStruct:
     case Type::Kind::kArray: value.kind = ValueKind::kPointer; break;  // refused where printed
+    case Type::Kind::kObject:
+      value = *type.layout;
+      value.size = storage_bytes(type);
+      break;
     case Type::Kind::kInet: value.kind = ValueKind::kInet; break;
     case Type::Kind::kMac: value.kind = ValueKind::kMac; break;
     case Type::Kind::kTimestamp:
@@ -142,7 +148,10 @@ std::string to_string(const Type& type) {
   switch (type.kind) {
     case Type::Kind::kUnknown: return "unknown";
     case Type::Kind::kNone: return "none";
-    case Type::Kind::kInt: return fmt::format("{}int{}", type.is_signed ? "" : "u", type.size * 8);
+    case Type::Kind::kObject: return to_string(type.fields[0]);
+    case Type::Kind::kInt:
+      if (type.is_bool) return "bool";
+      return fmt::format("{}int{}", type.is_signed ? "" : "u", type.size * 8);
     case Type::Kind::kString: return fmt::format("string[{}]", type.size);
     case Type::Kind::kBuffer: return fmt::format("buffer[{}]", type.size);
     case Type::Kind::kPointer:
@@ -190,7 +199,8 @@ Join join(Type& into, const Type& from) {
     return Join::kWidened;
   }
   if (into.is_number() && from.is_number() && into.kind != from.kind) {  // a pointer and a number
-    bool flexible = into.is_int() ? into.is_flexible : from.is_flexible;
+    const Type& number = into.is_int() ? into : from;
+    const bool flexible = number.is_flexible && !number.is_bool;
     if (!flexible) return Join::kMismatch;  // only a literal (0) may stand for a pointer
     if (into.is_pointer()) return Join::kSame;
     into = from;
@@ -206,6 +216,8 @@ Join join(Type& into, const Type& from) {
     case Type::Kind::kStruct:
     case Type::Kind::kTimestamp:
     case Type::Kind::kNamed: return into.name == from.name ? Join::kSame : Join::kMismatch;
+    case Type::Kind::kObject:
+      return into.fields == from.fields && into.size == from.size ? Join::kSame : Join::kMismatch;
     case Type::Kind::kArray: return into == from ? Join::kSame : Join::kMismatch;
     case Type::Kind::kUserStack:
     case Type::Kind::kKernelStack: return join_stacks(into, from);

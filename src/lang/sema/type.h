@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ struct Type {
     kMac,           ///< macaddr()
     kTimestamp,     ///< strftime(): nanoseconds since boot
     kNamed,         ///< a number that is printed as a name: strerror(), username()
+    kObject,        ///< a copy of a struct, union or array: fields[0] is its type, size its bytes
   };
   Kind kind = Kind::kUnknown;
   uint32_t size = 0;  ///< kInt: 1, 2, 4, 8. kString: with the NUL. kBuffer: of the data, its u32
@@ -48,6 +50,9 @@ struct Type {
   uint32_t count = 0;     ///< kArray: elements, 0: not known; fields[0] is one of them
   std::string name = {};  ///< kStruct: "struct sock"; kTimestamp: the format; kNamed: which names
   std::vector<std::string> names = {};  ///< kTuple: of the fields of a record
+  bool is_bool = false;                 ///< kInt: printed as true or false
+  /// kObject: how it is printed; one for each type of an analysis.
+  std::shared_ptr<const bundle::ValueType> layout = nullptr;
 
   static Type none() { return {Kind::kNone, 0, false, false, {}}; }
   static Type integer(uint32_t size_bytes, bool is_signed) {
@@ -56,6 +61,17 @@ struct Type {
   static Type int64() { return integer(8, true); }
   static Type uint64() { return integer(8, false); }
   static Type literal() { return {Kind::kInt, 8, true, true, {}}; }
+  /// What comparisons give: 0 or 1.
+  static Type boolean() {
+    Type type{Kind::kInt, 1, true, true, {}};
+    type.is_bool = true;
+    return type;
+  }
+  static Type object(Type type, uint32_t bytes, std::shared_ptr<const bundle::ValueType> layout) {
+    Type copy{Kind::kObject, bytes, false, false, {std::move(type)}};
+    copy.layout = std::move(layout);
+    return copy;
+  }
   static Type string(uint32_t size_bytes) { return {Kind::kString, size_bytes, false, false, {}}; }
   static Type buffer(uint32_t data_bytes) { return {Kind::kBuffer, data_bytes, false, false, {}}; }
   static Type pointer_to(Type pointee) {
@@ -107,6 +123,7 @@ struct Type {
   }
   /// Known by its address alone.
   bool is_place() const { return kind == Kind::kStruct || kind == Kind::kArray; }
+  bool is_object() const { return kind == Kind::kObject; }
   bool is_stack() const { return kind == Kind::kUserStack || kind == Kind::kKernelStack; }
   bool is_symbol() const { return kind == Kind::kUserSymbol || kind == Kind::kKernelSymbol; }
   /// Can be calculated with and compared as a number.

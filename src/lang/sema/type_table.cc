@@ -72,6 +72,11 @@ const Structure* TypeTable::structure(const std::string& name) {
 std::optional<Type> TypeTable::named(const std::string& name) {
   if (const auto known = names_.find(name); known != names_.end()) return known->second;
   const auto* plain = std::ranges::find(kNamedTypes, name, &NamedType::name);
+  if (name == "bool" || name == "_Bool") {
+    Type type = Type::integer(1, false);
+    type.is_bool = true;
+    return type;
+  }
   if (plain != std::end(kNamedTypes)) return Type::integer(plain->size, plain->is_signed);
   auto found = world_.kernel_type(name);
   if (!found) return std::nullopt;
@@ -140,6 +145,70 @@ uint32_t TypeTable::size_of(const Type& type) {
     case Type::Kind::kBuffer: return type.size;
     default: return storage_bytes(type);
   }
+}
+
+namespace {
+
+void append_field(bundle::ValueType& whole, std::string name, uint32_t at, bundle::ValueType one) {
+  whole.names.push_back(std::move(name));
+  whole.offsets.push_back(at);
+  whole.fields.push_back(std::move(one));
+}
+
+}  // namespace
+
+/// The fields of a struct that is printed; those of anonymous members are the whole's.
+void TypeTable::describe_fields(const Structure& structure,
+                                uint32_t at,
+                                int depth,
+                                bundle::ValueType& whole) {
+  for (const StructField& field : structure.fields) {
+    const Structure* inner =
+        field.type.kind == Type::Kind::kStruct ? this->structure(field.type.name) : nullptr;
+    if (field.name.empty()) {
+      if (inner != nullptr && depth < kMaxDepth)
+        describe_fields(*inner, at + field.offset_bytes, depth + 1, whole);
+      continue;
+    }
+    bundle::ValueType one = describe(field.type, depth + 1);
+    one.bits = static_cast<uint8_t>(field.bits);
+    one.shift = static_cast<uint8_t>(field.shift);
+    if (one.kind != bundle::ValueKind::kNone)
+      append_field(whole, field.name, at + field.offset_bytes, std::move(one));
+  }
+}
+
+bundle::ValueType TypeTable::describe(const Type& type, int depth) {
+  using bundle::ValueKind;
+  bundle::ValueType out;
+  if (depth >= kMaxDepth) return out;
+  if (type.kind == Type::Kind::kStruct) {
+    const Structure* known = structure(type.name);
+    if (known == nullptr) return out;
+    out.kind = ValueKind::kTuple;
+    describe_fields(*known, 0, depth, out);
+    if (out.fields.empty()) return {};
+  } else if (type.kind == Type::Kind::kArray) {
+    out.kind = ValueKind::kArray;
+    out.fields.push_back(describe(type.fields[0], depth + 1));
+    out.offsets = {type.count};
+    if (out.fields[0].size == 0) return {};
+  } else if (type.is_int() || type.is_pointer() || type.is_string()) {
+    out = to_value_type(type);
+  } else {
+    return out;
+  }
+  out.size = size_of(type);
+  return out;
+}
+
+Type TypeTable::object(const Type& type) {
+  const uint32_t bytes = size_of(type);
+  if (bytes == 0) return {};
+  auto& layout = layouts_[to_string(type)];
+  if (layout == nullptr) layout = std::make_shared<bundle::ValueType>(describe(type, 0));
+  if (layout->kind == bundle::ValueKind::kNone) return {};
+  return Type::object(type, bytes, layout);
 }
 
 uint32_t TypeTable::alignment_of(const Type& type) {

@@ -64,8 +64,15 @@ class TypeTable {
   /// In C. 0: not known.
   uint32_t size_of(const Type& type);
   uint32_t alignment_of(const Type& type);
+  /// A copy of a struct, union or array; kUnknown where nothing is known of what it consists of.
+  Type object(const Type& type);
 
  private:
+  bundle::ValueType describe(const Type& type, int depth);
+  void describe_fields(const Structure& structure,
+                       uint32_t at,
+                       int depth,
+                       bundle::ValueType& whole);
   uint32_t alignment_of(const Structure& structure, int depth);
 
   World& world_;
@@ -76,6 +83,7 @@ class TypeTable {
   std::map<std::string, const ast::Expr*> defines_;
   std::map<std::string, std::string> texts_;
   std::map<std::string, uint32_t> alignments_;  ///< of the script's own
+  std::map<std::string, std::shared_ptr<const bundle::ValueType>> layouts_;  ///< of objects
   bool has_headers_ = false;
 };
 

@@ -41,6 +41,20 @@ bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted
   });
 }
 
+bool any_loop(const Block& block, uint64_t rounds) {
+  const bool is_here = std::ranges::any_of(block.statements, [&](const Stmt& stmt) {
+    const bool is_open = !stmt.keys.empty();
+    const uint64_t count = static_cast<uint64_t>(stmt.last) - static_cast<uint64_t>(stmt.first);
+    if (stmt.kind == StmtKind::kWhile || stmt.kind == StmtKind::kForMap) return true;
+    if (stmt.kind == StmtKind::kForRange && (is_open || (stmt.last > stmt.first && count > rounds)))
+      return true;
+    return any_loop(stmt.body, rounds) || any_loop(stmt.other, rounds);
+  });
+  return is_here || any_expr(block, [&](const Expr& expr) {
+           return expr.block != nullptr && any_loop(*expr.block, rounds);
+         });
+}
+
 bool has_effects(const Expr& expr) {
   return any_expr(expr, [](const Expr& node) { return node.kind >= ExprKind::kModifyVariable; });
 }

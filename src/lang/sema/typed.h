@@ -43,13 +43,17 @@ enum class ExprKind : uint8_t {
   kSymbol,          ///< args: address; type says whose
   kInet,  ///< args: address or number, [family]; number: 16 or 4 bytes at an address, 0: the number
   kConvert,  ///< args: a number; type says how it is printed
+  kCopy,     ///< args: address; type.size bytes that are there
+  kPart,     ///< args: a kObject; offset: where in it; type says what is there
+  kBytes,    ///< text: the bytes of a kObject
   // Calculations on numbers; the result has 64 bits.
   kNegate,
   kBitNot,
-  kNot,          ///< args: one
-  kArithmetic,   ///< op; args: two. type.is_signed: signed division and right shift
-  kCompare,      ///< op; args: two numbers; is_unsigned
-  kCompareText,  ///< op kEq or kNe; args: two strings
+  kNot,           ///< args: one
+  kArithmetic,    ///< op; args: two. type.is_signed: signed division and right shift
+  kCompare,       ///< op; args: two numbers; is_unsigned
+  kCompareText,   ///< op kEq or kNe; args: two strings
+  kCompareBytes,  ///< op kEq or kNe; args: two of types that one place can hold
   kAnd,
   kOr,           ///< args: two; the second only where it matters
   kConditional,  ///< args: condition, value if true, value if not
@@ -60,7 +64,8 @@ enum class ExprKind : uint8_t {
   kStrlen,       ///< args: a string
   kTextDiffers,  ///< args: two strings; number: most bytes compared. strncmp(): 0 where they are
                  ///< equal
-  kContains,     ///< args: a string; text: what is looked for, at most 8 bytes
+  kContains,     ///< args: a string; text: what is looked for, at most 32 bytes
+  kFind,         ///< the same: where it begins, or -1
   // With an effect and, where `yields` says so, a value.
   kModifyVariable,  ///< variable op= args[0]
   kModifyMap,       ///< map[args[1..]] op= args[0]; a missing key starts at 0
@@ -68,16 +73,18 @@ enum class ExprKind : uint8_t {
   // With an effect, no value.
   kPrintf,  ///< text: the format; args
   kSystem,
-  kCat,         ///< text: the format; args
-  kSignal,      ///< args: the number of the signal
+  kCat,  ///< text: the format; args
+  kErrorf,
+  kWarnf,       ///< text: the format; args; place
+  kSignal,      ///< args: the number of the signal; is_thread: to this thread alone
   kPrintMap,    ///< map, top, div
   kPrintValue,  ///< args: one
   kClear,
-  kZero,      ///< map
-  kDelete,    ///< map; args: key, none: the scalar
-  kExit,      ///< args: none or the code; the clause ends here
-  kTime,      ///< text: the format
-  kJoin,      ///< text: the separator; args: address of an array of addresses of strings
+  kZero,    ///< map
+  kDelete,  ///< map; args: key, none: the scalar. Where its type is a number: whether it was there
+  kExit,    ///< args: none or the code; the clause ends here
+  kTime,    ///< text: the format
+  kJoin,    ///< text: the separator; args: address of an array of addresses of strings
   kOverride,  ///< args: what the probed function returns, without having run
 };
 
@@ -120,11 +127,13 @@ struct Expr {
   BinaryOp op = BinaryOp::kAdd;
   Builtin builtin = Builtin::kPid;
   Yields yields = Yields::kNothing;
-  uint32_t offset = 0;       ///< in the context, bytes
-  bool is_relative = false;  ///< kContextDataLoc
-  bool is_copied = false;    ///< kContext: never loaded directly
-  bool is_unsigned = false;  ///< kCompare
-  bool is_array = false;     ///< kStr: of a char array, whose bytes are the string
+  uint32_t offset = 0;             ///< in the context, bytes
+  bool is_relative = false;        ///< kContextDataLoc
+  bool is_copied = false;          ///< kContext: never loaded directly
+  bool is_unsigned = false;        ///< kCompare
+  bool is_array = false;           ///< kStr: of a char array, whose bytes are the string
+  bool is_thread = false;          ///< kSignal
+  bundle::ScriptPlace place = {};  ///< kErrorf, kWarnf
   uint64_t top = 0, div = 0;
 };
 
@@ -143,6 +152,7 @@ enum class StmtKind : uint8_t {
   kIf,         ///< expr, body, other
   kWhile,      ///< expr, body
   kForRange,   ///< variable from first (or keys[0]) up to last - 1 (or keys[1] - 1), body
+  kForMap,     ///< variable (key, value) for each element of map, body; first: CPUs there may be
   kUnroll,     ///< body, `first` times
   kBlock,      ///< body
   kBreak,
@@ -172,6 +182,9 @@ struct Stmt {
 bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted);
 bool any_expr(const Expr& expr, const std::function<bool(const Expr&)>& wanted);
 
+/// There is a loop in it, at whatever depth, that may make more than `rounds` rounds.
+bool any_loop(const Block& block, uint64_t rounds);
+
 struct Variable {
   std::string name;  ///< "$x"
   Type type;
@@ -183,9 +196,10 @@ struct Map {
   Type key;    ///< kNone for a scalar map; kTuple for several parts
   Type value;  ///< of aggregations: the number that is put in (its sign matters)
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
-  uint32_t hist_bits = 0;    ///< hist(n, k): powers of two are cut into 2^k
-  uint32_t max_entries = 0;  ///< 0: CompileOptions::max_map_keys
-  Span span;                 ///< where it first appears
+  uint32_t hist_bits = 0;     ///< hist(n, k): powers of two are cut into 2^k
+  uint32_t max_entries = 0;   ///< 0: CompileOptions::max_map_keys
+  bool drops_oldest = false;  ///< declared as lruhash or percpulruhash
+  Span span;                  ///< where it first appears
 
   bool is_scalar() const { return key.is_none(); }
 };

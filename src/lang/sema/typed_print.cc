@@ -53,6 +53,13 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kSymbol: return "symbol";
     case ExprKind::kInet: return "inet";
     case ExprKind::kConvert: return "convert";
+    case ExprKind::kCopy: return "copy";
+    case ExprKind::kPart: return "part";
+    case ExprKind::kBytes: return "bytes";
+    case ExprKind::kCompareBytes: return "compare-bytes";
+    case ExprKind::kFind: return "find";
+    case ExprKind::kErrorf: return "errorf";
+    case ExprKind::kWarnf: return "warnf";
     case ExprKind::kByteSwap: return "byte-swap";
     case ExprKind::kStrlen: return "strlen";
     case ExprKind::kTextDiffers: return "text-differs";
@@ -169,6 +176,10 @@ class Printer {
              stmt.last);
         for (const typed::ExprPtr& bound : stmt.keys) print_expr(*bound, depth + 1, "bound ");
         return print_block(stmt.body, depth + 1);
+      case StmtKind::kForMap:
+        line(depth, "for {} in {}", clause_->variables[stmt.variable].name,
+             program_.maps[stmt.map].name);
+        return print_block(stmt.body, depth + 1);
       case StmtKind::kUnroll:
         line(depth, "unroll {}", stmt.first);
         return print_block(stmt.body, depth + 1);
@@ -186,6 +197,10 @@ class Printer {
                    ? fmt::format(" {}", expr.number)
                    : fmt::format(" {}", static_cast<int64_t>(expr.number));
       case ExprKind::kText:
+      case ExprKind::kContains:
+      case ExprKind::kFind:
+      case ExprKind::kErrorf:
+      case ExprKind::kWarnf:
       case ExprKind::kPrintf:
       case ExprKind::kTime:
       case ExprKind::kJoin: return " " + quoted(expr.text);
@@ -212,7 +227,9 @@ class Printer {
       case ExprKind::kTupleField: return fmt::format(" .{}", expr.number);
       case ExprKind::kCompare:
         return fmt::format(" {}{}", ast::to_string(expr.op), expr.is_unsigned ? " unsigned" : "");
+      case ExprKind::kPart: return fmt::format(" at {}", expr.offset);
       case ExprKind::kArithmetic:
+      case ExprKind::kCompareBytes:
       case ExprKind::kCompareText: return fmt::format(" {}", ast::to_string(expr.op));
       default: return "";
     }

@@ -83,6 +83,7 @@ class Parser {
   // The top of a script.
   void definition();
   void c_directive();
+  void c_macro(CDefinition& out, std::string_view rest);
   void c_definition();
   bool config_block();
   bool config_entry();

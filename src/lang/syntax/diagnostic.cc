@@ -5,13 +5,6 @@
 #include <numeric>
 
 namespace spile::lang {
-namespace {
-
-constexpr std::string_view kRed = "\x1b[31m", kYellow = "\x1b[33m", kCyan = "\x1b[36m",
-                           kReset = "\x1b[0m";
-
-/// Lines longer than this are shown only around the marker: a script may be one line of a megabyte.
-constexpr uint32_t kShownColumns = 400;
 
 std::string location(const Source& source, Span span) {
   const Position from = source.position(span.begin), to = source.position(span.end);
@@ -19,6 +12,13 @@ std::string location(const Source& source, Span span) {
   return fmt::format("{}:{}:{}-{}", source.name(), from.line, from.column,
                      std::max(to.column, from.column + 1));
 }
+namespace {
+
+constexpr std::string_view kRed = "\x1b[31m", kYellow = "\x1b[33m", kCyan = "\x1b[36m",
+                           kReset = "\x1b[0m";
+
+/// Lines longer than this are shown only around the marker: a script may be one line of a megabyte.
+constexpr uint32_t kShownColumns = 400;
 
 /// A script's bytes must not steer the terminal. Tabs become one blank, so that the marker stays
 /// below its text.

@@ -64,6 +64,9 @@ struct RenderOptions {
   bool colour = false;  ///< ANSI escapes, for terminals
 };
 
+/// "stdin:1:9-14": where a span is, for people.
+std::string location(const Source& source, Span span);
+
 /// One diagnostic as text, each line ended by a newline:
 ///
 ///     stdin:1:9-12: ERROR: text

@@ -97,8 +97,7 @@ void Parser::c_directive() {
     out.name = leading_name(rest);
     rest.remove_prefix(out.name.size());
     if (out.name.empty()) diagnostics_.error(out.span, "#define needs a name");
-    if (rest.starts_with('('))
-      out.kind = CDefinition::Kind::kOtherDirective;  // a macro with parameters
+    if (rest.starts_with('(')) return c_macro(out, rest);
   }
   rest = trim(rest);
   out.body = rest.empty() ? Span{out.span.end, out.span.end} : span_of(source_, rest);
@@ -106,6 +105,45 @@ void Parser::c_directive() {
   if (out.kind != CDefinition::Kind::kDefine || rest.empty()) return;
   Diagnostics unread;  // C that is no expression is refused where it is used
   out.value = parse_expression(source_, out.body, program_, unread);
+}
+
+/// `#define F(a, b) expression`: a macro of the language. What is no such thing is told where the C
+/// lines are looked at, and only there: an #if may hide it.
+void Parser::c_macro(CDefinition& out, std::string_view rest) {
+  const std::string_view all = rest;
+  Routine macro;
+  macro.name = out.name;
+  macro.span = out.span;
+  macro.name_span = span_of(source_, source_.text(out.span).substr(0, 1));
+  bool is_understood = true;
+  do {
+    rest = trim(rest.substr(1));
+    const std::string_view name = leading_name(rest);
+    rest.remove_prefix(name.size());
+    rest = trim(rest);
+    const bool is_empty_list = macro.parameters.empty() && name.empty() && rest.starts_with(')');
+    is_understood = is_understood && (!name.empty() || is_empty_list);
+    if (!name.empty()) macro.parameters.push_back({std::string(name), span_of(source_, name), {}});
+  } while (rest.starts_with(','));
+  is_understood = is_understood && rest.starts_with(')');
+  if (is_understood) rest = trim(rest.substr(1));
+  Diagnostics unread;
+  if (is_understood && !rest.empty()) {
+    const Span body = span_of(source_, rest);
+    auto value = make<ExprStmt>(body);
+    value->expr = parse_expression(source_, body, program_, unread);
+    value->has_semicolon = false;
+    is_understood = value->expr != nullptr && !unread.has_errors();
+    macro.body.span = body;
+    macro.body.statements.push_back(std::move(value));
+  }
+  out.body = {out.span.end, out.span.end};
+  if (is_understood) {
+    program_.routines.push_back(std::move(macro));
+  } else {
+    out.kind = CDefinition::Kind::kOtherDirective;
+    out.text = all;
+  }
 }
 
 void Parser::c_definition() {

@@ -81,7 +81,7 @@ struct JitEnv {
   std::map<int32_t, HelperCode> helpers;  ///< by bpf::Helper
   std::vector<MapCode> maps;              ///< by index in the Bundle
   CpuNumber cpu = CpuNumber::kRdpid;
-  uint32_t budget = 4096;  ///< times one hit may jump backwards
+  uint32_t budget = 1u << 17;  ///< times one hit may jump backwards
   TargetAddr
       missed_counter;  ///< u64, added to atomically when the budget ends a hit; 0: not counted
   bool keep_result = false;    ///< r0 matters to the caller; a detour never looks

@@ -44,8 +44,9 @@ bool is_pure_helper(int32_t helper) {
 }
 
 bool is_pointer_argument(ArgType type) {
-  return type == ArgType::kAddress || type == ArgType::kMapKey || type == ArgType::kMapValue ||
-         type == ArgType::kReadMemory || type == ArgType::kWriteMemory || type == ArgType::kRecord;
+  return type == ArgType::kAddress || type == ArgType::kMapKey || type == ArgType::kMapKeyOut ||
+         type == ArgType::kMapValue || type == ArgType::kReadMemory ||
+         type == ArgType::kWriteMemory || type == ArgType::kRecord;
 }
 
 std::array<ArgType, 5> argument_types(const Insn& insn) {

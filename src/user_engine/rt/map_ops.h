@@ -448,6 +448,38 @@ inline int64_t map_update(const abi::RtConsts& consts,
   return is_array(map) ? array_update(map, key, value, flags, cpu) : kErrInvalid;
 }
 
+/// Copies a key that others may be writing.
+inline void load_key(const abi::RtMap& map, abi::HashEntry* entry, uint8_t* key) {
+  const uint64_t* stored = key_of(entry);
+  uint32_t left = map.key_size;
+  for (; left >= 8; left -= 8, key += 8, ++stored) {
+    const uint64_t word = load_acquire(stored);
+    __builtin_memcpy(key, &word, sizeof word);
+  }
+  uint64_t last = left == 0 ? 0 : load_acquire(stored);
+  for (; left != 0; --left, ++key, last >>= 8) *key = static_cast<uint8_t>(last);
+}
+
+/// Writes the key of the first element from entry `position` on, gives the position behind it, or
+/// 0. An element that is there during all of a walk is met once: as long as it lives it keeps its
+/// entry. After kMaxSteps entries that hold nothing, or as many steps along chains, it gives a key
+/// that may not be there, so that whoever counts rounds counts these.
+inline uint64_t map_next_key(const abi::RtMap& map, uint64_t position, uint8_t* key) {
+  if (!is_hash(map)) return 0;
+  const uint32_t used = load_acquire(&head_of(map)->bump);
+  uint32_t steps = kMaxSteps, empty = 0;
+  for (uint64_t index = position; index < used && index < map.capacity; ++index) {
+    load_key(map, entry_of(map, index), key);
+    // What was deleted keeps its key: it is an element only where a search for the key ends here.
+    const uint64_t hash = hash_key(map, key);
+    Position at = walk_once(map, hash, key, &steps);
+    while (at.walk == Walk::kDisturbed && steps != 0) at = walk_once(map, hash, key, &steps);
+    if (at.walk == Walk::kFound && at.index == index) return index + 1;
+    if (steps == 0 || ++empty == kMaxSteps) return index + 1;
+  }
+  return 0;
+}
+
 /// 0 or -errno; arrays have nothing to delete.
 inline int64_t map_delete(const abi::RtConsts& consts, const abi::RtMap& map, const uint8_t* key) {
   if (is_calls(map)) return calls_delete(map, key) ? 0 : kErrNoEntry;

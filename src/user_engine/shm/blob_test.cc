@@ -38,7 +38,8 @@ constexpr Helper kAllHelpers[] = {
     Helper::kProbeReadKernel,  Helper::kProbeReadUserStr,  Helper::kProbeReadKernelStr,
     Helper::kKtimeGetBootNs,   Helper::kRingbufOutput,     Helper::kRingbufReserve,
     Helper::kRingbufSubmit,    Helper::kRingbufDiscard,    Helper::kGetAttachCookie,
-    Helper::kGetStackid,       Helper::kOverrideReturn,    Helper::kMapLookupPercpuElem};
+    Helper::kGetStackid,       Helper::kOverrideReturn,    Helper::kMapLookupPercpuElem,
+    Helper::kMapNextKey};
 
 int64_t as_signed(uint64_t value) {
   return static_cast<int64_t>(value);
@@ -492,6 +493,9 @@ TEST_F(Blob, HelpersUseNoMoreStackThanStated) {
       case Helper::kMapDeleteElem:
       case Helper::kMapLookupPercpuElem:
         for (const uint64_t m : {0, 2, 3}) calls.push_back({code_.map(m), at(key), at(value), 0});
+        break;
+      case Helper::kMapNextKey:
+        for (const uint64_t m : {0, 2, 3}) calls.push_back({code_.map(m), 0, at(key), 0});
         break;
       case Helper::kGetCurrentComm: calls.push_back({at(to), 16, 0, 0}); break;
       case Helper::kRingbufReserve: calls.push_back({code_.map(1), 64, 0, 0}); break;

@@ -44,6 +44,9 @@ void bind_maps(Binder& binder) {
     return reinterpret_cast<uint64_t>(
         rt::map_lookup(c, map_at(map), bytes_at(key), static_cast<uint32_t>(cpu)));
   });
+  binder.set(bpf::Helper::kMapNextKey, [](const Consts&, U map, U position, U key, U) {
+    return rt::map_next_key(map_at(map), position, bytes_at(key));
+  });
   binder.set(bpf::Helper::kMapUpdateElem, [](const Consts& c, U map, U key, U value, U flags) {
     return rt::map_update(c, map_at(map), bytes_at(key), bytes_at(value), flags,
                           rt::current_cpu(c));

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
@@ -200,6 +202,59 @@ void run_threads(Body body) {
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t) threads.emplace_back(body, t);
   for (std::thread& thread : threads) thread.join();
+}
+
+/// Each key that a walk gives and that is there, with how often.
+std::map<uint64_t, int> walked(TestRegion& r, const std::function<void(uint64_t)>& at_each = {}) {
+  std::map<uint64_t, int> met;
+  uint64_t key = 0;
+  auto* bytes = reinterpret_cast<uint8_t*>(&key);
+  for (uint64_t at = 0; (at = rt::map_next_key(r.map(), at, bytes)) != 0;) {
+    if (rt::map_lookup(r.consts(), r.map(), bytes, 0) == nullptr) continue;
+    met[key]++;
+    if (at_each) at_each(key);
+  }
+  return met;
+}
+
+TEST(MapWalk, MeetsEveryElementOnce) {
+  TestRegion r({map_spec(MapKind::kHash, 8, 8, 100)});
+  const uint64_t value = 1;
+  std::map<uint64_t, int> wanted;
+  EXPECT_EQ(walked(r), wanted);
+  for (uint64_t k = 0; k < 100; ++k) {
+    ASSERT_TRUE(update(r.region(), 0, as_bytes(k), as_bytes(value)));
+    wanted[k] = 1;
+  }
+  EXPECT_EQ(walked(r), wanted);
+}
+
+/// An entry that was given back keeps its old key until it is taken again.
+TEST(MapWalk, IsNotLedAstrayByKeysThatMovedToOtherEntries) {
+  TestRegion r({map_spec(MapKind::kHash, 8, 8, 100)});
+  const uint64_t value = 1, two = 2, four = 4;
+  for (const uint64_t& k : {two, four})
+    ASSERT_TRUE(update(r.region(), 0, as_bytes(k), as_bytes(value)));
+  for (const uint64_t& k : {two, four}) ASSERT_TRUE(*erase(r.region(), 0, as_bytes(k)));
+  ASSERT_TRUE(update(r.region(), 0, as_bytes(two), as_bytes(value)));  // where 4 was
+  EXPECT_EQ(walked(r), (std::map<uint64_t, int>{{2, 1}}));
+}
+
+TEST(MapWalk, MayDeleteWhatItMeets) {
+  TestRegion r({map_spec(MapKind::kHash, 8, 8, 100)});
+  const uint64_t value = 1;
+  for (uint64_t k = 0; k < 100; ++k)
+    ASSERT_TRUE(update(r.region(), 0, as_bytes(k), as_bytes(value)));
+  const auto met = walked(r, [&](uint64_t k) { EXPECT_TRUE(*erase(r.region(), 0, as_bytes(k))); });
+  EXPECT_EQ(met.size(), 100u);
+  EXPECT_TRUE(std::ranges::all_of(met, [](const auto& one) { return one.second == 1; }));
+  EXPECT_TRUE(walked(r).empty());
+}
+
+TEST(MapWalk, OfAScribbledMapEnds) {
+  TestRegion r({map_spec(MapKind::kHash, 8, 8, 100)});
+  rt::head_of(r.map())->bump = 0xffffffff;
+  EXPECT_LE(walked(r).size(), 200u);
 }
 
 TEST(Maps, EightThreadsCountExactly) {

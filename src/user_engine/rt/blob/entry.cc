@@ -118,6 +118,10 @@ RT_HELPER(195)(uint64_t map, uint64_t key, uint64_t cpu) {
   return address_of(
       rt::map_lookup(rt_consts, map_at(map), bytes_at(key), static_cast<uint32_t>(cpu)));
 }
+// Of no kernel: bpf::Helper::kMapNextKey.
+RT_HELPER(65100)(uint64_t map, uint64_t position, uint64_t key) {
+  return rt::map_next_key(map_at(map), position, bytes_at(key));
+}
 
 // Not helpers of eBPF: detours call them (rt/blob.h).
 RT_HELPER(65001)(uint64_t slot, uint64_t number) {
