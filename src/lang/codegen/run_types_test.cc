@@ -360,8 +360,9 @@ TEST(FineHistogram, BucketsAgreeWithTheirBounds) {
       }
       ASSERT_GT(bucket, 0u);
       EXPECT_LE(bundle::hist_bucket_low(bits, bucket), n) << bits << " bits";
-      if (bucket + 1 < bundle::hist_bucket_count(bits))
+      if (bucket + 1 < bundle::hist_bucket_count(bits)) {
         EXPECT_GT(bundle::hist_bucket_low(bits, bucket + 1), n) << bits << " bits";
+      }
     }
   }
 }
