@@ -178,10 +178,18 @@ Result<void> takes_function_programs(KernelTypes& types) {
 /// As the Bundle has it, with what this kernel and the switches of probes make of it.
 Result<bundle::Program> Programs::prepared(int index, LoadType type) const {
   bundle::Program program = bundle_.programs.at(static_cast<size_t>(index));
-  if (maps_.uses_perf_buffer()) {
+  if (maps_.uses_perf_buffer() && sends_records(program.code)) {
+    if (!program.functions.empty())
+      return fail(ErrorCode::kUnsupported,
+                  "a clause with a loop sends no records through perf buffers: print outside of it, "
+                  "or leave out --records perf");
     SPILE_TRY(program.code, with_perf_output(program.code, bundle_.ring_map, maps_.scratch_map()));
   }
-  if (type != LoadType::kTestRun) program.code = gate_.gated(program.code, index);
+  if (type == LoadType::kTestRun) return program;
+  const size_t bare = program.code.size();
+  program.code = gate_.gated(program.code, index);
+  for (uint32_t& start : program.functions)
+    start += static_cast<uint32_t>(program.code.size() - bare);
   return program;
 }
 
