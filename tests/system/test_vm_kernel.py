@@ -264,8 +264,8 @@ def check_common(found):
         check("enabled-functions", count >= least and abs(enabled - count) <= 3, f"{count} attached\n{found[name][:3000]}")
     check("hits-happened", hits("vfs").get("vfs_read", 0) > 0 and len(hits("vfs")) >= 5, found["vfs"][:3000])
     check("link-type", "LINK tracing fentry_0" in found["fentry"] and "LINK tracing fexit_1" in found["fentry"], found["fentry"])
-    check("hits-happened", hits("fentry").get("fentry:vfs_read, vfs_read, 1", 0) > 0, found["fentry"])
-    check("hits-happened", hits("fentry", "@r").get("fexit:vfs_read, 1", 0) > 0 and hits("fentry", "@c").get("1", 0) > 0, found["fentry"])
+    check("hits-happened", hits("fentry").get("fentry:vfs_read, vfs_read, true", 0) > 0, found["fentry"])
+    check("hits-happened", hits("fentry", "@r").get("fexit:vfs_read, true", 0) > 0 and hits("fentry", "@c").get("true", 0) > 0, found["fentry"])
     check("link-type", len(re.findall(r"LINK raw_tracepoint", found["rawtracepoint"])) >= 1, found["rawtracepoint"])
     check("hits-happened", set(hits("rawtracepoint")) == {"rawtracepoint:sched_switch", "rawtracepoint:sched_wakeup"},
           found["rawtracepoint"])
