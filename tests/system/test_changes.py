@@ -318,7 +318,8 @@ def case_56_loaded_when_it_comes():
             tracer.stop()
             said = "\n".join(tracer.err)
             check("told", f"does not have {target_path(LIBRARY)} loaded" in said, said)
-            check("missed-calls-told", re.search(r"4 times a library was loaded while it was traced, and probed up to \d+ ms later", said), said)
+            # Who loads it waits for the probes, so nothing is missed; if it did not wait long enough both are told.
+            check("missed-calls-told", "in no figure" not in said or "did not wait longer" in said, said)
             check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
             check_left_as_before(before, Picture(target.pid), strict=False)
             check("no-mapping-left", not our_mappings(target.pid), tracer.report())
@@ -587,6 +588,13 @@ for line in sys.stdin:
         library = ctypes.CDLL(value)
     elif word == "unload":
         _ctypes.dlclose(library._handle)
+    elif word == "leave":  # and something else takes its place: it comes back to another
+        places = [l.split()[0].split("-") for l in open("/proc/self/maps") if "/libmany.so" in l]
+        first, last = int(places[0][0], 16), int(places[-1][1], 16)
+        _ctypes.dlclose(library._handle)
+        mmap = ctypes.CDLL(None).mmap
+        mmap.restype, mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+        assert mmap(first, last - first, 0, 0x100022, -1, 0) == first  # private, anonymous, there or not at all
     elif word == "work":
         library.work(int(value))
     print(word, library.up() if word in ("up", "work") else "", flush=True)
@@ -636,6 +644,13 @@ for line in sys.stdin:
         library = ctypes.CDLL(value)
     elif word == "unload":
         _ctypes.dlclose(library._handle)
+    elif word == "leave":  # and something else takes its place: it comes back to another
+        places = [l.split()[0].split("-") for l in open("/proc/self/maps") if "/libmany.so" in l]
+        first, last = int(places[0][0], 16), int(places[-1][1], 16)
+        _ctypes.dlclose(library._handle)
+        mmap = ctypes.CDLL(None).mmap
+        mmap.restype, mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+        assert mmap(first, last - first, 0, 0x100022, -1, 0) == first  # private, anonymous, there or not at all
     elif word == "work":
         library.work()
     elif word == "fork":
@@ -686,11 +701,11 @@ def case_56_reloaded_with_many_probes():
     with tempfile.TemporaryDirectory() as folder, LibraryUser(folder) as user:
         with Spile(f"uprobe:{user.path}:many_* {{ @calls = count(); }}", pid=user.pid) as tracer:
             check("attached", tracer.wait_attached(), tracer.report())
-            rounds = 6
+            rounds = 14
             for number in range(rounds):
                 user.wait_until_patched()
                 user.ask("work 0")
-                user.ask("unload 0")
+                user.ask("leave 0" if number % 7 else "unload 0")
                 if number < rounds - 1:
                     user.ask(f"load {user.path}")
             tracer.stop()
@@ -707,8 +722,8 @@ def case_56_reloaded_while_a_child_has_it():
             child = int(user.ask("fork 0"))
             check("inherited", library_is_patched(child, user.path), "the child has no jumps: the test says nothing")
             full = lambda: "may still have libraries" in "\n".join(tracer.err)
-            for _ in range(6):
-                user.ask("unload 0")
+            for _ in range(14):
+                user.ask("leave 0")
                 user.ask(f"load {user.path}")
                 wait_until(lambda: full() or library_is_patched(user.pid, user.path), "the library's probes", 20)
             check("told", full(), tracer.report())
