@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 
 #include "kernel_engine/attacher.h"
 #include "kernel_engine/gate.h"
@@ -197,7 +198,13 @@ std::set<int> KernelTrace::placed_though_refused() {
   return placed;
 }
 
+/// They go one after the other; what they count ends at one moment.
 Result<void> KernelTrace::detach() {
+  if (gate_) {
+    std::vector<int> all(bundle_.probes.size());
+    std::iota(all.begin(), all.end(), 0);
+    SPILE_TRY_VOID(switch_probes(all, false));
+  }
   attacher_->detach();
   return {};
 }

@@ -108,6 +108,8 @@ std::optional<std::string> demangle(const std::string& symbol) {
 }
 
 bool cpp_name_matches(std::string_view pattern, std::string_view demangled) {
+  // A part of a function that is jumped to: no call begins there.
+  if (demangled.contains(" [clone .cold") && !pattern.contains("[clone")) return false;
   if (glob_matches(pattern, demangled)) return true;
   const auto name = without_parameters(demangled);
   const auto function = without_return_type(name);

@@ -18,6 +18,8 @@ TEST(CppName, MatchesWithAndWithoutParameters) {
   EXPECT_FALSE(cpp_name_matches("ns::f(long)", "ns::f(int)"));
   EXPECT_FALSE(cpp_name_matches("ns::f", "ns::ff(int)"));
   EXPECT_FALSE(cpp_name_matches("f", "ns::f(int)"));
+  EXPECT_FALSE(cpp_name_matches("ns::f", "ns::f(int) [clone .cold]"));
+  EXPECT_TRUE(cpp_name_matches("ns::f", "ns::f(int) [clone .isra.0]"));
   EXPECT_TRUE(cpp_name_matches("ns::*", "ns::f(int)"));
   EXPECT_TRUE(cpp_name_matches("ns::C::get", "ns::C::get() const"));
 }

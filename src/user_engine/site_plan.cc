@@ -11,6 +11,7 @@
 
 #include "abi/pending.h"
 #include "elf/file.h"
+#include "os/process.h"
 #include "user_engine/ifunc.h"
 #include "user_engine/loader.h"
 #include "user_engine/process_code.h"
@@ -35,6 +36,20 @@ Error ifunc_refused(std::string_view file, std::string_view symbol) {
 
 namespace {
 
+/// A copy at another place is another file, whatever it holds: where the process sees the files that
+/// we see, and its own is still there by its name.
+bool is_another_file(const target::Module& m, const struct stat& wanted) {
+  struct stat own = {};
+  if (m.host_path.empty() || m.image || stat(m.host_path.c_str(), &own) != 0) return false;
+  return own.st_dev != wanted.st_dev || own.st_ino != wanted.st_ino;
+}
+
+bool sees_our_files(pid_t reader) {
+  const auto theirs = os::read_link(fmt::format("/proc/{}/ns/mnt", reader));
+  const auto ours = os::read_link("/proc/self/ns/mnt");
+  return theirs && ours && *theirs == *ours;
+}
+
 /// The modules of a process that are a given file: more than one after dlmopen. A mapping's own
 /// name (map_file_path) means that module, also where the file cannot be opened by it.
 std::vector<const target::Module*> find_modules(const std::vector<target::Module>& modules,
@@ -48,7 +63,8 @@ std::vector<const target::Module*> find_modules(const std::vector<target::Module
   }
   if (!found.empty()) return found;
   struct stat info = {};
-  if (stat(path.c_str(), &info) == 0) {
+  const bool is_there = stat(path.c_str(), &info) == 0;
+  if (is_there) {
     for (const target::Module& m : modules) {
       if (m.inode == info.st_ino && m.device == makedev(major(info.st_dev), minor(info.st_dev)))
         found.push_back(&m);
@@ -58,8 +74,10 @@ std::vector<const target::Module*> find_modules(const std::vector<target::Module
   // Overlay and other stacked file systems show another device in maps: the build-id is the same.
   auto file = elf::File::open(path);
   if (!file || file->build_id().empty()) return found;
+  const bool by_content = !is_there || !sees_our_files(reader);
   for (const target::Module& m : modules) {
-    if (m.build_id == file->build_id_hex()) found.push_back(&m);
+    if (m.build_id != file->build_id_hex()) continue;
+    if (by_content || m.path.starts_with(path) || !is_another_file(m, info)) found.push_back(&m);
   }
   return found;
 }

@@ -4,6 +4,7 @@ symbols; on both engines alike, and refused alike inside an instruction."""
 import functools
 import os
 import re
+import shutil
 
 from harness import Process, check, need_tool
 from tracing import (alive, check_says, check_status, compile_program, keyed, main, run, scalar, spile,
@@ -200,6 +201,47 @@ def functions_by_their_cpp_names():
         result = spile("-e", f'uprobe:{path}:cpp:"ns::nothing" {{ exit(); }}')
         check_status(result, 1)
         check_says(result, "no C.. function matches ns::nothing")
+
+
+@case
+def a_copy_of_a_library_is_another_file():
+    """Byte for byte the same, and so of one build-id: probed is what the script names."""
+    one, other = (os.path.join(Work.directory, name) for name in ("one.so", "other.so"))
+    with open(one + ".c", "w", encoding="utf-8") as file:
+        file.write("int in_library(int x) { return x * 3 + 1; }\n")
+    check_status(run([need_tool("gcc"), "-O2", "-shared", "-fPIC", "-Wl,--build-id", one + ".c", "-o", one], seconds=60), 0)
+    shutil.copy(one, other)
+    program = compile_program(Work.directory, "loads", """
+#include <dlfcn.h>
+int main(int argc, char **argv) {
+  int (*call)(int) = (int (*)(int))dlsym(dlopen(argv[1], RTLD_NOW), "in_library");
+  for (int i = 0; i < 10; i++) call(i);
+  return 0;
+}
+""")
+    script = f"uprobe:{one}:in_library {{ @one = count(); }} uprobe:{other}:in_library {{ @other = count(); }}"
+    for engine in engines():
+        for loaded, name in ((one, "@one"), (other, "@other")):
+            result = traced(engine, script, f"{program} {loaded}")
+            counts = {key: scalar(result.out, key) or 0 for key in ("@one", "@other")}
+            check("exact-count", counts == {"@one": 0, "@other": 0, name: 10}, f"{loaded}\n{result.report()}")
+
+
+@case
+def the_cold_part_of_a_function_is_no_function():
+    need_tool("g++")
+    path = os.path.join(Work.directory, "throws")
+    with open(path + ".cc", "w", encoding="utf-8") as file:
+        file.write("""
+#include <stdexcept>
+__attribute__((noinline)) int throws(int x) { if (x % 5 == 0) throw std::runtime_error("five"); return x; }
+int main() { int n = 0; for (int i = 1; i <= 20; i++) { try { n += throws(i); } catch (const std::exception&) { n++; } } return n == 164 ? 0 : 1; }
+""")
+    check_status(run(["g++", "-O2", path + ".cc", "-o", path], seconds=60), 0)
+    check("has-a-cold-part", ".cold" in run(["nm", path]).out, "the compiler made none")
+    for engine in engines():
+        result = traced(engine, f'uprobe:{path}:cpp:"throws" {{ @ = count(); }}', path)
+        check("exact-count", scalar(result.out, "@") == 20, result.report())
 
 
 @case

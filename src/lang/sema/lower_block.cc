@@ -160,8 +160,9 @@ Lowering::ExprPtr Lowering::lower_macro(const std::string& name,
     return unknown(span);
   }
   if (expansion_ != nullptr && expansion_->depth >= kMaxExpansions) {
-    diagnostics_.error(span, "macro {} is expanded more than {} levels deep", name, kMaxExpansions)
-        .with_hint("a macro cannot use itself");
+    const std::string_view kind = macro->kind == Routine::Kind::kFunction ? "function" : "macro";
+    diagnostics_.error(span, "{} {} is expanded more than {} levels deep", kind, name, kMaxExpansions)
+        .with_hint("a {} cannot use itself", kind);
     return unknown(span);
   }
   return expand(*macro, arguments, span);
