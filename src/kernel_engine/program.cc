@@ -180,9 +180,10 @@ Result<bundle::Program> Programs::prepared(int index, LoadType type) const {
   bundle::Program program = bundle_.programs.at(static_cast<size_t>(index));
   if (maps_.uses_perf_buffer() && sends_records(program.code)) {
     if (!program.functions.empty())
-      return fail(ErrorCode::kUnsupported,
-                  "a clause with a loop sends no records through perf buffers: print outside of it, "
-                  "or leave out --records perf");
+      return fail(
+          ErrorCode::kUnsupported,
+          "a clause with a loop sends no records through perf buffers: print outside of it, "
+          "or leave out --records perf");
     SPILE_TRY(program.code, with_perf_output(program.code, bundle_.ring_map, maps_.scratch_map()));
   }
   if (type == LoadType::kTestRun) return program;

@@ -36,8 +36,8 @@ Error ifunc_refused(std::string_view file, std::string_view symbol) {
 
 namespace {
 
-/// A copy at another place is another file, whatever it holds: where the process sees the files that
-/// we see, and its own is still there by its name.
+/// A copy at another place is another file, whatever it holds: where the process sees the files
+/// that we see, and its own is still there by its name.
 bool is_another_file(const target::Module& m, const struct stat& wanted) {
   struct stat own = {};
   if (m.host_path.empty() || m.image || stat(m.host_path.c_str(), &own) != 0) return false;

@@ -161,7 +161,8 @@ Lowering::ExprPtr Lowering::lower_macro(const std::string& name,
   }
   if (expansion_ != nullptr && expansion_->depth >= kMaxExpansions) {
     const std::string_view kind = macro->kind == Routine::Kind::kFunction ? "function" : "macro";
-    diagnostics_.error(span, "{} {} is expanded more than {} levels deep", kind, name, kMaxExpansions)
+    diagnostics_
+        .error(span, "{} {} is expanded more than {} levels deep", kind, name, kMaxExpansions)
         .with_hint("a {} cannot use itself", kind);
     return unknown(span);
   }
