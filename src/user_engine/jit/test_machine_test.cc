@@ -16,15 +16,13 @@ extern "C" {
 void spile_jt_run();
 }
 
-#define FOR_EACH_GPR(X)                                                                       \
-  X(0, rax)                                                                                   \
-  X(1, rcx)                                                                                   \
-  X(2, rdx)                                                                                   \
-  X(3, rbx)                                                                                   \
-  X(5, rbp) X(6, rsi) X(7, rdi) X(8, r8) X(9, r9) X(10, r10) X(11, r11) X(12, r12) X(13, r13) \
-      X(14, r14) X(15, r15)
-#define FOR_EACH_XMM(X) \
+// clang-format off
+#define FOR_EACH_GPR(X)                                                                     \
+  X(0, rax) X(1, rcx) X(2, rdx) X(3, rbx) X(5, rbp) X(6, rsi) X(7, rdi) X(8, r8)            \
+  X(9, r9) X(10, r10) X(11, r11) X(12, r12) X(13, r13) X(14, r14) X(15, r15)
+#define FOR_EACH_XMM(X)                                                                     \
   X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+// clang-format on
 #define LOAD_GPR(i, r) "mov spile_jt_gpr+8*" #i "(%rip), %" #r "\n"
 #define STORE_GPR(i, r) "mov %" #r ", spile_jt_gpr+8*" #i "(%rip)\n"
 #define LOAD_XMM(i) "movdqu spile_jt_xmm+16*" #i "(%rip), %xmm" #i "\n"
