@@ -187,7 +187,9 @@ def a_profile_counts_the_process_alone():
     need_root()
     result = traced("profile:hz:200 { @[comm] = count(); @s[ustack(1)] = count(); }", work("burn", 500))
     hits = keyed(result.out, "@")
-    check("hits-happened", set(hits) == {"work"} and 0 < hits["work"] <= 150, result.out)
+    # A sample may fall between the fork of the command and its exec.
+    before_exec = hits.pop("spile", 0)
+    check("hits-happened", set(hits) == {"work"} and 0 < hits["work"] <= 150 and before_exec <= 3, result.out)
     check("names", re.search(r"clock|main|vdso|times", result.out), result.out)
 
 
