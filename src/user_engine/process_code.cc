@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <unordered_set>
 
 #include "elf/bound_slots.h"
 #include "elf/unwind.h"
@@ -33,6 +34,21 @@ std::span<const uint8_t> dynamic_bytes(const elf::File& file, int64_t tag) {
   if (!address) return {};
   const auto bytes = file.bytes_from(LinkAddr(*address));
   return bytes ? *bytes : std::span<const uint8_t>();
+}
+
+/// Of data and of functions that are bound by name.
+std::vector<Elf64_Rela> relocations_of(const elf::File& file) {
+  std::vector<Elf64_Rela> found;
+  for (const auto& [tag, size_tag] :
+       {std::pair{DT_RELA, DT_RELASZ}, std::pair{DT_JMPREL, DT_PLTRELSZ}}) {
+    const auto table = dynamic_bytes(file, tag);
+    const uint64_t count = std::min({file.dynamic(size_tag).value_or(0) / sizeof(Elf64_Rela),
+                                     kMaxRelocations, table.size() / sizeof(Elf64_Rela)});
+    const size_t before = found.size();
+    found.resize(before + count);
+    if (count > 0) std::memcpy(&found[before], table.data(), count * sizeof(Elf64_Rela));
+  }
+  return found;
 }
 
 /// "" where it is out of the tables.
@@ -133,18 +149,10 @@ const std::set<uint64_t>& ProcessCode::loaders_slots(const target::Module& modul
   if (!is_new) return entry->second;
   auto file = elf::File::open(module.host_path);
   if (!file) return entry->second;
-  for (const auto& [tag, size_tag] :
-       {std::pair{DT_RELA, DT_RELASZ}, std::pair{DT_JMPREL, DT_PLTRELSZ}}) {
-    const auto table = dynamic_bytes(*file, tag);
-    const uint64_t count =
-        std::min(file->dynamic(size_tag).value_or(0) / sizeof(Elf64_Rela), kMaxRelocations);
-    for (uint64_t i = 0; i < count; i++) {
-      const auto relocation = value_at<Elf64_Rela>(table, i * sizeof(Elf64_Rela));
-      if (!relocation) break;
-      const auto type = ELF64_R_TYPE(relocation->r_info);
-      if (type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT || type == R_X86_64_IRELATIVE)
-        entry->second.insert(module.bias.to_target(LinkAddr(relocation->r_offset)).value);
-    }
+  for (const Elf64_Rela& relocation : relocations_of(*file)) {
+    const auto type = ELF64_R_TYPE(relocation.r_info);
+    if (type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT || type == R_X86_64_IRELATIVE)
+      entry->second.insert(module.bias.to_target(LinkAddr(relocation.r_offset)).value);
   }
   if (!file->dynamic(DT_RELA) && !file->dynamic(DT_JMPREL)) {
     auto bound = elf::read_bound_slots(*file);
@@ -167,21 +175,23 @@ std::vector<TargetAddr> ProcessCode::pointer_targets(const patch::PointerPath& p
 }
 
 /// A table may begin with words that are no functions: a version, a size, a name.
-std::vector<TargetAddr> ProcessCode::table_targets(TargetAddr at, int64_t offset) {
+const std::vector<TargetAddr>& ProcessCode::table_targets(TargetAddr at, int64_t offset) {
   constexpr int64_t kHeaderWords = 6, kWordBytes = 8;
+  static const std::vector<TargetAddr> kNone;
   const ModuleImage* image = images_.image_at(at);
-  if (image == nullptr || offset < 0 || offset % kWordBytes != 0) return {};
-  std::vector<TargetAddr> found;
-  std::set<uint64_t> seen;
+  if (image == nullptr || offset < 0 || offset % kWordBytes != 0) return kNone;
+  const auto [entry, is_new] = table_targets_.try_emplace({image, offset});
+  if (!is_new) return entry->second;
+  std::unordered_set<uint64_t> seen;
   for (int64_t header = 0; header <= kHeaderWords; ++header) {
     const int64_t index = offset / kWordBytes - header;
     for (const FunctionTable& table : tables_of(*image)) {
       if (index < 0 || index >= static_cast<int64_t>(table.size())) continue;
       const TargetAddr function = table[static_cast<size_t>(index)];
-      if (seen.insert(function.value).second) found.push_back(function);
+      if (seen.insert(function.value).second) entry->second.push_back(function);
     }
   }
-  return found;
+  return entry->second;
 }
 
 const std::vector<ProcessCode::FunctionTable>& ProcessCode::tables_of(const ModuleImage& image) {
@@ -241,19 +251,11 @@ std::string ProcessCode::name_in_relocation(TargetAddr slot) const {
   if (module == nullptr) return {};
   auto file = elf::File::open(module->host_path);
   if (!file) return {};
-  for (const auto& [tag, size_tag] :
-       {std::pair{DT_RELA, DT_RELASZ}, std::pair{DT_JMPREL, DT_PLTRELSZ}}) {
-    const auto table = dynamic_bytes(*file, tag);
-    const uint64_t count =
-        std::min(file->dynamic(size_tag).value_or(0) / sizeof(Elf64_Rela), kMaxRelocations);
-    for (uint64_t i = 0; i < count; i++) {
-      const auto entry = value_at<Elf64_Rela>(table, i * sizeof(Elf64_Rela));
-      if (!entry) break;
-      const auto type = ELF64_R_TYPE(entry->r_info);
-      if ((type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT) &&
-          module->bias.to_target(LinkAddr(entry->r_offset)) == slot)
-        return symbol_of(*file, *entry);
-    }
+  for (const Elf64_Rela& relocation : relocations_of(*file)) {
+    const auto type = ELF64_R_TYPE(relocation.r_info);
+    if ((type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT) &&
+        module->bias.to_target(LinkAddr(relocation.r_offset)) == slot)
+      return symbol_of(*file, relocation);
   }
   return {};
 }
@@ -294,22 +296,13 @@ std::vector<TargetAddr> ProcessCode::chosen_by(const target::Module& module,
                                                const elf::File& file,
                                                LinkAddr resolver) const {
   std::vector<TargetAddr> found;
-  for (const auto& [tag, size_tag] :
-       {std::pair{DT_RELA, DT_RELASZ}, std::pair{DT_JMPREL, DT_PLTRELSZ}}) {
-    const auto table = dynamic_bytes(file, tag);
-    const uint64_t count =
-        std::min(file.dynamic(size_tag).value_or(0) / sizeof(Elf64_Rela), kMaxRelocations);
-    for (uint64_t i = 0; i < count; i++) {
-      const auto entry = value_at<Elf64_Rela>(table, i * sizeof(Elf64_Rela));
-      if (!entry) break;
-      const bool chosen = ELF64_R_TYPE(entry->r_info) == R_X86_64_IRELATIVE &&
-                          static_cast<uint64_t>(entry->r_addend) == resolver.value;
-      if (!chosen) continue;
-      const auto held =
-          target_.memory().read_value<uint64_t>(module.bias.to_target(LinkAddr(entry->r_offset)));
-      if (held && *held != module.bias.to_target(resolver).value)
-        found.push_back(TargetAddr(*held));
-    }
+  for (const Elf64_Rela& relocation : relocations_of(file)) {
+    const bool chosen = ELF64_R_TYPE(relocation.r_info) == R_X86_64_IRELATIVE &&
+                        static_cast<uint64_t>(relocation.r_addend) == resolver.value;
+    if (!chosen) continue;
+    const auto held =
+        target_.memory().read_value<uint64_t>(module.bias.to_target(LinkAddr(relocation.r_offset)));
+    if (held && *held != module.bias.to_target(resolver).value) found.push_back(TargetAddr(*held));
   }
   return found;
 }

@@ -48,7 +48,7 @@ class ProcessCode : public patch::CodeSource {
   std::vector<TargetAddr> landing_pads(TargetAddr function) override;
   bool is_loaders_slot(TargetAddr slot) override;
   std::vector<TargetAddr> pointer_targets(const patch::PointerPath& path) override;
-  std::vector<TargetAddr> table_targets(TargetAddr at, int64_t offset) override;
+  const std::vector<TargetAddr>& table_targets(TargetAddr at, int64_t offset) override;
 
  private:
   /// Functions that follow each other in data.
@@ -76,6 +76,8 @@ class ProcessCode : public patch::CodeSource {
   std::map<uint64_t, std::unique_ptr<elf::File>> files_;
   std::map<uint64_t, std::vector<elf::Symbol>> symbols_;
   std::map<const ModuleImage*, std::vector<FunctionTable>> tables_;
+  /// A program has many jumps through its tables, and few offsets.
+  std::map<std::pair<const ModuleImage*, int64_t>, std::vector<TargetAddr>> table_targets_;
   std::map<uint64_t, std::set<uint64_t>> loaders_slots_;  ///< by start of the module
 };
 

@@ -588,13 +588,6 @@ for line in sys.stdin:
         library = ctypes.CDLL(value)
     elif word == "unload":
         _ctypes.dlclose(library._handle)
-    elif word == "leave":  # and something else takes its place: it comes back to another
-        places = [l.split()[0].split("-") for l in open("/proc/self/maps") if "/libmany.so" in l]
-        first, last = int(places[0][0], 16), int(places[-1][1], 16)
-        _ctypes.dlclose(library._handle)
-        mmap = ctypes.CDLL(None).mmap
-        mmap.restype, mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-        assert mmap(first, last - first, 0, 0x100022, -1, 0) == first  # private, anonymous, there or not at all
     elif word == "work":
         library.work(int(value))
     print(word, library.up() if word in ("up", "work") else "", flush=True)

@@ -41,6 +41,9 @@ struct MapTable {
   int find_or_add(const std::string& name, Span span);
 };
 
+/// An empty one.
+typed::Stmt statement(typed::StmtKind kind, Span span);
+
 class Lowering {
  public:
   Lowering(const CompileOptions& options,

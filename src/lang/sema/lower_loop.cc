@@ -10,13 +10,6 @@ using typed::StmtKind;
 
 namespace {
 
-typed::Stmt statement(StmtKind kind, Span span) {
-  typed::Stmt stmt;
-  stmt.kind = kind;
-  stmt.span = span;
-  return stmt;
-}
-
 /// Whether anything in a loop's body ends the loop. `is_inner`: a `break` here ends another one.
 bool can_leave(const typed::Block& body, bool is_inner) {
   const auto leaves = [&](const typed::Stmt& stmt) {

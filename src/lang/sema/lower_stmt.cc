@@ -6,14 +6,14 @@ namespace spile::lang {
 using typed::ExprKind;
 using typed::StmtKind;
 
-namespace {
-
 typed::Stmt statement(StmtKind kind, Span span) {
   typed::Stmt stmt;
   stmt.kind = kind;
   stmt.span = span;
   return stmt;
 }
+
+namespace {
 
 typed::Stmt evaluate(typed::ExprPtr expr, Span span) {
   typed::Stmt stmt = statement(StmtKind::kEval, span);

@@ -102,7 +102,7 @@ class CodeSource {
   virtual std::vector<TargetAddr> pointer_targets(const PointerPath& path) = 0;
   /// Functions that tables in the data of the module of `at` hold about `offset` bytes from their
   /// start: virtual functions, methods. The likeliest first. A guess.
-  virtual std::vector<TargetAddr> table_targets(TargetAddr at, int64_t offset) = 0;
+  virtual const std::vector<TargetAddr>& table_targets(TargetAddr at, int64_t offset) = 0;
   /// Where exceptions continue in the function that begins here, its parts included.
   virtual std::vector<TargetAddr> landing_pads(TargetAddr function) = 0;
 };

@@ -75,7 +75,7 @@ class Program : public CodeSource {
                ? std::vector<TargetAddr>{}
                : std::vector{known->second};
   }
-  std::vector<TargetAddr> table_targets(TargetAddr, int64_t offset) override {
+  const std::vector<TargetAddr>& table_targets(TargetAddr, int64_t offset) override {
     return tables_[offset];
   }
   std::vector<TargetAddr> landing_pads(TargetAddr a) override { return pads_[a.value]; }

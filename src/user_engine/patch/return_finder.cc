@@ -196,10 +196,10 @@ class ReturnFinder::Walk {
   std::vector<TargetAddr> guess(const PointerJump& jump) {
     if (jump.path->base || follow_ != Follow::kTables)
       return finder_.source_.pointer_targets(*jump.path);
-    auto all = finder_.source_.table_targets(jump.at, jump.path->offsets.back());
-    if (all.size() > guesses_left_) all.resize(guesses_left_);
-    guesses_left_ -= all.size();
-    return all;
+    const auto& all = finder_.source_.table_targets(jump.at, jump.path->offsets.back());
+    const size_t taken = std::min(all.size(), guesses_left_);
+    guesses_left_ -= taken;
+    return {all.begin(), all.begin() + static_cast<std::ptrdiff_t>(taken)};
   }
 
   void visit_slot(const CodeMap& map, TargetAddr at, TargetAddr slot, TargetAddr from, Way way) {
