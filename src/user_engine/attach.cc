@@ -195,7 +195,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     // roll_back() had to leave is taken out like that of a dead tracer; what a living one holds is
     // not. A stop that timed out (a thread in vfork, a dead disk) held the others all the while:
     // few tries, long pauses.
-    bool is_slow = held > std::chrono::milliseconds(100);
+    bool is_slow = target::is_slow_stop(held);
     bool again = done.error().code == ErrorCode::kBusy &&
                  attempt < (is_slow ? kMaxSlowAttempts : kMaxAttempts);
     auto free = make_way(*target);
@@ -251,6 +251,7 @@ Result<void> commit_more(Attachment& attachment, WantedSites& sites, const Attac
     SPILE_TRY(auto prepared, prepare_what_fits(target, context, sites, options));
     attachment.additions.push_back({sites.shared_plan(), {}});
     Patcher patcher(target, context, std::move(prepared), &attachment);
+    const auto began = std::chrono::steady_clock::now();
     auto done = commit_in_stop(target, patcher, [&] { return expect_ours(target, attachment); });
     if (done) done = commit_rest(patcher);
     if (done) {
@@ -259,7 +260,8 @@ Result<void> commit_more(Attachment& attachment, WantedSites& sites, const Attac
       return {};
     }
     if (!patcher.has_joined()) attachment.additions.pop_back();
-    if (done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2)
+    if (done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts / 2 ||
+        target::is_slow_stop(std::chrono::steady_clock::now() - began))
       return std::unexpected(std::move(done.error()));
     if (attempt >= kMaxAttempts / 4) sites.give_up(patcher.blocked());
     std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));

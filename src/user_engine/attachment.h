@@ -26,7 +26,7 @@ namespace spile::user_engine {
 
 /// A site that holds (or held) our jump.
 struct PatchedSite {
-  const PlannedSite* planned = nullptr;  ///< in Attachment::plan or Attachment::addresses
+  const PlannedSite* planned = nullptr;  ///< in Attachment::plan or Addition::plan
   TargetAddr detour;
   std::vector<patch::Segment> segments;
   std::vector<patch::Edit> edits;
@@ -39,7 +39,8 @@ struct RegionRange {
   target::AddressRange range;
 };
 
-/// What came after the attach: sites in a library that was loaded later. What its sites point to.
+/// What came after the attach, sites in a library that was loaded later or behind a jump that was
+/// not foreseen. What its sites point to.
 struct Addition {
   std::shared_ptr<ProcessPlan> plan;
   AddressPlan addresses;

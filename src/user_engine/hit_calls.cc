@@ -67,6 +67,8 @@ uint32_t filtered_calls(const target::StoppedProcess& process) {
       {abi::kCallProcessVmReadv, {SYS_process_vm_readv, {}}},
       {abi::kCallClockGettime, {SYS_clock_gettime, {}}},
       {abi::kCallFutex, {SYS_futex, {}}},
+      // What a wait with a timeout goes on with when a stop has interrupted it.
+      {abi::kCallFutex, {SYS_restart_syscall, {}}},
   };
   std::vector<target::FilteredCall> asked;
   for (const auto& row : kCalls) asked.push_back(row.filtered);

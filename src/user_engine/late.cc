@@ -11,6 +11,7 @@
 #include "user_engine/loader.h"
 #include "user_engine/loader_watch.h"
 #include "user_engine/rearm.h"
+#include "user_engine/target/stopped.h"
 
 namespace spile::user_engine {
 
@@ -228,7 +229,7 @@ bool LateLibraries::may_change(const Attachment& attachment) const {
 void LateLibraries::look(Attachment& attachment, const AttachContext& context) {
   if (attachment.awaits) answer(attachment, context);
   const auto began = Clock::now();
-  if (began < next_ || gave_up_ || !attachment.target->alive()) return;
+  if (began < next_ || began < rest_until_ || !attachment.target->alive()) return;
   if (!is_worth_it_) is_worth_it_ = may_change(attachment);
   if (!*is_worth_it_) return;
   auto code = code_of(*attachment.target);
@@ -251,7 +252,7 @@ void LateLibraries::look(Attachment& attachment, const AttachContext& context) {
     // Not counted: kMaxExtensions bounds it, and what the process loads next is not to wait.
     follow(attachment, context, false);
     choose_witnesses(attachment);
-  } else if (settled_ && !retry_.probes.empty()) {
+  } else if (settled_) {
     try_again(attachment, context);
   }
   next_ = Clock::now() + std::max<Clock::duration>(kLookEvery, took * kShareOfTime);
@@ -263,27 +264,39 @@ void LateLibraries::look(Attachment& attachment, const AttachContext& context) {
 /// A thread waits in the loader, of the process or of a child that it forked: of a child nothing is
 /// looked at, it only must not wait.
 void LateLibraries::answer(Attachment& attachment, const AttachContext& context) {
-  tell_waits_in_vain(attachment);
+  if (tell_waits_in_vain(attachment)) open_gate(attachment.region);
   const auto request = pending_request(attachment.region);
   if (!request) return;
   {
     const SignOfLife at_work(attachment.region);
-    if (!gave_up_ && attachment.target->alive() && is_at_rest(attachment))
+    if (Clock::now() >= rest_until_ && attachment.target->alive() && is_at_rest(attachment))
       look_now(attachment, context);
   }
   answer_request(attachment.region, *request);
 }
 
-void LateLibraries::tell_waits_in_vain(const Attachment& attachment) {
+bool LateLibraries::tell_waits_in_vain(const Attachment& attachment) {
   const uint32_t now =
       __atomic_load_n(&attachment.region.loader_gate_untrusted().in_vain, __ATOMIC_ACQUIRE);
-  if (now == in_vain_) return;
+  if (now == in_vain_) return false;
   warnings_.push_back(fmt::format(
       "process {}: {} times a thread that had loaded or unloaded a library did not wait "
       "longer for its probes: calls of a library with probes may have been missed",
       attachment.pid, now - in_vain_));
   in_vain_ = now;
-  open_gate(attachment.region);
+  return true;
+}
+
+void LateLibraries::end(const Attachment& attachment) {
+  tell_waits_in_vain(attachment);
+  if (auto missed = what_is_missed(attachment.pid)) warnings_.push_back(std::move(*missed));
+}
+
+/// A stop that one thread does not let happen holds all others until it is given up.
+void LateLibraries::rest_after(Clock::time_point began) {
+  constexpr int kRests = 10;
+  const auto held = Clock::now() - began;
+  if (target::is_slow_stop(held)) rest_until_ = Clock::now() + kRests * held;
 }
 
 /// The loader also tells when it begins. What it is about then comes with the next call.
@@ -326,17 +339,20 @@ bool LateLibraries::any_came_back(const Attachment& attachment) const {
 }
 
 void LateLibraries::follow(Attachment& attachment, const AttachContext& context, bool is_early) {
+  const auto began = Clock::now();
   auto modules = attachment.target->modules();
   if (!modules) return;
   std::set<ModuleIdentity> all, fresh;
   for (const target::Module& m : *modules) all.insert(identity_of(m));
   std::ranges::set_difference(all, attachment.modules, std::inserter(fresh, fresh.end()));
   attachment.modules = all;
-  forget_retry(all);
+  forget_retries(all);
   std::set<ModuleIdentity> whole = fresh;
   for (const ModuleIdentity& module : incomplete_) whole.erase(module);
   Result<std::set<ModuleIdentity>> back = std::set<ModuleIdentity>();
   if (!whole.empty()) back = rearm(attachment, whole, context);
+  // What does not fit as it was is planned anew.
+  if (!back && back.error().code == ErrorCode::kUnsafe) back = std::set<ModuleIdentity>();
   if (back) {
     if (!back->empty()) note_late(is_early);
     for (const ModuleIdentity& module : *back) fresh.erase(module);
@@ -346,6 +362,7 @@ void LateLibraries::follow(Attachment& attachment, const AttachContext& context,
   if (back || back.error().code == ErrorCode::kTargetGone) return;
   if (back.error().code == ErrorCode::kBusy) {
     // Somebody stood in the way: at the next look again.
+    rest_after(began);
     if (is_early)
       warnings_.push_back(fmt::format(
           "process {}: {} was loaded while {}: its calls until the next look may have been missed",
@@ -363,8 +380,8 @@ Result<std::set<ModuleIdentity>> LateLibraries::follow_new(Attachment& attachmen
                                                            const std::set<ModuleIdentity>& fresh,
                                                            const AttachContext& context,
                                                            bool is_early) {
-  if (extensions_ == kMaxExtensions) {
-    gave_up_ = true;
+  if (extensions_ >= kMaxExtensions) {
+    if (std::exchange(gave_up_, true)) return fresh;
     warnings_.push_back(
         fmt::format("process {}: {} times a library was loaded to a new place; "
                     "those loaded from now on are not probed",
@@ -379,21 +396,26 @@ Result<std::set<ModuleIdentity>> LateLibraries::follow_new(Attachment& attachmen
   if (!done) return std::unexpected(std::move(done.error()));
   extensions_ += done->any ? 1 : 0;
   if (done->any) note_late(is_early);
-  if (!done->refused.empty()) retry_ = {fresh, std::move(done->refused)};
+  if (!done->refused.empty()) retries_.push_back({fresh, std::move(done->refused)});
   return fresh;
 }
 
 /// A library that went before all of its probes were tried is planned anew when it comes back.
-void LateLibraries::forget_retry(const std::set<ModuleIdentity>& loaded) {
-  std::set<ModuleIdentity> stay;
-  for (const ModuleIdentity& module : retry_.modules)
-    (loaded.contains(module) ? stay : incomplete_).insert(module);
-  retry_.modules = std::move(stay);
-  if (retry_.modules.empty()) retry_.probes.clear();
+void LateLibraries::forget_retries(const std::set<ModuleIdentity>& loaded) {
+  for (Retry& retry : retries_) {
+    std::set<ModuleIdentity> stay;
+    for (const ModuleIdentity& module : retry.modules)
+      (loaded.contains(module) ? stay : incomplete_).insert(module);
+    retry.modules = std::move(stay);
+  }
+  std::erase_if(retries_, [](const Retry& retry) { return retry.modules.empty(); });
 }
 
 void LateLibraries::try_again(Attachment& attachment, const AttachContext& context) {
-  const Retry retry = std::exchange(retry_, {});
+  if (retries_.empty()) return;
+  const auto began = Clock::now();
+  Retry retry = std::move(retries_.front());
+  retries_.erase(retries_.begin());
   const size_t refused = attachment.refused.size();
   auto done = extend(attachment, retry.modules, context, {false, &retry.probes});
   tell_refusals(attachment, refused);
@@ -401,7 +423,17 @@ void LateLibraries::try_again(Attachment& attachment, const AttachContext& conte
     extensions_++;
     note_late(false);
   }
-  if (!done && done.error().code == ErrorCode::kBusy) retry_ = retry;
+  if (done || done.error().code == ErrorCode::kTargetGone) return;
+  if (done.error().code == ErrorCode::kBusy) {
+    rest_after(began);
+    retries_.push_back(std::move(retry));
+    return;
+  }
+  auto modules = attachment.target->modules();
+  if (!modules) return;
+  warnings_.push_back(fmt::format("process {}: probes of {}, loaded later, are not set: {}",
+                                  attachment.pid, name_of(*retry.modules.begin(), *modules),
+                                  done.error().message));
 }
 
 /// That calls went before the probes. Where a thread waited none did.
@@ -411,7 +443,7 @@ void LateLibraries::note_late(bool is_early) {
   longest_ = std::max(longest_, Clock::now() - came_after_);
 }
 
-std::optional<std::string> LateLibraries::missed(pid_t pid) const {
+std::optional<std::string> LateLibraries::what_is_missed(pid_t pid) const {
   if (late_loads_ == 0) return std::nullopt;
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(longest_);
   return fmt::format(

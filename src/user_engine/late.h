@@ -50,9 +50,8 @@ class LateLibraries {
   /// files cannot go.
   void look(Attachment& attachment, const AttachContext& context);
 
-  /// For the end of a trace: what its figures lack. nullopt: nothing was loaded later unless a
-  /// thread waited for its probes.
-  std::optional<std::string> missed(pid_t pid) const;
+  /// For the end of a trace: warns of what its figures lack.
+  void end(const Attachment& attachment);
 
   /// Sites have been set without it.
   void learn_sites(const Attachment& attachment) { choose_witnesses(attachment); }
@@ -75,7 +74,9 @@ class LateLibraries {
 
   void answer(Attachment& attachment, const AttachContext& context);
   void look_now(Attachment& attachment, const AttachContext& context);
-  void tell_waits_in_vain(const Attachment& attachment);
+  bool tell_waits_in_vain(const Attachment& attachment);
+  std::optional<std::string> what_is_missed(pid_t pid) const;
+  void rest_after(Clock::time_point began);
   bool is_at_rest(const Attachment& attachment);
   bool may_change(const Attachment& attachment) const;
   bool any_came_back(const Attachment& attachment) const;
@@ -86,11 +87,12 @@ class LateLibraries {
                                               const AttachContext& context,
                                               bool is_early);
   void note_late(bool is_early);
-  void forget_retry(const std::set<ModuleIdentity>& loaded);
+  void forget_retries(const std::set<ModuleIdentity>& loaded);
   void try_again(Attachment& attachment, const AttachContext& context);
   void tell_refusals(const Attachment& attachment, size_t first);
 
   Clock::time_point next_{};
+  Clock::time_point rest_until_{};   ///< no stop before
   Clock::time_point looked_;         ///< at the mappings, last
   Clock::time_point came_after_;     ///< what is not probed yet was loaded after this
   Clock::duration longest_{};        ///< from there to its probes
@@ -100,7 +102,7 @@ class LateLibraries {
   std::vector<Witness> witnesses_;
   size_t extensions_ = 0;
   size_t late_loads_ = 0;
-  Retry retry_;
+  std::vector<Retry> retries_;
   std::set<ModuleIdentity> incomplete_;  ///< unloaded before a retry: not to be rearmed
   /// The loader's r_debug::r_state; empty: not known, or not looked for.
   std::optional<std::optional<TargetAddr>> loader_state_;

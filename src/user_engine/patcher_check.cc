@@ -181,7 +181,8 @@ Result<void> Patcher::check_calls(const StoppedProcess& process) {
       prepared_.built, [](const BuiltSite* built) { return built->site->only_awaits(); });
   if (awaits && (allowed_calls_ & abi::kCallFutex) == 0)
     warnings_.push_back(
-        fmt::format("process {} runs under a seccomp filter that may forbid futex: a thread that "
+        fmt::format("process {} runs under a seccomp filter that may forbid futex, or to restart "
+                    "it: a thread that "
                     "loads a library does not wait for its probes, calls of the first 20 to 30 ms "
                     "are missed",
                     target_.pid()));

@@ -27,8 +27,17 @@ bool is_of(const PatchedSite& site, const ModuleIdentity& module) {
   return identity_of(site.planned->image->module()) == module;
 }
 
+/// A file may have been written anew in its place: then the plan is of another library.
+bool is_same_build(const PatchedSite& site, const std::vector<target::Module>& loaded) {
+  const target::Module& planned = site.planned->image->module();
+  return !planned.build_id.empty() && std::ranges::any_of(loaded, [&](const target::Module& m) {
+    return identity_of(m) == identity_of(planned) && m.build_id == planned.build_id;
+  });
+}
+
 std::set<ModuleIdentity> find_returned(const Attachment& attachment,
-                                       const std::set<ModuleIdentity>& modules) {
+                                       const std::set<ModuleIdentity>& modules,
+                                       const std::vector<target::Module>& loaded) {
   std::set<ModuleIdentity> returned;
   for (const ModuleIdentity& module : modules) {
     bool any = false, all = true;
@@ -38,6 +47,7 @@ std::set<ModuleIdentity> find_returned(const Attachment& attachment,
       any = true;
       all =
           all && is_self_contained(attachment, site) && places.insert(site.edits.back().at).second;
+      if (all && places.size() == 1) all = is_same_build(site, loaded);
     }
     if (any && all) returned.insert(module);
   }
@@ -63,11 +73,14 @@ Result<void> write_again(Attachment& attachment,
   const target::Target& target = *attachment.target;
   for (int attempt = 1;; attempt++) {
     Patcher patcher(target, context, prepare_again(attachment, modules), &attachment);
+    const auto began = std::chrono::steady_clock::now();
     auto done = target::with_tracer_thread([&]() -> Result<void> {
       SPILE_TRY(auto process, target::StoppedProcess::stop(target));
       return patcher.commit_again(process);
     });
-    if (done || done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts) return done;
+    if (done || done.error().code != ErrorCode::kBusy || attempt == kMaxAttempts ||
+        target::is_slow_stop(std::chrono::steady_clock::now() - began))
+      return done;
     std::this_thread::sleep_for(std::chrono::milliseconds(2 * attempt));
   }
 }
@@ -77,7 +90,8 @@ Result<void> write_again(Attachment& attachment,
 Result<std::set<ModuleIdentity>> rearm(Attachment& attachment,
                                        const std::set<ModuleIdentity>& modules,
                                        const AttachContext& context) {
-  const auto returned = find_returned(attachment, modules);
+  SPILE_TRY(auto loaded, attachment.target->modules());
+  const auto returned = find_returned(attachment, modules, loaded);
   if (returned.empty()) return returned;
   SPILE_TRY_VOID(write_again(attachment, returned, context));
   std::vector<PatchedSite> others;

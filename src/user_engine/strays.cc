@@ -40,12 +40,14 @@ bool StrayWatch::look(Attachment& attachment, const AttachContext& context) {
   drop_forgotten(attachment);
   auto strays = find_new(attachment);
   if (strays.empty()) return false;
+  const auto began = Clock::now();
   auto watched = extensions_ < kMaxExtensions
                      ? watch_strays(attachment, strays, context)
                      : Result<std::vector<const PlannedReturns*>>(
                            std::vector<const PlannedReturns*>(strays.size()));
   if (!watched && watched.error().code == ErrorCode::kBusy) {
-    next_ = Clock::now() + 10 * kLookEvery;
+    // The stop may have held the others for as long.
+    next_ = Clock::now() + 10 * std::max<Clock::duration>(kLookEvery, Clock::now() - began);
     return false;
   }
   if (!watched) watched = std::vector<const PlannedReturns*>(strays.size());

@@ -498,17 +498,20 @@ Result<std::vector<uint64_t>> UserTrace::read_stack(int map, uint64_t id) {
 Result<void> UserTrace::detach() {
   if (std::exchange(detached_, true)) return {};
   std::optional<Error> first_error;
+  // Of all: nobody waits for a tracer that is at another process.
+  for (const auto& attachment : attachments_) {
+    if (auto late = late_.find(attachment.get()); late != late_.end()) {
+      late->second.end(*attachment);
+      std::ranges::move(late->second.take_warnings(), std::back_inserter(warnings_));
+    }
+    if (attachment->awaits) close_gate(attachment->region);
+  }
   for (const auto& attachment : attachments_) {
     bool had_ended = !attachment->target->alive();
-    if (attachment->awaits) close_gate(attachment->region);
     auto report = user_engine::detach(*attachment, [this] {
       refresh_clock();
       hold_records();
     });
-    if (auto late = late_.find(attachment.get()); late != late_.end()) {
-      if (auto missed = late->second.missed(attachment->pid))
-        warnings_.push_back(std::move(*missed));
-    }
     if (report && had_ended && report->processes > 0) {
       warnings_.push_back(
           fmt::format("process {} has ended; {} of the processes that it forked ran on, and are no "

@@ -62,6 +62,12 @@ struct StopOptions {
   std::chrono::milliseconds timeout{500};
 };
 
+/// Whether a stop, or a try that came to nothing, took so long that the process should run for a
+/// while before the next: a thread that does not stop holds the others until the timeout.
+inline bool is_slow_stop(std::chrono::steady_clock::duration held) {
+  return held > std::chrono::milliseconds(100);
+}
+
 struct StoppedThread {
   pid_t tid = 0;
   /// As they were at the stop (EINTR cured), or as set_registers() left them.
