@@ -16,8 +16,6 @@ using spile::api::end_reading;
 using spile::api::Hook;
 using spile::api::Site;
 
-__attribute__((tls_model("initial-exec"))) thread_local bool t_is_running = false;
-
 void count_missed(Hook* const* hooks) {
   for (; *hooks != nullptr; ++hooks) __atomic_fetch_add((*hooks)->missed, 1ul, __ATOMIC_RELAXED);
 }
@@ -46,23 +44,24 @@ __attribute__((section("spile_hit_text"), noinline)) int run_slowly(Site* site, 
   uint64_t* entered = spile_enter();
   int redirected = 0;
   Hook* const* hooks = site->hooks.load(std::memory_order_acquire);
-  if (hooks != nullptr && t_is_running) {
+  if (hooks != nullptr && spile_thread.runs_handlers != 0) {
     if (Counts) count_missed(hooks);
   } else if (hooks != nullptr) {
-    t_is_running = true;
+    spile_thread.runs_handlers = 1;
     const int kept_errno = errno;
     redirected = Handlers(hooks, site, regs);
     errno = kept_errno;
-    t_is_running = false;
+    spile_thread.runs_handlers = 0;
   }
   spile_leave(entered);
   return redirected;
 }
 
-/// A thread that reads nothing runs no handler.
+/// A thread that reads nothing runs no handler. trampoline.S has the same once more for handlers
+/// that use general registers only, without registers to keep.
 template <Run Handlers, bool Counts>
 __attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
-  uint64_t* word = spile_reader_word;
+  uint64_t* word = spile_thread.word;
   if (__builtin_expect(word == nullptr || *word != 0, 0))
     return run_slowly<Handlers, Counts>(site, regs);
   begin_reading(word);
@@ -70,11 +69,11 @@ __attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
   // Pairs with the release in engine.cc.
   Hook* const* hooks = site->hooks.load(std::memory_order_acquire);
   if (__builtin_expect(hooks != nullptr, 1)) {
-    t_is_running = true;
-    const int kept_errno = *spile_errno_place;
+    spile_thread.runs_handlers = 1;
+    const int kept_errno = *spile_thread.errno_place;
     redirected = Handlers(hooks, site, regs);
-    *spile_errno_place = kept_errno;
-    t_is_running = false;
+    *spile_thread.errno_place = kept_errno;
+    spile_thread.runs_handlers = 0;
   }
   end_reading(word);
   return redirected;

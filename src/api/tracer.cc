@@ -4,12 +4,17 @@
 // frames of tracer_core.h, a pipe its words. It lives as long as the socket: whatever becomes of
 // the program, it takes the probes out and ends.
 //
+// A forked child of the program would hold the socket open: it closes its copy at once, and nobody
+// forks while a trace is started.
+//
 // The program's wait() and its SIGCHLD handler must not meet it. A child that is started without a
 // signal gets SIGCHLD back by exec(2). So a child in between starts it and is gone at once, without
 // an exec: it is init's then (or the program's, if that takes orphans).
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <link.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <spile/detail/tracer_core.h>
@@ -26,15 +31,20 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/boundary.h"
+#include "api/descriptors.h"
 #include "base/fd.h"
 #include "os/process.h"
 
 struct spile_tracer {
   spile::Fd socket, words;  ///< `words` is its standard error
+  spile::Fd process;        ///< a pidfd, where the kernel has them (5.2)
+  spile_tracer* next = nullptr;
   pid_t child = 0, owner = 0;
   bool traces_us = false, has_ended = false;
   std::vector<uint8_t> read;  ///< frames, and the part of one
@@ -49,6 +59,39 @@ constexpr size_t kChildStackBytes = 64 << 10;
 constexpr uint32_t kMaxFrameBytes = 256u << 20;
 constexpr size_t kReadBytes = 64 << 10;
 
+// ---- all traces of this process ----
+
+struct Tracers {
+  std::mutex lock;  ///< also held while one is started
+  spile_tracer* first = nullptr;
+};
+
+Tracers& tracers() {
+  static auto* const kTracers = [] {
+    auto* made = new Tracers;
+    ::pthread_atfork([] { tracers().lock.lock(); }, [] { tracers().lock.unlock(); },
+                     [] {
+                       for (auto* t = tracers().first; t != nullptr; t = t->next) {
+                         t->socket.reset();
+                         t->words.reset();
+                         t->process.reset();
+                       }
+                       tracers().lock.unlock();
+                     });
+    return made;
+  }();
+  return *kTracers;
+}
+
+void forget(spile_tracer& gone) {
+  const std::lock_guard lock(tracers().lock);
+  for (auto** at = &tracers().first; *at != nullptr; at = &(*at)->next) {
+    if (*at != &gone) continue;
+    *at = gone.next;
+    return;
+  }
+}
+
 // ---- which program ----
 
 bool is_executable(const std::string& path) {
@@ -56,12 +99,15 @@ bool is_executable(const std::string& path) {
 }
 
 /// Beside the library, as it is installed or built; "" where the library is part of the program.
+/// Not by the name that dladdr gives: for the program that is what its caller has called it.
 std::string beside_the_library() {
   Dl_info info = {};
-  if (::dladdr(reinterpret_cast<void*>(&spile_tracer_open), &info) == 0 ||
-      info.dli_fname == nullptr)
+  link_map* map = nullptr;
+  if (::dladdr1(reinterpret_cast<void*>(&spile_tracer_open), &info, reinterpret_cast<void**>(&map),
+                RTLD_DL_LINKMAP) == 0 ||
+      map == nullptr || map->l_name == nullptr)
     return {};
-  const std::string file = info.dli_fname;
+  const std::string file = map->l_name;
   const size_t slash = file.rfind('/');
   if (slash == std::string::npos) return {};
   const std::string folder = file.substr(0, slash);
@@ -105,6 +151,7 @@ struct Start {
   int socket = -1, words = -1, nothing = -1;
   char* const* environment = nullptr;
   volatile int pid = 0, error = 0;  ///< memory is shared until exec
+  int process = -1;                 ///< a pidfd, by the kernel
 };
 
 void move_to(int from, int to) {
@@ -128,7 +175,7 @@ int run_spile(void* argument) {
   move_to(start->words, 2);
   move_to(start->socket, SPILE_TRACER_DESCRIPTOR);
   // The program's sockets and pipes must not stay open because of us.
-  ::syscall(SYS_close_range, SPILE_TRACER_DESCRIPTOR + 1, ~0u, 0);
+  close_from(SPILE_TRACER_DESCRIPTOR + 1);
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -139,10 +186,12 @@ int run_spile(void* argument) {
   ::_exit(127);
 }
 
-/// The child in between. It does not exec, and so sends no signal.
+/// The child in between. It does not exec, and so sends no signal. Its descriptors are the
+/// program's, so that the pidfd is, too.
 int run_between(void* argument) {
   auto* start = static_cast<Start*>(argument);
-  const int pid = ::clone(run_spile, start->stack, CLONE_VM | CLONE_VFORK, start);
+  const int pid = ::clone(run_spile, start->stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD, start,
+                          &start->process);
   if (pid < 0) start->error = errno;
   start->pid = pid;
   ::_exit(0);
@@ -189,7 +238,23 @@ Result<Fd> high(Fd low, const char* what) {
   return moved;
 }
 
-Result<pid_t> start_process(const std::string& program, const Fd& socket, const Fd& words) {
+/// Where the program is the one that takes orphans; else it is nobody's child.
+void wait_for_end(const Fd& process, pid_t pid) {
+  siginfo_t info = {};
+  const auto waited = [&] {
+    return process ? ::waitid(P_PIDFD, static_cast<id_t>(process.get()), &info, WEXITED | __WALL)
+                   : ::waitpid(pid, nullptr, __WALL);
+  };
+  while (waited() < 0 && errno == EINTR) {
+  }
+}
+
+struct Started {
+  pid_t pid = 0;
+  Fd process;
+};
+
+Result<Started> start_process(const std::string& program, const Fd& socket, const Fd& words) {
   SPILE_TRY(const Fd nothing, high(Fd(::open("/dev/null", O_RDWR | O_CLOEXEC)), "open /dev/null"));
   const ChildStacks stacks;
   if (!stacks) return fail(ErrorCode::kInternal, "no memory for a stack");
@@ -204,14 +269,16 @@ Result<pid_t> start_process(const std::string& program, const Fd& socket, const 
   sigset_t all, before;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int pid = ::clone(run_between, stacks.end(0), CLONE_VM | CLONE_VFORK, &start);
+  const int pid = ::clone(run_between, stacks.end(0), CLONE_VM | CLONE_VFORK | CLONE_FILES, &start);
   const int clone_error = errno;
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) return fail_errno(clone_error, "start the tracing process");
   while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
   }
-  if (start.error != 0) return fail_errno(start.error, "run {}", program);
-  return pid_t{start.pid};
+  Started started{start.pid, Fd(start.process)};
+  if (start.error == 0) return started;
+  if (started.pid > 0) wait_for_end(started.process, started.pid);
+  return fail_errno(start.error, "run {}", program);
 }
 
 /// With Yama it may trace us only while we name it; registering a probe names somebody else.
@@ -268,6 +335,27 @@ int send_frame(spile_tracer& tracer, unsigned type, const void* bytes, size_t si
   return 0;
 }
 
+Result<std::unique_ptr<spile_tracer>> start_tracer(const std::string& program) {
+  auto tracer = std::make_unique<spile_tracer>();
+  // Until the other ends are closed here: a child forked meanwhile would keep them.
+  const std::lock_guard lock(tracers().lock);
+  int sockets[2], pipe[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
+    return fail_errno(errno, "make a socket pair");
+  tracer->socket = Fd(sockets[0]);
+  SPILE_TRY(const Fd theirs, high(Fd(sockets[1]), "make a socket pair"));
+  if (::pipe2(pipe, O_CLOEXEC) != 0) return fail_errno(errno, "make a pipe");
+  tracer->words = Fd(pipe[0]);
+  ::fcntl(pipe[0], F_SETFL, O_NONBLOCK);
+  SPILE_TRY(const Fd words, high(Fd(pipe[1]), "make a pipe"));
+  SPILE_TRY(auto started, start_process(program, theirs, words));
+  tracer->child = started.pid;
+  tracer->process = std::move(started.process);
+  tracer->owner = ::getpid();
+  tracer->next = std::exchange(tracers().first, tracer.get());
+  return tracer;
+}
+
 int open_tracer(const spile_tracer_request& request, spile_tracer** to) {
   if (::prctl(PR_GET_SECCOMP) != 0)
     return refuse(-EPERM,
@@ -275,25 +363,11 @@ int open_tracer(const spile_tracer_request& request, spile_tracer** to) {
                   "the trace before it is confined");
   auto program = find_spile(request.program);
   if (!program) return refuse(program.error());
-  int sockets[2], pipe[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
-    return refuse(-errno, "make a socket pair");
-  auto tracer = std::make_unique<spile_tracer>();
-  tracer->socket = Fd(sockets[0]);
-  auto theirs = high(Fd(sockets[1]), "make a socket pair");
-  if (!theirs) return refuse(theirs.error());
-  if (::pipe2(pipe, O_CLOEXEC) != 0) return refuse(-errno, "make a pipe");
-  tracer->words = Fd(pipe[0]);
-  ::fcntl(pipe[0], F_SETFL, O_NONBLOCK);
-  auto words = high(Fd(pipe[1]), "make a pipe");
-  if (!words) return refuse(words.error());
-  const auto child = start_process(*program, *theirs, *words);
-  if (!child) return refuse(child.error());
-  tracer->child = *child;
-  tracer->owner = ::getpid();
-  tracer->traces_us = traces_us(request);
+  auto tracer = start_tracer(*program);
+  if (!tracer) return refuse(tracer.error());
+  (*tracer)->traces_us = traces_us(request);
   const std::string frame = start_frame(request);
-  *to = tracer.release();
+  *to = tracer->release();
   // If it has ended already, receiving tells why.
   (void)send_frame(**to, SPILE_FRAME_START, frame.data(), frame.size());
   return 0;
@@ -372,9 +446,7 @@ void close_tracer(spile_tracer& tracer) {
   size_t size = 0;
   while (receive(tracer, -1, &frame, &size) >= 0) {
   }
-  // Only where the program is the one that takes orphans.
-  while (::waitpid(tracer.child, nullptr, __WALL) < 0 && errno == EINTR) {
-  }
+  wait_for_end(tracer.process, tracer.child);
 }
 
 }  // namespace
@@ -422,6 +494,7 @@ size_t spile_tracer_messages(spile_tracer* tracer, char* to, size_t size) {
 void spile_tracer_close(spile_tracer* tracer) {
   if (tracer == nullptr) return;
   close_tracer(*tracer);
+  forget(*tracer);
   delete tracer;
 }
 
