@@ -44,26 +44,39 @@ Call* Calls::at(size_t bucket, size_t way) const {
   return reinterpret_cast<Call*>(memory_ + (bucket * ways_ + way) * stride_);
 }
 
-__attribute__((always_inline)) inline Call* Calls::begin_own(uint64_t slot) {
+__attribute__((always_inline)) inline Calls::Own* Calls::my_own() const {
   const auto* word = reinterpret_cast<const uint8_t*>(spile_thread.word);
   if (own_memory_ == nullptr || word == nullptr) return nullptr;
-  Own* own = own_of(static_cast<size_t>(word - g_reader_table));
-  const size_t used = own->used_bytes.load(std::memory_order_relaxed), stride = stride_;
-  uint8_t* const end = own->calls() + used;
+  return own_of(static_cast<size_t>(word - g_reader_table));
+}
+
+__attribute__((always_inline)) inline Call* Calls::begin_own(uint64_t slot) {
+  Own* own = my_own();
+  if (own == nullptr) return nullptr;
+  const size_t stride = stride_;
+  const uint8_t* const begin = own->calls();
   Call* free = nullptr;
-  for (uint8_t* p = own->calls(); p != end; p += stride) {
+  for (uint8_t* p = own->calls() + own->used_bytes.load(std::memory_order_relaxed); p != begin;) {
+    p -= stride;
     auto* call = reinterpret_cast<Call*>(p);
     const uint64_t taken = call->slot.load(std::memory_order_relaxed);
     if (taken == slot) return call;
-    if (taken == 0 && free == nullptr) free = call;
+    if (taken == 0) free = call;
   }
-  if (free == nullptr) {
-    if (used == kOwnWays * stride) return nullptr;
-    free = reinterpret_cast<Call*>(end);
-    own->used_bytes.store(used + stride, std::memory_order_release);
-  }
-  free->slot.store(slot, std::memory_order_relaxed);
+  if (free != nullptr) free->slot.store(slot, std::memory_order_relaxed);
   return free;
+}
+
+/// One more of the thread's own places.
+Call* Calls::begin_further_own(uint64_t slot) {
+  Own* own = my_own();
+  if (own == nullptr) return nullptr;
+  const size_t used = own->used_bytes.load(std::memory_order_relaxed);
+  if (used == kOwnWays * stride_) return nullptr;
+  auto* call = reinterpret_cast<Call*>(own->calls() + used);
+  call->slot.store(slot, std::memory_order_relaxed);
+  own->used_bytes.store(used + stride_, std::memory_order_release);
+  return call;
 }
 
 __attribute__((noinline)) Call* Calls::begin_shared(uint64_t slot) {
@@ -119,10 +132,8 @@ __attribute__((always_inline)) inline Call* Calls::find_in(Own* own,
 
 __attribute__((always_inline)) inline Call* Calls::find_own(uint64_t slot,
                                                             uint64_t function) const {
-  const auto* word = reinterpret_cast<const uint8_t*>(spile_thread.word);
-  if (own_memory_ == nullptr || word == nullptr) return nullptr;
-  return find_in(own_of(static_cast<size_t>(word - g_reader_table)), slot, function,
-                 return_address_at(slot));
+  Own* own = my_own();
+  return own == nullptr ? nullptr : find_in(own, slot, function, return_address_at(slot));
 }
 
 Call* Calls::find_shared(uint64_t slot, uint64_t function, uint64_t return_address) const {
@@ -149,6 +160,7 @@ Call* Calls::find_elsewhere(uint64_t slot, uint64_t function, uint64_t return_ad
 
 Call* Calls::begin_anywhere(uint64_t slot) {
   Call* call = begin_own(slot);
+  if (call == nullptr) call = begin_further_own(slot);
   if (call != nullptr) return call;
   call = begin_shared(slot);
   if (call != nullptr) call->thread = spile_thread.word;

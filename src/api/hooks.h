@@ -43,7 +43,7 @@ class Calls {
   Calls(const Calls&) = delete;
   Calls& operator=(const Calls&) = delete;
 
-  /// Among the thread's own places; nullptr: none is free, or it has none.
+  /// Among the thread's own places that were in use before; nullptr: none is free, or it has none.
   Call* begin_own(uint64_t slot);
   /// Among all; nullptr: as many calls are under way as there is room for.
   Call* begin_anywhere(uint64_t slot);
@@ -72,6 +72,8 @@ class Calls {
   Call* find_in(Own* own, uint64_t slot, uint64_t function, uint64_t return_address) const;
   Call* find_shared(uint64_t slot, uint64_t function, uint64_t return_address) const;
   Call* find_elsewhere(uint64_t slot, uint64_t function, uint64_t return_address) const;
+  Own* my_own() const;
+  Call* begin_further_own(uint64_t slot);
   Call* begin_shared(uint64_t slot);
   Call* at(size_t bucket, size_t way) const;
   Call* reap(size_t bucket, uint64_t slot);

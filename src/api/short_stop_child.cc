@@ -238,7 +238,16 @@ SPILE_CHILD bool settle(const ShortStopJob& job, HeldThread& thread, unsigned& r
   return true;
 }
 
-/// Until two looks at the list find no new thread and all rest: then nobody is left to make one.
+/// As many threads rest as there are: nobody is left to make one.
+SPILE_CHILD bool all_rest(const ShortStopJob& job) {
+  size_t held = 0;
+  for (size_t i = 0; i < job.thread_count; ++i) held += job.threads[i].state == State::kHeld;
+  struct stat list = {};
+  return call(SYS_fstat, job.tasks, word(&list)) == 0 && list.st_nlink == held + 2;
+}
+
+/// Until all rest by their number; or, where a leader has ended before its threads and counts, two
+/// looks at the list find no new one.
 SPILE_CHILD ShortStop hold_all(ShortStopJob& job) {
   unsigned rounds = 0;
   for (unsigned quiet = 0; quiet < 2;) {
@@ -249,6 +258,7 @@ SPILE_CHILD ShortStop hold_all(ShortStopJob& job) {
     for (size_t i = 0; i < job.thread_count; ++i) {
       if (!settle(job, job.threads[i], rounds)) return ShortStop::kUnusual;
     }
+    if (all_rest(job)) return ShortStop::kDone;
     quiet = added == 0 ? quiet + 1 : 0;
   }
   return ShortStop::kDone;

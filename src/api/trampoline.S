@@ -78,8 +78,8 @@
         push    %r14
         push    %r15
         .cfi_def_cfa_offset 312
-        /* The push of rsp stored what it was behind one push: 152 below the program's. */
-        addq    $152, SP(%rsp)
+        lea     312(%rsp), %rax         /* where the push of rsp left room: the program's */
+        mov     %rax, SP(%rsp)
         testl   $DF_AC, FLAGS(%rsp)
         jz      1f
         push    $2                      /* handlers expect DF and AC clear */
@@ -337,7 +337,7 @@
 .macro end_handlers
         mov     %fs:THREAD_ERRNO(%rbp), %rax
         mov     %r15d, (%rax)
-        movb    $0, %fs:THREAD_RUNS_HANDLERS(%rbp)
+        movq    $0, %fs:THREAD_RUNS_HANDLERS(%rbp)
 .endm
 
 .macro finish
@@ -386,7 +386,7 @@ spile_hit_general:
         mov     SITE_HOOKS(%r13), %r14
         test    %r14, %r14
         jz      2f
-        movb    $1, %fs:THREAD_RUNS_HANDLERS(%rbp)
+        movq    $1, %fs:THREAD_RUNS_HANDLERS(%rbp)
         mov     %fs:THREAD_ERRNO(%rbp), %rax
         mov     (%rax), %r15d
         and     $-16, %rsp
