@@ -11,22 +11,11 @@ __attribute__((always_inline)) inline uint64_t return_address_at(uint64_t slot) 
   return *reinterpret_cast<const uint64_t*>(slot);
 }
 
-/// At a `ret` a handler sees what is right behind it.
-class BehindReturn {
- public:
-  explicit BehindReturn(spile_regs* regs) : regs_(regs), ip_(regs->ip) {
-    regs->ip = return_address_at(regs->sp);
-    regs->sp += 8;
-  }
-  ~BehindReturn() {
-    regs_->sp -= 8;
-    regs_->ip = ip_;
-  }
-
- private:
-  spile_regs* regs_;
-  unsigned long ip_;
-};
+/// At a `ret` a handler sees what is right behind it. The next handler gets its own view (hit.cc).
+__attribute__((always_inline)) inline void show_return(spile_regs* regs) {
+  regs->ip = return_address_at(regs->sp);
+  regs->sp += 8;
+}
 
 }  // namespace
 
@@ -196,12 +185,10 @@ int run_kretprobe_exit(Hook* hook, Site*, spile_regs* regs) {
   auto* probe = static_cast<ReturnProbe*>(hook->owner);
   Call* call = probe->calls.find_anywhere(regs->sp, 0);
   if (call == nullptr) return 0;
-  {
-    const BehindReturn behind(regs);
-    spile_kretprobe_instance instance = {probe->user, reinterpret_cast<void*>(call->return_address),
-                                         call->data()};
-    if (probe->user->handler != nullptr) probe->user->handler(&instance, regs);
-  }
+  show_return(regs);
+  spile_kretprobe_instance instance = {probe->user, reinterpret_cast<void*>(call->return_address),
+                                       call->data()};
+  if (probe->user->handler != nullptr) probe->user->handler(&instance, regs);
   Calls::end(call);
   return 0;
 }
@@ -233,7 +220,7 @@ __attribute__((always_inline)) inline int leave(FprobeFunction* function,
                                                 spile_regs* regs) {
   spile_fprobe* fp = function->all->user;
   if (call->return_address != 0 && !is_disabled(fp)) {
-    const BehindReturn behind(regs);
+    show_return(regs);
     fp->exit_handler(fp, function->address, call->return_address, regs, call->data());
   }
   Calls::end(call);

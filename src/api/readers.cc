@@ -15,7 +15,7 @@
 
 extern "C" {
 __thread spile::api::ThreadState spile_thread;
-std::atomic<uint64_t> spile_epoch{1};
+std::atomic<uint64_t> spile_epoch{2};
 }
 
 namespace spile::api {
@@ -140,7 +140,7 @@ Result<void> wait_for_readers() {
     return fail(ErrorCode::kUnsupported,
                 "membarrier(2) does not work here, without which handlers cannot be taken out "
                 "safely (Linux 4.14, or a seccomp filter that lets it through)");
-  const uint64_t now = spile_epoch.fetch_add(1) + 1;
+  const uint64_t now = spile_epoch.fetch_add(2) + 2;
   const size_t used = g_used_readers.load();
   for (size_t i = 0; i < used; ++i) {
     for (unsigned round = 0;; ++round) {

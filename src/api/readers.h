@@ -31,25 +31,28 @@ namespace spile::api {
 struct ThreadState {
   uint64_t* word = nullptr;  ///< null before its first hit
   int* errno_place = nullptr;
-  uint64_t runs_handlers = 0;  ///< not 0: what it meets is missed
+  uint64_t crowd_word = 0;  ///< of a thread that has no word: kRunsHandlers or 0
 };
-static_assert(offsetof(ThreadState, errno_place) == 8 &&
-              offsetof(ThreadState, runs_handlers) == 16);
+static_assert(offsetof(ThreadState, word) == 0 && offsetof(ThreadState, errno_place) == 8);
+
+/// Beside the epoch in a thread's word: it is in a handler of a probe (not only in a callback of a
+/// tracepoint), and what it meets is missed.
+inline constexpr uint64_t kRunsHandlers = 1;
 
 }  // namespace spile::api
 
 extern "C" {
 extern __attribute__((tls_model("initial-exec"),
                       visibility("hidden"))) __thread spile::api::ThreadState spile_thread;
-/// Counts the times that somebody waited for readers.
+/// Counts the times that somebody waited for readers, by 2.
 extern __attribute__((visibility("hidden"))) std::atomic<uint64_t> spile_epoch;
 }
 
 namespace spile::api {
 
 /// For a thread that has a word and is not reading: what spile_enter() and spile_leave() do.
-inline void begin_reading(uint64_t* word) {
-  __atomic_store_n(word, spile_epoch.load(std::memory_order_relaxed), __ATOMIC_RELAXED);
+inline void begin_reading(uint64_t* word, uint64_t mark = 0) {
+  __atomic_store_n(word, spile_epoch.load(std::memory_order_relaxed) | mark, __ATOMIC_RELAXED);
   // The processor's order is the writer's to force: membarrier in wait_for_readers.
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }

@@ -73,8 +73,8 @@ void pass_on(int signal, siginfo_t* info, void* context) {
   Before* before = g_before[signal].load(std::memory_order_acquire);
   if (before != nullptr && call_before(*before, signal, info, context)) return;
   const bool is_exception = info->si_code > 0;
-  const bool is_ignored = before != nullptr && !is_function(before->action) &&
-                          before->action.sa_handler == SIG_IGN;
+  const bool is_ignored =
+      before != nullptr && !is_function(before->action) && before->action.sa_handler == SIG_IGN;
   if (is_ignored && !is_exception) return;
   // The kernel does not let an exception be ignored either.
   ::signal(signal, SIG_DFL);

@@ -16,6 +16,7 @@
 #define IP 128
 #define SP 152
 #define WORDS 168
+#define OF_PROGRAM 312 /* from the words to what rsp was */
 #define SITE (WORDS + 8)
 #define DF_AC 0x40400
 #define XSAVE_BYTES 2752 /* up to AVX-512: 2688, and a header that is zeroed */
@@ -23,7 +24,7 @@
 /* struct ThreadState (readers.h), struct Site, struct Hook (hit.h) */
 #define THREAD_WORD 0
 #define THREAD_ERRNO 8
-#define THREAD_RUNS_HANDLERS 16
+#define RUNS_HANDLERS 1
 #define SITE_ADDRESS 0
 #define SITE_HOOKS 8
 #define HOOK_BEFORE 0
@@ -57,10 +58,10 @@
         .cfi_def_cfa rsp, 144
         .cfi_offset rip, -144
         push    $0x2b
-        push    %rsp
+        lea     -8(%rsp), %rsp          /* sp, below */
         pushfq
         push    $0x33
-        push    $0
+        lea     -8(%rsp), %rsp          /* ip: whoever calls handlers knows it */
         push    $-1
         push    %rdi
         push    %rsi
@@ -78,7 +79,7 @@
         push    %r14
         push    %r15
         .cfi_def_cfa_offset 312
-        lea     312(%rsp), %rax         /* where the push of rsp left room: the program's */
+        lea     OF_PROGRAM(%rsp), %rax
         mov     %rax, SP(%rsp)
         testl   $DF_AC, FLAGS(%rsp)
         jz      1f
@@ -336,8 +337,10 @@
 
 .macro end_handlers
         mov     %fs:THREAD_ERRNO(%rbp), %rax
+        cmp     %r15d, (%rax)           /* stores are dear here, and it is seldom another */
+        je      17f
         mov     %r15d, (%rax)
-        movq    $0, %fs:THREAD_RUNS_HANDLERS(%rbp)
+17:
 .endm
 
 .macro finish
@@ -382,11 +385,11 @@ spile_hit_general:
         inc     %rax
         mov     %rax, IP(%rbx)
         mov     spile_epoch(%rip), %rax
+        or      $RUNS_HANDLERS, %rax
         mov     %rax, (%r12)            /* begin_reading */
         mov     SITE_HOOKS(%r13), %r14
         test    %r14, %r14
         jz      2f
-        movq    $1, %fs:THREAD_RUNS_HANDLERS(%rbp)
         mov     %fs:THREAD_ERRNO(%rbp), %rax
         mov     (%rax), %r15d
         and     $-16, %rsp
@@ -402,12 +405,18 @@ spile_hit_general:
 4:      add     $8, %r14
         mov     (%r14), %rdi
         test    %rdi, %rdi
-        jnz     1b
+        jnz     18f
         end_handlers
 2:      movq    $0, (%r12)              /* end_reading */
         mov     %rbx, %rsp
         restore 48
         ret
+18:     lea     OF_PROGRAM(%rbx), %rax  /* each sees the program as it is there */
+        mov     %rax, SP(%rbx)
+        mov     SITE_ADDRESS(%r13), %rax
+        inc     %rax
+        mov     %rax, IP(%rbx)
+        jmp     1b
 6:      end_handlers
         movq    $0, (%r12)
         mov     %rbx, %rsp
