@@ -205,6 +205,33 @@ TEST(ChangingCode, InterruptsNoSystemCallWhereItChangesNothing) {
   ::close(event);
 }
 
+// ---- a first thread that has ended ----
+
+/// It is still on the list of threads, and cannot be held.
+TEST(ChangingCode, WorksWhereTheFirstThreadHasEnded) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(60);
+    const pid_t first = ::gettid();
+    std::thread([first] {
+      std::string state;
+      while (state.find(") Z ") == std::string::npos) {
+        std::ifstream stat("/proc/self/task/" + std::to_string(first) + "/stat");
+        std::getline(stat, state);
+      }
+      std::thread([] { ::pause(); }).detach();
+      static Counter p("probed_sum");
+      bool good = p.add() == 0 && probed_sum(10, 20) == 137 && p.hits == 1;
+      good = p.remove() == 0 && probed_sum(10, 20) == 137 && p.hits == 1 && good;
+      ::_exit(good ? 0 : 1);
+    }).detach();
+    ::syscall(SYS_exit, 0);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
 // ---- others in the same memory ----
 
 std::atomic<bool> g_sharer_ends{false};
