@@ -4,6 +4,7 @@
 Each suite's process forks for each test; what its children run is counted, too. Tests whose output differs between two bare runs
 are left out.
 """
+import contextlib
 import os
 import re
 import subprocess
@@ -30,21 +31,28 @@ def every_instruction_program(paths):
     return ",".join(places) + " { @ = count(); }", len(places)
 
 
-class Short:
-    """Names without their folders: a script may have 16 MiB."""
+@contextlib.contextmanager
+def short_names(paths):
+    """Other names of files: a script has its limits."""
+    names = [f"/tmp/{chr(ord('A') + number)}{os.getpid() % 1000}" for number in range(len(paths))]
+    try:
+        for name, path in zip(names, paths):
+            os.symlink(path, name)
+        yield names
+    finally:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
 
-    def __init__(self, directory, paths):
-        self.names = []
-        for number, path in enumerate(paths):
-            self.names.append(f"{directory}/{number}")
-            os.symlink(path, self.names[-1])
 
-
-def probed(pid, paths, directory, asks):
+def probed(pid, paths, asks):
     """`asks()` with a probe on every instruction: what it returned, how many hits there were."""
-    folder = os.path.join(directory, "l")
-    os.makedirs(folder)
-    program, wanted = every_instruction_program(Short(folder, paths).names)
+    with short_names(paths) as names:
+        return probed_as(pid, names, asks)
+
+
+def probed_as(pid, names, asks):
+    program, wanted = every_instruction_program(names)
     begin = time.monotonic()
     with Spile(program, pid=pid) as trace:
         check("attached", trace.wait_attached(600), trace.report()[-3000:])
@@ -68,7 +76,7 @@ def suite(make, patterns, least_tests, least_hits):
         check("suite-runs", len(stable) >= least_tests, f"{len(stable)} of {len(work.tests)} tests run here\n{work.process.report()[-2000:]}")
         before = Picture(work.pid)
         paths = [file_of(work.pid, pattern) for pattern in patterns]
-        found, hits = probed(work.pid, paths, directory, lambda: {test: work.run(test) for test in stable})
+        found, hits = probed(work.pid, paths, lambda: {test: work.run(test) for test in stable})
         odd = [f"    {test}: {bare[test][0]} bare, {found[test]} probed" for test in stable if found[test] != bare[test][0]]
         check("results-unchanged", not odd, "\n" + "\n".join(odd))
         check("hits", hits >= least_hits, f"{hits} hits")
@@ -128,12 +136,12 @@ def all_together():
     """Every instruction of libz, libcrypto, libsqlite3, liblzma, libbz2, libc, libm and python3 at once, all works running."""
     if not SOAK:
         raise Skip("only with SPILE_SOAK=1")
-    with temporary_directory() as directory, Worker(WORKS["together"]) as worker:
+    with Worker(WORKS["together"]) as worker:
         patterns = [r"/libz\.so", r"/libcrypto\.so", r"/libsqlite3\.so", r"/liblzma\.so", r"/libbz2\.so", r"/libc[.-]", r"/libm[.-]"]
         paths = [file_of(worker.pid, pattern) for pattern in patterns]
         truth = [worker.ask(), worker.ask("parallel", 3)]
         before, before_kib = Picture(worker.pid), worker.resident_kib()
-        found, hits = probed(worker.pid, paths, directory, lambda: [worker.ask(), worker.ask("parallel", 3), worker.resident_kib()])
+        found, hits = probed(worker.pid, paths, lambda: [worker.ask(), worker.ask("parallel", 3), worker.resident_kib()])
         check("results-unchanged", found[:2] == truth, f"{found}, must be {truth}")
         check_hits_happened(hits, worker.process)
         check_as_before_soon(before, worker.pid)
