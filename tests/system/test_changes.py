@@ -627,6 +627,46 @@ def case_56_tracepoints_loaded_late():
             check("no-mapping-left", not our_mappings(user.pid), user.report())
 
 
+READER_LIBRARY = 'const char text[] = "a word of the library";\n'
+READER = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+__attribute__((noinline)) int probe_me(const char* text) { __asm__ volatile("" : : "r"(text) : "memory"); return 1; }
+int main(int argc, char** argv) {
+  void* library = dlopen(argv[1], RTLD_NOW);
+  const char* text = dlsym(library, "text");
+  printf("ready\n");
+  fflush(stdout);
+  getchar();
+  for (int i = 0; i < 5; i++) probe_me(text);
+  dlclose(library);
+  for (int i = 0; i < 7; i++) probe_me(text);
+  printf("EXIT-SUCCESS\n");
+  return argc == 0;
+}
+"""
+
+
+def case_56_reads_of_what_was_unloaded():
+    """A probe reads constant data of a library through a pointer that the program keeps longer than the library."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        library, program = os.path.join(folder, "libtext.so"), os.path.join(folder, "reader")
+        for text, output, flags in ((READER_LIBRARY, library, ["-shared", "-fPIC"]), (READER, program, ["-ldl"])):
+            built = subprocess.run([compiler, "-O1", "-x", "c", "-", "-o", output, *flags], input=text, text=True, check=False, capture_output=True)
+            check("built", built.returncode == 0, built.stderr)
+        with Process([program, library]) as reader:
+            wait_until(lambda: reader.out, "ready")
+            with Spile(f"uprobe:{program}:probe_me {{ @[str(arg0)] = count(); }}", pid=reader.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                reader.process.stdin.write("\n")
+                reader.process.stdin.flush()
+                check("target-survives", reader.finish(20) == 0 and "EXIT-SUCCESS" in reader.out, reader.report())
+                tracer.finish()
+                counted = tracer.maps()["@"]
+                check("counted", counted.get("a word of the library") == 5 and sum(counted.values()) == 12, f"{counted}\n{tracer.report()}")
+
+
 MANY = 600  # functions: as many jumps, and the site table has an entry for each
 LIBRARY_USER = """
 import _ctypes, ctypes, os, sys
