@@ -10,11 +10,14 @@
 
 static volatile int parked, go;
 
-// Two instructions under a jump, of which the first alone has enough bytes for a jump of another sort.
-uint64_t probe_me(uint64_t n);
+// Two instructions under a jump, of which the first alone has enough bytes for a jump of another sort; one instruction.
+uint64_t probe_me(uint64_t n), probe_me_long(uint64_t n);
 __asm__(".text; .p2align 4; .globl probe_me; .type probe_me, @function; probe_me: .cfi_startproc\n"
         "lea 1(%rdi), %rax; nop; nop; ret\n"
-        ".cfi_endproc; .size probe_me, . - probe_me\n");
+        ".cfi_endproc; .size probe_me, . - probe_me\n"
+        ".p2align 4; .globl probe_me_long; .type probe_me_long, @function; probe_me_long: .cfi_startproc\n"
+        "mov $1, %rax; add %rdi, %rax; ret\n"
+        ".cfi_endproc; .size probe_me_long, . - probe_me_long\n");
 
 static void *spin_without_stack(void *unused) {
   (void)unused;
@@ -39,14 +42,15 @@ static void let_go(int number) {
 
 int main(int argc, char **argv) {
   pthread_t thread;
-  target_begin(argc, argv, 1000, "");
+  target_begin(argc, argv, 1000, "probe_me");
+  uint64_t (*probed)(uint64_t) = target_mode_is("probe_me") ? probe_me : probe_me_long;
   const struct sigaction action = {.sa_handler = let_go, .sa_flags = SA_RESTART};
   TARGET_CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
   TARGET_CHECK(pthread_create(&thread, NULL, spin_without_stack, NULL) == 0);
   while (!parked) usleep(1000);
   target_ready();
   for (long round = 0; target_more(round); round++) {
-    for (uint64_t i = 0; i < 100; i++) TARGET_CHECK(probe_me(i) == i + 1);
+    for (uint64_t i = 0; i < 100; i++) TARGET_CHECK(probed(i) == i + 1);
     target_count(100);
   }
   const int result = target_end();

@@ -353,7 +353,9 @@ TEST(Unmap, RefusesWhatAThreadExecutes) {
       SPILE_TRY_VOID(process.set_registers(0, inside));
       auto gone = unmap(process, {&range, 1});
       EXPECT_FALSE(gone);
-      if (!gone) EXPECT_EQ(gone.error().code, ErrorCode::kUnsafe) << describe(gone.error());
+      if (!gone) {
+        EXPECT_EQ(gone.error().code, ErrorCode::kUnsafe) << describe(gone.error());
+      }
       return process.set_registers(0, home);
     });
   });
@@ -427,7 +429,9 @@ TEST(Borrowing, LeavesAThreadAloneThatIsAboutToGetTheSignalOfAnInt3) {
       auto mapped = map_shared(process, specs);
       EXPECT_FALSE(mapped) << "killed in this moment, the tracer would leave a signal that comes "
                               "from the stub";
-      if (!mapped) EXPECT_EQ(mapped.error().code, ErrorCode::kBusy) << describe(mapped.error());
+      if (!mapped) {
+        EXPECT_EQ(mapped.error().code, ErrorCode::kBusy) << describe(mapped.error());
+      }
       return process.set_registers(0, home);
     });
   });
