@@ -707,15 +707,19 @@ class LibraryUser(Process):
 
     def __init__(self, folder):
         self.path = os.path.join(folder, "libmany.so")
-        source = os.path.join(folder, "many.c")
-        with open(source, "w", encoding="utf-8") as file:
-            for i in range(MANY):
-                file.write(f"__attribute__((noinline)) long many_{i}(long x) {{ return x * {i + 3} + {i}; }}\n")
-            file.write("void work(void) {\n" + "".join(f"  if (many_{i}(1) != {2 * i + 3}) __builtin_trap();\n" for i in range(MANY)) + "}\n")
-        subprocess.run([need_tool("cc"), "-O1", "-fno-ipa-pure-const", "-fno-ipa-cp", "-fno-ipa-ra", "-shared", "-fPIC", "-o", self.path, source],
-                       check=True)
+        self.build(self.path)
         super().__init__([sys.executable, "-c", LIBRARY_USER])
         self.ask(f"load {self.path}")
+
+    @staticmethod
+    def build(path, first=""):
+        """`first`: an instruction that each function begins with."""
+        with open(path + ".c", "w", encoding="utf-8") as file:
+            for i in range(MANY):
+                file.write(f"__attribute__((noinline)) long many_{i}(long x) {{ __asm__ volatile(\"{first}\"); return x * {i + 3} + {i}; }}\n")
+            file.write("void work(void) {\n" + "".join(f"  if (many_{i}(1) != {2 * i + 3}) __builtin_trap();\n" for i in range(MANY)) + "}\n")
+        subprocess.run([need_tool("cc"), "-O1", "-fno-ipa-pure-const", "-fno-ipa-cp", "-fno-ipa-ra", "-shared", "-fPIC", "-o", path, path + ".c"],
+                       check=True)
 
     def ask(self, words):
         answers = len(self.out)
@@ -745,6 +749,24 @@ def case_56_reloaded_with_many_probes():
             check_count("exact", int(tracer.maps().get("@calls", 0)), rounds * MANY, tracer)
             check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
         check("no-mapping-left", not our_mappings(user.pid), tracer.report())
+
+
+def case_56_rewritten_in_its_place():
+    """The same file with another content: what was planned for the first says nothing about the second."""
+    with tempfile.TemporaryDirectory() as folder, LibraryUser(folder) as user:
+        user.build(os.path.join(folder, "other.so"), "nop")
+        with Spile(f"uprobe:{user.path}:many_* {{ @calls = count(); }}", pid=user.pid) as tracer:
+            check("attached", tracer.wait_attached(), tracer.report())
+            user.ask("work 0")
+            user.ask("unload 0")
+            shutil.copyfile(os.path.join(folder, "other.so"), user.path)
+            user.ask(f"load {user.path}")
+            user.wait_until_patched()
+            user.ask("work 0")
+            tracer.stop()
+            check_count("exact", int(tracer.maps().get("@calls", 0)), 2 * MANY, tracer)
+        check("no-mapping-left", not our_mappings(user.pid), tracer.report())
+        check("text-unchanged", library_is_patched(user.pid, user.path) is False, tracer.report())
 
 
 def case_56_reloaded_while_a_child_has_it():
