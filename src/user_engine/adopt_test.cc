@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 
 #include "abi/data_region.h"
@@ -126,26 +127,27 @@ TEST_F(Leftovers, AnEntryOfImpossibleLengthIsNotBelieved) {
   expect_all_is_taken_out();
 }
 
-/// Somebody's breakpoint, and an entry that says it was ours.
+/// Somebody's own jump, and an entry that says it was ours.
 TEST_F(Leftovers, WhatDoesNotLeadToOurCodeIsNotOurs) {
+  using Jump = std::array<uint8_t, 5>;
   const TargetAddr foreign(reinterpret_cast<uint64_t>(&spile_engine_test_cold));
-  const auto original = read<uint8_t>(foreign);
-  write(foreign, uint8_t{0xcc});
-  write(sites_ + sizeof(abi::SiteEntry), [&] {
-    abi::SiteEntry entry = site();
-    entry.address = foreign.value;
-    entry.length = 1;
-    entry.original[0] = original;
-    entry.patched[0] = 0xcc;
-    return entry;
-  }());
+  const auto original = read<Jump>(foreign);
+  const Jump jump = {0xe9, 1, 0, 0, 0};
+  write(foreign, jump);
+  abi::SiteEntry entry = site();
+  entry.address = foreign.value;
+  entry.length = jump.size();
+  std::ranges::copy(original, entry.original);
+  std::ranges::copy(jump, entry.patched);
+  write(sites_ + sizeof entry, entry);
   abi::Journal two = journal();
   two.site_count = 2;
   write(data_ + abi::kJournalOffset, two);
   auto report = detach_leftovers(worker_.pid());
   EXPECT_TRUE(report) << report.error().message;
-  EXPECT_EQ(read<uint8_t>(foreign), 0xcc) << "it was another's";
+  EXPECT_EQ(read<Jump>(foreign), jump) << "it was another's";
   write(foreign, original);
+  expect_same(before_, Snapshot::of(worker_.pid()));
   worker_.run(100);
 }
 
