@@ -5,6 +5,7 @@
 
 #include "abi/pending.h"
 #include "abi/private_stack.h"
+#include "user_engine/stone_room.h"
 
 namespace spile::user_engine {
 
@@ -16,38 +17,12 @@ namespace {
 constexpr uint64_t kReach = uint64_t{1} << 31;
 /// Each page of stones, or row of pages, is a mapping in the target.
 constexpr size_t kMaxStonePages = 4096;
-constexpr uint64_t kGuardBytes = 64 << 10, kBrkRoomBytes = uint64_t{1} << 30;
-constexpr uint64_t kLowestAddress = 64 << 10, kHighestAddress = uint64_t{0x7fff} << 32;
 
 /// Of code, for the instructions that are moved away beside a short site: more are rare.
 constexpr uint64_t kEvictedBytesPerShortSite = 160;
 
 uint64_t round_up(uint64_t value) {
   return (value + kPageBytes - 1) & ~(kPageBytes - 1);
-}
-
-/// Address space that nobody uses, and that the target will not need: not above its break, not
-/// below its main stack.
-std::vector<patch::StoneSpace::Range> free_ranges(const std::vector<os::MapEntry>& maps,
-                                                  const target::GapRules& rules) {
-  std::vector<AddressRange> taken;
-  for (const os::MapEntry& m : maps) {
-    uint64_t room = m.path == "[stack]" ? rules.stack_limit_bytes + kGuardBytes : 0;
-    taken.push_back({TargetAddr(m.start.value - std::min(m.start.value, room)), m.end});
-  }
-  if (rules.start_brk != 0) {
-    taken.push_back({TargetAddr(rules.start_brk), TargetAddr(rules.start_brk + kBrkRoomBytes)});
-  }
-  std::ranges::sort(taken, {}, &AddressRange::start);
-  std::vector<patch::StoneSpace::Range> free;
-  uint64_t at = kLowestAddress;
-  for (const AddressRange& range : taken) {
-    uint64_t end = std::min(range.start.value & ~(kPageBytes - 1), kHighestAddress);
-    if (end > at) free.push_back({TargetAddr(at), TargetAddr(end)});
-    at = std::max(at, round_up(range.end.value));
-  }
-  if (at < kHighestAddress) free.push_back({TargetAddr(at), TargetAddr(kHighestAddress)});
-  return free;
 }
 
 /// Keeps a place that was just chosen from being chosen again.
@@ -83,7 +58,7 @@ class Chooser {
   void place_stones(const std::vector<const PlannedSite*>& sites) {
     std::map<const ModuleImage*, std::vector<const PlannedSite*>> by_module;
     for (const PlannedSite* site : sites) by_module[site->image].push_back(site);
-    patch::StoneSpace space(free_ranges(maps_, rules_), kMaxStonePages);
+    patch::StoneSpace space(stone_room(maps_, rules_), kMaxStonePages);
     for (auto& [image, list] : by_module) {
       bool any = std::ranges::any_of(
           list, [](const PlannedSite* s) { return s->plan.mechanism == patch::Mechanism::kShort; });

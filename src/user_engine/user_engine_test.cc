@@ -145,11 +145,20 @@ TEST(UserEngine, LeavesWhatALivingTracerHoldsToIt) {
   EXPECT_TRUE(trace->detach());
 }
 
+size_t data_regions(pid_t pid) {
+  auto maps = os::read_maps(pid);
+  return maps ? static_cast<size_t>(std::ranges::count_if(
+                    target::our_mappings(*maps), [](const os::MapEntry& m) { return !m.exec; }))
+              : 0;
+}
+
 /// Attaches, lets the other side have a go, and detaches: 0 attached, 1 refused because of the
 /// other tracer, 2 anything else. A tracer that has gone again by the time of the refusal cannot be
 /// named; its jump was seen.
-int attach_once(pid_t pid, pid_t other) {
-  auto trace = make_engine({})->attach(kept(counting_bundle()), {.pids = {pid}});
+int attach_once(pid_t pid, pid_t other, const char* symbol) {
+  Bundle bundle = counting_bundle();
+  bundle.probes[0].symbol = symbol;
+  auto trace = make_engine({})->attach(kept(std::move(bundle)), {.pids = {pid}});
   if (!trace) {
     const std::string& text = trace.error().message;
     bool named = trace.error().code == ErrorCode::kBusy &&
@@ -160,6 +169,7 @@ int attach_once(pid_t pid, pid_t other) {
     return named || seen ? 1 : 2;
   }
   usleep(3000);
+  if (data_regions(pid) != 1) fmt::print(stderr, "two tracers in one process\n"), _exit(2);
   auto detached = (*trace)->detach();
   auto warnings = (*trace)->take_warnings();
   if (!detached) fmt::print(stderr, "detach: {}\n", detached.error().message);
@@ -193,8 +203,12 @@ TEST(UserEngine, OfTwoTracersThatStartTogetherTheSecondIsRefusedOrComesLater) {
       tracers[i] = fork();
       if (tracers[i] != 0) continue;
       pid_t other = 0;
-      _exit(read(go[i][0], &other, sizeof other) == sizeof other ? attach_once(worker.pid(), other)
-                                                                 : 3);
+      // At two places: where both want one, the second sees by its bytes that somebody was there.
+      const char* symbol =
+          i == 0 || round % 2 == 0 ? "spile_engine_test_hot" : "spile_engine_test_cold";
+      _exit(read(go[i][0], &other, sizeof other) == sizeof other
+                ? attach_once(worker.pid(), other, symbol)
+                : 3);
     }
     for (int i = 0; i < 2; i++)
       EXPECT_EQ(write(go[i][1], &tracers[1 - i], sizeof(pid_t)),

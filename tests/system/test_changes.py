@@ -627,6 +627,46 @@ def case_56_tracepoints_loaded_late():
             check("no-mapping-left", not our_mappings(user.pid), user.report())
 
 
+READER_LIBRARY = 'const char text[] = "a word of the library";\n'
+READER = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+__attribute__((noinline)) int probe_me(const char* text) { __asm__ volatile("" : : "r"(text) : "memory"); return 1; }
+int main(int argc, char** argv) {
+  void* library = dlopen(argv[1], RTLD_NOW);
+  const char* text = dlsym(library, "text");
+  printf("ready\n");
+  fflush(stdout);
+  getchar();
+  for (int i = 0; i < 5; i++) probe_me(text);
+  dlclose(library);
+  for (int i = 0; i < 7; i++) probe_me(text);
+  printf("EXIT-SUCCESS\n");
+  return argc == 0;
+}
+"""
+
+
+def case_56_reads_of_what_was_unloaded():
+    """A probe reads constant data of a library through a pointer that the program keeps longer than the library."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        library, program = os.path.join(folder, "libtext.so"), os.path.join(folder, "reader")
+        for text, output, flags in ((READER_LIBRARY, library, ["-shared", "-fPIC"]), (READER, program, ["-ldl"])):
+            built = subprocess.run([compiler, "-O1", "-x", "c", "-", "-o", output, *flags], input=text, text=True, check=False, capture_output=True)
+            check("built", built.returncode == 0, built.stderr)
+        with Process([program, library]) as reader:
+            wait_until(lambda: reader.out, "ready")
+            with Spile(f"uprobe:{program}:probe_me {{ @[str(arg0)] = count(); }}", pid=reader.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                reader.process.stdin.write("\n")
+                reader.process.stdin.flush()
+                check("target-survives", reader.finish(20) == 0 and "EXIT-SUCCESS" in reader.out, reader.report())
+                tracer.finish()
+                counted = tracer.maps()["@"]
+                check("counted", counted.get("a word of the library") == 5 and sum(counted.values()) == 12, f"{counted}\n{tracer.report()}")
+
+
 MANY = 600  # functions: as many jumps, and the site table has an entry for each
 LIBRARY_USER = """
 import _ctypes, ctypes, os, sys
@@ -667,15 +707,19 @@ class LibraryUser(Process):
 
     def __init__(self, folder):
         self.path = os.path.join(folder, "libmany.so")
-        source = os.path.join(folder, "many.c")
-        with open(source, "w", encoding="utf-8") as file:
-            for i in range(MANY):
-                file.write(f"__attribute__((noinline)) long many_{i}(long x) {{ return x * {i + 3} + {i}; }}\n")
-            file.write("void work(void) {\n" + "".join(f"  if (many_{i}(1) != {2 * i + 3}) __builtin_trap();\n" for i in range(MANY)) + "}\n")
-        subprocess.run([need_tool("cc"), "-O1", "-fno-ipa-pure-const", "-fno-ipa-cp", "-fno-ipa-ra", "-shared", "-fPIC", "-o", self.path, source],
-                       check=True)
+        self.build(self.path)
         super().__init__([sys.executable, "-c", LIBRARY_USER])
         self.ask(f"load {self.path}")
+
+    @staticmethod
+    def build(path, first=""):
+        """`first`: an instruction that each function begins with."""
+        with open(path + ".c", "w", encoding="utf-8") as file:
+            for i in range(MANY):
+                file.write(f"__attribute__((noinline)) long many_{i}(long x) {{ __asm__ volatile(\"{first}\"); return x * {i + 3} + {i}; }}\n")
+            file.write("void work(void) {\n" + "".join(f"  if (many_{i}(1) != {2 * i + 3}) __builtin_trap();\n" for i in range(MANY)) + "}\n")
+        subprocess.run([need_tool("cc"), "-O1", "-fno-ipa-pure-const", "-fno-ipa-cp", "-fno-ipa-ra", "-shared", "-fPIC", "-o", path, path + ".c"],
+                       check=True)
 
     def ask(self, words):
         answers = len(self.out)
@@ -705,6 +749,24 @@ def case_56_reloaded_with_many_probes():
             check_count("exact", int(tracer.maps().get("@calls", 0)), rounds * MANY, tracer)
             check("nothing-foreign", "changed by somebody else" not in "\n".join(tracer.err), tracer.report())
         check("no-mapping-left", not our_mappings(user.pid), tracer.report())
+
+
+def case_56_rewritten_in_its_place():
+    """The same file with another content: what was planned for the first says nothing about the second."""
+    with tempfile.TemporaryDirectory() as folder, LibraryUser(folder) as user:
+        user.build(os.path.join(folder, "other.so"), "nop")
+        with Spile(f"uprobe:{user.path}:many_* {{ @calls = count(); }}", pid=user.pid) as tracer:
+            check("attached", tracer.wait_attached(), tracer.report())
+            user.ask("work 0")
+            user.ask("unload 0")
+            shutil.copyfile(os.path.join(folder, "other.so"), user.path)
+            user.ask(f"load {user.path}")
+            user.wait_until_patched()
+            user.ask("work 0")
+            tracer.stop()
+            check_count("exact", int(tracer.maps().get("@calls", 0)), 2 * MANY, tracer)
+        check("no-mapping-left", not our_mappings(user.pid), tracer.report())
+        check("text-unchanged", library_is_patched(user.pid, user.path) is False, tracer.report())
 
 
 def case_56_reloaded_while_a_child_has_it():

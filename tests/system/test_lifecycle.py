@@ -376,6 +376,53 @@ def case_43_parked_between_two_jumps():
                 target.finish_well()
 
 
+def our_mappings(pid):
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        return [line for line in maps if "/memfd:spile-" in line]
+
+
+def case_43_stack_that_cannot_be_searched():
+    """A thread's stack pointer points to nothing. Nobody knows where a signal may have interrupted it: of several instructions
+    only the first changes, and what it might return to stays until it is seen elsewhere."""
+    path = target_path("case_43_no_stack")
+    for function in ("probe_me", "probe_me_long"):
+        with Target(path, ["--mode", function], wait=True, hold=True) as target:
+            before = Picture(target.pid)
+            with Spile(count_program([f"{path}:{function}"]), pid=target.pid, extra=["-v"]) as spile:
+                check("attached", spile.wait_attached(), spile.report())
+                wait_until(lambda: any("target stopped" in line for line in spile.err), "the list of sites")  # pylint: disable=cell-var-from-loop
+                one = "only the 4 bytes of the first instruction" if function == "probe_me" else "jump over 1 instruction"
+                check("one-instruction", any(one in line for line in spile.err), spile.report())
+                target.send_line()
+                target.wait_for_line("done$")
+                spile.stop()
+                counted = int(spile.maps().get("@calls", 0))
+                check("told", any("cannot be searched" in line for line in spile.err), spile.report())
+                check("code-stays", any(" r-x" in line for line in our_mappings(target.pid)), f"the code is gone\n{spile.report()}")
+            target.send(signal.SIGUSR1)
+            target.wait_for_line("home$")
+            detach(target.pid)
+            check_left_as_before(before, Picture(target.pid), strict=False)
+            check("no-mapping-left", not our_mappings(target.pid), "mappings are left")
+            target.finish_well()
+            check_count("exact", counted, target.calls(), spile)
+
+
+def case_43_parked_threads_go_home():
+    """Threads that wait in the copy of an instruction go on in the original when the probes leave: nothing of ours stays."""
+    path = target_path("case_43_parked_threads")
+    with Target(path, ["--mode", "syscall"], wait=True, hold=True) as target:
+        before = Picture(target.pid)
+        with Spile(count_program([f"{path}:probe_me*"]), pid=target.pid) as spile:
+            check("attached", spile.wait_attached(), spile.report())
+            spile.stop()
+        check("no-mapping-left", not our_mappings(target.pid), f"mappings are left\n{spile.report()}")
+        check_text_unchanged(before, Picture(target.pid))
+        target.send_line()
+        target.wait_for_line("done$")
+        target.finish_well()
+
+
 def case_57_children_killed_tracer():
     """The tracer dies while children run patched text; `spile detach` restores all of them."""
     path = target_path("case_57_forks")

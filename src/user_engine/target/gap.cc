@@ -1,7 +1,7 @@
 // Free address space near code: a pure function of the maps.
-#include <algorithm>
+#include "user_engine/target/gap.h"
 
-#include "user_engine/target/process.h"
+#include <algorithm>
 
 namespace spile::target {
 namespace {
@@ -29,15 +29,21 @@ uint64_t plus(uint64_t a, uint64_t b) {
   return a > ~0ull - b ? ~0ull : a + b;
 }
 
+}  // namespace
+
+uint64_t stack_room_bytes(const GapRules& rules) {
+  return std::clamp<uint64_t>(rules.stack_limit_bytes, 8 << 20, kMaxStackRoom) + (1 << 20);
+}
+
+namespace {
+
 /// Everything that must stay free, guard gaps included; sorted.
 std::vector<Interval> forbidden(const std::vector<os::MapEntry>& maps, const GapRules& rules) {
   std::vector<Interval> out;
   for (const os::MapEntry& map : maps) {
     uint64_t start = minus(map.start.value, kGuard), end = plus(map.end.value, kGuard);
     if (map.path == "[stack]") {
-      const uint64_t room =
-          std::clamp<uint64_t>(rules.stack_limit_bytes, 8 << 20, kMaxStackRoom) + (1 << 20);
-      start = std::min(start, minus(map.end.value, room));
+      start = std::min(start, minus(map.end.value, stack_room_bytes(rules)));
     }
     if (map.path == "[heap]") end = plus(map.end.value, kBreakRoom);
     out.push_back({start, end});

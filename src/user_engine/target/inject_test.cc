@@ -10,7 +10,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <fstream>
+#include <optional>
 
 #include "os/step.h"
 #include "user_engine/target/stub.h"
@@ -312,6 +315,148 @@ TEST(MapShared, RestoresTheDescriptorLimit) {
   ASSERT_TRUE(limit);
   EXPECT_EQ(limit->soft, 3u);
   EXPECT_EQ(limit->hard, 64u);
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(MapShared, PrivateMemoryIsEmptyInForkedChildren) {
+  Program program = Program::start({waiter(), "read"});
+  ASSERT_TRUE(program.ready());
+  auto regions = attach(program.pid());
+  ASSERT_TRUE(regions) << describe(regions.error());
+  std::ifstream smaps(fmt::format("/proc/{}/smaps", program.pid()));
+  const std::string begin = fmt::format("{:x}-", (*regions)[2].spec.address.value);
+  std::string flags;
+  bool is_there = false;
+  for (std::string line; flags.empty() && std::getline(smaps, line);) {
+    is_there = is_there || line.starts_with(begin);
+    if (is_there && line.starts_with("VmFlags:")) flags = line + " ";
+  }
+  EXPECT_NE(flags.find(" wf "), std::string::npos) << flags;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Unmap, RefusesWhatAThreadExecutes) {
+  Program program = Program::start({waiter(), "read"});
+  ASSERT_TRUE(program.ready());
+  auto regions = attach(program.pid());
+  ASSERT_TRUE(regions) << describe(regions.error());
+  const RegionSpec& code = regions->front().spec;
+  const AddressRange range{code.address, code.address + code.size_bytes};
+  auto done = while_busy([&] {
+    return with_tracer_thread([&]() -> Result<void> {
+      SPILE_TRY(const Target target, Target::open(program.pid()));
+      SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
+      const os::Registers home = process.threads().front().registers;
+      os::Registers inside = home;
+      inside.rip = range.start.value + 8;
+      inside.orig_rax = os::kNoSystemCall;
+      SPILE_TRY_VOID(process.set_registers(0, inside));
+      auto gone = unmap(process, {&range, 1});
+      EXPECT_FALSE(gone);
+      if (!gone) {
+        EXPECT_EQ(gone.error().code, ErrorCode::kUnsafe) << describe(gone.error());
+      }
+      return process.set_registers(0, home);
+    });
+  });
+  ASSERT_TRUE(done) << describe(done.error());
+  EXPECT_EQ(our_mappings(*os::read_maps(program.pid())).size(), 2u);
+  ASSERT_TRUE(unmap_everything(program.pid()));
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(StubPlaces, AreWhereNothingIs) {
+  Program program = Program::start({waiter(), "read"});
+  ASSERT_TRUE(program.ready());
+  auto target = Target::open(program.pid());
+  ASSERT_TRUE(target) << describe(target.error());
+  const auto maps = *target->maps();
+  const auto places = find_stub_places(maps, target->memory());
+  ASSERT_FALSE(places.empty());
+  for (const StubPlace& place : places) {
+    std::vector<uint8_t> bytes(stub_layout().size);
+    ASSERT_TRUE(target->memory().read(place.address, bytes));
+    EXPECT_TRUE(std::ranges::all_of(bytes, [](uint8_t b) { return b == 0; }));
+  }
+  // One byte that is somebody's: the place is no longer one.
+  const uint8_t used[] = {1};
+  ASSERT_TRUE(target->memory().write(places.front().address + stub_layout().size - 1, used));
+  for (const StubPlace& place : find_stub_places(maps, target->memory()))
+    EXPECT_NE(place.address, places.front().address);
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+// ---- threads that are not borrowed
+// -----------------------------------------------------------------------------------
+
+/// Some byte of code that is an int3, or looks like one.
+std::optional<TargetAddr> find_int3(const Target& target) {
+  auto modules = target.modules();
+  if (!modules) return std::nullopt;
+  for (const Module& module : *modules) {
+    for (const Segment& s : module.segments) {
+      std::vector<uint8_t> code(s.exec ? static_cast<size_t>(s.end - s.start) : 0);
+      code.resize(target.memory().read_some(s.start, code));
+      const auto found = std::ranges::find(code, uint8_t{0xcc});
+      if (found != code.end()) return s.start + static_cast<uint64_t>(found - code.begin());
+    }
+  }
+  return std::nullopt;
+}
+
+/// Makes the only thread look as if it had just run the int3 at `at`: the signal is on its way.
+void pretend_trap(StoppedProcess& process, TargetAddr at) {
+  const StoppedThread& thread = process.threads().front();
+  os::Registers registers = thread.registers;
+  registers.rip = at.value + 1;
+  registers.orig_rax = os::kNoSystemCall;
+  ASSERT_TRUE(process.set_registers(0, registers));
+  ASSERT_EQ(::tgkill(process.target().pid(), thread.tid, SIGTRAP), 0);
+}
+
+TEST(Borrowing, LeavesAThreadAloneThatIsAboutToGetTheSignalOfAnInt3) {
+  Program program = Program::start({waiter(), "trap"});
+  ASSERT_TRUE(program.ready());
+  auto done = while_busy([&] {
+    return with_tracer_thread([&]() -> Result<void> {
+      SPILE_TRY(const Target target, Target::open(program.pid()));
+      SPILE_TRY(const auto specs, plan_regions(target));
+      SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
+      const os::Registers home = process.threads().front().registers;
+      const auto at = find_int3(target);
+      if (!at) return fail(ErrorCode::kNotFound, "no int3 in the program");
+      pretend_trap(process, *at);
+      auto mapped = map_shared(process, specs);
+      EXPECT_FALSE(mapped) << "killed in this moment, the tracer would leave a signal that comes "
+                              "from the stub";
+      if (!mapped) {
+        EXPECT_EQ(mapped.error().code, ErrorCode::kBusy) << describe(mapped.error());
+      }
+      return process.set_registers(0, home);
+    });
+  });
+  ASSERT_TRUE(done) << describe(done.error());
+  EXPECT_TRUE(our_mappings(*os::read_maps(program.pid())).empty());
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(Borrowing, LeavesAThreadAloneThatRedirectsItsSystemCalls) {
+  REQUIRE_PROGRAM(file, "dispatch.c", "cc -O1");
+  Program program = Program::start({file});
+  if (!program.ready()) GTEST_SKIP() << "no C library to exempt";
+  bool is_known = false;
+  auto done = while_busy([&] {
+    return with_tracer_thread([&]() -> Result<std::vector<RemoteMemory>> {
+      SPILE_TRY(const Target target, Target::open(program.pid()));
+      SPILE_TRY(const auto specs, plan_regions(target));
+      SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
+      is_known = os::ptrace_user_dispatch(program.pid());
+      return is_known ? map_shared(process, specs) : std::vector<RemoteMemory>();
+    });
+  });
+  if (!is_known) GTEST_SKIP() << "this kernel does not tell (before 6.4), or has no such calls";
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, ErrorCode::kUnsupported) << describe(done.error());
   EXPECT_EQ(program.finish(), "exit-success");
 }
 

@@ -155,7 +155,8 @@ TEST(Spawn, PassesOnTheExitStatusAndTheSignal) {
 }
 
 TEST(Spawn, RunsTheCommandWithoutOurSignalMask) {
-  auto outcome = run({"sh", "-c", "grep SigBlk /proc/self/status"}, [](StoppedProcess&) {});
+  // No shell in between: many clear the mask themselves.
+  auto outcome = run({"grep", "SigBlk", "/proc/self/status"}, [](StoppedProcess&) {});
   ASSERT_TRUE(outcome) << outcome.error().message;
   EXPECT_NE(outcome->all.find("0000000000000000"), std::string::npos) << outcome->all;
 }

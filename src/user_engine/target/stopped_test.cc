@@ -171,6 +171,33 @@ TEST(Stop, NoticesAnExecInBetween) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
+TEST(Stop, OfAProcessThatHasCalledExecSinceItWasOpenedIsRefused) {
+  Program program = Program::start({odd(), "exec"});
+  ASSERT_TRUE(program.ready());
+  auto target = Target::open(program.pid());
+  ASSERT_TRUE(target) << target.error().message;
+  while (target->memory().alive()) ::usleep(200);
+  const auto stop = [&]() -> Result<void> {
+    auto process = StoppedProcess::stop(*target);
+    if (!process) return std::unexpected(process.error());
+    return {};
+  };
+  auto done = while_busy([&] { return with_tracer_thread(stop); });
+  ASSERT_FALSE(done) << "what is written next would go to memory that is gone";
+  EXPECT_EQ(done.error().code, ErrorCode::kTargetGone) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+TEST(TracerThread, TakesNoSignalOfTheProgramItLivesIn) {
+  sigset_t outside{}, inside{};
+  on_tracer_thread([&] { ::pthread_sigmask(SIG_BLOCK, nullptr, &inside); });
+  ::pthread_sigmask(SIG_BLOCK, nullptr, &outside);
+  for (const int signal : {SIGINT, SIGTERM, SIGCHLD, SIGALRM, SIGUSR1, SIGPROF, SIGTRAP}) {
+    EXPECT_EQ(::sigismember(&inside, signal), 1) << signal;
+    EXPECT_EQ(::sigismember(&outside, signal), 0) << signal;
+  }
+}
+
 TEST(Stop, NamesAnotherTracer) {
   Program program = Program::start({odd()});
   ASSERT_TRUE(program.ready());

@@ -51,6 +51,7 @@ int main(int argc, char** argv) {
   sigprocmask(SIG_BLOCK, &usr, NULL);
   sigprocmask(SIG_SETMASK, NULL, &before);
   signal(SIGUSR1, got);
+  if (!strcmp(mode, "trap")) signal(SIGTRAP, got);
   if (!strcmp(mode, "full")) {
     struct rlimit limit = {3, 64};
     if (setrlimit(RLIMIT_NOFILE, &limit)) bad("setrlimit", 0);
@@ -62,7 +63,7 @@ int main(int argc, char** argv) {
   if (!strcmp(mode, "read") || !strcmp(mode, "full")) {
     long r = read(0, &byte, 1);
     if (r != 1) bad("read", r);
-  } else if (!strcmp(mode, "count")) {  // read, with one SIGUSR1 in between
+  } else if (!strcmp(mode, "count") || !strcmp(mode, "trap")) {  // read, with one signal in between
     long r = read(0, &byte, 1);
     if (r != 1) bad("read", r);
   } else if (!strcmp(mode, "poll")) {
@@ -91,7 +92,8 @@ int main(int argc, char** argv) {
   } else {
     spin();
   }
-  if (caught != (!strcmp(mode, "count") || !strcmp(mode, "pause"))) bad("signals caught", caught);
+  const int expected = !strcmp(mode, "count") || !strcmp(mode, "trap") || !strcmp(mode, "pause");
+  if (caught != expected) bad("signals caught", caught);
   sigprocmask(SIG_SETMASK, NULL, &after);
   if (memcmp(&before, &after, 8)) bad("signal mask changed", 0);
   if (open_descriptors() != descriptors) bad("descriptors", open_descriptors());
