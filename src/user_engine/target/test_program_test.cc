@@ -134,4 +134,9 @@ char Program::state() const {
   return stat ? stat->state : '?';
 }
 
+char Program::state_after_waiting_for(char wanted) const {
+  for (int i = 0; i < 50'000 && state() != wanted; ++i) ::usleep(200);
+  return state();
+}
+
 }  // namespace spile::target
