@@ -26,7 +26,7 @@
 namespace spile::abi {
 
 struct PendingCell {
-  uint64_t key;             ///< slot << 16 | number, with a mark or none; 0: empty
+  uint64_t key;             ///< slot << 17 | number, with a mark or none; 0: empty
   uint64_t return_address;  ///< what the slot held, kPendingArmed, and how often it was re-entered
 };
 
@@ -54,10 +54,11 @@ inline constexpr uint64_t kPendingBuckets = uint64_t{1} << 15;
 inline constexpr uint64_t kPendingTableBytes = kPendingBuckets * sizeof(PendingBucket);
 /// Buckets where one note may be.
 inline constexpr uint32_t kPendingProbes = 4;
-/// Numbers are 1 to this; the two bits above it are marks.
-inline constexpr uint32_t kMaxPendingNumber = 0x3fff;
-inline constexpr uint64_t kPendingWriting = 0x8000;  ///< its return address is being stored
-inline constexpr uint64_t kPendingDoubted = 0x4000;  ///< another thread looks whether it is alive
+/// Numbers are 1 to this; the two bits above it are marks, the slot is above them.
+inline constexpr uint32_t kMaxPendingNumber = 0x7fff;
+inline constexpr uint64_t kPendingDoubted = 0x8000;   ///< another thread looks whether it is alive
+inline constexpr uint64_t kPendingWriting = 0x10000;  ///< its return address is being stored
+inline constexpr unsigned kPendingSlotShift = 17;
 /// In the code region, one a tracked function that may leave through a pointer: the code whose
 /// returns are watched. `count` ranges follow, ascending, not overlapping.
 struct KnownCode {
@@ -68,6 +69,7 @@ struct KnownCode {
 };
 
 /// Slots lie below: the lower half of a 48-bit address space.
-inline constexpr unsigned kPendingSlotBits = 48;
+inline constexpr unsigned kPendingSlotBits = 47;
+static_assert(kPendingSlotBits + kPendingSlotShift == 64);
 
 }  // namespace spile::abi

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "os/scheduling.h"
 #include "os/step.h"
 
 namespace spile::os {
@@ -186,12 +187,14 @@ Result<std::optional<Stop>> peek_stop(pid_t tid, bool keep_zombie) {
 }
 
 Result<std::optional<Stop>> wait_stop(pid_t tid, Deadline deadline, bool keep_zombie) {
-  constexpr int kSpins = 30;
-  std::chrono::nanoseconds pause{20'000};
+  // Before a thread of real time nobody else runs on this processor until it sleeps.
+  const bool real_time = is_real_time();
+  const int spins = real_time ? 0 : 30;
+  std::chrono::nanoseconds pause{real_time ? 5'000 : 20'000};
   for (int i = 0;; ++i) {
     SPILE_TRY(auto stop, peek_stop(tid, keep_zombie));
     if (stop) return stop;
-    if (i < kSpins) {
+    if (i < spins) {
       ::sched_yield();
       continue;
     }

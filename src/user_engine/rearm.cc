@@ -42,12 +42,15 @@ std::set<ModuleIdentity> find_returned(const Attachment& attachment,
   for (const ModuleIdentity& module : modules) {
     bool any = false, all = true;
     std::set<TargetAddr> places;  // one planned twice has come back before without its sites
+    const ModuleImage* same_build = nullptr;  // more builds than one may have been here
     for (const PatchedSite& site : attachment.unloaded) {
       if (!is_of(site, module)) continue;
       any = true;
       all =
           all && is_self_contained(attachment, site) && places.insert(site.edits.back().at).second;
-      if (all && places.size() == 1) all = is_same_build(site, loaded);
+      const ModuleImage* image = site.planned->image;
+      if (all && image != same_build) all = is_same_build(site, loaded);
+      same_build = image;
     }
     if (any && all) returned.insert(module);
   }

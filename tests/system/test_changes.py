@@ -843,6 +843,125 @@ def case_56_not_bound_when_it_comes():
                     check("exact-or-told", told == calls or (waited and 500 < told), f"{name}: {told} of {calls} returns\n{tracer.report()}")
                     check("exact-count", int(tracer.maps()["@chosen"]) >= 500, f"{tracer.maps()}")
                     check("no-refusal", "not probed" not in "\n".join(tracer.err), tracer.report())
+
+
+REWRITTEN_LIBRARY = r"""
+#define APART __attribute__((noinline, noclone))
+APART long ONE(long n) { __asm__ volatile(""); return n + 1; }
+APART long OTHER(long n) { __asm__ volatile(""); return n + 1; }
+void work(void) {
+  for (long i = 0; i < 100; i++) probed(i);
+  for (long i = 0; i < 250; i++) unprobed(i);
+}
+"""
+
+
+def code_places(pid, path):
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        return [line.split()[0] for line in maps if path in line]
+
+
+def case_56_rewritten_in_place():
+    """Another build comes back in the same file at the same place, with the same bytes where the probe was: now they are of another
+    function. The probe goes where its function is."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        library, source, builds = os.path.join(folder, "libmany.so"), os.path.join(folder, "rewritten.c"), []
+        with open(source, "w", encoding="utf-8") as file:
+            file.write("long probed(long), unprobed(long);\n" + REWRITTEN_LIBRARY)
+        for one, other in (("probed", "unprobed"), ("unprobed", "probed")):
+            subprocess.run([compiler, "-O2", "-fno-toplevel-reorder", "-fno-ipa-icf", "-shared", "-fPIC", "-Wl,--build-id", f"-DONE={one}",
+                            f"-DOTHER={other}", "-o", library, source], check=True)
+            with open(library, "rb") as file:
+                builds.append(file.read())
+        check("as-meant", len(builds[0]) == len(builds[1]) and builds[0] != builds[1], "the builds differ in size")
+
+        def write(build):
+            with open(library, "r+b") as file:  # the same inode
+                file.write(build)
+
+        write(builds[0])
+        with Process([sys.executable, "-c", LIBRARY_USER]) as user:
+            def ask(words):
+                answers = len(user.out)
+                user.process.stdin.write(words + "\n")
+                user.process.stdin.flush()
+                wait_until(lambda: len(user.out) > answers or not user.alive(), words, 20)
+                check("target-survives", user.alive(), user.report())
+            ask(f"load {library}")
+            places = code_places(user.pid, library)
+            with Spile(f"uprobe:{library}:probed {{ @calls = count(); }}", pid=user.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                rounds = 4
+                for number in range(1, rounds + 1):
+                    ask("work 0")
+                    ask("unload 0")
+                    write(builds[number % 2])
+                    ask(f"load {library}")
+                    check("same-place", code_places(user.pid, library) == places, "it came to another place: the test says nothing")
+                    wait_until(lambda: library_is_patched(user.pid, library), "the library's probe", 20)
+                ask("work 0")
+                tracer.stop()
+                check_count("exact", int(tracer.maps().get("@calls", 0)), (rounds + 1) * 100, tracer)
+            check("no-mapping-left", not our_mappings(user.pid), tracer.report())
+
+
+NO_ROOM_LIBRARY = r"""
+#define _GNU_SOURCE
+#include <sys/resource.h>
+static long one(long n) { __asm__ volatile(""); return n + 1; }
+static long (*choose(void))(long) { return one; }
+long chosen(long n) __attribute__((ifunc("choose")));
+long work(long n) { return chosen(n); }
+__attribute__((constructor)) static void no_more_memory(void) {
+  struct rlimit limit;
+  getrlimit(RLIMIT_AS, &limit);
+  limit.rlim_cur = 0;  // what is mapped stays
+  setrlimit(RLIMIT_AS, &limit);
+}
+"""
+NO_ROOM_USER = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int argc, char **argv) {
+  char line[64];
+  puts("ready");
+  fflush(stdout);
+  while (fgets(line, sizeof line, stdin)) {
+    if (line[0] == 'l' && !dlopen(argv[1], RTLD_NOW)) return 1;
+    if (argc == 2) puts("done");
+    fflush(stdout);
+  }
+  return 0;
+}
+"""
+
+
+def case_56_no_room_when_tried_again():
+    """A probe that had to wait until the loader had filled in its library's words, and then cannot be set: the user is told why."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        library, program = os.path.join(folder, "libnoroom.so"), os.path.join(folder, "user")
+        for text, output, flags in ((NO_ROOM_LIBRARY, library, ["-shared", "-fPIC"]), (NO_ROOM_USER, program, [])):
+            with open(output + ".c", "w", encoding="utf-8") as file:
+                file.write(text)
+            subprocess.run([compiler, "-O2", *flags, "-o", output, output + ".c", "-ldl"], check=True)
+        with Process([program, library]) as user:
+            wait_until(lambda: "ready" in user.out, "the program")
+            with Spile(f"uprobe:{library}:chosen {{ @calls = count(); }}", pid=user.pid) as tracer:
+                check("attached", tracer.wait_attached(), tracer.report())
+                user.process.stdin.write("load\n")
+                user.process.stdin.flush()
+                wait_until(lambda: "done" in user.out or not user.alive(), "the library", 20)
+                check("target-survives", user.alive(), user.report())
+                wait_until(lambda: "RLIMIT_AS" in "\n".join(tracer.err), f"a word on the probe\n{tracer.report()}", 20)
+                told = [line for line in tracer.err if "RLIMIT_AS" in line]
+                check("told-once", len(told) == 1 and "libnoroom.so" in told[0], tracer.report())
+                tracer.stop()
+            check("target-survives", user.alive(), user.report())
+            check("no-mapping-left", not our_mappings(user.pid), tracer.report())
+
+
 def case_56_never_loaded():
     """A dynamic program is told so and traced on; a static one is refused: it will never load the file."""
     program = count_program([f"{target_path(LIBRARY)}:probe_me"])

@@ -32,7 +32,7 @@ inline constexpr uint32_t kMaxPendingTries = 8;
 inline constexpr uint64_t kReapEvery = 8;
 
 inline uint64_t pending_key(uint64_t slot, uint64_t number) {
-  return slot << 16 | number;
+  return slot << abi::kPendingSlotShift | number;
 }
 
 /// Bucket `probe` of those where notes of a slot may be.
@@ -92,10 +92,10 @@ inline bool reap_pending(const abi::RtConsts& consts, uint64_t slot) {
     for (abi::PendingCell& cell : pending_bucket(consts, slot, probe)->cells) {
       const uint64_t key = load_acquire(&cell.key);
       const bool settled = key != 0 && (key & (abi::kPendingWriting | abi::kPendingDoubted)) == 0;
-      if (!settled || is_alive(consts, cell, key >> 16)) continue;
+      if (!settled || is_alive(consts, cell, key >> abi::kPendingSlotShift)) continue;
       const uint64_t doubted = key | abi::kPendingDoubted;
       if (!compare_swap(&cell.key, key, doubted)) continue;
-      const bool alive = is_alive(consts, cell, key >> 16);
+      const bool alive = is_alive(consts, cell, key >> abi::kPendingSlotShift);
       freed |= compare_swap(&cell.key, doubted, alive ? key : uint64_t{0}) && !alive;
     }
   }

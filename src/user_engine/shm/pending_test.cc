@@ -80,6 +80,19 @@ TEST_F(Pending, FunctionsAreToldApart) {
   EXPECT_TRUE(take(&stack[0], abi::kMaxPendingNumber));
 }
 
+/// What marks a note as doubted or half written is no part of a number.
+TEST_F(Pending, NumbersThatDifferInOneBitAreToldApart) {
+  const auto stack = stack_of(1);
+  for (uint64_t bit = 1; bit <= abi::kMaxPendingNumber / 2; bit *= 2) {
+    const uint64_t number = abi::kMaxPendingNumber - bit;
+    note(&stack[0], number);
+    EXPECT_FALSE(take(&stack[0], abi::kMaxPendingNumber)) << number;
+    EXPECT_TRUE(take(&stack[0], number));
+  }
+  note(&stack[0], abi::kMaxPendingNumber / 2 + 2);
+  EXPECT_FALSE(take(&stack[0], 1)) << "the highest bit counts";
+}
+
 TEST_F(Pending, AnotherReturnAddressIsAnotherCall) {
   auto stack = stack_of(1);
   note(&stack[0]);

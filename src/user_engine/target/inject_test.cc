@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -219,8 +220,7 @@ TEST(MapShared, WorksOnAJobStoppedProgramWhichStaysStopped) {
   while (program.state() != 'T') ::usleep(100);
   auto regions = attach(program.pid());
   ASSERT_TRUE(regions) << describe(regions.error());
-  ::usleep(1000);
-  EXPECT_EQ(program.state(), 'T');
+  EXPECT_EQ(program.state_after_waiting_for('T'), 'T');
   ::kill(program.pid(), SIGCONT);
   EXPECT_EQ(program.finish(), "exit-success");
 }
@@ -260,10 +260,15 @@ TEST(MapShared, SealsTheFiles) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
+uint64_t allocated_bytes(const Fd& file) {
+  struct stat st{};
+  EXPECT_EQ(::fstat(file.get(), &st), 0);
+  return static_cast<uint64_t>(st.st_blocks) * 512;
+}
+
 TEST(MapShared, AllocatesLargeRegionsWhileTheTargetRuns) {
   Program program = Program::start({waiter(), "spin"});
   ASSERT_TRUE(program.ready());
-  std::chrono::nanoseconds stopped{};
   auto regions = with_tracer_thread([&]() -> Result<std::vector<RemoteMemory>> {
     SPILE_TRY(const Target target, Target::open(program.pid()));
     SPILE_TRY(const auto maps, target.maps());
@@ -272,13 +277,11 @@ TEST(MapShared, AllocatesLargeRegionsWhileTheTargetRuns) {
         {RegionSpec::Kind::kCode, "spile-code", at, 8 << 20, false, true},
         {RegionSpec::Kind::kData, "spile-data", at + (8 << 20), 24 << 20, false, true}};
     SPILE_TRY(StoppedProcess process, StoppedProcess::stop(target));
-    SPILE_TRY(auto mapped, map_shared(process, specs));
-    stopped = process.stopped_for();
-    return mapped;
+    return map_shared(process, specs);
   });
   ASSERT_TRUE(regions) << describe(regions.error());
-  EXPECT_LT(stopped, std::chrono::milliseconds(200)) << "generous: the machine may be busy";
   for (RemoteMemory& region : *regions) {
+    EXPECT_LT(allocated_bytes(region.file), region.spec.size_bytes / 8) << "in the stop";
     ASSERT_TRUE(allocate_pages(region));
     std::memset(region.local.data(), 0x5a, region.local.size());
     auto byte = os::ProcessMemory::open(program.pid())
@@ -565,8 +568,8 @@ TEST(TracerDies, WhileAJobStoppedTargetStaysStopped) {
     ::kill(program.pid(), SIGSTOP);
     while (program.state() != 'T') ::usleep(100);
     attach_and_die(program.pid(), number);
-    ::usleep(500);
-    EXPECT_EQ(program.state(), 'T');
+    // A thread that was on its way home gets there when it has a processor.
+    EXPECT_EQ(program.state_after_waiting_for('T'), 'T');
     ::kill(program.pid(), SIGCONT);
     ASSERT_EQ(program.finish(), "exit-success");
   }
@@ -591,10 +594,13 @@ TEST(TargetDies, AtAnyStepTheTracerReturnsAnError) {
     g_fatal_step = number;
     os::kill_at_step(0);
     os::set_step_hook(kill_the_target);
-    const auto start = os::Clock::now();
     auto regions = attach(program.pid());
     os::set_step_hook(nullptr);
-    EXPECT_LT(os::Clock::now() - start, std::chrono::milliseconds(1500));
+    // Nobody has waited for a call of the dead until that was overdue.
+    if (!regions) {
+      EXPECT_EQ(regions.error().message.find("does not return"), std::string::npos)
+          << regions.error().message;
+    }
     if (number + 4 < steps) {
       EXPECT_FALSE(regions);
     }
@@ -665,8 +671,7 @@ TEST(Signals, SurviveATracerThatDiesRightAfterThem) {
 
 TEST(Signals, StopAtAnyStepStopsTheTarget) {
   signal_at_every_step({waiter(), "read"}, SIGSTOP, [](Program& program) {
-    for (int i = 0; i < 1000 && program.state() != 'T'; ++i) ::usleep(100);
-    EXPECT_EQ(program.state(), 'T');
+    EXPECT_EQ(program.state_after_waiting_for('T'), 'T');
     ::kill(program.pid(), SIGCONT);
     ASSERT_EQ(program.finish(), "exit-success");
   });

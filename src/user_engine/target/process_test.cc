@@ -124,7 +124,11 @@ TEST(Open, RefusesA32BitProgram) {
   const std::string program = build_program("tiny32.S", "cc -m32 -nostdlib -static");
   if (program.empty()) GTEST_SKIP() << "cannot build 32-bit programs";
   Program target = Program::start({program});
-  ::usleep(20'000);
+  for (int i = 0; i < 50'000; ++i) {  // until it is that program, or has ended for it could not be
+    auto exe = os::read_link(fmt::format("/proc/{}/exe", target.pid()));
+    if (!exe || *exe == program || target.state() == 'Z') break;
+    ::usleep(200);
+  }
   auto opened = Target::open(target.pid());
   ASSERT_FALSE(opened);
   if (opened.error().code == ErrorCode::kTargetGone)

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 
+#include "os/process.h"
 #include "os/step.h"
 #include "user_engine/target/inject.h"
 #include "user_engine/target/test_program.h"
@@ -159,6 +160,18 @@ TEST(Spawn, RunsTheCommandWithoutOurSignalMask) {
   auto outcome = run({"grep", "SigBlk", "/proc/self/status"}, [](StoppedProcess&) {});
   ASSERT_TRUE(outcome) << outcome.error().message;
   EXPECT_NE(outcome->all.find("0000000000000000"), std::string::npos) << outcome->all;
+}
+
+TEST(Spawn, RunsTheCommandWithOurCreatorsScheduling) {
+  const auto line_of = [](const std::string& text) {
+    const size_t at = text.find("se.slice");
+    return at == std::string::npos ? "" : text.substr(at, text.find('\n', at) - at);
+  };
+  auto ours = os::read_file("/proc/self/sched");
+  if (!ours || line_of(*ours).empty()) GTEST_SKIP() << "needs a kernel that tells of slices";
+  auto outcome = run({"cat", "/proc/self/sched"}, [](StoppedProcess&) {});
+  ASSERT_TRUE(outcome) << outcome.error().message;
+  EXPECT_EQ(line_of(outcome->all), line_of(*ours));
 }
 
 TEST(Spawn, SaysThatThereIsNoSuchProgram) {

@@ -17,13 +17,17 @@ namespace {
 thread_local bool t_is_tracer = false;
 thread_local sigset_t t_creator_mask;
 thread_local unsigned long t_creator_slack_ns = 0;
+thread_local std::optional<os::Scheduling> t_creator_scheduling;
 
 pid_t my_tid() {
   return static_cast<pid_t>(::syscall(SYS_gettid));
 }
 
-void run_as_tracer(const std::function<void()>& work, unsigned long creator_slack_ns) {
+void run_as_tracer(const std::function<void()>& work,
+                   unsigned long creator_slack_ns,
+                   const std::optional<os::Scheduling>& creator_scheduling) {
   t_creator_slack_ns = creator_slack_ns;
+  t_creator_scheduling = creator_scheduling;
   // Handlers of the program we live in belong to its own threads; 1 ns of slack makes short sleeps
   // short.
   sigset_t all;
@@ -80,13 +84,19 @@ void on_tracer_thread(const std::function<void()>& work) {
   // A thread that ends gives up all that it traces: the kernel's own guarantee that nothing stays
   // behind.
   const int slack_ns = ::prctl(PR_GET_TIMERSLACK);
-  std::thread thread(
-      [&] { run_as_tracer(work, slack_ns > 0 ? static_cast<unsigned long>(slack_ns) : 0); });
+  std::optional<os::Scheduling> scheduling;
+  if (auto now = os::get_scheduling()) scheduling = *now;
+  // The creator too: it waits for the thread's end, and the work goes on only when it runs.
+  const os::Urgency prompt = os::Urgency::prompt();
+  std::thread thread([&] {
+    run_as_tracer(work, slack_ns > 0 ? static_cast<unsigned long>(slack_ns) : 0, scheduling);
+  });
   thread.join();
 }
 
 void undo_tracer_settings() {
   ::prctl(PR_SET_TIMERSLACK, t_creator_slack_ns);
+  if (t_creator_scheduling) (void)os::set_scheduling(*t_creator_scheduling);
   ::sigprocmask(SIG_SETMASK, &t_creator_mask, nullptr);
 }
 
@@ -154,6 +164,9 @@ StoppedProcess::~StoppedProcess() {
 }
 
 void StoppedProcess::detach() {
+  if (threads_.empty() && running_.empty()) return;
+  // The first that goes must not have the others wait.
+  const os::Urgency urgency = os::Urgency::real_time();
   for (const StoppedThread& thread : threads_) (void)os::ptrace_detach(thread.tid, 0);
   // Those that never came to rest: whoever has by now is let go, the others go with this thread's
   // end.
@@ -195,6 +208,12 @@ Result<void> StoppedProcess::stop_all(os::Deadline deadline) {
   if (auto status = os::read_status(target_->pid())) own_child_ = status->parent == ::getpid();
   SPILE_TRY(const pid_t tid, target_->live_thread());
   if (auto stat = os::read_stat(target_->pid(), tid)) pin_ = os::CpuPin::to(stat->cpu);
+  const os::Urgency urgency = os::Urgency::real_time();
+  return gather(deadline);
+}
+
+/// Until nothing of the target runs.
+Result<void> StoppedProcess::gather(os::Deadline deadline) {
   for (int quiet_passes = 0; quiet_passes < 2;) {
     SPILE_TRY(const size_t added, seize_new_threads());
     const bool busy = added != 0 || !running_.empty();
@@ -205,11 +224,25 @@ Result<void> StoppedProcess::stop_all(os::Deadline deadline) {
                   threads_.size());
     }
   }
-  // From here on nothing of the target runs.
   if (threads_.empty() || !target_->memory().alive()) {
     return fail(ErrorCode::kTargetGone, "it has ended or called exec meanwhile");
   }
   return check_sharers();
+}
+
+Result<void> StoppedProcess::let_run(std::span<const pid_t> tids, std::chrono::nanoseconds time) {
+  const os::Urgency urgency = os::Urgency::real_time();
+  for (const pid_t tid : tids) {
+    const auto erased =
+        std::erase_if(threads_, [&](const StoppedThread& thread) { return thread.tid == tid; });
+    SPILE_CHECK(erased == 1);
+    (void)os::ptrace_detach(tid, 0);
+  }
+  std::this_thread::sleep_for(time);
+  auto done = gather(os::Clock::now() + StopOptions().timeout);
+  if (done) return done;
+  detach();
+  return forward(done, "stop process {} ({})", target_->pid(), target_->name());
 }
 
 bool StoppedProcess::knows(pid_t tid) const {

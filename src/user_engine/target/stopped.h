@@ -29,6 +29,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,17 +37,19 @@
 #include "base/error.h"
 #include "os/affinity.h"
 #include "os/ptrace.h"
+#include "os/scheduling.h"
 #include "user_engine/target/process.h"
 
 namespace spile::target {
 
 /// Runs `work` on a thread of its own and waits for it. All stopping, injecting and spawning must
-/// happen in there. When it returns nothing is traced any more, whatever happened inside.
+/// happen in there. When it returns nothing is traced any more, whatever happened inside. The
+/// thread and its creator get processors promptly (os/scheduling.h) until then.
 void on_tracer_thread(const std::function<void()>& work);
 /// Is this such a thread?
 bool in_tracer_thread();
 /// Puts the calling process (a child just forked from a tracer thread) back to what the tracer
-/// thread's creator had: signal mask and timer slack. Async-signal-safe.
+/// thread's creator had: signal mask, timer slack, scheduling. Async-signal-safe.
 void undo_tracer_settings();
 
 /// The same with a result: `auto r = with_tracer_thread([&]() -> Result<void> { ... });`
@@ -115,6 +118,11 @@ class StoppedProcess {
   /// Lets every thread go on, by DETACH. Idempotent.
   void detach();
 
+  /// Lets these threads go for `time`, the others stay, and stops them again: a thread that only
+  /// lacks a processor to leave a place gets one at once. Indices into threads() mean nothing
+  /// afterwards. Errors: as stop(); everything is released then.
+  Result<void> let_run(std::span<const pid_t> tids, std::chrono::nanoseconds time);
+
   const Target& target() const { return *target_; }
   const std::vector<StoppedThread>& threads() const { return threads_; }
   const os::ProcessMemory& memory() const { return target_->memory(); }
@@ -160,6 +168,7 @@ class StoppedProcess {
 
   /// All the steps of stop(), on an object that detaches when it goes away.
   Result<void> stop_all(os::Deadline deadline);
+  Result<void> gather(os::Deadline deadline);
   Result<size_t> seize_new_threads();
   Result<bool> seize(pid_t tid);
   Result<void> settle_all(os::Deadline deadline);

@@ -6,9 +6,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <map>
 #include <set>
 
 #include "abi/private_stack.h"
+#include "os/process.h"
+#include "os/scheduling.h"
 #include "user_engine/target/test_program.h"
 #include "user_engine/target/threads_inside.h"
 
@@ -64,6 +68,50 @@ TEST(Stop, FiftyTimesWakesNoSleeper) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
+/// How often a thread was given a processor.
+uint64_t times_run(pid_t pid, pid_t tid) {
+  auto text = os::read_file(fmt::format("/proc/{}/task/{}/schedstat", pid, tid));
+  if (!text) return 0;
+  uint64_t run_ns = 0, waited_ns = 0, times = 0;
+  EXPECT_EQ(std::sscanf(text->c_str(), "%lu %lu %lu", &run_ns, &waited_ns, &times), 3);
+  return times;
+}
+
+TEST(LetRun, LetsGoTheseThreadsAloneAndHoldsAllAgain) {
+  Program program = Program::start({build_program("sleepers.c", "cc -O1 -pthread")});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [&](StoppedProcess& process) {
+    std::map<pid_t, uint64_t> before;
+    for (const StoppedThread& t : process.threads())
+      before[t.tid] = times_run(program.pid(), t.tid);
+    const std::vector<pid_t> some{process.threads()[1].tid, process.threads().back().tid};
+    ASSERT_TRUE(process.let_run(some, std::chrono::microseconds(100)));
+    EXPECT_EQ(process.threads().size(), before.size());
+    for (const StoppedThread& t : process.threads()) {
+      EXPECT_EQ(os::read_stat(program.pid(), t.tid)->state, 't');
+      const bool has_run = times_run(program.pid(), t.tid) > before.at(t.tid);
+      EXPECT_EQ(has_run, std::ranges::find(some, t.tid) != some.end()) << t.tid;
+    }
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
+/// The tracer thread is an ordinary one again as soon as nothing competes with it.
+TEST(Stop, LeavesRealTimeBehind) {
+  Program program = Program::start({build_program("sleepers.c", "cc -O1 -pthread")});
+  ASSERT_TRUE(program.ready());
+  auto done = look(program.pid(), [&](StoppedProcess& process) {
+    EXPECT_FALSE(os::is_real_time());
+    ASSERT_TRUE(process.let_run({}, std::chrono::microseconds(1)));
+    EXPECT_FALSE(os::is_real_time());
+    process.detach();
+    EXPECT_FALSE(os::is_real_time());
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(program.finish(), "exit-success");
+}
+
 TEST(Stop, CatchesAStormOfShortThreads) {
   Program program = Program::start({build_program("storm.c", "cc -O1 -pthread")});
   ASSERT_TRUE(program.ready());
@@ -99,8 +147,8 @@ TEST(Stop, LeavesAJobStoppedProcessStopped) {
       EXPECT_TRUE(process.threads()[0].group_stopped);
     });
     ASSERT_TRUE(done) << done.error().message;
-    ::usleep(500);
-    EXPECT_EQ(program.state(), 'T');
+    // It stops anew, which takes a processor.
+    EXPECT_EQ(program.state_after_waiting_for('T'), 'T');
   }
   ::kill(program.pid(), SIGCONT);
   EXPECT_EQ(program.finish(), "exit-success");
@@ -203,7 +251,7 @@ TEST(Stop, NamesAnotherTracer) {
   ASSERT_TRUE(program.ready());
   const pid_t other = ::fork();
   if (other == 0) {
-    (void)look(program.pid(), [](StoppedProcess&) { ::usleep(400'000); });
+    (void)look(program.pid(), [](StoppedProcess&) { ::pause(); });
     ::_exit(0);
   }
   while (os::read_status(program.pid())->tracer == 0) ::usleep(200);
@@ -212,6 +260,8 @@ TEST(Stop, NamesAnotherTracer) {
   EXPECT_EQ(done.error().code, ErrorCode::kBusy);
   EXPECT_NE(done.error().message.find(std::to_string(other)), std::string::npos)
       << done.error().message;
+  ::kill(other, SIGKILL);
+  ::waitpid(other, nullptr, 0);
   ::kill(other, SIGKILL);
   ::waitpid(other, nullptr, 0);
   EXPECT_EQ(program.finish(), "exit-success");

@@ -32,6 +32,8 @@ class Program {
   std::string finish();
   /// One letter of /proc/PID/stat.
   char state() const;
+  /// Waits for that letter, as long as a crowded machine may take; what it is then.
+  char state_after_waiting_for(char wanted) const;
   /// The bytes of its standard output that have arrived so far.
   std::string output_so_far();
 

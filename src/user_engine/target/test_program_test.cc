@@ -20,6 +20,9 @@
 namespace spile::target {
 namespace {
 
+/// For a crowded machine: who waits that long has failed.
+constexpr int kPatienceMs = 60'000;
+
 /// A folder of this run, readable by all, removed at the end.
 struct Folder {
   Folder() {
@@ -100,7 +103,7 @@ Program::~Program() {
 }
 
 bool Program::ready() {
-  const bool said = read_until(out_.get(), "ready", 10'000).find("ready") != std::string::npos;
+  const bool said = read_until(out_.get(), "ready", kPatienceMs).find("ready") != std::string::npos;
   for (int i = 0; said && i < 20 && state() != 'S'; ++i) ::usleep(200);
   return said;
 }
@@ -113,10 +116,10 @@ std::string Program::finish() {
   ::signal(SIGPIPE, SIG_IGN);
   [[maybe_unused]] const ssize_t n =
       ::write(in_.get(), "x", 1);  // fails when the program has ended: judged below
-  std::string text = read_until(out_.get(), nullptr, 8'000);
+  std::string text = read_until(out_.get(), nullptr, kPatienceMs);
   int status = 0;
   pid_t done = 0;
-  for (int i = 0; i < 2000 && done == 0; ++i) {
+  for (int i = 0; i < kPatienceMs && done == 0; ++i) {
     done = ::waitpid(pid_, &status, WNOHANG);
     if (done == 0) ::usleep(1000);
   }
@@ -132,6 +135,11 @@ std::string Program::finish() {
 char Program::state() const {
   auto stat = os::read_stat(pid_, pid_);
   return stat ? stat->state : '?';
+}
+
+char Program::state_after_waiting_for(char wanted) const {
+  for (int i = 0; i < 50'000 && state() != wanted; ++i) ::usleep(200);
+  return state();
 }
 
 }  // namespace spile::target
