@@ -67,6 +67,11 @@ class KernelMemory {
 
 }  // namespace
 
+Result<void> shows_its_memory() {
+  SPILE_TRY(const KernelMemory memory, KernelMemory::open());
+  return {};
+}
+
 Result<std::vector<engine::SiteReport>> kernel_sites() {
   SPILE_TRY(const auto probes, active_kprobes());
   auto memory = KernelMemory::open();

@@ -153,13 +153,29 @@ class Running:
         self.process.communicate()
 
 
-def links():
-    return run([Work.get("bpf_links")]).out
+def link_ids(pid):
+    """Of the links that this process holds: others may trace on the same machine."""
+    ids = []
+    for path in glob.glob(f"/proc/{pid}/fdinfo/*"):
+        with contextlib.suppress(OSError):
+            with open(path, encoding="utf-8") as file:
+                ids += re.findall(r"^link_id:\s*(\d+)$", file.read(), re.M)
+    return ids
 
 
-def events_of_spile():
+def shown_links(ids):
+    return run([Work.get("bpf_links"), "--only", *ids]).out
+
+
+def links(trace):
+    return shown_links(link_ids(trace.process.pid))
+
+
+def events_of(*traces):
+    """The definitions that these have made, by the name of their group."""
+    groups = tuple(f":spile_{trace.process.pid}_" for trace in traces)
     with open(UPROBE_EVENTS, encoding="utf-8") as file:
-        return [line for line in file if ":spile_" in line]
+        return [line for line in file if any(group in line for group in groups)]
 
 
 # ---- probe types -----------------------------------------------------------------------------------------------------
@@ -290,17 +306,17 @@ def uprobes_by(path, link, in_tracefs):
     script = f"{probe} {{ @[probe] = count(); }} uretprobe:{Work.get('work')}:probe_me {{ @r[retval] = count(); }}"
     with Waiting("calls", 1000) as target:
         with Running(*options, "-v", "-p", target.pid, "-e", script) as trace:
-            shown = links()
+            shown = links(trace)
             check("link-type", bool(re.search(link, shown)) if link else not re.search("uprobe|perf_event", shown),
                   f"{path}: the kernel shows\n{shown}")
             if os.path.exists(UPROBE_EVENTS):
-                check("tracefs-event", len(events_of_spile()) == (2 if in_tracefs else 0), str(events_of_spile()))
+                check("tracefs-event", len(events_of(trace)) == (2 if in_tracefs else 0), str(events_of(trace)))
             target.finish()
             out = trace.stop()
     check("exact-count", keyed(out, "@") == {probe: 1000}, out)
     check("exact-count", len(keyed(out, "@r")) == 1000 and keyed(out, "@r").get("1000") == 1, out[-2000:])
     if os.path.exists(UPROBE_EVENTS):
-        wait_until(lambda: not events_of_spile(), "the end of spile's events")
+        wait_until(lambda: not events_of(trace), "the end of spile's events")
 
 
 def uprobe_by_multi():
