@@ -21,8 +21,9 @@ struct Options {
   std::shared_ptr<KernelTypes> types = {};
 };
 
-/// Every kprobe that is in place in this kernel, whoever set it, with its state and its first bytes
-/// where /proc/kcore shows them: `spile sites` without a process. Errors: denied, unsupported.
+/// Every kprobe that is in place in this kernel, whoever set it, with its state and its live code,
+/// where /proc/kcore shows it: `after` with the original as `before` where that is known, else as
+/// `before` alone: `spile sites` without a process. Errors: denied, unsupported.
 Result<std::vector<engine::SiteReport>> kernel_sites();
 /// Whether /proc/kcore can be read. Errors: denied, not found.
 Result<void> shows_its_memory();

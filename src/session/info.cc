@@ -117,7 +117,7 @@ Section programs(Features& features) {
     section.facts.push_back(yes_or(name, works, how, why));
   };
   add("ring buffer", features.ring_buffer(), "records in time order",
-      "needs Linux 5.8; a perf buffer a CPU is used: records of different CPUs come in no order");
+      "needs Linux 5.8; a perf buffer a CPU is used (--records perf)");
   add("loops", features.loops(), "of up to 65536 rounds, and walks through maps",
       "needs Linux 5.17 (bpf_loop); ranges of up to 32 rounds work");
   add("perf event links", features.perf_link(), "with cookies (--attach link)",
