@@ -239,16 +239,17 @@ def one_program_serves_no_two_raw_tracepoints():
 
 def an_iterator_runs_once_for_each_task():
     need_root()
-    # Five threads of a name of their own: what else comes and goes meanwhile says nothing.
-    name = os.path.join(Work.directory.name, "iterated")
+    # Five threads of a name of their own: what else comes and goes meanwhile says nothing, nor this test run twice.
+    own = f"iter{os.getpid()}"
+    name = os.path.join(Work.directory.name, own)
     shutil.copy(need_tool("sleep"), name)
     with contextlib.ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(Process([name, "1000"]))
-        wait_until(lambda: sum(comm == "iterated\n" for comm in comms()) == 5, "five threads called so")
+        wait_until(lambda: sum(comm == own + "\n" for comm in comms()) == 5, "five threads called so")
         result = spile("-q", "-e", "iter:task { @ = count(); @t[ctx->task] = count(); @by[((struct task_struct *)ctx->task)->comm] = count(); }")
     check_status(result, 0)
-    check("exact-count", keyed(result.out, "@by").get("iterated") == 5, result.out)
+    check("exact-count", keyed(result.out, "@by").get(own) == 5, result.out)
     check("one-each", set(keyed(result.out, "@t").values()) == {1} and len(keyed(result.out, "@t")) == scalar(result.out, "@"), result.out)
     # The kernel calls once more at the end, without a task.
     check("no-end", "0x0" not in keyed(result.out, "@t"), result.out)
