@@ -664,6 +664,7 @@ def info_says_what_works():
     check_status(result, 0)
     facts = {fact["name"]: fact for fact in map(json.loads, result.out.splitlines())}
     check("kernel", facts["kernel"]["detail"] == os.uname().release, result.out)
+    check("asked", {"capabilities", "processes (user engine)", "lockdown", "kernel memory", "kernel types"} <= set(facts), result.out)
     check("reasons", all(fact["works"] or fact["detail"] for fact in facts.values()), result.out)
     if os.geteuid() == 0:
         has_kprobes = os.path.exists("/sys/bus/event_source/devices/kprobe")
