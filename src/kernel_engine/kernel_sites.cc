@@ -17,7 +17,7 @@ namespace {
 constexpr size_t kShownBytes = 5;  ///< a call, a jump, or an int3 and what is behind it
 /// What ftrace keeps at the places that it can trace: x86_nops[5].
 constexpr std::array<uint8_t, 5> kNop5 = {0x0f, 0x1f, 0x44, 0x00, 0x00};
-constexpr uint8_t kCall = 0xe8;
+constexpr uint8_t kCall = 0xe8, kInt3 = 0xcc;
 
 /// Of ftrace's call the original is known; of a breakpoint or a jump the kernel keeps it to itself.
 void show_code(engine::SiteReport& site, std::vector<uint8_t> live, bool is_ftrace) {
@@ -25,6 +25,8 @@ void show_code(engine::SiteReport& site, std::vector<uint8_t> live, bool is_ftra
     site.before.assign(kNop5.begin(), kNop5.end());
     site.after = std::move(live);
   } else {
+    // Behind a breakpoint lies the rest of an instruction.
+    if (!live.empty() && live[0] == kInt3) live.resize(1);
     site.before = std::move(live);
   }
 }
