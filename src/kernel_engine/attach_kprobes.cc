@@ -37,11 +37,6 @@ std::string near_names(const std::string& symbol) {
   return names.empty() ? "" : fmt::format("; did you mean {}?", fmt::join(names, " or "));
 }
 
-/// The kernel has no such way to attach, or not to this: another one is tried.
-bool is_out_of_reach(const Error& error) {
-  return error.code == ErrorCode::kNotFound || error.code == ErrorCode::kUnsupported;
-}
-
 }  // namespace
 
 /// Where all of a group can go by one link, as far as can be told before.
@@ -71,13 +66,11 @@ Result<bool> Attacher::attach_session(const KprobeGroup& entry, const KprobeGrou
   Programs::Pair pair{entry.program, at_return.program, {}, {}};
   if (knows_probe) pair.entry_probe = entry.probes.front(), pair.return_probe = at_return.probes[0];
   auto program = programs_.session(pair, LoadType::kKprobeSession);
-  if (!program && is_out_of_reach(program.error())) return false;
-  if (!program) return forward(program);
+  if (!program) return no_session(std::move(program.error()));
   const auto names = names_of(bundle_, entry.probes);
   auto link = link_kprobes(*program, kTraceKprobeSession, names,
                            std::vector<uint64_t>(names.size()), Moment::kEntry);
-  if (!link && is_out_of_reach(link.error())) return false;
-  if (!link) return forward(link);
+  if (!link) return no_session(std::move(link.error()));
   links_.push_back({.definition = {}, .event = Fd(), .link = std::move(*link)});
   for (size_t index : entry.probes) report(index, "kprobe (kprobe.session)");
   for (size_t index : at_return.probes) report(index, "kretprobe (kprobe.session)");
@@ -199,9 +192,11 @@ Result<void> Attacher::attach_kprobes() {
     const KprobeGroup& group = groups[i];
     if (done[i]) continue;
     if (is_forced(AttachPath::kSession))
-      return fail(ErrorCode::kUnsupported,
-                  "--attach session: this kernel has no kprobe.session, or the script is not a "
-                  "kprobe and a kretprobe of the same functions");
+      return fail(ErrorCode::kUnsupported, "--attach session: {}",
+                  why_no_session_.empty()
+                      ? "this kernel has no kprobe.session, or the script is not a kprobe and a "
+                        "kretprobe of the same functions"
+                      : why_no_session_);
     if (try_multi) {
       SPILE_TRY(bool attached, attach_plain_by_multi(group));
       done[i] = attached;

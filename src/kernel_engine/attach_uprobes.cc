@@ -57,13 +57,7 @@ Result<std::vector<UprobeSite>> Attacher::find_uprobe_sites(const std::vector<si
   return sites;
 }
 
-/// Programs of uprobe.multi may be interrupted by others of the same CPU (perf_output.h).
-Result<bool> Attacher::may_use_uprobe_multi(int program) {
-  if (programs_.must_run_alone(program)) {
-    if (!is_forced(AttachPath::kMulti)) return false;
-    return fail(ErrorCode::kUnsupported,
-                "--attach multi: uprobe.multi cannot send records through a perf buffer");
-  }
+Result<bool> Attacher::may_use_uprobe_multi() {
   const bool has_it =
       scope_.pids.empty() ? features_.uprobe_multi() : features_.uprobe_multi_with_pid();
   if (is_forced(AttachPath::kAuto)) return has_it;
@@ -107,7 +101,7 @@ Result<void> Attacher::attach_single_uprobe(const UprobeSite& site, AttachPath p
 }
 
 Result<void> Attacher::attach_uprobe_group(UprobeGroup& group) {
-  SPILE_TRY(const bool use_multi, may_use_uprobe_multi(group.program));
+  SPILE_TRY(const bool use_multi, may_use_uprobe_multi());
   if (!use_multi) {
     const AttachPath single = is_forced(AttachPath::kTracefs) ? forced_ : single_path();
     for (const UprobeSite& site : group.sites) SPILE_TRY_VOID(attach_single_uprobe(site, single));
@@ -135,30 +129,34 @@ bool Attacher::may_be_uprobe_session(const UprobeGroup& entry, const UprobeGroup
   const bool knows_probe = calls_cookie(entry.program) || calls_cookie(at_return.program);
   return !entry.is_attached && !at_return.is_attached && entry.path == at_return.path &&
          kind_of(entry) == ProbeKind::kUprobe && kind_of(at_return) == ProbeKind::kUretprobe &&
-         (entry.sites.size() == 1 || !knows_probe) && !programs_.must_run_alone(entry.program) &&
-         !programs_.must_run_alone(at_return.program) &&
+         (entry.sites.size() == 1 || !knows_probe) &&
          sorted_offsets(entry.sites) == sorted_offsets(at_return.sites);
 }
 
-Result<void> Attacher::attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return) {
+/// One program at both ends of the same functions, or nothing: then both groups go their own ways.
+Result<bool> Attacher::attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return) {
   Programs::Pair pair{entry.program, at_return.program, {}, {}};
   if (calls_cookie(entry.program) || calls_cookie(at_return.program))
     pair.entry_probe = entry.probes.front(), pair.return_probe = at_return.probes.front();
-  SPILE_TRY(int fd, programs_.session(pair, LoadType::kUprobeSession));
+  auto program = programs_.session(pair, LoadType::kUprobeSession);
+  if (!program) return no_session(std::move(program.error()));
   std::vector<pid_t> pids = scope_.pids.empty() ? std::vector<pid_t>{0} : scope_.pids;
+  std::vector<Fd> made;
   for (pid_t pid : pids) {
-    SPILE_TRY(Fd link,
-              link_uprobes(fd, kTraceUprobeSession, entry.path, entry.sites, Moment::kEntry, pid));
-    links_.push_back({.definition = {}, .event = Fd(), .link = std::move(link)});
+    auto link =
+        link_uprobes(*program, kTraceUprobeSession, entry.path, entry.sites, Moment::kEntry, pid);
+    if (!link) return no_session(std::move(link.error()));
+    made.push_back(std::move(*link));
   }
+  for (Fd& link : made)
+    links_.push_back({.definition = {}, .event = Fd(), .link = std::move(link)});
   for (const UprobeGroup* group : {&entry, &at_return}) {
     for (const UprobeSite& site : group->sites)
       report(site.probe,
              fmt::format("{} (uprobe.session)", name_of(bundle_.probes[site.probe].kind)),
              site.offset.value);
   }
-  entry.is_attached = at_return.is_attached = true;
-  return {};
+  return true;
 }
 
 /// A return may come before its entry in the script.
@@ -169,7 +167,8 @@ Result<void> Attacher::attach_uprobe_sessions(std::vector<UprobeGroup>& groups) 
     if (partner == groups.end() || !features_.uprobe_session() ||
         (!scope_.pids.empty() && !features_.uprobe_multi_with_pid()))
       continue;
-    SPILE_TRY_VOID(attach_uprobe_session(entry, *partner));
+    SPILE_TRY(entry.is_attached, attach_uprobe_session(entry, *partner));
+    partner->is_attached = entry.is_attached;
   }
   return {};
 }
@@ -200,9 +199,11 @@ Result<void> Attacher::attach_uprobes() {
   for (UprobeGroup& group : groups) {
     if (group.is_attached) continue;
     if (is_forced(AttachPath::kSession))
-      return fail(ErrorCode::kUnsupported,
-                  "--attach session: this kernel has no uprobe.session, or the script is not a "
-                  "uprobe and a uretprobe of the same functions");
+      return fail(ErrorCode::kUnsupported, "--attach session: {}",
+                  why_no_session_.empty()
+                      ? "this kernel has no uprobe.session, or the script is not a uprobe and a "
+                        "uretprobe of the same functions"
+                      : why_no_session_);
     SPILE_TRY_VOID(attach_uprobe_group(group));
   }
   return {};

@@ -104,6 +104,12 @@ uint64_t Attacher::missed() {
   return missed;
 }
 
+Result<bool> Attacher::no_session(Error error) {
+  if (!is_out_of_reach(error)) return std::unexpected(std::move(error));
+  why_no_session_ = std::move(error.message);
+  return false;
+}
+
 AttachPath Attacher::single_path() {
   if (forced_ == AttachPath::kLink || forced_ == AttachPath::kIoctl) return forced_;
   return features_.perf_link() ? AttachPath::kLink : AttachPath::kIoctl;

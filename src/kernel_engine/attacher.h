@@ -28,6 +28,11 @@
 
 namespace spile::kernel_engine {
 
+/// The kernel has no such way to attach, or not to this: another one is tried.
+inline bool is_out_of_reach(const Error& error) {
+  return error.code == ErrorCode::kNotFound || error.code == ErrorCode::kUnsupported;
+}
+
 class Attacher {
  public:
   /// `forced`: this way, or an error that says why not; probes that have one way only ignore it.
@@ -69,11 +74,11 @@ class Attacher {
   Result<std::vector<UprobeGroup>> group_uprobes();
   Result<void> attach_uprobe_group(UprobeGroup& group);
   Result<void> attach_uprobe_sessions(std::vector<UprobeGroup>& groups);
-  Result<void> attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return);
+  Result<bool> attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return);
   bool may_be_uprobe_session(const UprobeGroup& entry, const UprobeGroup& at_return);
   Result<std::vector<UprobeSite>> find_uprobe_sites(const std::vector<size_t>& probes);
   Result<void> attach_single_uprobe(const UprobeSite& site, AttachPath path);
-  Result<bool> may_use_uprobe_multi(int program);
+  Result<bool> may_use_uprobe_multi();
 
   // attach_kprobes.cc
   Result<void> attach_kprobes();
@@ -94,6 +99,9 @@ class Attacher {
   Result<void> run_iterator(size_t index);
 
   Result<void> keep(Result<Link> link);
+  /// False where the kernel or the programs allow no session, which is kept as the reason: two
+  /// links do the same. Other errors stay errors.
+  Result<bool> no_session(Error error);
   void report(size_t probe, std::string mechanism, uint64_t address = 0);
   void watch_modules();
   void refuse(size_t probe, std::string reason);
@@ -110,6 +118,7 @@ class Attacher {
   std::vector<engine::SiteReport> sites_;
   std::set<size_t> left_out_;  ///< of several BTF probes those that the kernel does not take
   uint64_t missed_ = 0;
+  std::string why_no_session_;
   std::vector<size_t> single_kprobes_;  ///< by perf event or tracefs: they hold no module
   std::map<std::string, std::vector<std::string>> watched_;  ///< probes by their module
 };

@@ -1,28 +1,50 @@
 #include "kernel_engine/features.h"
 
 #include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <linux/bpf.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <span>
 
 #include "base/fd.h"
+#include "bpf/insn.h"
 #include "kernel_engine/multi_link.h"
 
 namespace spile::kernel_engine {
 
 namespace {
 
+Fd load_kprobe(std::span<const bpf_insn> code, int attach_type) {
+  LIBBPF_OPTS(bpf_prog_load_opts, options);
+  options.expected_attach_type = static_cast<bpf_attach_type>(attach_type);
+  int fd = bpf_prog_load(BPF_PROG_TYPE_KPROBE, "spile_feature", "GPL", code.data(), code.size(),
+                         &options);
+  return fd < 0 ? Fd() : Fd(fd);
+}
+
 /// `return 0`, loaded as a kprobe program for this way of attaching.
 Fd trivial_program(int attach_type) {
   bpf_insn code[2] = {};
   code[0].code = BPF_ALU64 | BPF_MOV | BPF_K;
   code[1].code = BPF_JMP | BPF_EXIT;
-  LIBBPF_OPTS(bpf_prog_load_opts, options);
-  options.expected_attach_type = static_cast<bpf_attach_type>(attach_type);
-  int fd = bpf_prog_load(BPF_PROG_TYPE_KPROBE, "spile_feature", "GPL", code, 2, &options);
-  return fd < 0 ? Fd() : Fd(fd);
+  return load_kprobe(code, attach_type);
+}
+
+/// `*(u64*)(r10-8) = 0; r0 = 0; r0 = exchange(*(u64*)(r10-8), r0); return r0`
+bool takes_exchange() {
+  bpf_insn code[4] = {};
+  code[0] = {.code = BPF_ST | BPF_MEM | BPF_DW, .dst_reg = 10, .src_reg = 0, .off = -8, .imm = 0};
+  code[1].code = BPF_ALU64 | BPF_MOV | BPF_K;
+  code[2] = {.code = BPF_STX | BPF_ATOMIC | BPF_DW,
+             .dst_reg = 10,
+             .src_reg = 0,
+             .off = -8,
+             .imm = bpf::kXchg};
+  code[3].code = BPF_JMP | BPF_EXIT;
+  return static_cast<bool>(load_kprobe(code, 0));
 }
 
 /// A kernel that has these links looks for the function, and does not find it.
@@ -59,6 +81,11 @@ bool makes_rings() {
 
 }  // namespace
 
+bool Features::has_helper(bpf::Helper helper) {
+  return libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, static_cast<bpf_func_id>(helper), nullptr) !=
+         0;
+}
+
 bool Features::ask(std::optional<bool>& known, bool (*question)()) {
   if (!known) known = question();
   return *known;
@@ -85,6 +112,14 @@ bool Features::perf_link() {
 }
 bool Features::ring_buffer() {
   return ask(ring_, makes_rings);
+}
+bool Features::exchange() {
+  return ask(exchange_, takes_exchange);
+}
+bool Features::loops() {
+  return ask(loops_, [] {
+    return has_helper(bpf::Helper::kLoop) && has_helper(bpf::Helper::kForEachMapElem);
+  });
 }
 bool Features::kernel_types() {
   return ask(btf_, [] { return access("/sys/kernel/btf/vmlinux", R_OK) == 0; });

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "bpf/insn.h"
 
 namespace spile::kernel_engine {
 
@@ -18,8 +19,13 @@ class Features {
   bool uprobe_multi_with_pid();
   /// An entry and a return by one program (6.13).
   bool uprobe_session();
-  bool perf_link();      ///< BPF_LINK_CREATE on perf events, with a cookie (5.15)
-  bool ring_buffer();    ///< BPF_MAP_TYPE_RINGBUF (5.8)
+  bool perf_link();    ///< BPF_LINK_CREATE on perf events, with a cookie (5.15)
+  bool ring_buffer();  ///< BPF_MAP_TYPE_RINGBUF (5.8)
+  bool exchange();     ///< programs may exchange a word of memory in one instruction (5.12)
+  /// Programs may have their loops made by the kernel: bpf_loop (5.17), bpf_for_each_map_elem.
+  bool loops();
+  /// False: the kernel says that it does not know it. Who may not ask is told of that elsewhere.
+  static bool has_helper(bpf::Helper helper);
   bool kernel_types();   ///< /sys/kernel/btf/vmlinux
   bool kprobe_events();  ///< the PMU "kprobe"
   /// Programs can be loaded. Errors: denied.
@@ -28,7 +34,7 @@ class Features {
  private:
   bool ask(std::optional<bool>& known, bool (*question)());
   std::optional<bool> session_, kprobe_multi_, uprobe_multi_, uprobe_pid_, uprobe_session_,
-      perf_link_, ring_, btf_, kprobes_;
+      perf_link_, ring_, exchange_, loops_, btf_, kprobes_;
 };
 
 }  // namespace spile::kernel_engine

@@ -66,7 +66,6 @@ class KernelTrace final : public engine::Trace {
   }
   Result<void> refuse_overrides_of_programs() const;
   Result<void> open_records();
-  Result<void> refuse_records_of_typed_probes() const;
   Result<void> run_all(ProbeKind kind);
   Error explain(Error error) const;
   Result<uint64_t> sum_counter(bundle::Counter counter);
@@ -86,18 +85,6 @@ class KernelTrace final : public engine::Trace {
 Result<void> KernelTrace::open_records() {
   if (bundle_.ring_map < 0) return {};
   SPILE_TRY(records_, RecordReader::open(*maps_, bundle_.ring_map));
-  return {};
-}
-
-/// BTF programs may interrupt each other in the midst of a record (perf_output.h).
-Result<void> KernelTrace::refuse_records_of_typed_probes() const {
-  for (const Probe& probe : bundle_.probes) {
-    if (!bundle::is_typed(probe.kind) || !programs_->must_run_alone(probe.program)) continue;
-    return fail(ErrorCode::kUnsupported,
-                "{}: a perf buffer cannot serve it: it can count into maps, but it needs the BPF "
-                "ring buffer (Linux 5.8) to print",
-                probe.name);
-  }
   return {};
 }
 
@@ -140,7 +127,6 @@ Result<void> KernelTrace::start() {
   SPILE_TRY(gate_, Gate::create(bundle_, !scope_.paused));
   auto types = options_.types ? options_.types : std::make_shared<KernelTypes>();
   programs_.emplace(bundle_, *maps_, *gate_, std::move(types));
-  SPILE_TRY_VOID(refuse_records_of_typed_probes());
   attacher_.emplace(bundle_, scope_, options_.attach_path, *programs_);
   if (auto loaded = attacher_->load(); !loaded) return std::unexpected(explain(loaded.error()));
   SPILE_TRY_VOID(open_records());

@@ -21,9 +21,12 @@ struct Options {
   std::shared_ptr<KernelTypes> types = {};
 };
 
-/// Every kprobe that is in place in this kernel, whoever set it, with its state and its first bytes
-/// where /proc/kcore shows them: `spile sites` without a process. Errors: denied, unsupported.
+/// Every kprobe that is in place in this kernel, whoever set it, with its state and its live code,
+/// where /proc/kcore shows it: `after` with the original as `before` where that is known, else as
+/// `before` alone: `spile sites` without a process. Errors: denied, unsupported.
 Result<std::vector<engine::SiteReport>> kernel_sites();
+/// Whether /proc/kcore can be read. Errors: denied, not found.
+Result<void> shows_its_memory();
 
 /// Errors of attach: denied (CAP_BPF and CAP_PERFMON are needed), unsupported (this kernel cannot,
 /// the message says what), invalid (the verifier refused a program: our fault, its log is in the

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -11,6 +12,7 @@
 
 #include "bpf/builder.h"
 #include "kernel_engine/features.h"
+#include "kernel_engine/program.h"
 
 namespace spile::kernel_engine {
 namespace {
@@ -51,7 +53,10 @@ bpf::Program record_program(int ring, bool with_cookie) {
   b.mov_imm(Reg::r3, 0);
   b.call(Helper::kRingbufReserve);
   auto out = b.new_label();
-  b.jump_if_imm(bpf::kJeq, Reg::r0, 0, out);
+  auto reserved = b.new_label();
+  b.jump_if_imm(bpf::kJne, Reg::r0, 0, reserved);
+  b.jump(out);
+  b.bind(reserved);
   b.store_imm(4, Reg::r0, 0, 7);
   b.store_imm(4, Reg::r0, 4, 16);
   b.store(8, Reg::r0, 8, Reg::r7);
@@ -251,6 +256,33 @@ TEST(KernelEngine, CountsAUprobeByIoctlAndItsCookieIsInTheCode) {
 }
 TEST(KernelEngine, CountsAUprobeByATracefsEventAndItsCookieIsInTheCode) {
   counts_own_function(AttachPath::kTracefs);
+}
+
+/// Kernels since 5.17, by asking them; none has a helper of that number.
+TEST(KernelEngine, AsksForWhatLoopsNeed) {
+  if (!Features().programs()) GTEST_SKIP() << "SKIP: needs CAP_BPF and CAP_PERFMON";
+  utsname names = {};
+  uname(&names);
+  int major = 0, minor = 0;
+  ASSERT_EQ(sscanf(names.release, "%d.%d", &major, &minor), 2);
+  if (std::pair(major, minor) < std::pair(5, 17)) GTEST_SKIP() << "SKIP: an older kernel";
+  EXPECT_TRUE(Features().loops());
+  EXPECT_TRUE(Features().exchange());
+  EXPECT_FALSE(Features::has_helper(static_cast<Helper>(99'999)));
+}
+
+/// Both ways to claim the place for a record pass the verifier.
+TEST(KernelEngine, LoadsProgramsThatSendThroughPerfBuffers) {
+  auto maps = Maps::create({ring_map()}, RecordPath::kPerfBuffer, 64);
+  if (!maps && maps.error().code == ErrorCode::kDenied)
+    GTEST_SKIP() << "SKIP: " << maps.error().message;
+  ASSERT_TRUE(maps) << maps.error().message;
+  for (Claim claim : {Claim::kExchange, Claim::kLookAndStore}) {
+    auto code = with_perf_output(record_program(0, true), 0, maps->scratch_map(), claim);
+    ASSERT_TRUE(code) << code.error().message;
+    auto loaded = load_program({.name = "record", .code = *code}, LoadType::kKprobe, *maps);
+    EXPECT_TRUE(loaded) << loaded.error().message;
+  }
 }
 
 TEST(KernelEngine, FiresAnInterval) {

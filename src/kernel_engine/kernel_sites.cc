@@ -15,6 +15,21 @@ namespace spile::kernel_engine {
 namespace {
 
 constexpr size_t kShownBytes = 5;  ///< a call, a jump, or an int3 and what is behind it
+/// What ftrace keeps at the places that it can trace: x86_nops[5].
+constexpr std::array<uint8_t, 5> kNop5 = {0x0f, 0x1f, 0x44, 0x00, 0x00};
+constexpr uint8_t kCall = 0xe8, kInt3 = 0xcc;
+
+/// Of ftrace's call the original is known; of a breakpoint or a jump the kernel keeps it to itself.
+void show_code(engine::SiteReport& site, std::vector<uint8_t> live, bool is_ftrace) {
+  if (is_ftrace && !live.empty() && live[0] == kCall) {
+    site.before.assign(kNop5.begin(), kNop5.end());
+    site.after = std::move(live);
+  } else {
+    // Behind a breakpoint lies the rest of an instruction.
+    if (!live.empty() && live[0] == kInt3) live.resize(1);
+    site.before = std::move(live);
+  }
+}
 
 /// The kernel's memory as an ELF core file: its program headers say which file offset is which
 /// address.
@@ -67,6 +82,11 @@ class KernelMemory {
 
 }  // namespace
 
+Result<void> shows_its_memory() {
+  SPILE_TRY(const KernelMemory memory, KernelMemory::open());
+  return {};
+}
+
 Result<std::vector<engine::SiteReport>> kernel_sites() {
   SPILE_TRY(const auto probes, active_kprobes());
   auto memory = KernelMemory::open();
@@ -79,7 +99,8 @@ Result<std::vector<engine::SiteReport>> kernel_sites() {
                                  probe.state.empty() ? "" : " " + probe.state);
     // What was there is gone, and the memory may be another's.
     const bool is_gone = probe.state.find("[GONE]") != std::string::npos;
-    if (memory && !is_gone) site.before = memory->read(probe.address, kShownBytes);
+    const bool is_ftrace = probe.state.find("[FTRACE]") != std::string::npos;
+    if (memory && !is_gone) show_code(site, memory->read(probe.address, kShownBytes), is_ftrace);
     sites.push_back(std::move(site));
   }
   return sites;

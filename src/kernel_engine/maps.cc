@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "kernel_engine/features.h"
+
 namespace spile::kernel_engine {
 
 using bundle::MapKind;
@@ -98,12 +100,13 @@ Result<Fd> Maps::make_ring(const MapSpec& spec, RecordPath records) {
 }
 
 Result<void> Maps::make_scratch(uint32_t record_bytes) {
-  int fd = bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "record", 4, (record_bytes + 7) / 8 * 8, 1,
-                          nullptr);
+  int fd = bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "record", 4,
+                          kScratchHeader + (record_bytes + 7) / 8 * 8, 1, nullptr);
   if (fd < 0)
     return fail_errno(-fd, "create the map in which records of up to {} bytes are made",
                       record_bytes);
   fds_.emplace_back(fd);
+  if (!Features().exchange()) claim_ = Claim::kLookAndStore;
   return {};
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/fd.h"
 #include "engine/engine.h"
+#include "kernel_engine/perf_output.h"
 #include "kernel_engine/record_path.h"
 
 namespace spile::kernel_engine {
@@ -22,6 +23,7 @@ class Maps {
   /// Bundle's, in which records are made.
   bool uses_perf_buffer() const { return fds_.size() > specs_.size(); }
   int scratch_map() const { return static_cast<int>(specs_.size()); }
+  Claim scratch_claim() const { return claim_; }
 
   /// Entries that come and go meanwhile may be in it or not; none is torn in its key.
   Result<std::vector<engine::MapEntry>> read(int map) const;
@@ -37,6 +39,7 @@ class Maps {
   std::vector<Fd> fds_;
   size_t cpus_ = 1;
   bool is_perf_ = false;
+  Claim claim_ = Claim::kExchange;
 
   Result<Fd> make(const bundle::MapSpec& spec) const;
   Result<Fd> make_ring(const bundle::MapSpec& spec, RecordPath records);

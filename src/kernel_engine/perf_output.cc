@@ -14,7 +14,7 @@ using bpf::Insn;
 using bpf::Program;
 using bpf::Reg;
 
-constexpr int16_t kContextAt = -512, kKeyAt = -504;
+constexpr int16_t kContextAt = -512, kKeyAt = -504, kRecordAt = kKeyAt;
 constexpr int kOwnBytes = 16;
 constexpr int32_t kPerfEventOutput = 25;  // enum bpf_func_id
 constexpr int32_t kThisCpu = -1;          // BPF_F_CURRENT_CPU, as 32 bits
@@ -33,6 +33,15 @@ Insn mov_imm(Reg dst, int32_t imm) {
 }
 Insn call(int32_t helper) {
   return make(bpf::kClassJmp | bpf::kCall, Reg::r0, Reg::r0, 0, helper);
+}
+Insn load(Reg dst, Reg base, int16_t off) {
+  return make(bpf::kClassLdx | bpf::kModeMem | bpf::kSizeDw, dst, base, off);
+}
+Insn if_zero(Reg reg, int16_t over) {
+  return make(bpf::kClassJmp | bpf::kJeq, reg, Reg::r0, over);
+}
+Insn jump(int16_t over) {
+  return make(bpf::kClassJmp | bpf::kJa, Reg::r0, Reg::r0, over);
 }
 void load_map(Program& out, Reg dst, int map) {
   Insn first = make(kLddw, dst, Reg::r0, 0, map);
@@ -76,8 +85,8 @@ struct Sent {
 /// Rewrites into `code`, with jumps that are set right when all is in place.
 class Rewriter {
  public:
-  Rewriter(const Program& from, int ring, int scratch)
-      : from_(from), ring_(ring), scratch_(scratch) {}
+  Rewriter(const Program& from, int ring, int scratch, Claim claim)
+      : from_(from), ring_(ring), scratch_(scratch), claim_(claim) {}
 
   Result<Program> run() {
     out_.push_back(
@@ -120,21 +129,42 @@ class Rewriter {
   }
 
   void reserve() {
-    out_.push_back(make(bpf::kClassSt | bpf::kModeMem | bpf::kSizeW, Reg::r10, Reg::r0, kKeyAt));
+    out_.push_back(make(bpf::kClassSt | bpf::kModeMem | bpf::kSizeDw, Reg::r10, Reg::r0, kKeyAt));
     out_.push_back(mov(Reg::r2, Reg::r10));
     out_.push_back(make(bpf::kClassAlu64 | bpf::kAdd, Reg::r2, Reg::r0, 0, kKeyAt));
     load_map(out_, Reg::r1, scratch_);
     out_.push_back(call(static_cast<int32_t>(Helper::kMapLookupElem)));
+    claim_ == Claim::kExchange ? claim_by_exchange() : claim_by_store();
+  }
+
+  /// r0: the value, or null -> the record in it, or null: not there, or taken.
+  void claim_by_exchange() {
+    Insn exchange =
+        make(bpf::kClassStx | bpf::kModeAtomic | bpf::kSizeDw, Reg::r0, Reg::r1, 0, bpf::kXchg);
+    out_.insert(out_.end(), {if_zero(Reg::r0, 6), mov_imm(Reg::r1, 1), exchange,
+                             if_zero(Reg::r1, 2), mov_imm(Reg::r0, 0), jump(1), to_record()});
+  }
+  void claim_by_store() {
+    const Insn take = make(bpf::kClassSt | bpf::kModeMem | bpf::kSizeDw, Reg::r0, Reg::r0, 0, 1);
+    out_.insert(out_.end(), {if_zero(Reg::r0, 6), load(Reg::r1, Reg::r0, 0), if_zero(Reg::r1, 2),
+                             mov_imm(Reg::r0, 0), jump(2), take, to_record()});
+  }
+  static Insn to_record() {
+    return make(bpf::kClassAlu64 | bpf::kAdd, Reg::r0, Reg::r0, 0, kScratchHeader);
   }
 
   void submit() {
+    out_.push_back(
+        make(bpf::kClassStx | bpf::kModeMem | bpf::kSizeDw, Reg::r10, Reg::r1, kRecordAt));
     out_.push_back(mov(Reg::r4, Reg::r1));
     out_.push_back(mov_imm(Reg::r5, sent_->size));
-    out_.push_back(
-        make(bpf::kClassLdx | bpf::kModeMem | bpf::kSizeDw, Reg::r1, Reg::r10, kContextAt));
+    out_.push_back(load(Reg::r1, Reg::r10, kContextAt));
     load_map(out_, Reg::r2, ring_);
     out_.push_back(make(bpf::kClassAlu | bpf::kMov, Reg::r3, Reg::r0, 0, kThisCpu));
     out_.push_back(call(kPerfEventOutput));
+    out_.push_back(load(Reg::r1, Reg::r10, kRecordAt));
+    out_.push_back(make(bpf::kClassSt | bpf::kModeMem | bpf::kSizeDw, Reg::r1, Reg::r0,
+                        -static_cast<int16_t>(kScratchHeader)));
     jumps_.push_back({out_.size(), sent_->lost});
     out_.push_back(make(bpf::kClassJmp | bpf::kJne, Reg::r0));
     sent_.reset();
@@ -166,6 +196,7 @@ class Rewriter {
   };
   const Program& from_;
   int ring_, scratch_;
+  Claim claim_;
   Program out_;
   std::vector<size_t> starts_;  ///< by place in `from_`, its place in `out_`
   std::vector<Jump> jumps_;
@@ -178,14 +209,17 @@ bool sends_records(const bpf::Program& code) {
   return calls(code, Helper::kRingbufReserve);
 }
 
-Result<bpf::Program> with_perf_output(const bpf::Program& code, int ring, int scratch) {
+Result<bpf::Program> with_perf_output(const bpf::Program& code,
+                                      int ring,
+                                      int scratch,
+                                      Claim claim) {
   if (!sends_records(code)) return code;
   if (lowest_stack_byte(code) < -512 + kOwnBytes)
     return fail(ErrorCode::kUnsupported,
                 "a clause needs all of a program's stack, of which a perf buffer takes {} bytes: "
                 "give it fewer or shorter strings",
                 kOwnBytes);
-  return Rewriter(code, ring, scratch).run();
+  return Rewriter(code, ring, scratch, claim).run();
 }
 
 }  // namespace spile::kernel_engine

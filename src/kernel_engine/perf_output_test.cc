@@ -45,13 +45,13 @@ TEST(PerfOutput, LeavesOtherProgramsAlone) {
   Builder code;
   const bpf::Program program = finish(std::move(code));
   EXPECT_FALSE(sends_records(program));
-  EXPECT_EQ(*with_perf_output(program, kRing, kScratch), program);
+  EXPECT_EQ(*with_perf_output(program, kRing, kScratch, Claim::kExchange), program);
 }
 
 TEST(PerfOutput, MakesRecordsInTheScratchMapAndCopiesThemOut) {
   Builder code;
   send(code, 24);
-  auto out = with_perf_output(finish(std::move(code)), kRing, kScratch);
+  auto out = with_perf_output(finish(std::move(code)), kRing, kScratch, Claim::kExchange);
   ASSERT_TRUE(out) << out.error().message;
   EXPECT_FALSE(sends_records(*out));
   EXPECT_FALSE(std::ranges::any_of(*out, [](const bpf::Insn& insn) {
@@ -65,7 +65,13 @@ TEST(PerfOutput, MakesRecordsInTheScratchMapAndCopiesThemOut) {
       p, [](const bpf::Insn& insn) { return insn.code == 0x85 && insn.imm == 1; });
   ASSERT_NE(lookup, p.end());
   EXPECT_EQ((lookup - 2)->imm, kScratch);
-  const auto test = lookup + 1;
+  const auto test = lookup + 8;
+  EXPECT_EQ(lookup + 2 + (lookup + 1)->off, test) << "no value: as no room";
+  EXPECT_EQ((lookup + 3)->imm, bpf::kXchg);
+  EXPECT_EQ(lookup + 5 + (lookup + 4)->off, test - 1) << "free: r0 becomes the record";
+  EXPECT_EQ((lookup + 5)->imm, 0) << "taken: as no room";
+  EXPECT_EQ(lookup + 7 + (lookup + 6)->off, test);
+  EXPECT_EQ((test - 1)->imm, 8);
   EXPECT_EQ(test->code, bpf::kClassJmp | bpf::kJne);
   EXPECT_EQ((test + 1 + test->off)->dst(), 7) << "filled: r7 = r0";
   // perf_event_output of 24 bytes; what fails is lost.
@@ -74,9 +80,27 @@ TEST(PerfOutput, MakesRecordsInTheScratchMapAndCopiesThemOut) {
   ASSERT_NE(output, p.end());
   EXPECT_EQ((output - 3)->imm, kRing);
   EXPECT_EQ((output - 5)->imm, 24);
-  const auto full = output + 1;
+  EXPECT_EQ((output + 2)->off, -8) << "given back";
+  const auto full = output + 3;
   EXPECT_EQ(full->code, bpf::kClassJmp | bpf::kJne);
   EXPECT_EQ(full + 1 + full->off, test + 1) << "to where the counting of what is lost begins";
+}
+
+/// Kernels without the exchange.
+TEST(PerfOutput, ClaimsByALookAndAStore) {
+  Builder code;
+  send(code, 24);
+  auto out = with_perf_output(finish(std::move(code)), kRing, kScratch, Claim::kLookAndStore);
+  ASSERT_TRUE(out) << out.error().message;
+  const auto lookup = std::ranges::find_if(
+      *out, [](const bpf::Insn& insn) { return insn.code == 0x85 && insn.imm == 1; });
+  const auto test = lookup + 8;
+  EXPECT_EQ(test->code, bpf::kClassJmp | bpf::kJne);
+  EXPECT_EQ(lookup + 2 + (lookup + 1)->off, test) << "no value: as no room";
+  EXPECT_EQ(lookup + 4 + (lookup + 3)->off, lookup + 6) << "free: taken = 1";
+  EXPECT_EQ((lookup + 6)->imm, 1);
+  EXPECT_EQ((lookup + 7)->imm, 8);
+  EXPECT_EQ(lookup + 6 + (lookup + 5)->off, test) << "taken: as no room";
 }
 
 TEST(PerfOutput, KeepsJumpsOverAndBetweenRecords) {
@@ -86,7 +110,7 @@ TEST(PerfOutput, KeepsJumpsOverAndBetweenRecords) {
   send(code, 16);
   send(code, 4000);
   code.bind(end);
-  auto out = with_perf_output(finish(std::move(code)), kRing, kScratch);
+  auto out = with_perf_output(finish(std::move(code)), kRing, kScratch, Claim::kExchange);
   ASSERT_TRUE(out);
   const bpf::Program& p = *out;
   EXPECT_EQ(1 + 1 + p[1].off, static_cast<int>(p.size()) - 2) << "over both, to r0 = 0";
@@ -101,9 +125,9 @@ TEST(PerfOutput, RefusesAProgramThatNeedsItsWholeStack) {
   Builder code;
   code.store_imm(8, Reg::r10, -496, 0);
   send(code, 16);
-  EXPECT_TRUE(with_perf_output(finish(code), kRing, kScratch));
+  EXPECT_TRUE(with_perf_output(finish(code), kRing, kScratch, Claim::kExchange));
   code.store_imm(8, Reg::r10, -504, 0);
-  EXPECT_FALSE(with_perf_output(finish(code), kRing, kScratch));
+  EXPECT_FALSE(with_perf_output(finish(code), kRing, kScratch, Claim::kExchange));
 }
 
 TEST(PerfOutput, RefusesToGuessAtOtherForms) {
@@ -114,7 +138,7 @@ TEST(PerfOutput, RefusesToGuessAtOtherForms) {
   code.call(Helper::kRingbufReserve);
   code.mov(Reg::r1, Reg::r0);
   code.call(Helper::kRingbufSubmit);
-  EXPECT_FALSE(with_perf_output(finish(std::move(code)), kRing, kScratch));
+  EXPECT_FALSE(with_perf_output(finish(std::move(code)), kRing, kScratch, Claim::kExchange));
 }
 
 }  // namespace

@@ -184,7 +184,8 @@ Result<bundle::Program> Programs::prepared(int index, LoadType type) const {
           ErrorCode::kUnsupported,
           "a clause with a loop sends no records through perf buffers: print outside of it, "
           "or leave out --records perf");
-    SPILE_TRY(program.code, with_perf_output(program.code, bundle_.ring_map, maps_.scratch_map()));
+    SPILE_TRY(program.code, with_perf_output(program.code, bundle_.ring_map, maps_.scratch_map(),
+                                             maps_.scratch_claim()));
   }
   if (type == LoadType::kTestRun) return program;
   const size_t bare = program.code.size();
@@ -192,11 +193,6 @@ Result<bundle::Program> Programs::prepared(int index, LoadType type) const {
   for (uint32_t& start : program.functions)
     start += static_cast<uint32_t>(program.code.size() - bare);
   return program;
-}
-
-bool Programs::must_run_alone(int program) const {
-  return maps_.uses_perf_buffer() && program >= 0 &&
-         sends_records(bundle_.programs.at(static_cast<size_t>(program)).code);
 }
 
 Result<int> Programs::shared(int index, LoadType type) {
@@ -240,7 +236,11 @@ Result<int> Programs::session(const Pair& pair, LoadType type) {
   SPILE_TRY(bundle::Program entry, prepared(pair.entry, type));
   SPILE_TRY(bundle::Program at_return, prepared(pair.at_return, type));
   if (!entry.functions.empty() || !at_return.functions.empty())
-    return fail(ErrorCode::kUnsupported, "a program with loops is not joined with another");
+    return fail(ErrorCode::kUnsupported,
+                "a clause with a loop of more than 32 rounds shares no program with another");
+  if (entry.code.size() >= INT16_MAX)  // further than a jump goes
+    return fail(ErrorCode::kUnsupported,
+                "a clause of {} instructions shares no program with another", entry.code.size());
   if (pair.entry_probe) fix_cookie(entry.code, bundle_.cookie_of(*pair.entry_probe));
   if (pair.return_probe) fix_cookie(at_return.code, bundle_.cookie_of(*pair.return_probe));
   entry.code = join_session(entry.code, at_return.code, static_cast<int32_t>(is_return));

@@ -69,10 +69,6 @@ class Programs {
   };
   Result<int> session(const Pair& pair, LoadType type);
 
-  /// Whether records are made where another program of the same CPU may make its own: ways to
-  /// attach that let programs interrupt each other are then closed (perf_output.h).
-  bool must_run_alone(int program) const;
-
   /// Of all that ran at hits.
   Result<RunCounts> counts() const;
 

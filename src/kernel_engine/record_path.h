@@ -10,7 +10,7 @@ namespace spile::kernel_engine {
 enum class RecordPath : uint8_t {
   kAuto,        ///< the ring buffer, where the kernel has one
   kRingBuffer,  ///< one for all CPUs, in time order (5.8)
-  kPerfBuffer,  ///< one a CPU: records of different CPUs come in no order
+  kPerfBuffer,  ///< one a CPU, put in order by time
 };
 
 /// "auto", "ring", "perf".

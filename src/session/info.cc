@@ -5,12 +5,15 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bundle/bundle.h"
 #include "kernel_engine/features.h"
+#include "kernel_engine/kernel_engine.h"
 #include "kernel_engine/kernel_types.h"
 #include "kernel_engine/knowledge.h"
 #include "kernel_engine/perf_event.h"
@@ -49,6 +52,36 @@ Fact of_result(std::string name, const Result<T>& result, std::string how) {
   return {std::move(name), result.has_value(), result ? std::move(how) : result.error().message};
 }
 
+/// Of those that tracing asks for, the ones that this process has.
+std::string capabilities() {
+  // include/uapi/linux/capability.h
+  constexpr std::pair<int, const char*> kWanted[] = {
+      {19, "CAP_SYS_PTRACE"}, {21, "CAP_SYS_ADMIN"}, {24, "CAP_SYS_RESOURCE"},
+      {34, "CAP_SYSLOG"},     {38, "CAP_PERFMON"},   {39, "CAP_BPF"}};
+  std::ifstream status("/proc/self/status");
+  uint64_t held = 0;
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("CapEff:")) held = std::strtoull(line.c_str() + 7, nullptr, 16);
+  }
+  std::string names;
+  for (const auto& [bit, name] : kWanted) {
+    if ((held >> bit & 1) != 0) names += fmt::format("{}{}", names.empty() ? "" : " ", name);
+  }
+  return names;
+}
+
+/// Whose processes the user engine may take: Yama's word, where there is one.
+Fact other_processes(const std::string& held) {
+  const std::string scope = first_line("/proc/sys/kernel/yama/ptrace_scope");
+  const bool may_all = held.find("CAP_SYS_PTRACE") != std::string::npos;
+  if (may_all && scope != "3") return {"processes (user engine)", true, "all"};
+  if (scope.empty() || scope == "0") return {"processes (user engine)", true, "your own"};
+  return {"processes (user engine)", false,
+          fmt::format("commands that it starts (-c) only: kernel.yama.ptrace_scope is {}{}", scope,
+                      scope == "3" ? ", until the machine starts anew"
+                                   : "; sysctl kernel.yama.ptrace_scope=0, or CAP_SYS_PTRACE")};
+}
+
 Section machine() {
   utsname names = {};
   uname(&names);
@@ -56,12 +89,16 @@ Section machine() {
   const std::string paranoid = first_line("/proc/sys/kernel/perf_event_paranoid");
   const std::string pointers = first_line("/proc/sys/kernel/kptr_restrict");
   const bool is_root = geteuid() == 0;
+  const std::string held = capabilities();
   return {
       "machine",
       {{"kernel", true, names.release},
        yes_or("root", is_root, "yes",
               "no: the user engine works on your own processes; the kernel engine needs root, or "
               "CAP_BPF and CAP_PERFMON"),
+       yes_or("capabilities", !held.empty(), held,
+              "none that tracing asks for: setcap cap_bpf,cap_perfmon+ep, or root"),
+       other_processes(held),
        yes_or("lockdown", lock.empty() || lock == "none", lock.empty() ? "none" : lock,
               lock + ": the kernel hides its memory and its list of functions; it ends with "
                      "Secure Boot off or lockdown=none"),
@@ -80,7 +117,9 @@ Section programs(Features& features) {
     section.facts.push_back(yes_or(name, works, how, why));
   };
   add("ring buffer", features.ring_buffer(), "records in time order",
-      "needs Linux 5.8; a perf buffer a CPU is used: records of different CPUs come in no order");
+      "needs Linux 5.8; a perf buffer a CPU is used (--records perf)");
+  add("loops", features.loops(), "of up to 65536 rounds, and walks through maps",
+      "needs Linux 5.17 (bpf_loop); ranges of up to 32 rounds work");
   add("perf event links", features.perf_link(), "with cookies (--attach link)",
       "needs Linux 5.15; ioctl is used (--attach ioctl)");
   add("kprobe.session", features.kprobe_session(), "entry and return by one program",
@@ -129,13 +168,18 @@ Section knowledge() {
   const auto traceable = kernel_engine::traceable_functions();
   const auto blacklist = kernel_engine::kprobe_blacklist();
   const auto active = kernel_engine::active_kprobes();
+  const auto memory = kernel_engine::shows_its_memory();
+  kernel_engine::KernelTypes types;
+  const auto of_kernel = types.kernel();
   return {"knowledge",
           {of_result("functions that ftrace traces", traceable,
                      fmt::format("{}", traceable ? traceable->size() : 0)),
            of_result("kprobes/blacklist", blacklist,
                      fmt::format("{} ranges", blacklist ? blacklist->size() : 0)),
            of_result("kprobes/list", active,
-                     fmt::format("{} in place (spile sites)", active ? active->size() : 0))}};
+                     fmt::format("{} in place (spile sites)", active ? active->size() : 0)),
+           of_result("kernel memory", memory, "/proc/kcore: spile sites shows patched code"),
+           of_result("kernel types", of_kernel, "/sys/kernel/btf/vmlinux: structs, args")}};
 }
 
 void print_text(const std::vector<Section>& sections) {

@@ -72,7 +72,7 @@ class Stat {
   std::unique_ptr<engine::Trace> trace_;
   std::map<size_t, kernel_engine::Counter> counters_;
   std::map<size_t, std::string> not_counted_;
-  std::map<std::string, Count> before_;  ///< at the last interval
+  std::vector<Count> before_;  ///< at the last interval, row by row
   SteadyClock::time_point started_{}, last_{};
   pid_t child_ = 0;
   std::optional<int> child_status_;
@@ -266,11 +266,11 @@ void Stat::print_rows(const std::vector<Count>& counts,
 
 Result<void> Stat::print_interval(SteadyClock::duration since) {
   SPILE_TRY(auto counts, read_counts());
+  // The rows are the same each time; their names need not differ.
+  before_.resize(counts.size());
   std::vector<Count> gained;
-  for (const Count& now : counts) {
-    gained.push_back(now.since(before_[now.event]));
-    before_[now.event] = now;
-  }
+  for (size_t i = 0; i < counts.size(); i++) gained.push_back(counts[i].since(before_[i]));
+  before_ = std::move(counts);
   print_rows(gained, seconds(since), seconds(SteadyClock::now() - started_));
   fflush(out_);
   return {};

@@ -14,6 +14,7 @@
 #include <optional>
 #include <set>
 
+#include "kernel_engine/features.h"
 #include "kernel_engine/kernel_engine.h"
 #include "os/gated_child.h"
 #include "os/heap.h"
@@ -202,6 +203,7 @@ bool Session::compile_script() {
   chosen_ = *chosen;
   const bool is_kernel = chosen_.engine == EngineChoice::kKernel;
   options.calls_loops = is_kernel && compiled->bundle.has_loops;
+  if (options.calls_loops) options.has_loop_calls = kernel_engine::Features().loops();
   bool compile_again = options.calls_loops;
   if (is_kernel && !request_.target.command.empty()) {
     // Its programs look at the child's pid, so the child comes first; it waits before its exec.

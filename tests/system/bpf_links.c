@@ -1,5 +1,6 @@
 // What the kernel says of its BPF links: one line each, "TYPE PROGRAM [EVENT] [COUNT]". Asks bpf(2) itself, so that a test
-// need not believe the tracer. With a number N: waits until there are at least N links, 10 s at most.
+// need not believe the tracer. With a number N: waits until there are at least N links, 10 s at most. With `--only ID...`:
+// these alone, as far as they are there; a process names its own in /proc/PID/fdinfo.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdint.h>
@@ -78,6 +79,10 @@ static int count(int print) {
 }
 
 int main(int argc, char **argv) {
+  if (argc > 1 && !strcmp(argv[1], "--only")) {
+    for (int i = 2; i < argc; i++) show((uint32_t)atoi(argv[i]));
+    return 0;
+  }
   int wanted = argc > 1 ? atoi(argv[1]) : 0;
   for (int i = 0; i < 1000 && count(0) < wanted; i++) usleep(10000);
   return count(1) >= wanted ? 0 : 1;

@@ -198,7 +198,7 @@ def bpftrace_and_gdb_see_them():
     check_prints(result, r"\$1 = 200")
     need_root()
     need_tool("bpftrace")
-    copy = shutil.copy(program, "/dev/shm/spile-test-server")
+    copy = shutil.copy(program, f"/dev/shm/spile-test-server-probed-{os.getpid()}")
     try:
         traced = run(["bpftrace", "-e", f"usdt:{copy}:server:request {{ @[str(arg1)] = count(); }}", "-c", f"{copy} 30"],
                      env=environment(), seconds=60)

@@ -79,5 +79,24 @@ TEST(Diagnostics, AreAsRecorded) {
   EXPECT_GE(count, 150u);
 }
 
+/// On kernels from before 5.17. The place is the loop's, also in a function.
+TEST(Diagnostics, NameTheLoopThatThisKernelCannotMake) {
+  CompileOptions old_kernel{.calls_loops = true, .has_loop_calls = false};
+  const std::string reason = "loops of more than 32 rounds and walks through maps need Linux 5.17";
+  for (const auto& [script, place] :
+       {std::pair{"BEGIN { $n = 0; if (pid > 1) { while ($n < pid) { $n++; } } }", "stdin:1:32"},
+        std::pair{"BEGIN { @ = 1;\n for ($i : 0..33) { @++; } }", "stdin:2:2"},
+        std::pair{"BEGIN { @x[1] = 1; for ($kv : @x) { print($kv.0); } }", "stdin:1:20"},
+        std::pair{"fn f($n : int64) : int64 { while ($n > 9) { $n--; } return $n; }\n"
+                  "BEGIN { @ = f(pid); }",
+                  "stdin:1:28"}}) {
+    const Compiled compiled = compile_script(script, old_kernel);
+    EXPECT_FALSE(compiled.bundle) << script;
+    EXPECT_NE(compiled.text.find(reason), std::string::npos) << compiled.text;
+    EXPECT_NE(compiled.text.find(place), std::string::npos) << compiled.text;
+  }
+  EXPECT_TRUE(compile_script("BEGIN { for ($i : 0..32) { @++; } }", old_kernel).bundle);
+}
+
 }  // namespace
 }  // namespace spile::lang

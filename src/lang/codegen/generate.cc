@@ -50,6 +50,23 @@ void report(const typed::Clause& clause, const Error& error, Diagnostics& diagno
   }
 }
 
+/// True if it has been told.
+bool refuse_loop(const typed::Clause& clause,
+                 const CompileOptions& options,
+                 Diagnostics& diagnostics) {
+  if (!options.calls_loops || options.has_loop_calls) return false;
+  const typed::Stmt* loop = typed::find_loop(clause.body, codegen::Emitter::kFewRounds);
+  if (loop == nullptr) return false;
+  diagnostics
+      .error(loop->span,
+             "loops of more than {} rounds and walks through maps need Linux 5.17 (bpf_loop), or "
+             "the user engine",
+             codegen::Emitter::kFewRounds)
+      .with_hint("a range of at most {} rounds between two constants works here",
+                 codegen::Emitter::kFewRounds);
+  return true;
+}
+
 }  // namespace
 
 std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& program,
@@ -58,6 +75,7 @@ std::expected<bundle::Bundle, Diagnostics> generate(const typed::Program& progra
   Diagnostics diagnostics;
   for (size_t i = 0; i < program.clauses.size(); ++i) {
     const typed::Clause& clause = program.clauses[i];
+    if (refuse_loop(clause, options, diagnostics)) continue;
     codegen::Emitter emitter(draft, clause);
     auto code = emitter.run();
     if (!code) {

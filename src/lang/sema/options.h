@@ -48,6 +48,8 @@ struct CompileOptions {
   /// Bodies of loops become functions, which the kernel calls round by round: its verifier then
   /// looks at a body once, and not at each round. The user engine's programs jump back.
   bool calls_loops = false;
+  /// With calls_loops: the kernel has what calls them. If not, a loop that needs it is an error.
+  bool has_loop_calls = true;
   /// Where in the script a place is, for errorf(). Null: not known.
   std::function<bundle::ScriptPlace(uint32_t begin, uint32_t end)> locate;
 

@@ -41,18 +41,32 @@ bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted
   });
 }
 
-bool any_loop(const Block& block, uint64_t rounds) {
-  const bool is_here = std::ranges::any_of(block.statements, [&](const Stmt& stmt) {
-    const bool is_open = !stmt.keys.empty();
-    const uint64_t count = static_cast<uint64_t>(stmt.last) - static_cast<uint64_t>(stmt.first);
-    if (stmt.kind == StmtKind::kWhile || stmt.kind == StmtKind::kForMap) return true;
-    if (stmt.kind == StmtKind::kForRange && (is_open || (stmt.last > stmt.first && count > rounds)))
-      return true;
-    return any_loop(stmt.body, rounds) || any_loop(stmt.other, rounds);
+namespace {
+
+bool is_loop(const Stmt& stmt, uint64_t rounds) {
+  const bool is_open = !stmt.keys.empty();
+  const uint64_t count = static_cast<uint64_t>(stmt.last) - static_cast<uint64_t>(stmt.first);
+  if (stmt.kind == StmtKind::kForRange)
+    return is_open || (stmt.last > stmt.first && count > rounds);
+  return stmt.kind == StmtKind::kWhile || stmt.kind == StmtKind::kForMap;
+}
+
+}  // namespace
+
+const Stmt* find_loop(const Block& block, uint64_t rounds) {
+  const Stmt* found = nullptr;
+  for (const Stmt& stmt : block.statements) {
+    if (is_loop(stmt, rounds)) return &stmt;
+    found = find_loop(stmt.body, rounds);
+    if (found == nullptr) found = find_loop(stmt.other, rounds);
+    if (found != nullptr) return found;
+  }
+  // In functions, which are called in expressions.
+  any_expr(block, [&](const Expr& expr) {
+    if (expr.block != nullptr) found = find_loop(*expr.block, rounds);
+    return found != nullptr;
   });
-  return is_here || any_expr(block, [&](const Expr& expr) {
-           return expr.block != nullptr && any_loop(*expr.block, rounds);
-         });
+  return found;
 }
 
 bool has_effects(const Expr& expr) {

@@ -182,8 +182,11 @@ struct Stmt {
 bool any_expr(const Block& block, const std::function<bool(const Expr&)>& wanted);
 bool any_expr(const Expr& expr, const std::function<bool(const Expr&)>& wanted);
 
-/// There is a loop in it, at whatever depth, that may make more than `rounds` rounds.
-bool any_loop(const Block& block, uint64_t rounds);
+/// The first loop in it, at whatever depth, that may make more than `rounds` rounds. Null: none.
+const Stmt* find_loop(const Block& block, uint64_t rounds);
+inline bool any_loop(const Block& block, uint64_t rounds) {
+  return find_loop(block, rounds) != nullptr;
+}
 
 struct Variable {
   std::string name;  ///< "$x"
