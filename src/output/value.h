@@ -30,7 +30,7 @@ struct Value {
   };
   Kind kind = Kind::kNone;
   uint64_t bits = 0;          ///< kSigned (two's complement), kUnsigned, kPointer, kBool (0 or 1)
-  std::string text;           ///< kText; kBuffer: the raw bytes
+  std::string text;           ///< kText; kBuffer: the raw bytes; kSigned: the constant's name, or ""
   std::vector<Value> fields;  ///< kTuple, kRecord, kArray
   std::vector<std::string> names = {};  ///< kRecord
 

@@ -74,6 +74,11 @@ Result<lang::Type> MachineWorld::kernel_type(std::string_view name) {
   return types->named(name);
 }
 
+Result<lang::Type> MachineWorld::kernel_enumeration_of(std::string_view constant) {
+  SPILE_TRY(const KernelStructs* types, kernel_structs());
+  return types->enumeration_of(constant);
+}
+
 Result<int64_t> MachineWorld::kernel_enumerator(std::string_view name) {
   SPILE_TRY(const KernelStructs* types, kernel_structs());
   return types->enumerator(name);

@@ -129,13 +129,21 @@ void Emitter::prologue() {
     if (uses_context(clause_)) store({{}, context_slot_}, 8, Reg::r6);
   }
   if (session_) take_entry();
+  if (clause_.context.probe == ProbeKind::kTest) {
+    result_slot_ = frame_.allocate(8);
+    store_imm({{}, *result_slot_}, 8, 0);
+  }
 }
 
 Result<bpf::Program> Emitter::run() {
   prologue();
   block(clause_.body);
   code_.bind(leave_);
-  code_.mov_imm(Reg::r0, 0);
+  if (result_slot_) {
+    code_.load(8, Reg::r0, Reg::r10, *result_slot_);
+  } else {
+    code_.mov_imm(Reg::r0, 0);
+  }
   code_.exit();
   if (is_too_long()) return fail(ErrorCode::kUnsupported, "more than {} instructions", kMaxInsns);
   const uint32_t peak =

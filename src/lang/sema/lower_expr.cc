@@ -147,6 +147,10 @@ bool Lowering::lower_constant(const std::string& name, Span span, ExprPtr& value
   const auto known = types_.constant(name);
   if (!known) return false;
   value = number(static_cast<uint64_t>(*known), *known < 0 ? Type::int64() : Type::literal(), span);
+  if (auto of = types_.enumeration_of(name)) {
+    value->type.name = std::move(of->name);
+    value->type.layout = std::move(of->layout);
+  }
   return true;
 }
 
@@ -436,6 +440,14 @@ Lowering::ExprPtr Lowering::element_of_tuple(ExprPtr base, uint64_t index, Span 
     diagnostics_.error(span, "the tuple has {} elements, there is no .{}", base->type.fields.size(),
                        index);
     return unknown(span);
+  }
+  const bool is_alone = base->kind == ExprKind::kTuple &&
+                        std::ranges::none_of(base->args, [](const ExprPtr& element) {
+                          return has_effects(*element);
+                        });
+  if (is_alone) {
+    ExprPtr element = std::move(base->args[index]);
+    return element;
   }
   ExprPtr value = make(ExprKind::kTupleField, base->type.fields[index], span);
   value->number = index;

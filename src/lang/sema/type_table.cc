@@ -83,6 +83,38 @@ std::optional<Type> TypeTable::named(const std::string& name) {
   return names_.emplace(name, std::move(*found)).first->second;
 }
 
+void TypeTable::define_enumeration(
+    const std::string& name, const std::vector<std::pair<std::string, int64_t>>& constants) {
+  auto layout = std::make_shared<bundle::ValueType>();
+  bool is_signed = false;
+  for (const auto& [constant, value] : constants) {
+    layout->names.push_back(constant);
+    layout->values.push_back(value);
+    is_signed |= value < 0;
+    enumerators_[constant] = name;
+  }
+  enumerations_[name] = Type::enumeration(name, 4, is_signed, std::move(layout));
+}
+
+std::optional<Type> TypeTable::enumeration(const std::string& name) {
+  if (const auto known = enumerations_.find(name); known != enumerations_.end())
+    return known->second;
+  auto found = world_.kernel_type(name);
+  if (!found) return std::nullopt;
+  return enumerations_.emplace(name, std::move(*found)).first->second;
+}
+
+std::optional<Type> TypeTable::enumeration_of(const std::string& constant) {
+  if (const auto own = enumerators_.find(constant); own != enumerators_.end())
+    return enumerations_.at(own->second);
+  if (constants_.contains(constant) && !of_kernel_.contains(constant)) {
+    auto found = world_.kernel_enumeration_of(constant);
+    of_kernel_[constant] = found ? std::optional(std::move(*found)) : std::nullopt;
+  }
+  const auto known = of_kernel_.find(constant);
+  return known == of_kernel_.end() ? std::nullopt : known->second;
+}
+
 std::optional<int64_t> TypeTable::constant(const std::string& name) {
   if (const auto known = constants_.find(name); known != constants_.end()) return known->second;
   if (has_headers_) {

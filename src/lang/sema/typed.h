@@ -46,6 +46,7 @@ enum class ExprKind : uint8_t {
   kCopy,     ///< args: address; type.size bytes that are there
   kPart,     ///< args: a kObject; offset: where in it; type says what is there
   kBytes,    ///< text: the bytes of a kObject
+  kBytesOf,  ///< args: a number, a string or a kObject; its first type.size bytes as another type
   // Calculations on numbers; the result has 64 bits.
   kNegate,
   kBitNot,
@@ -157,7 +158,8 @@ enum class StmtKind : uint8_t {
   kBlock,      ///< body
   kBreak,
   kContinue,
-  kReturn,
+  kReturn,   ///< expr: of a test, its result; else null
+  kLeave,    ///< to the end of the kBlock that `variable`, its result, is of
 };
 
 struct Stmt;

@@ -193,6 +193,11 @@ class World {
   virtual Result<Type> kernel_type(std::string_view name) {
     return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
   }
+  /// The enum ("enum pid_type", or one without a name) that has a constant of that name. Errors: as
+  /// kernel_structure.
+  virtual Result<Type> kernel_enumeration_of(std::string_view constant) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", constant);
+  }
   /// A constant of one of the kernel's enums. Errors: as kernel_structure.
   virtual Result<int64_t> kernel_enumerator(std::string_view name) {
     return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
