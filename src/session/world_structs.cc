@@ -47,6 +47,17 @@ Result<lang::Structure> MachineWorld::user_structure(std::string_view path, std:
   return types->structure(name);
 }
 
+Result<std::vector<lang::SourcePlace>> MachineWorld::source_line(const std::string& path,
+                                                                 std::string_view file,
+                                                                 uint32_t line,
+                                                                 uint32_t column) {
+  SPILE_TRY(const UserTypes* types, user_types(path));
+  SPILE_TRY(const auto places, types->line(file, line, column));
+  std::vector<lang::SourcePlace> out;
+  for (const auto& [address, function] : places) out.push_back({address, function});
+  return out;
+}
+
 // ---- the kernel's types
 // ------------------------------------------------------------------------------------------
 

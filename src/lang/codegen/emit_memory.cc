@@ -64,6 +64,7 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
     case ExprKind::kPart: return part_into(expr, place, type);
     case ExprKind::kBytes: return text_into(expr.text, place, type, Fill::kPadded);
     case ExprKind::kBytesOf: return bytes_of_into(expr, place, type);
+    case ExprKind::kContextBytes: return context_bytes_into(expr, place);
     case ExprKind::kStack: return user_stack_into(expr, place);
     case ExprKind::kSymbol: return user_symbol_into(expr, place);
     case ExprKind::kStr: return string_into(expr, place, type, fill, expr.number);
@@ -310,6 +311,18 @@ void Emitter::context_string_into(const Expr& expr,
   code_.call(Helper::kProbeReadKernelStr);
   uint32_t clear = fill == Fill::kPadded ? storage_bytes(type) : 8;
   if_read_failed([this, place, clear] { zero(place, clear); });
+}
+
+/// An array inside the event's record, which is kernel memory.
+void Emitter::context_bytes_into(const Expr& expr, const Place& place) {
+  const uint32_t room = storage_bytes(expr.type);
+  if (expr.type.size % 8 != 0) zero(place.at(room - 8), 8);
+  code_.mov(Reg::r3, context(Reg::r3));
+  code_.alu_imm(bpf::kAdd, Reg::r3, static_cast<int32_t>(expr.offset));
+  address_of(place, Reg::r1);
+  code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));
+  code_.call(Helper::kProbeReadKernel);
+  if_read_failed([this, place, room] { zero(place, room); });
 }
 
 void Emitter::map_value_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {

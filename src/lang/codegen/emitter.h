@@ -169,6 +169,7 @@ class Emitter {
   void inet_into(const Expr& expr, const Place& place);
   void object_into(const Expr& expr, const Place& place);
   void part_into(const Expr& expr, const Place& place, const Type& type);
+  void context_bytes_into(const Expr& expr, const Place& place);
   void bytes_of_into(const Expr& expr, const Place& place, const Type& type);
   void copy_bytes(const Place& from, const Place& to, uint32_t bytes);
   void comm_into(const Place& place, const Type& type, Fill fill);

@@ -94,6 +94,7 @@ class Lowering {
   bool lower_constant(const std::string& name, Span span, ExprPtr& value);
   ExprPtr lower_define(const std::string& name, const ast::Expr& body);
   ExprPtr lower_event_field(const ast::Field& expr);
+  Type array_of_event(const EventField& field);
   ExprPtr lower_function_parameter(const ast::Field& expr);
   std::optional<UserParameter> find_parameter(const UserFunction& function, const ast::Field& expr);
   ExprPtr lower_tuple_field(const ast::TupleField& expr);

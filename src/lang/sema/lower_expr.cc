@@ -198,6 +198,16 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
 
 }  // namespace
 
+/// An array of integers in a record, as a copy; kUnknown: it is none.
+Type Lowering::array_of_event(const EventField& field) {
+  if (field.shape != EventField::Shape::kIntArray) return {};
+  const auto element = types_.named(field.type.substr(0, field.type.find('[')));
+  if (!element || !element->is_int() || field.size % element->size != 0 ||
+      field.size > kMaxTupleBytes)
+    return {};
+  return types_.object(Type::array_of(*element, field.size / element->size));
+}
+
 Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
   if (name == "args") {
     if (instance_.context.kind != ContextKind::kTracepoint) {
@@ -207,8 +217,10 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     // A record of all fields that a program may read.
     ExprPtr whole = make(ExprKind::kTuple, Type::tuple({}), span);
     for (const EventField& field : instance_.events.front().fields) {
-      if (field.offset < 8 || access_of(field, effective_strlen(options_)).type.is_unknown())
-        continue;
+      const bool is_readable =
+          !access_of(field, effective_strlen(options_)).type.is_unknown() ||
+          !array_of_event(field).is_unknown();
+      if (field.offset < 8 || !is_readable) continue;
       ast::Field one;
       one.name = field.name;
       one.span = one.name_span = span;
@@ -354,6 +366,11 @@ Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
                "args.{}: the kernel hides the first 8 bytes of a record from programs", expr.name)
         .with_hint("pid, tid and probe say the same");
     return unknown(expr.span);
+  }
+  if (const Type array = array_of_event(*field); !array.is_unknown()) {
+    ExprPtr whole = make(ExprKind::kContextBytes, array, expr.span);
+    whole->offset = field->offset;
+    return whole;
   }
   FieldAccess access = access_of(*field, effective_strlen(options_));
   if (access.type.is_unknown()) {

@@ -267,7 +267,12 @@ void Lowering::lower_let(const ast::Let& let, typed::Block& into) {
                        let.name);
   }
   int variable = declare_variable(let.name, into);
-  if (has_type) {
+  // `string` alone is one of any length.
+  const bool is_any_text = has_type && type.is_string() && let.type->suffixes.empty() &&
+                           let.type->base == ast::TypeName::Base::kNamed;
+  if (is_any_text) {
+    join_variable(variable, Type::string(1), let.span);
+  } else if (has_type) {
     instance_.variables[variable].type = type.is_place() ? types_.object(type) : type;
     instance_.is_declared[variable] = true;
   }

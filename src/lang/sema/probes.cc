@@ -197,8 +197,12 @@ class Resolver {
 
   void resolve_uprobe(const ast::AttachPoint& point, ProbeKind kind) {
     if (point.is_cpp) return resolve_cpp(point, kind);
-    if (!point.source_file.empty()) return refuse(point, "a uprobe by source line");
     bool is_return = kind == ProbeKind::kUretprobe;
+    if (!point.source_file.empty() && !is_return) return resolve_source_line(point);
+    if (!point.source_file.empty()) {
+      diagnostics_.error(point.span, "a uretprobe takes a function, no source line");
+      return;
+    }
     if (is_return && (point.offset != 0 || point.address)) {
       diagnostics_.error(point.span,
                          "a uretprobe takes a function, without an offset or an address");
@@ -243,6 +247,23 @@ class Resolver {
                       .offset = point.offset});
       if (instance != nullptr) instance->functions.push_back(function);
     }
+  }
+
+  /// One probe a place, all of one name, as with static tracepoints.
+  void resolve_source_line(const ast::AttachPoint& point) {
+    auto path = world_.user_file(point.target);
+    if (!path) return report_missing(point, path.error().message, {}, "");
+    auto places =
+        world_.source_line(*path, point.source_file, point.source_line, point.source_column);
+    if (!places) return report_missing(point, places.error().message, {}, "");
+    std::string name = fmt::format("uprobe:{}@{}:{}", *path, point.source_file, point.source_line);
+    if (point.source_column != 0) name += fmt::format(":{}", point.source_column);
+    for (const SourcePlace& place : *places)
+      add_shared({.kind = ProbeKind::kUprobe,
+                  .name = name,
+                  .function = place.function,
+                  .path = *path,
+                  .address = place.address});
   }
 
   void resolve_uprobe_address(const ast::AttachPoint& point) {

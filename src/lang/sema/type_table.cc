@@ -25,6 +25,11 @@ constexpr NamedType kNamedTypes[] = {
     {"size_t", 8, false},   {"ssize_t", 8, true},   {"pid_t", 4, true},      {"uid_t", 4, false},
     {"gid_t", 4, false},    {"bool", 1, false},     {"uintptr_t", 8, false}, {"_Bool", 1, false},
     {"unsigned", 4, false}, {"signed", 4, true},
+    // As the format files of events spell them.
+    {"unsigned char", 1, false},      {"signed char", 1, true},
+    {"unsigned short", 2, false},     {"unsigned int", 4, false},
+    {"unsigned long", 8, false},      {"long long", 8, true},
+    {"unsigned long long", 8, false},
 };
 
 /// Constants of headers that are macros and no enumerators, so that BTF does not have them; as far

@@ -33,6 +33,7 @@ enum class ExprKind : uint8_t {
   kDuration,        ///< nanoseconds since the entry of this call
   kContextString,   ///< offset: a char array of type.size bytes in the context
   kContextDataLoc,  ///< offset: of the u32 that says where the string is; is_relative: __rel_loc
+  kContextBytes,    ///< offset: of type.size bytes in the context, a kObject
   kBuiltin,         ///< builtin
   kStr,             ///< args: address, [length]; number: most bytes, the NUL included
   kBuf,             ///< args: address, [length]; number: most bytes

@@ -57,6 +57,7 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kPart: return "part";
     case ExprKind::kBytes: return "bytes";
     case ExprKind::kBytesOf: return "bytes-of";
+    case ExprKind::kContextBytes: return "context-bytes";
     case ExprKind::kCompareBytes: return "compare-bytes";
     case ExprKind::kFind: return "find";
     case ExprKind::kErrorf: return "errorf";
@@ -225,6 +226,7 @@ class Printer {
       case ExprKind::kContext:
       case ExprKind::kEntryArgument:
       case ExprKind::kContextString:
+      case ExprKind::kContextBytes:
       case ExprKind::kContextDataLoc: return fmt::format(" at {}", expr.offset);
       case ExprKind::kBuiltin: return fmt::format(" {}", typed::to_string(expr.builtin));
       case ExprKind::kStr:
