@@ -63,7 +63,7 @@ bool Lowering::add_key(int index,
                        std::vector<ExprPtr> given,
                        Span span,
                        std::vector<ExprPtr>& parts) {
-  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple &&
+  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple && !given[0]->args.empty() &&
       given[0]->type.names.empty()) {  // @x[(1, 2)] is @x[1, 2]
     std::vector<ExprPtr> elements = std::move(given[0]->args);
     given = std::move(elements);

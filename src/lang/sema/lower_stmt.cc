@@ -272,6 +272,11 @@ void Lowering::lower_let(const ast::Let& let, typed::Block& into) {
                            let.type->base == ast::TypeName::Base::kNamed;
   if (is_any_text) {
     join_variable(variable, Type::string(1), let.span);
+    if (value != nullptr && !value->type.is_string() && !value->type.is_unknown()) {
+      diagnostics_.error(let.span, "{} is declared as string, it cannot hold {}", let.name,
+                         to_string(value->type));
+      return;
+    }
   } else if (has_type) {
     instance_.variables[variable].type = type.is_place() ? types_.object(type) : type;
     instance_.is_declared[variable] = true;
