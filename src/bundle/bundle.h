@@ -56,9 +56,9 @@ struct ValueType {
   StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
   uint32_t frames = 0;                          ///< stacks: the most that were asked for
   std::string format = {};                      ///< kTimestamp, kNamed
-  std::vector<std::string> names = {};          ///< kTuple: of the fields, when it is a record; kEnum
-  std::vector<int64_t> values = {};             ///< kEnum: of the names
-  uint8_t shift = 0, bits = 0;                  ///< kInt: of a bitfield in `size` bytes; 0: none
+  std::vector<std::string> names = {};  ///< kTuple: of the fields, when it is a record; kEnum
+  std::vector<int64_t> values = {};     ///< kEnum: of the names
+  uint8_t shift = 0, bits = 0;          ///< kInt: of a bitfield in `size` bytes; 0: none
   bool operator==(const ValueType&) const = default;
 };
 

@@ -331,7 +331,7 @@ struct LineSearch {
   std::string_view file;
   uint32_t line, column;
   bool has_file = false;
-  uint32_t next = 0;  ///< the first line behind it that has code; 0: none
+  uint32_t next = 0;                           ///< the first line behind it that has code; 0: none
   std::map<std::string, uint64_t> found = {};  ///< the lowest address by function
 
   void look(Dwarf_Die& unit) {
@@ -345,10 +345,10 @@ struct LineSearch {
     bool begins = false, ends = false;
     int number = 0, at = 0;
     Dwarf_Addr address = 0;
-    const bool is_read =
-        dwarf_linebeginstatement(row, &begins) == 0 && dwarf_lineendsequence(row, &ends) == 0 &&
-        dwarf_lineno(row, &number) == 0 && dwarf_linecol(row, &at) == 0 &&
-        dwarf_lineaddr(row, &address) == 0;
+    const bool is_read = dwarf_linebeginstatement(row, &begins) == 0 &&
+                         dwarf_lineendsequence(row, &ends) == 0 &&
+                         dwarf_lineno(row, &number) == 0 && dwarf_linecol(row, &at) == 0 &&
+                         dwarf_lineaddr(row, &address) == 0;
     if (!is_read || !begins || ends || number <= 0) return;
     if (!is_source(dwarf_linesrc(row, nullptr, nullptr), file)) return;
     has_file = true;

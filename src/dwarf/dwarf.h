@@ -65,7 +65,8 @@ class File {
   /// The places where a line of a source file (its name, or the end of its path) begins, one for
   /// each function that has code of it, inlined copies among them; `column` 0: any.
   ///
-  /// Errors: not found    no such source file, or no code begins there; names the next line that has
+  /// Errors: not found    no such source file, or no code begins there; names the next line that
+  /// has
   Result<std::vector<LinePlace>> line(std::string_view file, uint32_t line, uint32_t column) const;
   /// A struct, union or class that is defined somewhere in the file. Errors: not found.
   Result<Structure> structure(std::string_view name, bool is_union) const;

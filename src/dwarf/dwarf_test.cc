@@ -142,8 +142,7 @@ TEST_F(Compiled, LinesWithoutCodeNameTheNextOne) {
   ASSERT_TRUE(file);
   const auto none = file->line("a.c", 2, 0);
   ASSERT_FALSE(none);
-  EXPECT_EQ(none.error().message,
-            "no code begins at line 2 of a.c; the next line with code is 6");
+  EXPECT_EQ(none.error().message, "no code begins at line 2 of a.c; the next line with code is 6");
   EXPECT_FALSE(file->line("a.c", 6, 1000));
   const auto other = file->line("b.c", 6, 0);
   ASSERT_FALSE(other);

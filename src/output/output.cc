@@ -84,9 +84,9 @@ Result<void> JsonOutput::test_summary(size_t, size_t) {
 }
 Result<void> JsonOutput::benchmarks(const std::vector<Benchmark>& rows) {
   for (const Benchmark& row : rows)
-    SPILE_TRY_VOID(write(
-        fmt::format("{{\"type\": \"benchmark_result\", \"data\": {{\"name\": {}, \"ns\": {:.0f}}}}}\n",
-                    json_string(row.name), row.ns)));
+    SPILE_TRY_VOID(write(fmt::format(
+        "{{\"type\": \"benchmark_result\", \"data\": {{\"name\": {}, \"ns\": {:.0f}}}}}\n",
+        json_string(row.name), row.ns)));
   return {};
 }
 

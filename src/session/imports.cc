@@ -58,7 +58,8 @@ class Reader {
     // What is wrong with the text is told when all of it is read.
     Diagnostics unread;
     const Source alone(part.name, part.text);
-    const auto program = lang::parse(alone, {.keeps_attach_words = true, .is_import = true}, unread);
+    const auto program =
+        lang::parse(alone, {.keeps_attach_words = true, .is_import = true}, unread);
     parts_.push_back(std::move(part));
     for (const lang::ast::Import& one : program.imports) {
       if (!lang::is_standard_module(one.path))
@@ -95,7 +96,8 @@ class Reader {
       diagnostics_.error(span, "import {}: {}", written, failed.message());
       return;
     }
-    if (files.empty()) diagnostics_.error(span, "import {}: no scripts are in this folder", written);
+    if (files.empty())
+      diagnostics_.error(span, "import {}: no scripts are in this folder", written);
     std::ranges::sort(files);
     for (const fs::path& file : files)
       import(file, (fs::path(written) / file.filename()).string(), span);

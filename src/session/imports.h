@@ -11,8 +11,8 @@
 
 namespace spile::session {
 
-/// Part 0 is the script itself. What cannot be imported is reported at its `import`: no such file, a
-/// C program, a file or folder that everybody may write.
+/// Part 0 is the script itself. What cannot be imported is reported at its `import`: no such file,
+/// a C program, a file or folder that everybody may write.
 lang::Source with_imports(const Script& script, lang::Diagnostics& diagnostics);
 
 }  // namespace spile::session

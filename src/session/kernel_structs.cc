@@ -44,8 +44,8 @@ Type KernelStructs::enumeration(uint32_t number, const btf::Type& type) const {
     }
     known = std::move(names);
   }
-  const std::string name = type.name.empty() ? fmt::format("enum <{}>", number)
-                                             : fmt::format("enum {}", type.name);
+  const std::string name =
+      type.name.empty() ? fmt::format("enum <{}>", number) : fmt::format("enum {}", type.name);
   return Type::enumeration(name, type.size_bytes, type.is_signed, known);
 }
 

@@ -235,13 +235,13 @@ bool Session::compile_script() {
   bundle_ = std::move(compiled->bundle);
   if (request_.purpose == Purpose::kTrace) return true;
   bundle_.prints_maps = false;
-  const auto wanted = request_.purpose == Purpose::kTest ? bundle::ProbeKind::kTest
-                                                         : bundle::ProbeKind::kBench;
+  const auto wanted =
+      request_.purpose == Purpose::kTest ? bundle::ProbeKind::kTest : bundle::ProbeKind::kBench;
   if (std::ranges::find(bundle_.probes, wanted, &bundle::Probe::kind) != bundle_.probes.end())
     return true;
-  failed(Error{ErrorCode::kNotFound,
-               request_.purpose == Purpose::kTest ? "--test: the script has no test:NAME probe"
-                                                  : "--bench: the script has no bench:NAME probe"});
+  failed(Error{ErrorCode::kNotFound, request_.purpose == Purpose::kTest
+                                         ? "--test: the script has no test:NAME probe"
+                                         : "--bench: the script has no bench:NAME probe"});
   return false;
 }
 

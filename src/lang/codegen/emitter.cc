@@ -18,9 +18,9 @@ bool uses_context(const typed::Clause& clause) {
     bool is_cookie =
         expr.builtin == typed::Builtin::kProbe || expr.builtin == typed::Builtin::kFunc;
     return expr.kind == ExprKind::kContext || expr.kind == ExprKind::kContextString ||
-           expr.kind == ExprKind::kContextBytes ||
-           expr.kind == ExprKind::kContextDataLoc || expr.kind == ExprKind::kStack ||
-           expr.kind == ExprKind::kOverride || (expr.kind == ExprKind::kBuiltin && is_cookie);
+           expr.kind == ExprKind::kContextBytes || expr.kind == ExprKind::kContextDataLoc ||
+           expr.kind == ExprKind::kStack || expr.kind == ExprKind::kOverride ||
+           (expr.kind == ExprKind::kBuiltin && is_cookie);
   });
 }
 

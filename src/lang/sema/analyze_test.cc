@@ -81,23 +81,27 @@ TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
 }
 
 TEST(Sema, ImportsModulesOfTheStandardLibraryInBlocks) {
-  expect_map("BEGIN { import \"stdlib/strings\"; import \"stdlib/process.bt\"; @ = 1; }", "@[] : value int64");
+  expect_map("BEGIN { import \"stdlib/strings\"; import \"stdlib/process.bt\"; @ = 1; }",
+             "@[] : value int64");
   expect_refused("BEGIN { import \"stdlib/string\"; }", "there is no module 'stdlib/string'");
   expect_refused("BEGIN { import \"strings\"; }", "there is no module 'strings'");
 }
 
 TEST(Sema, LeavesOutTestsAndBenchmarksInATrace) {
-  expect_map("test:a { nonsense(); } bench:b { $x = nothing; } BEGIN { @ = 1; }", "@[] : value int64");
+  expect_map("test:a { nonsense(); } bench:b { $x = nothing; } BEGIN { @ = 1; }",
+             "@[] : value int64");
   expect_refused("test:a { exit(); }", "--test runs tests");
 }
 
 TEST(Sema, GivesEnumConstantsTheirType) {
   const char* const kEnum = "enum color { RED, GREEN = 5 }; ";
   expect_map(std::string(kEnum) + "BEGIN { @ = GREEN; }", "@[] : value enum color");
-  expect_map(std::string(kEnum) + "BEGIN { @ = (enum color)pid; @ = RED; }", "@[] : value enum color");
+  expect_map(std::string(kEnum) + "BEGIN { @ = (enum color)pid; @ = RED; }",
+             "@[] : value enum color");
   expect_map(std::string(kEnum) + "BEGIN { @ = GREEN; @ = 7; }", "@[] : value int64");
   expect_map(std::string(kEnum) + "BEGIN { @ = GREEN + 1; }", "@[] : value int64");
-  expect_map(std::string(kEnum) + "enum other { BLUE }; BEGIN { @ = GREEN; @ = BLUE; }", "@[] : value int64");
+  expect_map(std::string(kEnum) + "enum other { BLUE }; BEGIN { @ = GREEN; @ = BLUE; }",
+             "@[] : value int64");
 }
 
 TEST(Sema, ReadsAggregationsThatAreOneNumber) {

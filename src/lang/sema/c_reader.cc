@@ -161,9 +161,9 @@ std::optional<CReader::Base> CReader::enumeration() {
   take();
   // Its first constant makes an anonymous one's name its own.
   const bool has_name = at_name();
-  const std::string name =
-      has_name ? "enum " + take().text
-               : "enum of " + tokens_[std::min(at_ + 1, tokens_.size() - 1)].text;
+  const std::string name = has_name
+                               ? "enum " + take().text
+                               : "enum of " + tokens_[std::min(at_ + 1, tokens_.size() - 1)].text;
   if (accept("{") && !enumerators(name)) return std::nullopt;
   if (auto known = types_.enumeration(name)) return Base{std::move(*known)};
   return Base{Type::integer(4, false)};

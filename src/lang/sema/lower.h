@@ -328,7 +328,7 @@ class Lowering {
   Instance& instance_;
   Diagnostics& diagnostics_;
   std::vector<std::map<std::string, int>> scopes_;
-  Expansion* expansion_ = nullptr;  ///< null: not inside of a macro
+  Expansion* expansion_ = nullptr;        ///< null: not inside of a macro
   std::set<std::string> seen_variables_;  ///< also those out of scope
   typed::Block* declaring_ = nullptr;     ///< the innermost block
   size_t next_variable_ = 0;

@@ -217,9 +217,8 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     // A record of all fields that a program may read.
     ExprPtr whole = make(ExprKind::kTuple, Type::tuple({}), span);
     for (const EventField& field : instance_.events.front().fields) {
-      const bool is_readable =
-          !access_of(field, effective_strlen(options_)).type.is_unknown() ||
-          !array_of_event(field).is_unknown();
+      const bool is_readable = !access_of(field, effective_strlen(options_)).type.is_unknown() ||
+                               !array_of_event(field).is_unknown();
       if (field.offset < 8 || !is_readable) continue;
       ast::Field one;
       one.name = field.name;

@@ -85,8 +85,8 @@ Lowering::ExprPtr Lowering::number_of_bytes(ExprPtr& value, Span span) {
       value->type.kind == Type::Kind::kArray ||
       (value->type.is_object() && value->type.fields[0].kind == Type::Kind::kArray);
   if (!is_array) return nullptr;
-  const uint32_t bytes = types_.size_of(value->type.is_object() ? value->type.fields[0]
-                                                                : value->type);
+  const uint32_t bytes =
+      types_.size_of(value->type.is_object() ? value->type.fields[0] : value->type);
   if (bytes != 1 && bytes != 2 && bytes != 4 && bytes != 8) return nullptr;
   return read_at(std::move(value), 0, Type::integer(bytes, false), span);
 }

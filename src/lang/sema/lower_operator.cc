@@ -329,8 +329,9 @@ bool Lowering::resolve_type(const ast::TypeName& name, Type& type) {
       if (is_text && suffix.size != nullptr) {  // string[64]: its size
         if (!constant(*suffix.size, "the size of a string", count)) return false;
         if (count <= 0 || count > static_cast<int64_t>(CompileOptions::kMaxStrlen)) {
-          diagnostics_.error(suffix.size->span, "a string or buffer of {} bytes: 1 to {} make sense",
-                             count, CompileOptions::kMaxStrlen);
+          diagnostics_.error(suffix.size->span,
+                             "a string or buffer of {} bytes: 1 to {} make sense", count,
+                             CompileOptions::kMaxStrlen);
           return false;
         }
         type.size = static_cast<uint32_t>(count);

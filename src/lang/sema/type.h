@@ -47,7 +47,7 @@ struct Type {
   std::vector<Type> fields;  ///< kTuple: elements. kPointer: what it points to; empty for void
   bundle::StackMode stack_mode = bundle::StackMode::kBpftrace;  ///< stacks
   uint32_t frames = 0;                                          ///< stacks: the most
-  uint32_t count = 0;     ///< kArray: elements, 0: not known; fields[0] is one of them
+  uint32_t count = 0;  ///< kArray: elements, 0: not known; fields[0] is one of them
   /// kStruct: "struct sock"; kTimestamp: the format; kNamed: which names; kInt: "enum x"
   std::string name = {};
   std::vector<std::string> names = {};  ///< kTuple: of the fields of a record

@@ -87,8 +87,8 @@ class TypeTable {
   std::set<std::string> unknown_, own_;
   std::map<std::string, Type> names_;
   std::map<std::string, int64_t> constants_;
-  std::map<std::string, Type> enumerations_;          ///< "enum color"
-  std::map<std::string, std::string> enumerators_;    ///< of the script's own: their enum
+  std::map<std::string, Type> enumerations_;              ///< "enum color"
+  std::map<std::string, std::string> enumerators_;        ///< of the script's own: their enum
   std::map<std::string, std::optional<Type>> of_kernel_;  ///< by constant
   std::map<std::string, const ast::Expr*> defines_;
   std::map<std::string, std::string> texts_;

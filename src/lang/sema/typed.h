@@ -159,8 +159,8 @@ enum class StmtKind : uint8_t {
   kBlock,      ///< body
   kBreak,
   kContinue,
-  kReturn,   ///< expr: of a test, its result; else null
-  kLeave,    ///< to the end of the kBlock that `variable`, its result, is of
+  kReturn,  ///< expr: of a test, its result; else null
+  kLeave,   ///< to the end of the kBlock that `variable`, its result, is of
 };
 
 struct Stmt;

@@ -81,7 +81,9 @@ TEST(Diagnostics, KeepsAFewAndCountsAll) {
 }
 
 TEST(Render, NamesTheFileThatAPlaceIsIn) {
-  const Source source({{"main.bt", "one\ntwo"}, {"a.bt", "three\nfour"}, {"empty.bt", ""}, {"b.bt", "five"}}, {1, 2, 3, 0});
+  const Source source(
+      {{"main.bt", "one\ntwo"}, {"a.bt", "three\nfour"}, {"empty.bt", ""}, {"b.bt", "five"}},
+      {1, 2, 3, 0});
   Diagnostics diagnostics;
   const auto at = [&](std::string_view word) {
     const auto begin = static_cast<uint32_t>(source.text().find(word));

@@ -38,9 +38,8 @@ void Source::find_lines() {
 }
 
 const Source::Place& Source::part(uint32_t offset) const {
-  auto after = std::ranges::upper_bound(parts_, offset, {}, [](const Place& place) {
-    return place.span.begin;
-  });
+  auto after = std::ranges::upper_bound(parts_, offset, {},
+                                        [](const Place& place) { return place.span.begin; });
   return after == parts_.begin() ? parts_.front() : *std::prev(after);
 }
 

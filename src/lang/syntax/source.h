@@ -29,8 +29,8 @@ struct Position {
   constexpr bool operator==(const Position&) const = default;
 };
 
-/// A script with the files that it imports, one text behind the other. Immutable, so that spans stay
-/// valid as long as it lives.
+/// A script with the files that it imports, one text behind the other. Immutable, so that spans
+/// stay valid as long as it lives.
 class Source {
  public:
   /// Longer texts are cut here, and the lexer reports it: offsets fit 32 bits with room to spare.
