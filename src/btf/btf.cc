@@ -281,17 +281,26 @@ uint32_t Types::strip(uint32_t number) const {
   return 0;
 }
 
-std::optional<int64_t> Types::enumerator(std::string_view name) const {
+std::optional<uint32_t> Types::enumeration_of(std::string_view constant) const {
   for (uint32_t number = first_; number < count(); number++) {
     const size_t at = this->at(number);
     const Kind kind = kind_of(word(at + 4));
     if (kind != Kind::kEnum && kind != Kind::kEnum64) continue;
     const size_t step = kind == Kind::kEnum ? 8 : 12;
     for (uint32_t i = 0; i < length_of(word(at + 4)); i++) {
-      if (is_named(word(at + kEntryBytes + step * i), name)) return enumerators(number)[i].value;
+      if (is_named(word(at + kEntryBytes + step * i), constant)) return number;
     }
   }
-  if (base_ != nullptr) return base_->enumerator(name);
+  if (base_ != nullptr) return base_->enumeration_of(constant);
+  return std::nullopt;
+}
+
+std::optional<int64_t> Types::enumerator(std::string_view name) const {
+  const auto number = enumeration_of(name);
+  if (!number) return std::nullopt;
+  for (const Enumerator& one : enumerators(*number)) {
+    if (one.name == name) return one.value;
+  }
   return std::nullopt;
 }
 

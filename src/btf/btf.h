@@ -105,6 +105,8 @@ class Types {
   /// Past typedefs, const, volatile, restrict and tags.
   uint32_t strip(uint32_t number) const;
   std::optional<int64_t> enumerator(std::string_view name) const;
+  /// The number of the first enum that has a constant of that name.
+  std::optional<uint32_t> enumeration_of(std::string_view constant) const;
 
  private:
   Result<void> index();

@@ -37,6 +37,7 @@ enum class ValueKind : uint8_t {
   kNamed,  ///< i64 that stands for a name; format says which names: "errno", "signal", "user"
   kBool,   ///< a number: 0 is false
   kArray,  ///< fields[0] is one element, offsets[0] says how many
+  kEnum,   ///< a number as kInt; values[i] is called names[i], others are printed as numbers
 };
 
 /// How the lines of a stack look.
@@ -55,8 +56,9 @@ struct ValueType {
   StackMode stack_mode = StackMode::kBpftrace;  ///< stacks
   uint32_t frames = 0;                          ///< stacks: the most that were asked for
   std::string format = {};                      ///< kTimestamp, kNamed
-  std::vector<std::string> names = {};          ///< kTuple: of the fields, when it is a record
-  uint8_t shift = 0, bits = 0;                  ///< kInt: of a bitfield in `size` bytes; 0: none
+  std::vector<std::string> names = {};  ///< kTuple: of the fields, when it is a record; kEnum
+  std::vector<int64_t> values = {};     ///< kEnum: of the names
+  uint8_t shift = 0, bits = 0;          ///< kInt: of a bitfield in `size` bytes; 0: none
   bool operator==(const ValueType&) const = default;
 };
 
@@ -224,12 +226,20 @@ enum class ProbeKind : uint8_t {
   kFentry,
   kFexit,
   kIter,  ///< once for each object of the kernel's iterator `symbol`, at attach
+  kSelf,  ///< when spile itself gets the signal `symbol`: Trace::run_probe
+  kTest,  ///< called by name, its result is the test's: Trace::run_probe
+  kBench,
 };
 
 /// Fires by the clock or a counter, wherever the CPU then is.
 inline bool is_sampling(ProbeKind kind) {
   return kind == ProbeKind::kProfile || kind == ProbeKind::kSoftware ||
          kind == ProbeKind::kHardware || kind == ProbeKind::kWatchpoint;
+}
+/// Nothing fires it: spile calls its program.
+inline bool is_called(ProbeKind kind) {
+  return kind == ProbeKind::kBegin || kind == ProbeKind::kEnd || kind == ProbeKind::kSelf ||
+         kind == ProbeKind::kTest || kind == ProbeKind::kBench;
 }
 /// Its program takes ContextKind::kTyped.
 inline bool is_typed(ProbeKind kind) {
@@ -268,7 +278,7 @@ struct Probe {
 
 /// Which context a program takes: fixes what the checker allows it to read.
 enum class ContextKind : uint8_t {
-  kNone,        ///< BEGIN, END, interval: reads nothing
+  kNone,        ///< BEGIN, END, interval, self, test, bench: reads nothing
   kRegs,        ///< struct pt_regs, bpf::x86_64_regs
   kTracepoint,  ///< the event's record, context_size bytes
   kTyped,       ///< u64 each: the arguments, for fexit then the result

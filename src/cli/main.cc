@@ -42,7 +42,8 @@ struct Options {
   std::string engine = "auto", format = "text", buffering = "line", stage;
   bool list = false;
   session::FormatRequest format_scripts;
-  bool fmt = false, info = false;
+  bool fmt = false, info = false, test = false, bench = false;
+  std::string mode;
 };
 
 /// Empty where the text is a process number, else what is wrong: the form of CLI11's validators.
@@ -109,6 +110,11 @@ void add_trace_options(CLI::App& app, Options& options) {
       ->needs(fmt);
   app.add_flag("-i,--in-place", options.format_scripts.in_place, "with --fmt: rewrite the files")
       ->needs(fmt);
+  app.add_flag("--test", options.test, "run the script's test:NAME probes; status 1 if any fails");
+  app.add_flag("--bench", options.bench, "measure the script's bench:NAME probes");
+  app.add_option("--mode", options.mode, "the same by name: test, bench or format")
+      ->type_name("MODE")
+      ->check(CLI::IsMember({"test", "bench", "format"}));
   app.add_option("-f,--format", options.format, "text (default) or json")
       ->check(CLI::IsMember({"text", "json"}));
   app.add_option("-o,--output", options.trace.output_path, "write there instead of standard output")
@@ -209,8 +215,13 @@ int run_format(Options& options) {
 }
 
 int run_main(Options& options) {
-  if (options.fmt) return run_format(options);
+  const bool is_test = options.test || options.mode == "test";
+  const bool is_bench = options.bench || options.mode == "bench";
+  if (is_test && is_bench) return usage("--test and --bench do not go together");
+  if (options.fmt || options.mode == "format") return run_format(options);
   take_choices(options);
+  if (is_test) options.trace.purpose = session::Purpose::kTest;
+  if (is_bench) options.trace.purpose = session::Purpose::kBench;
   if (options.info) return session::info(options.trace.format);
   if (options.list) {
     options.trace.script.text = options.program;

@@ -4,7 +4,9 @@
 #include <elfutils/libdw.h>
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <map>
 #include <optional>
 #include <unordered_map>
 
@@ -289,6 +291,97 @@ Result<std::vector<Parameter>> File::parameters(uint64_t address) const {
     out.push_back(std::move(parameter));
   } while (dwarf_siblingof(&child, &child) == 0);
   return out;
+}
+
+namespace {
+
+bool is_source(const char* path, std::string_view wanted) {
+  if (path == nullptr) return false;
+  const std::string_view whole = path;
+  if (!whole.ends_with(wanted)) return false;
+  return whole.size() == wanted.size() || whole[whole.size() - wanted.size() - 1] == '/' ||
+         wanted.starts_with('/');
+}
+
+struct AroundSearch {
+  uint64_t address;
+  std::string name;
+};
+
+int look_around(Dwarf_Die* die, void* search) {
+  auto& wanted = *static_cast<AroundSearch*>(search);
+  if (dwarf_haspc(die, wanted.address) <= 0) return DWARF_CB_OK;
+  Dwarf_Attribute linked;
+  const char* symbol = dwarf_attr_integrate(die, DW_AT_linkage_name, &linked) == nullptr
+                           ? nullptr
+                           : dwarf_formstring(&linked);
+  wanted.name = symbol == nullptr ? name_of(die) : symbol;
+  return DWARF_CB_ABORT;
+}
+
+/// The function, not inlined, that an address is in.
+std::string function_around(Dwarf_Die* unit, Dwarf_Addr address) {
+  AroundSearch search{address, {}};
+  dwarf_getfuncs(unit, look_around, &search, 0);
+  return search.name;
+}
+
+/// What one unit has of a line.
+struct LineSearch {
+  std::string_view file;
+  uint32_t line, column;
+  bool has_file = false;
+  uint32_t next = 0;                           ///< the first line behind it that has code; 0: none
+  std::map<std::string, uint64_t> found = {};  ///< the lowest address by function
+
+  void look(Dwarf_Die& unit) {
+    Dwarf_Lines* lines = nullptr;
+    size_t count = 0;
+    if (dwarf_getsrclines(&unit, &lines, &count) != 0) return;
+    for (size_t i = 0; i < count; i++) look(unit, dwarf_onesrcline(lines, i));
+  }
+
+  void look(Dwarf_Die& unit, Dwarf_Line* row) {
+    bool begins = false, ends = false;
+    int number = 0, at = 0;
+    Dwarf_Addr address = 0;
+    const bool is_read = dwarf_linebeginstatement(row, &begins) == 0 &&
+                         dwarf_lineendsequence(row, &ends) == 0 &&
+                         dwarf_lineno(row, &number) == 0 && dwarf_linecol(row, &at) == 0 &&
+                         dwarf_lineaddr(row, &address) == 0;
+    if (!is_read || !begins || ends || number <= 0) return;
+    if (!is_source(dwarf_linesrc(row, nullptr, nullptr), file)) return;
+    has_file = true;
+    const auto here = static_cast<uint32_t>(number);
+    if (here > line && (next == 0 || here < next)) next = here;
+    if (here != line || (column != 0 && static_cast<uint32_t>(at) != column)) return;
+    auto [known, is_new] = found.try_emplace(function_around(&unit, address), address);
+    if (!is_new) known->second = std::min(known->second, address);
+  }
+};
+
+}  // namespace
+
+Result<std::vector<LinePlace>> File::line(std::string_view file,
+                                          uint32_t line,
+                                          uint32_t column) const {
+  LineSearch search{file, line, column};
+  for_each_unit(handle_->dwarf, [&](Dwarf_Die& unit) {
+    search.look(unit);
+    return false;
+  });
+  if (!search.has_file)
+    return fail(ErrorCode::kNotFound, "the debug information has no source file '{}'", file);
+  if (search.found.empty()) {
+    const std::string where = column == 0 ? fmt::format("line {}", line)
+                                          : fmt::format("line {}, column {},", line, column);
+    return fail(ErrorCode::kNotFound, "no code begins at {} of {}{}", where, file,
+                search.next == 0 ? std::string()
+                                 : fmt::format("; the next line with code is {}", search.next));
+  }
+  std::vector<LinePlace> places;
+  for (const auto& [function, address] : search.found) places.push_back({address, function});
+  return places;
 }
 
 Result<Structure> File::structure_at(uint64_t die) const {

@@ -45,6 +45,12 @@ struct Structure {
   std::vector<Field> fields;
 };
 
+/// Where code of a source line begins.
+struct LinePlace {
+  uint64_t address = 0;  ///< link address
+  std::string function;  ///< that it is in, as the linker calls it; "": not known
+};
+
 /// One thread uses it. Keeps the file open.
 class File {
  public:
@@ -56,6 +62,12 @@ class File {
 
   /// Of the function that begins at a link address. Errors: not found.
   Result<std::vector<Parameter>> parameters(uint64_t address) const;
+  /// The places where a line of a source file (its name, or the end of its path) begins, one for
+  /// each function that has code of it, inlined copies among them; `column` 0: any.
+  ///
+  /// Errors: not found    no such source file, or no code begins there; names the next line that
+  /// has
+  Result<std::vector<LinePlace>> line(std::string_view file, uint32_t line, uint32_t column) const;
   /// A struct, union or class that is defined somewhere in the file. Errors: not found.
   Result<Structure> structure(std::string_view name, bool is_union) const;
   /// The one that Type::die names. Errors: not found.

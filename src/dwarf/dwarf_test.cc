@@ -122,6 +122,34 @@ TEST_F(Compiled, StructsHaveTheirFields) {
   EXPECT_FALSE(file->structure("node", true));
 }
 
+TEST_F(Compiled, LinesBeginWhereTheirCodeDoes) {
+  auto file = File::open(path());
+  ASSERT_TRUE(file);
+  // kSource begins with a newline: line 6 is the one that begins plain().
+  const auto entry = file->line("a.c", 6, 0);
+  ASSERT_TRUE(entry) << entry.error().message;
+  ASSERT_EQ(entry->size(), 1u);
+  EXPECT_EQ((*entry)[0].address, address_of("plain"));
+  EXPECT_EQ((*entry)[0].function, "plain");
+  const auto body = file->line(directory_ + "/a.c", 7, 0);
+  ASSERT_TRUE(body) << body.error().message;
+  EXPECT_GT((*body)[0].address, address_of("plain"));
+  EXPECT_LT((*body)[0].address, address_of("mixed"));
+}
+
+TEST_F(Compiled, LinesWithoutCodeNameTheNextOne) {
+  auto file = File::open(path());
+  ASSERT_TRUE(file);
+  const auto none = file->line("a.c", 2, 0);
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().message, "no code begins at line 2 of a.c; the next line with code is 6");
+  EXPECT_FALSE(file->line("a.c", 6, 1000));
+  const auto other = file->line("b.c", 6, 0);
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().message, "the debug information has no source file 'b.c'");
+  EXPECT_FALSE(file->line(".c", 6, 0)) << "a part of a name is no name";
+}
+
 TEST_F(Compiled, RefusesWhatIsNotThere) {
   auto file = File::open(path());
   ASSERT_TRUE(file);

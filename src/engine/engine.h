@@ -89,6 +89,15 @@ class Trace {
   /// found, corrupt (a target overwrote it).
   virtual Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) = 0;
 
+  /// Runs the program of a probe that nothing fires by itself (self, test, bench) and gives its
+  /// result, in 32 bits. Errors:  unsupported  this engine cannot
+  virtual Result<uint32_t> run_probe([[maybe_unused]] size_t probe) {
+    return fail(ErrorCode::kUnsupported, "this engine runs no program by itself");
+  }
+  /// What a run of that program takes, in ns: the mean of many. Errors:  unsupported, denied
+  virtual Result<double> measure_probe([[maybe_unused]] size_t probe) {
+    return fail(ErrorCode::kUnsupported, "this engine does not measure programs");
+  }
   /// Runs the END programs, once.
   virtual Result<void> run_end() = 0;
   /// Takes the probes out. Maps and records that are already there can still be read.

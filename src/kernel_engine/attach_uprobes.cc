@@ -2,6 +2,7 @@
 // program (or pair of programs) and file.
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <optional>
 
 #include "kernel_engine/attacher.h"
@@ -159,18 +160,22 @@ Result<bool> Attacher::attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at
   return true;
 }
 
-/// A return may come before its entry in the script.
-Result<void> Attacher::attach_uprobe_sessions(std::vector<UprobeGroup>& groups) {
-  for (UprobeGroup& entry : groups) {
-    const auto partner = std::ranges::find_if(
-        groups, [&](const UprobeGroup& other) { return may_be_uprobe_session(entry, other); });
-    if (partner == groups.end() || !features_.uprobe_session() ||
-        (!scope_.pids.empty() && !features_.uprobe_multi_with_pid()))
-      continue;
-    SPILE_TRY(entry.is_attached, attach_uprobe_session(entry, *partner));
-    partner->is_attached = entry.is_attached;
+/// For each group the other half of its session; its own number: none. A return may come before its
+/// entry in the script.
+std::vector<size_t> Attacher::pair_uprobes(const std::vector<UprobeGroup>& groups) {
+  std::vector<size_t> partners(groups.size());
+  std::iota(partners.begin(), partners.end(), size_t{0});
+  for (size_t entry = 0; entry < groups.size(); entry++) {
+    for (size_t other = 0; other < groups.size() && partners[entry] == entry; other++) {
+      if (partners[other] != other || !may_be_uprobe_session(groups[entry], groups[other]) ||
+          !features_.uprobe_session() ||
+          (!scope_.pids.empty() && !features_.uprobe_multi_with_pid()))
+        continue;
+      partners[entry] = other;
+      partners[other] = entry;
+    }
   }
-  return {};
+  return partners;
 }
 
 /// Groups keep the order of their first probe. Their places are known and free.
@@ -191,13 +196,24 @@ Result<std::vector<Attacher::UprobeGroup>> Attacher::group_uprobes() {
   return groups;
 }
 
-/// All uprobes of one program and file share a link, and those of a pair of programs, too.
+/// All uprobes of one program and file share a link, and those of a pair of programs, too. At one
+/// place the kernel calls the newest first: what the script names first is attached last.
 Result<void> Attacher::attach_uprobes() {
   SPILE_TRY(auto groups, group_uprobes());
-  if (is_forced(AttachPath::kAuto) || is_forced(AttachPath::kSession))
-    SPILE_TRY_VOID(attach_uprobe_sessions(groups));
-  for (UprobeGroup& group : groups) {
+  const bool may_pair = is_forced(AttachPath::kAuto) || is_forced(AttachPath::kSession);
+  auto partners = may_pair ? pair_uprobes(groups) : std::vector<size_t>();
+  for (size_t i = groups.size(); i-- > 0;) {
+    UprobeGroup& group = groups[i];
     if (group.is_attached) continue;
+    if (may_pair && partners[i] != i) {
+      UprobeGroup& other = groups[partners[i]];
+      const bool is_entry = bundle_.probes[group.probes.front()].kind == ProbeKind::kUprobe;
+      SPILE_TRY(group.is_attached, is_entry ? attach_uprobe_session(group, other)
+                                            : attach_uprobe_session(other, group));
+      other.is_attached = group.is_attached;
+      if (group.is_attached) continue;
+      partners[partners[i]] = partners[i];
+    }
     if (is_forced(AttachPath::kSession))
       return fail(ErrorCode::kUnsupported, "--attach session: {}",
                   why_no_session_.empty()

@@ -19,7 +19,10 @@ namespace {
 LoadType load_type(ProbeKind kind) {
   switch (kind) {
     case ProbeKind::kBegin:
-    case ProbeKind::kEnd: return LoadType::kTestRun;
+    case ProbeKind::kEnd:
+    case ProbeKind::kSelf:
+    case ProbeKind::kTest:
+    case ProbeKind::kBench: return LoadType::kTestRun;
     case ProbeKind::kInterval: return LoadType::kPerfEvent;
     case ProbeKind::kTracepoint: return LoadType::kTracepoint;
     default: return bundle::is_sampling(kind) ? LoadType::kPerfEvent : LoadType::kKprobe;
@@ -145,7 +148,7 @@ Result<void> Attacher::attach_other(size_t index) {
     case ProbeKind::kFentry:
     case ProbeKind::kFexit: return attach_typed(index);
     case ProbeKind::kIter: return run_iterator(index);
-    default: return {};  // BEGIN, END: run once; uprobes, kprobes: in groups
+    default: return {};  // BEGIN, END, self, test, bench: run by us; uprobes, kprobes: in groups
   }
 }
 

@@ -73,7 +73,7 @@ class Attacher {
   };
   Result<std::vector<UprobeGroup>> group_uprobes();
   Result<void> attach_uprobe_group(UprobeGroup& group);
-  Result<void> attach_uprobe_sessions(std::vector<UprobeGroup>& groups);
+  std::vector<size_t> pair_uprobes(const std::vector<UprobeGroup>& groups);
   Result<bool> attach_uprobe_session(UprobeGroup& entry, UprobeGroup& at_return);
   bool may_be_uprobe_session(const UprobeGroup& entry, const UprobeGroup& at_return);
   Result<std::vector<UprobeSite>> find_uprobe_sites(const std::vector<size_t>& probes);

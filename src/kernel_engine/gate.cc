@@ -20,8 +20,7 @@ Insn make(uint8_t code, Reg dst, uint8_t src, int16_t off, int32_t imm) {
 }
 
 bool has_gate(const bundle::Probe& probe) {
-  return probe.kind != ProbeKind::kBegin && probe.kind != ProbeKind::kEnd &&
-         probe.kind != ProbeKind::kIter && probe.entry_of < 0;
+  return !bundle::is_called(probe.kind) && probe.kind != ProbeKind::kIter && probe.entry_of < 0;
 }
 
 }  // namespace

@@ -48,6 +48,8 @@ class KernelTrace final : public engine::Trace {
   Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override {
     return maps_->read_stack(map, id);
   }
+  Result<uint32_t> run_probe(size_t probe) override;
+  Result<double> measure_probe(size_t probe) override;
   Result<void> run_end() override { return run_all(ProbeKind::kEnd); }
   Result<void> detach() override;
   Result<void> switch_probes(std::span<const int> probes, bool on) override {
@@ -95,6 +97,27 @@ Result<void> KernelTrace::run_all(ProbeKind kind) {
     SPILE_TRY_VOID(run_once(fd, kind == ProbeKind::kBegin ? "BEGIN" : "END"));
   }
   return {};
+}
+
+Result<uint32_t> KernelTrace::run_probe(size_t probe) {
+  SPILE_TRY(int fd, programs_->shared(bundle_.probes[probe].program, LoadType::kTestRun));
+  return run_once(fd, bundle_.probes[probe].name);
+}
+
+/// The kernel itself takes the time of each run: the way into it does not count.
+Result<double> KernelTrace::measure_probe(size_t probe) {
+  constexpr int kWarmUp = 20, kRounds = 2000;
+  SPILE_TRY(int fd, programs_->shared(bundle_.probes[probe].program, LoadType::kTestRun));
+  const Fd measuring(bpf_enable_stats(BPF_STATS_RUN_TIME));
+  if (measuring.get() < 0)
+    return fail(ErrorCode::kDenied, "the kernel measures no programs here: it needs CAP_SYS_ADMIN");
+  for (int i = 0; i < kWarmUp; i++) SPILE_TRY_VOID(run_once(fd, bundle_.probes[probe].name));
+  SPILE_TRY(const RunCounts before, run_counts(fd));
+  for (int i = 0; i < kRounds; i++) SPILE_TRY_VOID(run_once(fd, bundle_.probes[probe].name));
+  SPILE_TRY(const RunCounts after, run_counts(fd));
+  if (after.runs == before.runs) return fail(ErrorCode::kUnsupported, "the kernel counted no run");
+  return static_cast<double>(after.time_ns - before.time_ns) /
+         static_cast<double>(after.runs - before.runs);
 }
 
 /// The kernel overrides functions of its own that are made for it, none of programs.

@@ -32,8 +32,13 @@ enum bpf_map_type kernel_type(MapKind kind) {
   return BPF_MAP_TYPE_UNSPEC;
 }
 
-bool is_hash(MapKind kind) {
+/// Its elements are made when they are needed.
+bool grows(MapKind kind) {
   return kind == MapKind::kHash || kind == MapKind::kPerCpuHash || kind == MapKind::kCalls;
+}
+
+bool is_hash(MapKind kind) {
+  return grows(kind) || kind == MapKind::kLruHash || kind == MapKind::kLruPerCpuHash;
 }
 
 /// Names that the kernel takes: [A-Za-z0-9_.], 15 bytes.
@@ -76,7 +81,7 @@ Result<Fd> Maps::make(const MapSpec& spec) const {
   LIBBPF_OPTS(bpf_map_create_opts, options);
   // Memory is taken as entries come: a map of many large values would otherwise cost hundreds of
   // MB at start.
-  if (is_hash(spec.kind)) options.map_flags = BPF_F_NO_PREALLOC;
+  if (grows(spec.kind)) options.map_flags = BPF_F_NO_PREALLOC;
   const bool ring = spec.kind == MapKind::kRing;
   int fd =
       bpf_map_create(kernel_type(spec.kind), kernel_name(spec).c_str(), ring ? 0 : spec.key_size,

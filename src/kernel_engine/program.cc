@@ -125,11 +125,11 @@ Result<Fd> load_program(const bundle::Program& program,
               program.name, strerror(-again), tail(log, 25));
 }
 
-Result<void> run_once(int program_fd, std::string_view what) {
+Result<uint32_t> run_once(int program_fd, std::string_view what) {
   LIBBPF_OPTS(bpf_test_run_opts, options);
   int err = bpf_prog_test_run_opts(program_fd, &options);
   if (err < 0) return fail_errno(-err, "run the {} program", what);
-  return {};
+  return options.retval;
 }
 
 Result<RunCounts> run_counts(int program_fd) {

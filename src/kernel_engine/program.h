@@ -40,8 +40,8 @@ Result<Fd> load_program(const bundle::Program& program,
 /// Whether this kernel takes programs at the entries of its functions. Errors: unsupported, denied.
 Result<void> takes_function_programs(KernelTypes& types);
 
-/// Runs a kTestRun program once in this process.
-Result<void> run_once(int program_fd, std::string_view what);
+/// Runs a kTestRun program once in this process: its result.
+Result<uint32_t> run_once(int program_fd, std::string_view what);
 
 struct RunCounts {
   uint64_t runs = 0, time_ns = 0, missed = 0;

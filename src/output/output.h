@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "output/map_print.h"
@@ -11,6 +13,12 @@
 #include "output/value.h"
 
 namespace spile::output {
+
+/// One row of what --bench tells.
+struct Benchmark {
+  std::string name;
+  double ns = 0;  ///< a run
+};
 
 /// One call a message. Every call may fail with target gone: the reader of a pipe went away, and
 /// the trace should end. Ends with a flush() by the caller: destructors do not write.
@@ -39,6 +47,10 @@ class Output {
                                std::string_view text) = 0;
   /// `count` records were lost.
   virtual Result<void> lost_events(uint64_t count) = 0;
+  /// One test of --test; `why` it did not pass, or "".
+  virtual Result<void> test_result(std::string_view name, std::string_view why);
+  virtual Result<void> test_summary(size_t passed, size_t failed);
+  virtual Result<void> benchmarks(const std::vector<Benchmark>& rows);
   /// The script has ended; what follows are its maps.
   virtual Result<void> end() = 0;
 
@@ -83,6 +95,9 @@ class JsonOutput final : public Output {
  public:
   using Output::Output;
   Result<void> attached_probes(size_t count) override;
+  Result<void> test_result(std::string_view name, std::string_view why) override;
+  Result<void> test_summary(size_t passed, size_t failed) override;
+  Result<void> benchmarks(const std::vector<Benchmark>& rows) override;
   Result<void> printf(std::string_view text) override;
   Result<void> value(const Value& value) override;
   Result<void> map(const MapRows& rows) override;

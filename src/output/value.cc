@@ -29,6 +29,18 @@ Result<Value> read_integer(const ValueType& type, std::span<const uint8_t> bytes
   return Value::number(bits, type.is_signed);
 }
 
+/// Text shows the constant's name, JSON its number.
+Result<Value> read_enum(const ValueType& type, std::span<const uint8_t> bytes) {
+  if (type.names.size() != type.values.size())
+    return fail(ErrorCode::kInternal, "an enum has {} names and {} values", type.names.size(),
+                type.values.size());
+  SPILE_TRY(Value out, read_integer(type, bytes));
+  const auto known = std::ranges::find(type.values, static_cast<int64_t>(out.bits));
+  if (known != type.values.end())
+    out.text = type.names[static_cast<size_t>(known - type.values.begin())];
+  return out;
+}
+
 /// Up to the first NUL: the other side may have left it out.
 Value read_string(std::span<const uint8_t> bytes) {
   const auto end = std::ranges::find(bytes, uint8_t{0});
@@ -202,6 +214,7 @@ void append_json_ascii(std::string& out, char c) {
   }
 }
 
+/// Without the name of a constant.
 std::string number_text(const Value& value) {
   if (value.kind == Value::Kind::kSigned)
     return fmt::format("{}", static_cast<int64_t>(value.bits));
@@ -257,6 +270,10 @@ Result<Value> read_value(const ValueType& type,
       if (type.kind == ValueKind::kBool) out = {Value::Kind::kBool, out.bits != 0, {}, {}};
       return out;
     }
+    case ValueKind::kEnum:
+      if (bytes.empty() || bytes.size() > sizeof(uint64_t))
+        return fail(ErrorCode::kInternal, "a constant of {} bytes", bytes.size());
+      return read_enum(type, bytes);
     case ValueKind::kString: return read_string(bytes);
     case ValueKind::kBuffer: return read_buffer(bytes);
     case ValueKind::kProbe:
@@ -294,7 +311,7 @@ std::string to_text(const Value& value) {
   switch (value.kind) {
     case Value::Kind::kNone: return {};
     case Value::Kind::kSigned:
-    case Value::Kind::kUnsigned: return number_text(value);
+    case Value::Kind::kUnsigned: return value.text.empty() ? number_text(value) : value.text;
     case Value::Kind::kPointer: return fmt::format("{:#x}", value.bits);
     case Value::Kind::kText: return value.text;
     case Value::Kind::kBuffer: return buffer_text(value.text);

@@ -29,9 +29,9 @@ struct Value {
     kBool,
   };
   Kind kind = Kind::kNone;
-  uint64_t bits = 0;          ///< kSigned (two's complement), kUnsigned, kPointer, kBool (0 or 1)
-  std::string text;           ///< kText; kBuffer: the raw bytes
-  std::vector<Value> fields;  ///< kTuple, kRecord, kArray
+  uint64_t bits = 0;  ///< kSigned (two's complement), kUnsigned, kPointer, kBool (0 or 1)
+  std::string text;   ///< kText; kBuffer: the raw bytes; kSigned: the constant's name, or ""
+  std::vector<Value> fields;            ///< kTuple, kRecord, kArray
   std::vector<std::string> names = {};  ///< kRecord
 
   static Value number(uint64_t bits, bool is_signed) {

@@ -41,6 +41,20 @@ TEST(Value, ExtendsIntegersByTheirSign) {
   EXPECT_EQ(to_text(read({ValueKind::kInt, 8, true, {}, {}}, std::vector<uint8_t>(8, 0xff))), "-1");
 }
 
+TEST(Value, ShowsConstantsByNameAndAsNumbersInJson) {
+  ValueType color{ValueKind::kEnum, 4, true, {}, {}};
+  color.names = {"NONE", "RED"};
+  color.values = {-1, 5};
+  EXPECT_EQ(to_text(read(color, {5, 0, 0, 0})), "RED");
+  EXPECT_EQ(to_text(read(color, {0xff, 0xff, 0xff, 0xff})), "NONE");
+  EXPECT_EQ(to_text(read(color, {6, 0, 0, 0})), "6");
+  EXPECT_EQ(to_json(read(color, {5, 0, 0, 0})), "5");
+  EXPECT_TRUE(compare(read(color, {5, 0, 0, 0}), read(color, {0xff, 0xff, 0xff, 0xff})) > 0);
+  EXPECT_EQ(fault(color, {5, 0}), ErrorCode::kCorrupt);
+  color.values.pop_back();
+  EXPECT_EQ(fault(color, {5, 0, 0, 0}), ErrorCode::kInternal);
+}
+
 TEST(Value, ShowsBooleansArraysAndBitfields) {
   const ValueType flag{ValueKind::kBool, 1, false, {}, {}};
   EXPECT_EQ(to_text(read(flag, {2})), "true");

@@ -15,6 +15,7 @@
 #include "lang/syntax/lexer.h"
 #include "lang/syntax/parser.h"
 #include "lang/syntax/print.h"
+#include "session/imports.h"
 
 namespace spile::session {
 
@@ -48,7 +49,7 @@ uint32_t number_from_environment(const char* name,
 
 bundle::ScriptPlace place_of(const Source& source, lang::Span span) {
   const lang::Position from = source.position(span.begin);
-  return {source.name(), from.line, from.column, lang::location(source, span)};
+  return {source.name(span.begin), from.line, from.column, lang::location(source, span)};
 }
 
 }  // namespace
@@ -71,11 +72,12 @@ std::expected<Compiled, std::string> compile(const Script& script,
                                              lang::CompileOptions options,
                                              std::vector<ScriptError>* errors) {
   options.positional = script.positional;
-  Source source(script.name, script.text);
+  Diagnostics diagnostics;
+  // Files -> text: the script with what it imports.
+  const Source source = with_imports(script, diagnostics);
   options.locate = [&source](uint32_t begin, uint32_t end) {
     return place_of(source, {begin, end});
   };
-  Diagnostics diagnostics;
   auto failed = [&](const Diagnostics& d) {
     for (const lang::Diagnostic& one : d) {
       if (errors != nullptr && one.severity == lang::Severity::kError)
@@ -135,8 +137,8 @@ std::expected<std::string, std::string> dump_stage(const Script& script,
                                                    lang::CompileOptions options,
                                                    std::string_view stage) {
   options.positional = script.positional;
-  Source source(script.name, script.text);
   Diagnostics diagnostics;
+  const Source source = with_imports(script, diagnostics);
   auto failed = [&] { return std::unexpected(render(source, diagnostics, render_options())); };
   if (stage == "tokens") return lang::print_tokens(source, lang::lex(source, diagnostics));
   auto ast = lang::parse(source, {.positional = script.positional}, diagnostics);

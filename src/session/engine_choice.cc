@@ -11,7 +11,9 @@ Result<ChosenEngine> choose_engine(const bundle::Bundle& bundle, const TargetReq
     switch (probe.kind) {
       case ProbeKind::kBegin:
       case ProbeKind::kEnd:
-      case ProbeKind::kInterval: break;
+      case ProbeKind::kInterval:
+      case ProbeKind::kSelf:
+      case ProbeKind::kTest: break;
       case ProbeKind::kUprobe:
       case ProbeKind::kUretprobe:
       case ProbeKind::kUsdt: user = true; break;

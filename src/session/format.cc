@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -28,20 +29,37 @@ Result<std::string> read_all(const std::string& path) {
               errno == 0 ? "cannot be read" : strerror(errno));
 }
 
-/// Through a new file of the same rights beside it, so that the script is whole at any moment.
-Result<void> replace(const std::string& path, const std::string& text) {
+/// Through a new file of the same owner and rights beside it, so that the script is whole at any
+/// moment. Of a link the file that it leads to is rewritten.
+Result<void> replace(const std::string& named, const std::string& text) {
+  std::error_code unknown;
+  const std::string path = std::filesystem::canonical(named, unknown).string();
   struct stat old{};
-  if (stat(path.c_str(), &old) != 0)
-    return fail(ErrorCode::kNotFound, "{}: {}", path, strerror(errno));
+  if (unknown || stat(path.c_str(), &old) != 0)
+    return fail(ErrorCode::kNotFound, "{}: {}", named,
+                unknown ? unknown.message() : strerror(errno));
   const std::string part = fmt::format("{}.{}", path, getpid());
   std::ofstream file(part, std::ios::binary);
   file << text << std::flush;
-  const bool is_written = file && chmod(part.c_str(), old.st_mode & 07777) == 0 &&
+  // The owner first: chown takes the set-id bits away.
+  struct stat made{};
+  bool is_same_owner = file && stat(part.c_str(), &made) == 0;
+  if (is_same_owner && (made.st_uid != old.st_uid || made.st_gid != old.st_gid))
+    is_same_owner = chown(part.c_str(), old.st_uid, old.st_gid) == 0;
+  const bool is_written = is_same_owner && chmod(part.c_str(), old.st_mode & 07777) == 0 &&
                           rename(part.c_str(), path.c_str()) == 0;
   if (is_written) return {};
   const int error = errno;
   unlink(part.c_str());
   return fail(ErrorCode::kDenied, "{} cannot be rewritten: {}", path, strerror(error));
+}
+
+/// A full disk shows when the text leaves our own memory.
+int print(const std::string& text) {
+  const bool is_written = fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (is_written && fflush(stdout) == 0) return kOk;
+  fmt::print(stderr, "spile: cannot write: {}\n", strerror(errno));
+  return kFailed;
 }
 
 /// What format_script says goes to standard error with its place.
@@ -58,13 +76,10 @@ int format_text(const FormatRequest& request, const std::string& name, const std
   }
   if (request.check) {
     if (*out == text) return kOk;
-    fmt::print("{}\n", source.name());
+    print(source.name() + "\n");
     return kFailed;
   }
-  if (!request.in_place || name.empty() || name == "-") {
-    fmt::print("{}", *out);
-    return kOk;
-  }
+  if (!request.in_place || name.empty() || name == "-") return print(*out);
   if (*out == text) return kOk;
   if (auto done = replace(name, *out); !done) {
     fmt::print(stderr, "spile: {}\n", done.error().message);

@@ -34,6 +34,21 @@ Type KernelStructs::array_of(const btf::Type& array, int depth) const {
   return Type::array_of(type_of(array.target, depth + 1), array.count);
 }
 
+Type KernelStructs::enumeration(uint32_t number, const btf::Type& type) const {
+  auto& known = names_[number];
+  if (known == nullptr) {
+    auto names = std::make_shared<bundle::ValueType>();
+    for (const btf::Enumerator& one : types_->enumerators(number)) {
+      names->names.emplace_back(one.name);
+      names->values.push_back(one.value);
+    }
+    known = std::move(names);
+  }
+  const std::string name =
+      type.name.empty() ? fmt::format("enum <{}>", number) : fmt::format("enum {}", type.name);
+  return Type::enumeration(name, type.size_bytes, type.is_signed, known);
+}
+
 /// Unknown for what the language has no type for: functions, floating point.
 Type KernelStructs::type_of(uint32_t number, int depth) const {
   if (depth > kMaxDepth) return Type::uint64();
@@ -44,7 +59,7 @@ Type KernelStructs::type_of(uint32_t number, int depth) const {
       return type.size_bytes <= 8 ? Type::integer(type.size_bytes, type.is_signed)
                                   : Type::array_of(Type::uint64(), type.size_bytes / 8);
     case Kind::kEnum:
-    case Kind::kEnum64: return Type::integer(type.size_bytes, type.is_signed);
+    case Kind::kEnum64: return enumeration(number, type);
     case Kind::kPointer: {
       const uint32_t target = types_->strip(type.target);
       const Kind kind = types_->type(target).kind;
@@ -104,9 +119,21 @@ Result<Structure> KernelStructs::structure(std::string_view name) const {
 }
 
 Result<Type> KernelStructs::named(std::string_view name) const {
+  constexpr std::string_view kEnum = "enum ";
+  if (name.starts_with(kEnum)) {
+    for (const Kind kind : {Kind::kEnum, Kind::kEnum64}) {
+      if (const auto number = types_->find(kind, name.substr(kEnum.size())))
+        return type_of(*number);
+    }
+  }
   const auto number = types_->find(Kind::kTypedef, name);
   if (!number) return fail(ErrorCode::kNotFound, "the kernel has no type '{}'", name);
   return type_of(*number);
+}
+
+Result<Type> KernelStructs::enumeration_of(std::string_view constant) const {
+  if (const auto number = types_->enumeration_of(constant)) return type_of(*number);
+  return fail(ErrorCode::kNotFound, "the kernel has no constant '{}'", constant);
 }
 
 Result<int64_t> KernelStructs::enumerator(std::string_view name) const {

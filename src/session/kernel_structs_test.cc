@@ -73,5 +73,17 @@ TEST_F(KernelTypesOfThisMachine, TypedefsAndConstants) {
   EXPECT_FALSE(types_->enumerator("NO_SUCH"));
 }
 
+TEST_F(KernelTypesOfThisMachine, EnumsKnowTheirNames) {
+  const auto named = types_->named("enum pid_type"), of = types_->enumeration_of("PIDTYPE_PID");
+  ASSERT_TRUE(named && of);
+  EXPECT_EQ(*named, *of) << "one enum is one type";
+  EXPECT_TRUE(named->is_enum());
+  EXPECT_EQ(named->name, "enum pid_type");
+  EXPECT_EQ(named->layout->names.at(0), "PIDTYPE_PID");
+  EXPECT_EQ(named->layout->values.at(0), 0);
+  EXPECT_FALSE(types_->enumeration_of("NO_SUCH"));
+  EXPECT_FALSE(types_->named("enum no_such"));
+}
+
 }  // namespace
 }  // namespace spile::session

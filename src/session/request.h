@@ -12,6 +12,8 @@ namespace spile::session {
 
 enum class EngineChoice : uint8_t { kAuto, kKernel, kUser };
 enum class Format : uint8_t { kText, kJson };
+/// What a script is run for: --test, --bench.
+enum class Purpose : uint8_t { kTrace, kTest, kBench };
 
 /// A script and what it needs to be compiled.
 struct Script {
@@ -39,6 +41,7 @@ struct TraceRequest {
   Script script;
   TargetRequest target;
   Format format = Format::kText;
+  Purpose purpose = Purpose::kTrace;
   std::string output_path;         ///< -o; empty: stdout
   bool allow_unsafe = false;       ///< --unsafe: functions that change what the target does
   bool quiet = false;              ///< no "Attached N probes"

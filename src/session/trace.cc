@@ -24,6 +24,7 @@
 #include "output/wire.h"
 #include "session/compile.h"
 #include "session/engine_choice.h"
+#include "session/named_probes.h"
 #include "session/program_link.h"
 #include "session/progress.h"
 #include "session/sites.h"
@@ -124,6 +125,7 @@ class Session {
   void show_refusals();
   void loop();
   void answer_signals();
+  void run_named();
   void answer_program();
   void switch_all();
   void remember_processes();
@@ -174,6 +176,15 @@ class Session {
 // ---- start
 // -----------------------------------------------------------------------------------------------------------
 
+lang::RunMode mode_of(Purpose purpose) {
+  switch (purpose) {
+    case Purpose::kTrace: return lang::RunMode::kTrace;
+    case Purpose::kTest: return lang::RunMode::kTest;
+    case Purpose::kBench: return lang::RunMode::kBench;
+  }
+  return lang::RunMode::kTrace;
+}
+
 /// False, as compile_script() then answers.
 bool Session::wrong_script(const std::string& text, const std::vector<ScriptError>& errors) {
   fmt::print(stderr, "{}", text);
@@ -192,6 +203,7 @@ bool Session::compile_script() {
   auto options = options_from_environment();
   options.pid_filter = request_.target.pids;
   options.allow_unsafe = request_.allow_unsafe;
+  options.mode = mode_of(request_.purpose);
   std::vector<ScriptError> errors;
   auto compiled = compile(request_.script, world, options, &errors);
   if (!compiled) return wrong_script(compiled.error(), errors);
@@ -225,7 +237,16 @@ bool Session::compile_script() {
   const bool tells_warnings = !request_.quiet || request_.program != nullptr;
   if (tells_warnings) fmt::print(stderr, "{}", compiled->warnings);
   bundle_ = std::move(compiled->bundle);
-  return true;
+  if (request_.purpose == Purpose::kTrace) return true;
+  bundle_.prints_maps = false;
+  const auto wanted =
+      request_.purpose == Purpose::kTest ? bundle::ProbeKind::kTest : bundle::ProbeKind::kBench;
+  if (std::ranges::find(bundle_.probes, wanted, &bundle::Probe::kind) != bundle_.probes.end())
+    return true;
+  failed(Error{ErrorCode::kNotFound, request_.purpose == Purpose::kTest
+                                         ? "--test: the script has no test:NAME probe"
+                                         : "--bench: the script has no bench:NAME probe"});
+  return false;
 }
 
 Result<std::vector<std::string>> Session::command_words() const {
@@ -430,11 +451,27 @@ std::chrono::milliseconds Session::poll_time() const {
   return is_early ? kEarlyPollTime : kPollTime;
 }
 
+/// --test, --bench: the probes that have a name, one after the other.
+void Session::run_named() {
+  take_records(std::chrono::milliseconds(0));  // of BEGIN
+  if (request_.purpose == Purpose::kBench) {
+    if (auto done = run_benchmarks(bundle_, *trace_, *output_); !done) failed(done.error());
+    return;
+  }
+  const auto not_passed = run_tests(bundle_, *trace_, *records_, *output_);
+  if (!not_passed) return failed(not_passed.error());
+  exit_code_ = *not_passed == 0 ? kOk : kFailed;
+}
+
 /// Of signals that come in a row the kernel may make one.
 void Session::answer_signals() {
   for (; switches_seen_ != g_switches; switches_seen_ = switches_seen_ + 1) switch_all();
   if (prints_seen_ == g_prints) return;
   prints_seen_ = g_prints;
+  // The script's own answer to the signal takes the place of ours.
+  const auto answered = run_signal_probes(bundle_, *trace_, "SIGUSR1");
+  if (!answered) return failed(answered.error());
+  if (*answered) return;
   if (auto printed = records_->print_maps(*trace_); !printed) {
     if (printed.error().code == ErrorCode::kTargetGone)
       output_gone_ = true;
@@ -463,6 +500,7 @@ void Session::switch_all() {
 
 void Session::loop() {
   started_ = SteadyClock::now();
+  if (request_.purpose != Purpose::kTrace) return run_named();
   bool ends_by_itself = only_special_probes(bundle_) && child_ == 0;
   if (ends_by_itself) return take_records(std::chrono::milliseconds(0));
   while (g_interrupted == 0 && !asked_to_stop_ && !exit_code_ && !output_gone_ && status_ == kOk) {

@@ -20,6 +20,12 @@ class UserTypes {
 
   /// Of the function at a link address. Errors: not found.
   Result<std::vector<lang::UserParameter>> parameters(uint64_t address) const;
+  /// As dwarf::File::line.
+  Result<std::vector<dwarf::LinePlace>> line(std::string_view source,
+                                             uint32_t line,
+                                             uint32_t column) const {
+    return file_.line(source, line, column);
+  }
   /// "struct pair", "union u", "struct <1234>" (where it is described). Errors: not found.
   Result<lang::Structure> structure(std::string_view name) const;
 

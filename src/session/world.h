@@ -67,6 +67,11 @@ class MachineWorld final : public lang::World {
   bool has_kernel_types() override;
   Result<lang::Structure> kernel_structure(std::string_view name) override;
   Result<lang::Type> kernel_type(std::string_view name) override;
+  Result<std::vector<lang::SourcePlace>> source_line(const std::string& path,
+                                                     std::string_view file,
+                                                     uint32_t line,
+                                                     uint32_t column) override;
+  Result<lang::Type> kernel_enumeration_of(std::string_view constant) override;
   Result<int64_t> kernel_enumerator(std::string_view name) override;
   Result<uint64_t> cgroup_id(std::string_view path) override;
   uint32_t cpu_count() override;

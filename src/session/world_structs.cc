@@ -47,6 +47,17 @@ Result<lang::Structure> MachineWorld::user_structure(std::string_view path, std:
   return types->structure(name);
 }
 
+Result<std::vector<lang::SourcePlace>> MachineWorld::source_line(const std::string& path,
+                                                                 std::string_view file,
+                                                                 uint32_t line,
+                                                                 uint32_t column) {
+  SPILE_TRY(const UserTypes* types, user_types(path));
+  SPILE_TRY(const auto places, types->line(file, line, column));
+  std::vector<lang::SourcePlace> out;
+  for (const auto& [address, function] : places) out.push_back({address, function});
+  return out;
+}
+
 // ---- the kernel's types
 // ------------------------------------------------------------------------------------------
 
@@ -72,6 +83,11 @@ Result<lang::Structure> MachineWorld::kernel_structure(std::string_view name) {
 Result<lang::Type> MachineWorld::kernel_type(std::string_view name) {
   SPILE_TRY(const KernelStructs* types, kernel_structs());
   return types->named(name);
+}
+
+Result<lang::Type> MachineWorld::kernel_enumeration_of(std::string_view constant) {
+  SPILE_TRY(const KernelStructs* types, kernel_structs());
+  return types->enumeration_of(constant);
 }
 
 Result<int64_t> MachineWorld::kernel_enumerator(std::string_view name) {

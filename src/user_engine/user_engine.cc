@@ -49,9 +49,15 @@ Result<void> refuse_kernel_probes(const Bundle& bundle) {
       case ProbeKind::kBegin:
       case ProbeKind::kEnd:
       case ProbeKind::kInterval:
+      case ProbeKind::kSelf:
+      case ProbeKind::kTest:
       case ProbeKind::kUprobe:
       case ProbeKind::kUretprobe:
       case ProbeKind::kUsdt: break;
+      case ProbeKind::kBench:
+        return fail(ErrorCode::kUnsupported,
+                    "{}: what a program costs is measured by the kernel; use --engine kernel",
+                    probe.name);
       default:
         return fail(ErrorCode::kUnsupported,
                     "{}: only the kernel has this probe; use --engine kernel", probe.name);
@@ -95,6 +101,7 @@ class UserTrace final : public engine::Trace {
   Result<void> clear_map(int map) override;
   Result<void> zero_map(int map) override;
   Result<std::vector<uint64_t>> read_stack(int map, uint64_t id) override;
+  Result<uint32_t> run_probe(size_t probe) override { return run_program(probe, primary()); }
   Result<void> run_end() override { return run_all(ProbeKind::kEnd, primary()); }
   Result<void> switch_probes(std::span<const int> probes, bool on) override;
   Result<void> detach() override;
@@ -113,7 +120,7 @@ class UserTrace final : public engine::Trace {
   Result<void> spawn_untraced(const std::vector<std::string>& command);
   Result<void> add_ring(const shm::Region& region, pid_t pid);
   Result<void> run_all(ProbeKind kind, const shm::Region& region);
-  Result<void> run_program(size_t probe, const shm::Region& region);
+  Result<uint32_t> run_program(size_t probe, const shm::Region& region);
   Result<void> run_due_intervals();
   void hold_records();
   size_t hand_out_held(const engine::RecordSink& sink);
@@ -166,7 +173,7 @@ std::vector<const shm::Region*> UserTrace::regions() const {
 // ---- start
 // ---------------------------------------------------------------------------------------------------------
 
-Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
+Result<uint32_t> UserTrace::run_program(size_t probe, const shm::Region& region) {
   const bundle::Program& program =
       bundle_.programs.at(static_cast<size_t>(bundle_.probes[probe].program));
   bpf::HelperTable helpers = shm::make_helpers(region);
@@ -185,7 +192,7 @@ Result<void> UserTrace::run_program(size_t probe, const shm::Region& region) {
                 bundle_.probes[probe].name, kTracerInsnBudget);
   }
   if (!done) return forward(done, "run {}", bundle_.probes[probe].name);
-  return {};
+  return static_cast<uint32_t>(done->r0);
 }
 
 Result<void> UserTrace::run_all(ProbeKind kind, const shm::Region& region) {

@@ -87,7 +87,6 @@ def junk_is_refused_in_words():
 def what_is_not_built_says_so():
     for script, name in (("BEGIN { @ = tseries(1, 1s, 1); }", "tseries"),
                          ("uprobe:libc:fopen { print(ustack(build_id)); }", "build_id"),
-                         ("self:signal:SIGUSR1 { @ = count(); }", "self"),
                          ("watchpoint:main+arg1:8:w { @ = count(); }", "watchpoint")):
         result = spile("-e", script)
         check_caret(result, 1, f"{name}.* is not built yet")

@@ -323,7 +323,7 @@ def uprobes_by(path, link, in_tracefs):
 def uprobe_by_multi():
     if "yes uprobe.multi of one process" not in spile("info").out:
         raise Skip("this kernel has no uprobe.multi")
-    uprobes_by("multi", r"uprobe_multi uprobe_0\n(.*\n)*uprobe_multi uretprobe_1", False)
+    uprobes_by("multi", r"(?s)(?=.*uprobe_multi uprobe_0).*uprobe_multi uretprobe_1", False)
 
 
 def uprobe_by_link():

@@ -3,8 +3,9 @@
 import os
 import re
 import shutil
+import subprocess
 
-from harness import check, need_root, target_path
+from harness import SPILE, check, need_root, target_path
 from tracing import check_prints, check_says, check_status, main, spile, temporary_directory
 import tools
 
@@ -94,6 +95,31 @@ def scripts_are_formatted():
         check_status(spile("--fmt", "--check", path), 0)
 
 
+def the_file_behind_a_link_is_formatted():
+    """The link stays a link, and the file its owner's."""
+    with temporary_directory() as directory:
+        path, link = os.path.join(directory, "real.bt"), os.path.join(directory, "link.bt")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("BEGIN{}")
+        owner = 65534 if os.geteuid() == 0 else os.geteuid()
+        os.chown(path, owner, -1)
+        os.chmod(path, 0o640)
+        os.symlink("real.bt", link)
+        check_status(spile("--fmt", "-i", link), 0)
+        check("link-unchanged", os.path.islink(link) and os.readlink(link) == "real.bt", link)
+        with open(path, encoding="utf-8") as file:
+            check("rewritten", file.read() == "BEGIN {}\n", path)
+        now = os.stat(path)
+        check("owner-unchanged", now.st_uid == owner and now.st_mode & 0o7777 == 0o640, str(now))
+        check("nothing-left", sorted(os.listdir(directory)) == ["link.bt", "real.bt"], str(os.listdir(directory)))
+
+
+def a_full_disk_is_told():
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run([SPILE, "--fmt", "-e", "BEGIN{}"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=30)
+    check("exit-status", done.returncode == 1 and "cannot write: No space left on device" in done.stderr, str(done))
+
+
 def what_is_no_script_is_not_changed():
     with temporary_directory() as directory:
         wrong, right = os.path.join(directory, "wrong.bt"), os.path.join(directory, "right.bt")
@@ -130,5 +156,5 @@ def a_formatted_script_compiles_to_the_same():
 
 if __name__ == "__main__":
     main([probes_of_programs_with_their_arguments, probes_of_the_kernel_with_their_arguments, names_without_a_kind, types_of_the_kernel,
-          what_is_not_there_is_not_listed, probes_of_a_script, info_is_an_option_too, scripts_are_formatted, what_is_no_script_is_not_changed,
-          a_formatted_script_compiles_to_the_same], 120)
+          what_is_not_there_is_not_listed, probes_of_a_script, info_is_an_option_too, scripts_are_formatted,
+          the_file_behind_a_link_is_formatted, a_full_disk_is_told, what_is_no_script_is_not_changed, a_formatted_script_compiles_to_the_same], 120)

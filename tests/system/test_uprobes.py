@@ -246,11 +246,13 @@ int main() { int n = 0; for (int i = 1; i <= 20; i++) { try { n += throws(i); } 
 
 @case
 def what_is_not_built_is_named():
-    for script, name in (("watchpoint:f+arg1:8:w { exit(); }", "a watchpoint on an argument of a function"), ("asyncwatchpoint:f+arg1:8:w { exit(); }", "asyncwatchpoint"),
-                         ("uprobe:/bin/sh@main.c:3 { exit(); }", "a uprobe by source line")):
+    for script, name in (("watchpoint:f+arg1:8:w { exit(); }", "a watchpoint on an argument of a function"), ("asyncwatchpoint:f+arg1:8:w { exit(); }", "asyncwatchpoint")):
         result = spile("-e", script)
         check_status(result, 1)
         check_says(result, f"{name} is not built yet")
+    stripped = spile("-e", "uprobe:/bin/sh@main.c:3 { exit(); }")
+    check_status(stripped, 1)
+    check_says(stripped, "/bin/sh has no debug information")
 
 
 def cases():

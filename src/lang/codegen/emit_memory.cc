@@ -63,6 +63,8 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
     case ExprKind::kCopy: return object_into(expr, place);
     case ExprKind::kPart: return part_into(expr, place, type);
     case ExprKind::kBytes: return text_into(expr.text, place, type, Fill::kPadded);
+    case ExprKind::kBytesOf: return bytes_of_into(expr, place, type);
+    case ExprKind::kContextBytes: return context_bytes_into(expr, place);
     case ExprKind::kStack: return user_stack_into(expr, place);
     case ExprKind::kSymbol: return user_symbol_into(expr, place);
     case ExprKind::kStr: return string_into(expr, place, type, fill, expr.number);
@@ -78,6 +80,7 @@ void Emitter::aggregate_into(const Expr& expr, const Place& place, const Type& t
       return copy(element, tuple.fields[expr.number], place, type, fill);
     }
     case ExprKind::kTuple: {
+      if (expr.args.empty()) return zero(place, storage_bytes(type));
       auto offsets = field_offsets(type);
       for (size_t i = 0; i < expr.args.size(); ++i)
         into(*expr.args[i], place.at(offsets[i]), type.fields[i], fill);
@@ -207,6 +210,25 @@ void Emitter::part_into(const Expr& expr, const Place& place, const Type& type) 
   if (expr.type.is_string()) store_imm(place.at(bytes - 1), 1, 0);
 }
 
+/// A number, a string or a copy as the bytes that it is made of.
+void Emitter::bytes_of_into(const Expr& expr, const Place& place, const Type& type) {
+  const Expr& from = *expr.args[0];
+  if (from.type.is_scalar()) {  // at most 8 bytes
+    value(from);
+    if (expr.type.size < 8) {
+      const auto above = static_cast<int32_t>(64 - 8 * expr.type.size);
+      code_.alu_imm(bpf::kLsh, Reg::r0, above);
+      code_.alu_imm(bpf::kRsh, Reg::r0, above);
+    }
+    return store(place, 8, Reg::r0);
+  }
+  FrameScope scope(frame_);
+  const Place whole = materialise(from, from.type);
+  zero(place, storage_bytes(type));
+  copy_bytes(whole, place, expr.type.size);
+  if (expr.type.is_string()) store_imm(place.at(expr.type.size - 1), 1, 0);
+}
+
 /// Clobbers r0, and r3 and r5 where the places are kept in slots.
 void Emitter::copy_bytes(const Place& from, const Place& to, uint32_t bytes) {
   const Reg source = base_of(from, Reg::r3), destination = base_of(to, Reg::r5);
@@ -291,6 +313,18 @@ void Emitter::context_string_into(const Expr& expr,
   if_read_failed([this, place, clear] { zero(place, clear); });
 }
 
+/// An array inside the event's record, which is kernel memory.
+void Emitter::context_bytes_into(const Expr& expr, const Place& place) {
+  const uint32_t room = storage_bytes(expr.type);
+  if (expr.type.size % 8 != 0) zero(place.at(room - 8), 8);
+  code_.mov(Reg::r3, context(Reg::r3));
+  code_.alu_imm(bpf::kAdd, Reg::r3, static_cast<int32_t>(expr.offset));
+  address_of(place, Reg::r1);
+  code_.mov_imm(Reg::r2, static_cast<int32_t>(expr.type.size));
+  code_.call(Helper::kProbeReadKernel);
+  if_read_failed([this, place, room] { zero(place, room); });
+}
+
 void Emitter::map_value_into(const Expr& expr, const Place& place, const Type& type, Fill fill) {
   FrameScope scope(frame_);
   Label missing = code_.new_label(), done = code_.new_label();
@@ -308,7 +342,7 @@ void Emitter::map_value_into(const Expr& expr, const Place& place, const Type& t
 /// Clobbers r0 and r5, and r3 where `from` is kept in a slot.
 void Emitter::copy(
     const Place& from, const Type& from_type, const Place& to, const Type& to_type, Fill fill) {
-  if (from_type.kind == Type::Kind::kTuple) {
+  if (from_type.kind == Type::Kind::kTuple && !from_type.fields.empty()) {
     auto from_offsets = field_offsets(from_type), to_offsets = field_offsets(to_type);
     for (size_t i = 0; i < from_type.fields.size(); ++i) {
       copy(from.at(from_offsets[i]), from_type.fields[i], to.at(to_offsets[i]), to_type.fields[i],

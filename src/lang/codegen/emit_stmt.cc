@@ -39,7 +39,13 @@ void Emitter::block(const typed::Block& block) {
 void Emitter::block_value(const Expr& expr, const std::function<void(const Expr&)>& last) {
   FrameScope scope(frame_), home_scope(home());
   declare(*expr.block);
+  const bool is_left = expr.variable >= 0;
+  if (is_left) leaves_.emplace_back(expr.variable, code_.new_label());
   statements(*expr.block);
+  if (is_left) {
+    code_.bind(leaves_.back().second);
+    leaves_.pop_back();
+  }
   if (!expr.args.empty()) last(*expr.args[0]);
 }
 
@@ -61,7 +67,16 @@ void Emitter::statement(const typed::Stmt& stmt) {
     case StmtKind::kBlock: return block(stmt.body);
     case StmtKind::kBreak: return code_.jump(loops_.back().on_break);
     case StmtKind::kContinue: return code_.jump(loops_.back().on_continue);
-    case StmtKind::kReturn: return code_.jump(leave_);
+    case StmtKind::kReturn:
+      if (stmt.expr != nullptr) {
+        value(*stmt.expr);
+        store(home_place(*result_slot_), 8, Reg::r0);
+      }
+      return code_.jump(leave_);
+    case StmtKind::kLeave: {
+      const auto to = std::ranges::find(leaves_, stmt.variable, &std::pair<int, Label>::first);
+      return code_.jump(to->second);
+    }
   }
 }
 

@@ -18,8 +18,9 @@ bool uses_context(const typed::Clause& clause) {
     bool is_cookie =
         expr.builtin == typed::Builtin::kProbe || expr.builtin == typed::Builtin::kFunc;
     return expr.kind == ExprKind::kContext || expr.kind == ExprKind::kContextString ||
-           expr.kind == ExprKind::kContextDataLoc || expr.kind == ExprKind::kStack ||
-           expr.kind == ExprKind::kOverride || (expr.kind == ExprKind::kBuiltin && is_cookie);
+           expr.kind == ExprKind::kContextBytes || expr.kind == ExprKind::kContextDataLoc ||
+           expr.kind == ExprKind::kStack || expr.kind == ExprKind::kOverride ||
+           (expr.kind == ExprKind::kBuiltin && is_cookie);
   });
 }
 
@@ -129,13 +130,21 @@ void Emitter::prologue() {
     if (uses_context(clause_)) store({{}, context_slot_}, 8, Reg::r6);
   }
   if (session_) take_entry();
+  if (clause_.context.probe == ProbeKind::kTest) {
+    result_slot_ = frame_.allocate(8);
+    store_imm({{}, *result_slot_}, 8, 0);
+  }
 }
 
 Result<bpf::Program> Emitter::run() {
   prologue();
   block(clause_.body);
   code_.bind(leave_);
-  code_.mov_imm(Reg::r0, 0);
+  if (result_slot_) {
+    code_.load(8, Reg::r0, Reg::r10, *result_slot_);
+  } else {
+    code_.mov_imm(Reg::r0, 0);
+  }
   code_.exit();
   if (is_too_long()) return fail(ErrorCode::kUnsupported, "more than {} instructions", kMaxInsns);
   const uint32_t peak =

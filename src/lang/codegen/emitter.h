@@ -169,6 +169,8 @@ class Emitter {
   void inet_into(const Expr& expr, const Place& place);
   void object_into(const Expr& expr, const Place& place);
   void part_into(const Expr& expr, const Place& place, const Type& type);
+  void context_bytes_into(const Expr& expr, const Place& place);
+  void bytes_of_into(const Expr& expr, const Place& place, const Type& type);
   void copy_bytes(const Place& from, const Place& to, uint32_t bytes);
   void comm_into(const Place& place, const Type& type, Fill fill);
   /// r0 := the id of the stack. One that found no room is counted.
@@ -288,6 +290,8 @@ class Emitter {
   std::array<bool, 3> taken_{};  ///< r7, r8, r9
   std::vector<int> slots_;       ///< of each variable
   std::vector<Loop> loops_;
+  std::vector<std::pair<int, Label>> leaves_;  ///< ends of blocks that are left early, by result
+  std::optional<int> result_slot_;             ///< of a test
   Label leave_{};
   int counter_key_ = 0;
   std::optional<Session> session_;

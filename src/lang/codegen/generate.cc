@@ -28,6 +28,9 @@ std::string_view kind_name(bundle::ProbeKind kind) {
     case bundle::ProbeKind::kFentry: return "fentry";
     case bundle::ProbeKind::kFexit: return "fexit";
     case bundle::ProbeKind::kIter: return "iter";
+    case bundle::ProbeKind::kSelf: return "self";
+    case bundle::ProbeKind::kTest: return "test";
+    case bundle::ProbeKind::kBench: return "bench";
   }
   return "";
 }

@@ -190,6 +190,8 @@ const char* const kScripts[] = {
     "let @x = lruhash(10); let @y = percpulruhash(10); let @z = percpuhash(5); kprobe:vfs_read { "
     "@x[tid] = 1; @y[tid] = count(); @z[tid] = sum(arg0); for ($kv : @x) { @n++; } }",
     // Structs, arrays, tuples as values; booleans.
+    "tracepoint:odd:packed { @[args.list] = count(); print(args.list); @n = "
+    "ntop((uint8[4])(uint32)args.flag); }",
     "struct in { short a : 4, b : 9; }; struct own { char name[5]; char c; int list[3]; struct in "
     "i; "
     "void *p; };\nuprobe:libc:fopen { $p = (struct own *)arg0; @x = *$p; @k[$p->list, $p->name] = "

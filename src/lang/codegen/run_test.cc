@@ -213,6 +213,28 @@ const Calculation kCalculations[] = {
     {"if (1 == 2) { fail(\"never\"); } static_assert(sizeof(int32) == 4, \"four\"); @r = 4;", 4},
     {"$s = comm; @r = strstr(\"abcdef\", \"cd\") * 10 + strstr(\"abc\", \"x\");", 19},
     {"@r = twice(20) + twice(pid - pid + 1);", 42},
+    {"@r = kind(pid - pid + 15) * 10000 + kind(7) * 1000 + kind(twice(11)) * 100 + kind(5);",
+     12405},
+    {"for ($i : 0..200) { @r += kind(pid - pid + $i); }", 1172},
+    // Numbers, texts and arrays as each other's bytes.
+    {"$n = (uint32)(pid - pid) + 0x01020304; $a = (uint8[4])(uint32)$n; @r = $a[0] * 10 + $a[3];",
+     41},
+    {"@r = (int64)(int32)(uint8[4])(uint32)(0xfffffffe + pid - pid);", -2},
+    {"$a = (uint16[2])pton(\"1.2.3.4\"); @r = $a[1];", 0x0403},
+    {"$s = comm; $a = (int8[])$s; @r = sizeof($a) * 1000 + (int64)($a[15] == 0);", 16001},
+    {"$s = (string[3])\"abcdef\"; @r = ($s == \"ab\") * 10 + strlen($s);", 12},
+    {"@m = \"abcdef\"; @m = \"abcdefghijkl\"; $s = (string[4])@m; @r = ($s == \"abc\") * 10 + "
+     "strlen($s);",
+     13},
+    {"@k[(uint8[2])(uint16)(pid - pid + 5)] = 3; @r = @k[(uint8[2])(uint16)5];", 3},
+    // Pointers move by what they point to.
+    {"$p = (uint32 *)(pid - pid + 100); $q = $p++; ++$p; $p += 3; $p -= 1; @r = (uint64)$p * 1000 "
+     "+ (uint64)$q;",
+     116100},
+    {"@p = (uint16 *)100; @p++; @p += 5; @p -= 2; --@p; @r = (int64)@p;", 106},
+    // The empty tuple is a value like others.
+    {"@e[()] = 4; $t = (); @r = @e[$t] * 10 + ($t == ());", 41},
+    {"$t = ((), 5); @e = $t; @r = @e.1;", 5},
     // Control flow.
     {"@r = 1; if (pid == 0) { @r = 2; } else if (pid) { @r = 3; } else { @r = 4; }", 3},
     {"@r = 1; return; @r = 2;", 1},
@@ -248,7 +270,11 @@ void PrintTo(const Calculation& calculation, std::ostream* out) {
 class Calculates : public testing::TestWithParam<Calculation> {
  protected:
   std::string script() const {
-    return std::string("fn twice($n : int64) : int64 { $n += $n; return $n; } BEGIN { ") +
+    return std::string(
+               "fn twice($n : int64) : int64 { $n += $n; return $n; } "
+               "fn kind($n : int64) : int64 { if ($n > 10) { if ($n > 20) { return 3; } return 1; "
+               "} "
+               "else if ($n > 5) { return 2; } $n += 100; return $n; } BEGIN { ") +
            GetParam().code + " }";
   }
 };
@@ -626,6 +652,24 @@ TEST(Contexts, ReadFieldsOfEvents) {
   Bytes key = machine.contents("@c").begin()->first;
   EXPECT_EQ(text_at(key, 0), "one");
   EXPECT_EQ(text_at(key, 16), "fifteen_letters");
+}
+
+TEST(Contexts, ReadArraysOfEvents) {
+  Machine machine(must_compile(
+      "tracepoint:odd:packed { $a = args.list; @r = $a[0] * 10 + $a[1]; @k[args.list] = 1; "
+      "@same = args.list == $a; @one = args.list[1]; }"));
+  struct {
+    uint64_t common = 0, before = 0;
+    uint32_t list[2] = {4, 2};
+    uint64_t behind = ~0ull;
+  } event;
+  run_ok(machine, 0, &event);
+  EXPECT_EQ(machine.number("@r"), 42u);
+  EXPECT_EQ(machine.number("@same"), 1u);
+  EXPECT_EQ(machine.number("@one"), 2u);
+  const Bytes key = machine.contents("@k").begin()->first;
+  EXPECT_EQ(key.size(), 8u);
+  EXPECT_EQ(word(key), (uint64_t{2} << 32) | 4);
 }
 
 TEST(Contexts, ReadStringsThatFollowTheRecord) {

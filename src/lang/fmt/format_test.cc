@@ -43,6 +43,8 @@ TEST(Format, PutsBlanksWhereTheyBelong) {
   EXPECT_EQ(checked("BEGIN{$x=( uint64 ) -1;$p = ( struct a*)arg0}"),
             "BEGIN { $x = (uint64)-1; $p = (struct a *)arg0 }\n");
   EXPECT_EQ(checked("BEGIN{$x=a*b-*p&& !c;++ @n}"), "BEGIN { $x = a * b - *p && !c; ++@n }\n");
+  EXPECT_EQ(checked("BEGIN{$y=(- $x)*( ! $a)+(* $p)+(-- $n)+((~$b));}"),
+            "BEGIN { $y = (-$x) * (!$a) + (*$p) + (--$n) + ((~$b)); }\n");
   EXPECT_EQ(checked("BEGIN{let $x:uint8=1;$y=c?:d ? 1:2;}"),
             "BEGIN { let $x: uint8 = 1; $y = c ?: d ? 1 : 2; }\n");
   EXPECT_EQ(checked("BEGIN{for($i:0 .. 5){print($i);}}"),

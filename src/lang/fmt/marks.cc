@@ -128,9 +128,11 @@ void Marker::expr(const Expr& node) {
     case ExprKind::kIndex: expr(as<Index>(node).base); return expr(as<Index>(node).index);
     case ExprKind::kField: return expr(as<Field>(node).base);
     case ExprKind::kTupleField: return expr(as<TupleField>(node).base);
-    case ExprKind::kUnary: set(node.span.begin, kPrefix); return expr(as<Unary>(node).operand);
+    case ExprKind::kUnary:
+      set(as<Unary>(node).operator_at, kPrefix);
+      return expr(as<Unary>(node).operand);
     case ExprKind::kIncDec:
-      if (as<IncDec>(node).is_prefix) set(node.span.begin, kPrefix);
+      if (as<IncDec>(node).is_prefix) set(as<IncDec>(node).operator_at, kPrefix);
       return expr(as<IncDec>(node).target);
     case ExprKind::kBinary: expr(as<Binary>(node).left); return expr(as<Binary>(node).right);
     case ExprKind::kTernary:

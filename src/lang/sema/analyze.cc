@@ -29,10 +29,11 @@ class Analyzer {
         types_(world) {}
 
   std::optional<typed::Program> run() {
-    refuse_definitions();
+    check_macros();
     declare_c(program_, types_, diagnostics_);
     const size_t errors_before = diagnostics_.error_count();
-    ProbeTable table = resolve_probes(program_, world_, options_.missing_probes, diagnostics_);
+    ProbeTable table =
+        resolve_probes(program_, world_, options_.missing_probes, options_.mode, diagnostics_);
     lacks_probes_ = diagnostics_.error_count() != errors_before;
     declare_maps();
     Diagnostics scratch;
@@ -46,12 +47,7 @@ class Analyzer {
   }
 
  private:
-  void refuse(Span span, std::string_view what) {
-    diagnostics_.error(span, "{} is not built yet", what);
-  }
-
-  void refuse_definitions() {
-    for (const ast::Import& import : program_.imports) refuse(import.span, "import");
+  void check_macros() {
     for (const ast::Routine& routine : program_.routines) {
       for (const ast::Parameter& parameter : routine.parameters) {
         if (routine.kind == ast::Routine::Kind::kMacro && parameter.type)

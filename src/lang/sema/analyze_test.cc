@@ -67,7 +67,7 @@ void expect_typed(const std::string& script, const std::string& part, CompileOpt
 // -------------------------------------------------------------------------------------------------
 
 TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
-  expect_refused("self:signal:SIGUSR1 { exit(); }", "self is not built yet");
+  expect_refused("self:signal:SIGHUP { exit(); }", "self: there is no probe for 'SIGHUP'");
   expect_refused("watchpoint:vfs_read+arg1:8:w { exit(); }",
                  "a watchpoint on an argument of a function is not built yet");
   expect_refused("fentry:bpf:7:program { exit(); }", "a probe on a BPF program is not built yet");
@@ -80,8 +80,28 @@ TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
   expect_refused("BEGIN { print(pid(init)); }", "pid() with an argument is not built yet");
 }
 
-TEST(Sema, RefusesStatementsThatAreNotBuiltByName) {
-  expect_refused("import \"x.bt\"; BEGIN { exit(); }", "import is not built yet");
+TEST(Sema, ImportsModulesOfTheStandardLibraryInBlocks) {
+  expect_map("BEGIN { import \"stdlib/strings\"; import \"stdlib/process.bt\"; @ = 1; }",
+             "@[] : value int64");
+  expect_refused("BEGIN { import \"stdlib/string\"; }", "there is no module 'stdlib/string'");
+  expect_refused("BEGIN { import \"strings\"; }", "there is no module 'strings'");
+}
+
+TEST(Sema, LeavesOutTestsAndBenchmarksInATrace) {
+  expect_map("test:a { nonsense(); } bench:b { $x = nothing; } BEGIN { @ = 1; }",
+             "@[] : value int64");
+  expect_refused("test:a { exit(); }", "--test runs tests");
+}
+
+TEST(Sema, GivesEnumConstantsTheirType) {
+  const char* const kEnum = "enum color { RED, GREEN = 5 }; ";
+  expect_map(std::string(kEnum) + "BEGIN { @ = GREEN; }", "@[] : value enum color");
+  expect_map(std::string(kEnum) + "BEGIN { @ = (enum color)pid; @ = RED; }",
+             "@[] : value enum color");
+  expect_map(std::string(kEnum) + "BEGIN { @ = GREEN; @ = 7; }", "@[] : value int64");
+  expect_map(std::string(kEnum) + "BEGIN { @ = GREEN + 1; }", "@[] : value int64");
+  expect_map(std::string(kEnum) + "enum other { BLUE }; BEGIN { @ = GREEN; @ = BLUE; }",
+             "@[] : value int64");
 }
 
 TEST(Sema, ReadsAggregationsThatAreOneNumber) {
@@ -153,8 +173,7 @@ TEST(Sema, KnowsWhatEachProbeHas) {
                  "func is only there in uprobe, uretprobe, kprobe, kretprobe");
   expect_refused("tracepoint:sched:sched_switch { print(args.common_pid); }",
                  "hides the first 8 bytes");
-  expect_refused("tracepoint:odd:packed { print(args.list); }",
-                 "a field of type 'u32[2]' is not built yet");
+  expect_typed("tracepoint:odd:packed { print(args.list); }", "context-bytes at 16 : uint32[2]");
 }
 
 // ---- structs, C definitions
@@ -323,8 +342,10 @@ TEST(SemaFunctions, AreLoweredWhereTheyAreCalled) {
   expect_map("fn note($k : int64) { @n[$k] = count(); } BEGIN { note(3); note(4); }",
              "@n[int64] : count() uint64");
   expect_refused(std::string(kAdd) + "BEGIN { print(add(1)); }", "fit none of its forms");
-  expect_refused("fn f($a : int64) : int64 { if ($a) { return 1; } return 2; } BEGIN { f(1); }",
-                 "a return that is not the end of its function");
+  expect_map("fn f($a : int64) : int64 { if ($a) { return 1; } return 2; } BEGIN { @ = f(1); }",
+             "@[] : value int64");
+  expect_refused("fn f($a : int64) : int64 { while ($a) { return 1; } return 2; } BEGIN { f(1); }",
+                 "a return inside of a loop of a function");
   expect_refused("fn f($a : int64) : int64 { return $b; } BEGIN { $b = 1; f(1); }",
                  "undefined variable $b");
   expect_refused("fn f($a : int64) : int64 { return f($a); } BEGIN { f(1); }", "32 levels deep");

@@ -159,12 +159,18 @@ std::optional<CReader::Base> CReader::arithmetic() {
 
 std::optional<CReader::Base> CReader::enumeration() {
   take();
-  if (at_name()) take();
-  if (accept("{") && !enumerators()) return std::nullopt;
+  // Its first constant makes an anonymous one's name its own.
+  const bool has_name = at_name();
+  const std::string name = has_name
+                               ? "enum " + take().text
+                               : "enum of " + tokens_[std::min(at_ + 1, tokens_.size() - 1)].text;
+  if (accept("{") && !enumerators(name)) return std::nullopt;
+  if (auto known = types_.enumeration(name)) return Base{std::move(*known)};
   return Base{Type::integer(4, false)};
 }
 
-bool CReader::enumerators() {
+bool CReader::enumerators(const std::string& of) {
+  std::vector<std::pair<std::string, int64_t>> constants;
   int64_t next = 0;
   while (!accept("}")) {
     if (!at_name()) return fail("expected a constant's name in the enum");
@@ -175,9 +181,11 @@ bool CReader::enumerators() {
       next = *value;
     }
     types_.define_constant(name, next);
+    constants.emplace_back(name, next);
     next = static_cast<int64_t>(static_cast<uint64_t>(next) + 1);
     if (!accept(",") && !at("}")) return expect("}");
   }
+  types_.define_enumeration(of, constants);
   return true;
 }
 

@@ -64,7 +64,7 @@ class CReader {
   std::optional<Base> composite();
   std::optional<Base> arithmetic();
   std::optional<Base> enumeration();
-  bool enumerators();
+  bool enumerators(const std::string& of);
   bool body(const std::string& name, bool is_union);
   bool member(Structure& structure, Layout& layout);
   bool place(Structure& structure, Layout& layout, Declarator field);

@@ -1,5 +1,6 @@
 #include "lang/sema/catalog.h"
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -83,8 +84,8 @@ constexpr FunctionEntry kFunctions[] = {
     {"kfunc_allowed"},
     {"unwatch"},
     {"getopt", F::kGetopt, 1, 3},
-    {"container_of"},
-    {"typeinfo"},
+    {"container_of", F::kContainerOf, 3, 3},
+    {"typeinfo", F::kTypeinfo, 1, 1},
     {"is_str", F::kTypeQuestion, 1, 1},
     {"is_ptr", F::kTypeQuestion, 1, 1},
     {"is_array", F::kTypeQuestion, 1, 1},
@@ -254,6 +255,19 @@ Type type_of(typed::Builtin builtin) {
   return {};
 }
 
+bool is_standard_module(std::string_view path) {
+  constexpr std::string_view kFolder = "stdlib", kEnding = ".bt";
+  constexpr auto kModules = std::to_array<std::string_view>(
+      {"arch", "base", "cgroups", "kfunc", "map", "meta", "network", "path", "process", "socket",
+       "strings", "system", "task", "usdt"});
+  if (path == kFolder) return true;
+  if (!path.starts_with(kFolder) || path.size() <= kFolder.size() + 1) return false;
+  if (path[kFolder.size()] != '/') return false;
+  path.remove_prefix(kFolder.size() + 1);
+  if (path.ends_with(kEnding)) path.remove_suffix(kEnding.size());
+  return std::ranges::find(kModules, path) != kModules.end();
+}
+
 bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
   using ast::ProbeType;
   using bundle::ProbeKind;
@@ -275,6 +289,9 @@ bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind) {
     case ProbeType::kFentry: kind = ProbeKind::kFentry; return true;
     case ProbeType::kFexit: kind = ProbeKind::kFexit; return true;
     case ProbeType::kIter: kind = ProbeKind::kIter; return true;
+    case ProbeType::kSelf: kind = ProbeKind::kSelf; return true;
+    case ProbeType::kTest: kind = ProbeKind::kTest; return true;
+    case ProbeType::kBench: kind = ProbeKind::kBench; return true;
     default: return false;
   }
 }

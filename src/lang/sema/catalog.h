@@ -49,6 +49,8 @@ enum class Function : uint8_t {
   kFail,
   kFind,
   kTypeQuestion,  ///< is_str() and the like
+  kTypeinfo,
+  kContainerOf,
   kCgroupId,
   kSignal,
   kNamedValue,   ///< strerror() and the like: the argument, printed as a name
@@ -105,6 +107,9 @@ std::span<const CounterEvent> counter_events(bundle::ProbeKind kind);
 /// By name or alias; null: no such event.
 const CounterEvent* find_counter_event(bundle::ProbeKind kind, std::string_view name);
 std::string_view nearest_counter_event(bundle::ProbeKind kind, std::string_view name);
+
+/// `import "stdlib/strings"`: what bpftrace's modules hold is always there, as far as it is built.
+bool is_standard_module(std::string_view path);
 
 /// Which engines' probe this is; false for those that are not built.
 bool probe_kind_of(ast::ProbeType type, bundle::ProbeKind& kind);

@@ -114,6 +114,14 @@ class FakeWorld : public World {
     if (has_types && name == "sector_t") return Type::uint64();
     return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
   }
+  Result<std::vector<SourcePlace>> source_line(const std::string& path,
+                                               std::string_view file,
+                                               uint32_t line,
+                                               uint32_t column) override {
+    if (file != "lines.c") return World::source_line(path, file, line, column);
+    if (line == 12) return std::vector<SourcePlace>{{0x1000, "first"}, {0x2000, "second"}};
+    return fail(ErrorCode::kNotFound, "no code begins at line {} of {}", line, file);
+  }
   Result<int64_t> kernel_enumerator(std::string_view name) override {
     if (has_types && name == "TCP_CLOSE") return 7;
     return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);

@@ -101,7 +101,8 @@ bool accepts(char letter, const Type& type) {
       return type.is_string() || type.kind == Type::Kind::kProbe ||
              type.kind == Type::Kind::kFunc || type.is_stack() || type.is_symbol() ||
              type.kind == Type::Kind::kInet || type.kind == Type::Kind::kMac ||
-             type.kind == Type::Kind::kTimestamp || type.kind == Type::Kind::kNamed;
+             type.kind == Type::Kind::kTimestamp || type.kind == Type::Kind::kNamed ||
+             type.is_enum() || type.is_bool;
     case 'r': return type.kind == Type::Kind::kBuffer;
     default: return type.is_number();
   }

@@ -94,6 +94,7 @@ class Lowering {
   bool lower_constant(const std::string& name, Span span, ExprPtr& value);
   ExprPtr lower_define(const std::string& name, const ast::Expr& body);
   ExprPtr lower_event_field(const ast::Field& expr);
+  Type array_of_event(const EventField& field);
   ExprPtr lower_function_parameter(const ast::Field& expr);
   std::optional<UserParameter> find_parameter(const UserFunction& function, const ast::Field& expr);
   ExprPtr lower_tuple_field(const ast::TupleField& expr);
@@ -110,6 +111,8 @@ class Lowering {
   ExprPtr lower_cast(const ast::Cast& expr);
   ExprPtr lower_tuple(const ast::Tuple& expr);
   ExprPtr arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
+  uint64_t pointee_bytes(const Type& pointer);
+  ExprPtr scaled(ast::BinaryOp op, ExprPtr value, const Type& pointer, Span span);
   ExprPtr pointer_arithmetic(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr compare_bytes(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
   ExprPtr compare(ast::BinaryOp op, ExprPtr left, ExprPtr right, Span span);
@@ -142,6 +145,11 @@ class Lowering {
   ExprPtr lower_deref(ExprPtr address, Span span);
   ExprPtr lower_sizeof(const ast::Sizeof& expr);
   ExprPtr lower_offsetof(const ast::Offsetof& expr);
+  std::optional<uint32_t> offset_of(Type type,
+                                    const std::vector<std::string>& path,
+                                    std::string_view what,
+                                    Span span);
+  ExprPtr lower_container_of(const ast::Call& call);
 
   // Copies of structs and arrays: lower_object.cc.
   /// Where `expr` stays where it is, it becomes a copy, which can be printed and kept. False:
@@ -149,6 +157,14 @@ class Lowering {
   bool as_value(ExprPtr& expr);
   ExprPtr part_of(ExprPtr object, uint32_t offset, const Type& type, Span span);
   ExprPtr lower_address_of(const ast::Unary& expr);
+  // Casts between numbers, texts and arrays: lower_object.cc.
+  ExprPtr lower_cast_to_open_array(const ast::Cast& expr);
+  ExprPtr cast_to_array(ExprPtr value, const Type& type, std::string_view what, Span span);
+  ExprPtr cast_to_text(ExprPtr value, const Type& type, std::string_view what, Span span);
+  ExprPtr bytes_of(ExprPtr value, Type type, Span span);
+  /// An array of 1, 2, 4 or 8 bytes as the number that they are. Null: it is none, and `value` is
+  /// as it was.
+  ExprPtr number_of_bytes(ExprPtr& value, Span span);
   ExprPtr lower_pton(const ast::Call& call);
 
   // Functions: lower_call.cc.
@@ -174,6 +190,7 @@ class Lowering {
   ExprPtr lower_fail(const ast::Call& call);
   ExprPtr lower_find(const ast::Call& call);
   ExprPtr lower_type_question(const ast::Call& call);
+  ExprPtr lower_typeinfo(const ast::Call& call);
 
   // Values that are converted or printed in their own way: lower_convert.cc.
   ExprPtr lower_ntop(const ast::Call& call);
@@ -228,11 +245,14 @@ class Lowering {
   /// A macro while its body is lowered: what its parameters stand for, and where that was written.
   struct Expansion {
     const ast::Routine* macro = nullptr;
-    const Expansion* outer = nullptr;
+    Expansion* outer = nullptr;
     const Scopes* callers_scopes = nullptr;
     std::map<std::string, const ast::Expr*> expressions;
     std::map<std::string, std::string> maps;
     int depth = 0;
+    // Of a function that is left before its end:
+    typed::Block* block = nullptr;
+    int result = -1;  ///< the variable that holds its value
   };
   ExprPtr lower_block_expr(const ast::Block& block, Span span);
   ExprPtr lower_if_expr(const ast::If& stmt, Span span);
@@ -260,6 +280,7 @@ class Lowering {
   bool lower_aggregate(const ast::Assign& assign, const ast::Map& target, typed::Block& into);
   void lower_lhist(const ast::Call& call, typed::Map& map);
   void lower_let(const ast::Let& let, typed::Block& into);
+  void check_import(const ast::ImportStmt& stmt);
   void lower_if(const ast::If& stmt, typed::Block& into);
   std::optional<bool> decided(const typed::Expr& condition);
   typed::Block lower_side(const ast::Block& block, bool may_run);
@@ -279,6 +300,9 @@ class Lowering {
   ExprPtr lower_len(const ast::Call& call);
   void lower_unroll(const ast::Unroll& stmt, typed::Block& into);
   void lower_jump(const ast::Stmt& stmt, typed::Block& into);
+  void lower_return(const ast::Return& leave, typed::Block& into);
+  void leave_function(const ast::Return& leave, typed::Block& into);
+  ExprPtr lower_result(const ast::Expr& expr);
 
   // Variables.
   int find_variable(const std::string& name) const;  ///< -1: none in scope
@@ -304,7 +328,7 @@ class Lowering {
   Instance& instance_;
   Diagnostics& diagnostics_;
   std::vector<std::map<std::string, int>> scopes_;
-  const Expansion* expansion_ = nullptr;  ///< null: not inside of a macro
+  Expansion* expansion_ = nullptr;        ///< null: not inside of a macro
   std::set<std::string> seen_variables_;  ///< also those out of scope
   typed::Block* declaring_ = nullptr;     ///< the innermost block
   size_t next_variable_ = 0;

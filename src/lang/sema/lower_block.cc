@@ -208,6 +208,7 @@ Lowering::ExprPtr Lowering::expand(const Routine& macro,
     // end, cut to the type that is declared.
     value = make(ExprKind::kBlock, Type::none(), span);
     value->block = std::make_shared<typed::Block>();
+    expansion.block = value->block.get();
     typed::Block* outer = std::exchange(declaring_, value->block.get());
     for (size_t i = 0; i < values.size(); ++i) {
       const ast::Parameter& parameter = macro.parameters[i];
@@ -225,12 +226,16 @@ Lowering::ExprPtr Lowering::expand(const Routine& macro,
         statements.empty() ? nullptr : ast::try_as<ast::Return>(statements.back().get());
     const size_t count = statements.size() - (end != nullptr ? 1 : 0);
     for (size_t i = 0; i < count; ++i) lower_statement(*statements[i], *value->block);
-    if (end != nullptr && end->value != nullptr) {
-      ExprPtr result = lower(*end->value);
-      Type type;
-      const bool is_number = macro.return_type && result->type.is_number();
-      if (is_number && resolve_type(*macro.return_type, type) && type.is_number())
-        result = truncate(std::move(result), type, span);
+    if (expansion.result >= 0) {
+      if (end != nullptr) leave_function(*end, *value->block);
+      value->variable = expansion.result;
+      const Type& type = instance_.variables[static_cast<size_t>(expansion.result)].type;
+      ExprPtr result = make(ExprKind::kVariable, type, span);
+      result->variable = expansion.result;
+      value->type = type;
+      value->args.push_back(std::move(result));
+    } else if (end != nullptr && end->value != nullptr) {
+      ExprPtr result = lower_result(*end->value);
       value->type = result->type;
       value->args.push_back(std::move(result));
     }
@@ -244,9 +249,34 @@ Lowering::ExprPtr Lowering::expand(const Routine& macro,
   return value;
 }
 
+/// What a function gives, cut to the type that it declares.
+Lowering::ExprPtr Lowering::lower_result(const ast::Expr& expr) {
+  ExprPtr result = lower(expr);
+  const auto& declared = expansion_->macro->return_type;
+  Type type;
+  const bool is_number = declared && result->type.is_number();
+  if (is_number && resolve_type(*declared, type) && type.is_number())
+    return truncate(std::move(result), type, expr.span);
+  return result;
+}
+
+/// A return before the end of a function: its value goes into a variable of the function's block.
+void Lowering::leave_function(const ast::Return& leave, typed::Block& into) {
+  if (loop_depth_ > 0) return refuse(leave.span, "a return inside of a loop of a function");
+  if (expansion_->result < 0)
+    expansion_->result = declare_variable("return " + expansion_->macro->name, *expansion_->block);
+  if (leave.value != nullptr)
+    assign_variable(expansion_->result, lower_result(*leave.value), leave.span, into);
+  typed::Stmt stmt;
+  stmt.kind = typed::StmtKind::kLeave;
+  stmt.span = leave.span;
+  stmt.variable = expansion_->result;
+  into.statements.push_back(std::move(stmt));
+}
+
 /// What the caller wrote, with the caller's names.
 Lowering::ExprPtr Lowering::lower_parameter(const ast::Expr& expr) {
-  const Expansion* inner = expansion_;
+  Expansion* inner = expansion_;
   Scopes own = std::exchange(scopes_, *inner->callers_scopes);
   expansion_ = inner->outer;
   ExprPtr value = lower(expr);

@@ -85,6 +85,8 @@ Lowering::ExprPtr Lowering::lower_function(const ast::Call& call, Function funct
     case Function::kFail: return lower_fail(call);
     case Function::kFind: return lower_find(call);
     case Function::kTypeQuestion: return lower_type_question(call);
+    case Function::kTypeinfo: return lower_typeinfo(call);
+    case Function::kContainerOf: return lower_container_of(call);
     case Function::kCgroupId: return lower_cgroup_id(call);
     case Function::kSignal: return lower_signal(call);
     case Function::kGetopt: return lower_getopt(call);
@@ -168,6 +170,7 @@ Lowering::ExprPtr Lowering::lower_printf(const ast::Call& call, ExprKind kind) {
     bool has_conversion = scan.fault.empty() && i < wanted;
     char letter = has_conversion ? scan.conversions[i].letter : 'd';
     value->args.push_back(lower(argument, letter == 's' ? Want::kString : Want::kAny));
+    if (letter != 's') value->args.back()->type.forget_names();
     const Type& type = value->args.back()->type;
     if (type.is_none()) {
       diagnostics_.error(argument.span, "{}: this has no value", call.name);

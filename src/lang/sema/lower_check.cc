@@ -132,6 +132,47 @@ Lowering::ExprPtr Lowering::lower_find(const ast::Call& call) {
   return both;
 }
 
+namespace {
+
+std::string_view base_name(const Type& type) {
+  switch (type.kind) {
+    case Type::Kind::kInt: return type.is_bool ? "bool" : type.is_enum() ? "enum" : "int";
+    case Type::Kind::kString: return "string";
+    case Type::Kind::kBuffer: return "buffer";
+    case Type::Kind::kPointer: return "pointer";
+    case Type::Kind::kTuple: return type.names.empty() ? "tuple" : "record";
+    case Type::Kind::kStruct: return "struct";
+    case Type::Kind::kArray: return "array";
+    case Type::Kind::kObject: return base_name(type.fields[0]);
+    case Type::Kind::kNone: return "none";
+    default: return "other";
+  }
+}
+
+}  // namespace
+
+/// typeinfo(x), typeinfo(struct X): (0, what sort of type, its name), before the script runs. The
+/// number is BTF's in bpftrace.
+Lowering::ExprPtr Lowering::lower_typeinfo(const ast::Call& call) {
+  Type type;
+  if (const auto* given = ast::try_as<ast::TypeArgument>(call.arguments[0].get())) {
+    if (!resolve_type(given->type, type)) return unknown(call.span);
+  } else {
+    type = lower(*call.arguments[0])->type;
+  }
+  if (type.is_unknown()) return unknown(call.span);
+  std::vector<ExprPtr> parts;
+  parts.push_back(number(0, Type::literal(), call.span));
+  parts.push_back(text(std::string(base_name(type)), call.span));
+  parts.push_back(text(to_string(type), call.span));
+  std::vector<Type> types;
+  for (const ExprPtr& part : parts) types.push_back(widened(part->type));
+  ExprPtr result = make(ExprKind::kTuple, Type::tuple(std::move(types)), call.span);
+  result->type.names = {"btf_id", "base_type", "full_type"};
+  result->args = std::move(parts);
+  return result;
+}
+
 /// is_str(x) and the like: known before the script runs.
 Lowering::ExprPtr Lowering::lower_type_question(const ast::Call& call) {
   const ast::Expr& asked = *call.arguments[0];

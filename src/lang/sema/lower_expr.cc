@@ -147,6 +147,10 @@ bool Lowering::lower_constant(const std::string& name, Span span, ExprPtr& value
   const auto known = types_.constant(name);
   if (!known) return false;
   value = number(static_cast<uint64_t>(*known), *known < 0 ? Type::int64() : Type::literal(), span);
+  if (auto of = types_.enumeration_of(name)) {
+    value->type.name = std::move(of->name);
+    value->type.layout = std::move(of->layout);
+  }
   return true;
 }
 
@@ -194,6 +198,16 @@ FieldAccess access_of(const EventField& field, uint32_t max_strlen) {
 
 }  // namespace
 
+/// An array of integers in a record, as a copy; kUnknown: it is none.
+Type Lowering::array_of_event(const EventField& field) {
+  if (field.shape != EventField::Shape::kIntArray) return {};
+  const auto element = types_.named(field.type.substr(0, field.type.find('[')));
+  if (!element || !element->is_int() || field.size % element->size != 0 ||
+      field.size > kMaxTupleBytes)
+    return {};
+  return types_.object(Type::array_of(*element, field.size / element->size));
+}
+
 Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
   if (name == "args") {
     if (instance_.context.kind != ContextKind::kTracepoint) {
@@ -203,8 +217,9 @@ Lowering::ExprPtr Lowering::lower_name(const std::string& name, Span span) {
     // A record of all fields that a program may read.
     ExprPtr whole = make(ExprKind::kTuple, Type::tuple({}), span);
     for (const EventField& field : instance_.events.front().fields) {
-      if (field.offset < 8 || access_of(field, effective_strlen(options_)).type.is_unknown())
-        continue;
+      const bool is_readable = !access_of(field, effective_strlen(options_)).type.is_unknown() ||
+                               !array_of_event(field).is_unknown();
+      if (field.offset < 8 || !is_readable) continue;
       ast::Field one;
       one.name = field.name;
       one.span = one.name_span = span;
@@ -351,6 +366,11 @@ Lowering::ExprPtr Lowering::lower_event_field(const ast::Field& expr) {
         .with_hint("pid, tid and probe say the same");
     return unknown(expr.span);
   }
+  if (const Type array = array_of_event(*field); !array.is_unknown()) {
+    ExprPtr whole = make(ExprKind::kContextBytes, array, expr.span);
+    whole->offset = field->offset;
+    return whole;
+  }
   FieldAccess access = access_of(*field, effective_strlen(options_));
   if (access.type.is_unknown()) {
     diagnostics_.error(expr.name_span, "args.{}: a field of type '{}' is not built yet", expr.name,
@@ -436,6 +456,14 @@ Lowering::ExprPtr Lowering::element_of_tuple(ExprPtr base, uint64_t index, Span 
     diagnostics_.error(span, "the tuple has {} elements, there is no .{}", base->type.fields.size(),
                        index);
     return unknown(span);
+  }
+  const bool is_alone = base->kind == ExprKind::kTuple &&
+                        std::ranges::none_of(base->args, [](const ExprPtr& element) {
+                          return has_effects(*element);
+                        });
+  if (is_alone) {
+    ExprPtr element = std::move(base->args[index]);
+    return element;
   }
   ExprPtr value = make(ExprKind::kTupleField, base->type.fields[index], span);
   value->number = index;

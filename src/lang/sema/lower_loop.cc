@@ -178,17 +178,24 @@ void Lowering::lower_unroll(const ast::Unroll& stmt, typed::Block& into) {
   into.statements.push_back(std::move(result));
 }
 
+/// Out of the probe. Of a test the value is its result.
+void Lowering::lower_return(const ast::Return& leave, typed::Block& into) {
+  typed::Stmt stmt = statement(StmtKind::kReturn, leave.span);
+  if (leave.value != nullptr && instance_.context.probe == bundle::ProbeKind::kTest) {
+    stmt.expr = lower_number(*leave.value, "the result of a test");
+  } else if (leave.value != nullptr) {
+    typed::Stmt value = statement(StmtKind::kEval, leave.span);
+    value.expr = lower(*leave.value);
+    into.statements.push_back(std::move(value));
+  }
+  into.statements.push_back(std::move(stmt));
+}
+
 void Lowering::lower_jump(const ast::Stmt& stmt, typed::Block& into) {
   if (const auto* leave = ast::try_as<ast::Return>(&stmt)) {
     const bool is_function =
         expansion_ != nullptr && expansion_->macro->kind == ast::Routine::Kind::kFunction;
-    if (is_function) return refuse(stmt.span, "a return that is not the end of its function");
-    if (leave->value != nullptr) {
-      typed::Stmt value = statement(StmtKind::kEval, stmt.span);
-      value.expr = lower(*leave->value);
-      into.statements.push_back(std::move(value));
-    }
-    return into.statements.push_back(statement(StmtKind::kReturn, stmt.span));
+    return is_function ? leave_function(*leave, into) : lower_return(*leave, into);
   }
   bool is_break = stmt.kind == ast::StmtKind::kBreak;
   if (loop_depth_ == 0) {

@@ -63,7 +63,7 @@ bool Lowering::add_key(int index,
                        std::vector<ExprPtr> given,
                        Span span,
                        std::vector<ExprPtr>& parts) {
-  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple &&
+  if (given.size() == 1 && given[0]->kind == ExprKind::kTuple && !given[0]->args.empty() &&
       given[0]->type.names.empty()) {  // @x[(1, 2)] is @x[1, 2]
     std::vector<ExprPtr> elements = std::move(given[0]->args);
     given = std::move(elements);
@@ -157,13 +157,13 @@ Lowering::ExprPtr Lowering::modify_map(
   if (op == ast::BinaryOp::kShl || op == ast::BinaryOp::kShr) {
     join_value(index, Type::literal(),
                span);  // the count does not change the sign of what is shifted
-  } else {
+  } else if (!maps_.maps[index].map.value.is_pointer()) {
     join_value(index, operand->type, span);
   }
   const Type& type = maps_.maps[index].map.value;
   if (type.is_pointer()) {
-    refuse(span, fmt::format("'{}=' of a map of pointers", ast::to_string(op)));
-    return unknown(span);
+    operand = scaled(op, std::move(operand), type, span);
+    if (operand->type.is_unknown()) return unknown(span);
   }
   ExprPtr value = make(ExprKind::kModifyMap, type, span);
   value->map = index;

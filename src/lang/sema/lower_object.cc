@@ -73,6 +73,89 @@ Lowering::ExprPtr Lowering::lower_address_of(const ast::Unary& expr) {
   return value;
 }
 
+/// The first bytes of a value as another type.
+Lowering::ExprPtr Lowering::bytes_of(ExprPtr value, Type type, Span span) {
+  ExprPtr result = make(ExprKind::kBytesOf, std::move(type), span);
+  result->args.push_back(std::move(value));
+  return result;
+}
+
+Lowering::ExprPtr Lowering::number_of_bytes(ExprPtr& value, Span span) {
+  const bool is_array =
+      value->type.kind == Type::Kind::kArray ||
+      (value->type.is_object() && value->type.fields[0].kind == Type::Kind::kArray);
+  if (!is_array) return nullptr;
+  const uint32_t bytes =
+      types_.size_of(value->type.is_object() ? value->type.fields[0] : value->type);
+  if (bytes != 1 && bytes != 2 && bytes != 4 && bytes != 8) return nullptr;
+  return read_at(std::move(value), 0, Type::integer(bytes, false), span);
+}
+
+/// (int8[])"text": as many elements as there are.
+Lowering::ExprPtr Lowering::lower_cast_to_open_array(const ast::Cast& expr) {
+  Type element;
+  const bool is_resolved = resolve_base(expr.type, element);
+  ExprPtr value = lower(*expr.operand);
+  if (!is_resolved || value->type.is_unknown()) return unknown(expr.span);
+  const std::string what = fmt::format("the cast to {}", ast::to_string(expr.type));
+  const uint32_t bytes =
+      types_.size_of(value->type.is_object() ? value->type.fields[0] : value->type);
+  const uint32_t size = types_.size_of(element);
+  if (!element.is_int() || size == 0 || bytes % size != 0) {
+    diagnostics_.error(expr.span, "{}: {} has no whole number of elements", what,
+                       to_string(value->type));
+    return unknown(expr.span);
+  }
+  return cast_to_array(std::move(value), Type::array_of(element, bytes / size), what, expr.span);
+}
+
+/// A number of as many bytes, a string, or an array of as many bytes.
+Lowering::ExprPtr Lowering::cast_to_array(ExprPtr value,
+                                          const Type& type,
+                                          std::string_view what,
+                                          Span span) {
+  const Type object = types_.object(type);
+  if (!as_value(value) || object.is_unknown()) return unknown(span);
+  const Type& from = value->type;
+  if (value->kind == ExprKind::kText && object.size >= value->text.size()) {
+    ExprPtr bytes = make(ExprKind::kBytes, object, span);
+    bytes->text = value->text;
+    bytes->text.resize(object.size);
+    return bytes;
+  }
+  const bool is_constant = value->kind == ExprKind::kNumber && from.is_int();
+  const bool fits_number =
+      from.is_int() && (is_constant || from.is_flexible || from.size == object.size);
+  const bool fits = (fits_number && object.size <= 8) ||
+                    (from.is_string() && object.size <= from.size) ||
+                    (from.is_object() && object.size == from.size);
+  if (fits) return bytes_of(std::move(value), object, span);
+  diagnostics_.error(span, "{}: {} has not as many bytes", what, to_string(from));
+  return unknown(span);
+}
+
+/// (string[64])p reads what is at an address; of a string it is at most so much.
+Lowering::ExprPtr Lowering::cast_to_text(ExprPtr value,
+                                         const Type& type,
+                                         std::string_view what,
+                                         Span span) {
+  const bool is_address = value->type.is_number() || value->type.kind == Type::Kind::kArray;
+  if (is_address) {
+    ExprPtr read = make(type.is_string() ? ExprKind::kStr : ExprKind::kBuf, type, span);
+    read->number = type.size;
+    read->args.push_back(std::move(value));
+    return read;
+  }
+  if (type.is_string() && value->type.is_string()) {
+    if (value->type.size <= type.size) return value;
+    if (value->kind == ExprKind::kText) return text(value->text.substr(0, type.size - 1), span);
+    return bytes_of(std::move(value), type, span);
+  }
+  diagnostics_.error(span, "{} needs an address{}, not {}", what,
+                     type.is_string() ? " or a string" : "", to_string(value->type));
+  return unknown(span);
+}
+
 /// pton("10.0.0.1"), pton("::1"): the bytes as they are in a packet.
 Lowering::ExprPtr Lowering::lower_pton(const ast::Call& call) {
   std::string address;

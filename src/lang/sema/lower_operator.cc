@@ -53,10 +53,8 @@ Lowering::ExprPtr Lowering::lower_inc_dec(const ast::IncDec& expr) {
   if (variable->type.is_unknown() || !expect_number(*variable, expr.is_increment ? "'++'" : "'--'"))
     return unknown(expr.span);
   if (variable->type.is_pointer()) {
-    refuse(expr.span, "'++' and '--' of a pointer");
-    return unknown(expr.span);
-  }
-  if (!instance_.is_declared[variable->variable]) {  // it may leave the size it was given
+    one->number = pointee_bytes(variable->type);
+  } else if (!instance_.is_declared[variable->variable]) {  // it may leave the size it was given
     join_variable(variable->variable, op == BinaryOp::kSub ? Type::int64() : Type::literal(),
                   expr.span);
   }
@@ -142,6 +140,25 @@ Lowering::ExprPtr Lowering::arithmetic(BinaryOp op, ExprPtr left, ExprPtr right,
   return value;
 }
 
+/// What `pointer + 1` adds.
+uint64_t Lowering::pointee_bytes(const Type& pointer) {
+  return pointer.fields.empty() ? 1 : std::max(1u, types_.size_of(pointer.fields[0]));
+}
+
+/// The bytes that `pointer += value` adds.
+Lowering::ExprPtr Lowering::scaled(BinaryOp op, ExprPtr value, const Type& pointer, Span span) {
+  if ((op != BinaryOp::kAdd && op != BinaryOp::kSub) || !value->type.is_int()) {
+    diagnostics_
+        .error(span, "'{}' between {} and {}", ast::to_string(op), to_string(pointer),
+               to_string(value->type))
+        .with_hint("cast to uint64 to calculate with an address");
+    return unknown(span);
+  }
+  const uint64_t bytes = pointee_bytes(pointer);
+  if (bytes == 1) return value;
+  return arithmetic(BinaryOp::kMul, std::move(value), number(bytes, Type::literal(), span), span);
+}
+
 Lowering::ExprPtr Lowering::pointer_arithmetic(BinaryOp op,
                                                ExprPtr left,
                                                ExprPtr right,
@@ -157,7 +174,7 @@ Lowering::ExprPtr Lowering::pointer_arithmetic(BinaryOp op,
     return unknown(span);
   }
   Type type = left->type;
-  uint64_t scale = type.fields.empty() ? 1 : std::max(1u, types_.size_of(type.fields[0]));
+  const uint64_t scale = pointee_bytes(type);
   ExprPtr bytes = std::move(right);
   if (scale != 1)
     bytes =
@@ -248,7 +265,16 @@ bool Lowering::resolve_base(const ast::TypeName& name, Type& type) {
   switch (name.base) {
     case Base::kNamed: {
       if (name.name == "void") return true;
+      if (name.name == "string" || name.name == "buffer") {
+        const uint32_t bytes = effective_strlen(options_);
+        type = name.name == "string" ? Type::string(bytes) : Type::buffer(bytes);
+        return true;
+      }
       auto known = types_.named(name.name);
+      if (!known && ast::is_builtin_type(name.name)) {
+        refuse(name.span, fmt::format("the type '{}' of a value", name.name));
+        return false;
+      }
       if (!known) {
         diagnostics_.error(name.span, "unknown type '{}'", ast::to_string(name))
             .with_hint("neither the script nor the kernel's BTF defines it");
@@ -275,7 +301,15 @@ bool Lowering::resolve_base(const ast::TypeName& name, Type& type) {
                                : "the script does not define it, and this kernel has no BTF");
       return false;
     }
-    case Base::kEnum: type = Type::integer(4, false); return true;
+    case Base::kEnum: {
+      if (auto known = types_.enumeration("enum " + name.name)) {
+        type = std::move(*known);
+        return true;
+      }
+      diagnostics_.error(name.span, "unknown type 'enum {}'", name.name)
+          .with_hint("neither the script nor the kernel's BTF defines it");
+      return false;
+    }
     case Base::kTypeof:
       if (name.typeof_type) return resolve_type(*name.typeof_type, type);
       type = lower(*name.typeof_operand)->type;
@@ -291,6 +325,18 @@ bool Lowering::resolve_type(const ast::TypeName& name, Type& type) {
   for (const ast::TypeName::Suffix& suffix : name.suffixes) {
     if (suffix.is_array) {
       int64_t count = 0;
+      const bool is_text = type.is_string() || type.kind == Type::Kind::kBuffer;
+      if (is_text && suffix.size != nullptr) {  // string[64]: its size
+        if (!constant(*suffix.size, "the size of a string", count)) return false;
+        if (count <= 0 || count > static_cast<int64_t>(CompileOptions::kMaxStrlen)) {
+          diagnostics_.error(suffix.size->span,
+                             "a string or buffer of {} bytes: 1 to {} make sense", count,
+                             CompileOptions::kMaxStrlen);
+          return false;
+        }
+        type.size = static_cast<uint32_t>(count);
+        continue;
+      }
       if (suffix.size == nullptr || !constant(*suffix.size, "the size of an array", count) ||
           count <= 0 || count > INT32_MAX || is_void) {
         if (!diagnostics_.has_errors())
@@ -323,13 +369,29 @@ Lowering::ExprPtr Lowering::truncate(ExprPtr value, const Type& type, Span span)
 }
 
 Lowering::ExprPtr Lowering::lower_cast(const ast::Cast& expr) {
+  if (expr.type.suffixes.size() == 1 && expr.type.suffixes[0].is_array &&
+      expr.type.suffixes[0].size == nullptr)
+    return lower_cast_to_open_array(expr);
   Type type;
   bool is_resolved = resolve_type(expr.type, type);
   ExprPtr operand = lower(*expr.operand);
   if (!is_resolved || operand->type.is_unknown()) return unknown(expr.span);
   std::string what = fmt::format("the cast to {}", ast::to_string(expr.type));
+  if (type.kind == Type::Kind::kArray)
+    return cast_to_array(std::move(operand), type, what, expr.span);
+  if (type.is_string() || type.kind == Type::Kind::kBuffer)
+    return cast_to_text(std::move(operand), type, what, expr.span);
   if (type.is_place()) {
-    refuse(expr.span, what);
+    diagnostics_.error(expr.span, "{}: a value cannot become a struct", what)
+        .with_hint("an address can become a pointer: ({} *)...", ast::to_string(expr.type));
+    return unknown(expr.span);
+  }
+  if (type.kind == Type::Kind::kTuple) {
+    Type joined = type;
+    const bool fits = join(joined, operand->type) != Join::kMismatch &&
+                      storage_bytes(joined) == storage_bytes(type);
+    if (fits) return operand;
+    diagnostics_.error(expr.span, "{}: {} is something else", what, to_string(operand->type));
     return unknown(expr.span);
   }
   if (operand->type.is_place() && type.is_pointer()) {  // an array is its address
@@ -338,6 +400,10 @@ Lowering::ExprPtr Lowering::lower_cast(const ast::Cast& expr) {
   }
   if (type.is_bool && operand->type.is_string())
     return compare(BinaryOp::kNe, std::move(operand), text("", expr.span), expr.span);
+  if (type.is_number() && !operand->type.is_number()) {
+    if (ExprPtr bytes = number_of_bytes(operand, expr.span))
+      return truncate(std::move(bytes), type, expr.span);
+  }
   if (!expect_number(*operand, what)) return unknown(expr.span);
   return truncate(std::move(operand), type, expr.span);
 }
@@ -345,10 +411,6 @@ Lowering::ExprPtr Lowering::lower_cast(const ast::Cast& expr) {
 Lowering::ExprPtr Lowering::lower_tuple(const ast::Tuple& expr) {
   std::vector<const ast::Expr*> elements;
   for (const ast::ExprPtr& element : expr.elements) elements.push_back(element.get());
-  if (elements.empty()) {
-    refuse(expr.span, "the empty tuple");
-    return unknown(expr.span);
-  }
   return tuple_of(elements, {}, expr.span);
 }
 

@@ -92,13 +92,20 @@ void Lowering::lower_statement(const ast::Stmt& stmt, typed::Block& into) {
     case ast::StmtKind::kBreak:
     case ast::StmtKind::kContinue:
     case ast::StmtKind::kReturn: return lower_jump(stmt, into);
-    case ast::StmtKind::kImport: return refuse(stmt.span, "import");
+    case ast::StmtKind::kImport: return check_import(ast::as<ast::ImportStmt>(stmt));
     case ast::StmtKind::kBlock: {
       typed::Stmt block = statement(StmtKind::kBlock, stmt.span);
       block.body = lower_block(ast::as<ast::BlockStmt>(stmt).block);
       into.statements.push_back(std::move(block));
     }
   }
+}
+
+/// Inside of a block only what is there without it.
+void Lowering::check_import(const ast::ImportStmt& stmt) {
+  if (is_standard_module(stmt.path)) return;
+  diagnostics_.error(stmt.span, "import: there is no module '{}'", stmt.path)
+      .with_hint("inside of a block: stdlib/NAME; files are imported before the probes");
 }
 
 // ---- control flow
@@ -213,6 +220,18 @@ void Lowering::join_variable(int variable, const Type& type, Span span) {
                      to_string(before), to_string(type));
 }
 
+namespace {
+
+/// A place that is declared as that type has room for the other.
+bool can_hold(const Type& declared, const Type& given) {
+  if (declared.is_number() || given.is_number()) return declared.is_number() && given.is_number();
+  Type joined = declared;
+  return join(joined, given) != Join::kMismatch &&
+         storage_bytes(joined) == storage_bytes(declared) && joined.size == declared.size;
+}
+
+}  // namespace
+
 void Lowering::assign_variable(int variable, ExprPtr value, Span span, typed::Block& into) {
   if (value->type.is_none()) {
     diagnostics_.error(value->span, "this has no value to assign");
@@ -220,12 +239,16 @@ void Lowering::assign_variable(int variable, ExprPtr value, Span span, typed::Bl
   }
   if (instance_.is_declared[variable] && !value->type.is_unknown()) {
     const typed::Variable& declared = instance_.variables[variable];
-    if (!value->type.is_number()) {
-      diagnostics_.error(span, "{} is declared as {}, it cannot hold {}", declared.name,
-                         to_string(declared.type), to_string(value->type));
+    if (declared.type.is_object() && !as_value(value)) return;
+    if (!can_hold(declared.type, value->type)) {
+      Diagnostic& diagnostic =
+          diagnostics_.error(span, "{} is declared as {}, it cannot hold {}", declared.name,
+                             to_string(declared.type), to_string(value->type));
+      if (declared.type.is_string() && value->type.is_string())
+        diagnostic.with_hint("({})... is its first bytes", to_string(declared.type));
       return;
     }
-    value = truncate(std::move(value), declared.type, span);
+    if (declared.type.is_number()) value = truncate(std::move(value), declared.type, span);
   } else {
     join_variable(variable, value->type, span);
   }
@@ -244,8 +267,18 @@ void Lowering::lower_let(const ast::Let& let, typed::Block& into) {
                        let.name);
   }
   int variable = declare_variable(let.name, into);
-  if (has_type) {
-    instance_.variables[variable].type = type;
+  // `string` alone is one of any length.
+  const bool is_any_text = has_type && type.is_string() && let.type->suffixes.empty() &&
+                           let.type->base == ast::TypeName::Base::kNamed;
+  if (is_any_text) {
+    join_variable(variable, Type::string(1), let.span);
+    if (value != nullptr && !value->type.is_string() && !value->type.is_unknown()) {
+      diagnostics_.error(let.span, "{} is declared as string, it cannot hold {}", let.name,
+                         to_string(value->type));
+      return;
+    }
+  } else if (has_type) {
+    instance_.variables[variable].type = type.is_place() ? types_.object(type) : type;
     instance_.is_declared[variable] = true;
   }
   if (value != nullptr) return assign_variable(variable, std::move(value), let.span, into);

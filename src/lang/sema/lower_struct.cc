@@ -229,21 +229,58 @@ Lowering::ExprPtr Lowering::lower_offsetof(const ast::Offsetof& expr) {
   } else {
     type = lower(*expr.operand)->type;
   }
+  const auto offset = offset_of(std::move(type), expr.path, "offsetof", expr.span);
+  return offset ? number(*offset, Type::literal(), expr.span) : unknown(expr.span);
+}
+
+std::optional<uint32_t> Lowering::offset_of(Type type,
+                                            const std::vector<std::string>& path,
+                                            std::string_view what,
+                                            Span span) {
   uint32_t offset = 0;
-  for (const std::string& name : expr.path) {
+  for (const std::string& name : path) {
     const Structure* structure =
         type.kind == Type::Kind::kStruct ? types_.structure(type.name) : nullptr;
     const auto found = structure == nullptr ? std::nullopt : types_.field(*structure, name);
     if (!found || found->field.bits != 0) {
       if (!type.is_unknown())
-        diagnostics_.error(expr.span, "offsetof: {} {} '{}'", to_string(type),
+        diagnostics_.error(span, "{}: {} {} '{}'", what, to_string(type),
                            found ? "has the bitfield" : "has no field", name);
-      return unknown(expr.span);
+      return std::nullopt;
     }
     offset += found->offset_bytes;
     type = found->field.type;
   }
-  return number(offset, Type::literal(), expr.span);
+  return offset;
+}
+
+/// container_of(p, struct X, a.b): the struct X whose a.b is at p.
+Lowering::ExprPtr Lowering::lower_container_of(const ast::Call& call) {
+  const auto* of = ast::try_as<ast::TypeArgument>(call.arguments[1].get());
+  std::vector<std::string> path;
+  const ast::Expr* at = call.arguments[2].get();
+  for (const auto* field = ast::try_as<ast::Field>(at); field != nullptr;
+       field = ast::try_as<ast::Field>(at)) {
+    path.insert(path.begin(), field->name);
+    at = field->base.get();
+  }
+  const auto* first = ast::try_as<ast::Identifier>(at);
+  if (of == nullptr || first == nullptr) {
+    diagnostics_.error(call.span, "container_of() takes an address, a struct and one of its fields")
+        .with_hint("container_of($p, struct task_struct, se)");
+    return unknown(call.span);
+  }
+  path.insert(path.begin(), first->name);
+  ExprPtr address = lower_number(*call.arguments[0], "container_of()");
+  Type type;
+  if (!resolve_type(of->type, type) || address->type.is_unknown()) return unknown(call.span);
+  const auto offset = offset_of(type, path, "container_of", call.span);
+  if (!offset) return unknown(call.span);
+  address->type = Type::uint64();
+  ExprPtr whole = arithmetic(BinaryOp::kSub, std::move(address),
+                             number(*offset, Type::literal(), call.span), call.span);
+  whole->type = Type::pointer_to(std::move(type));
+  return whole;
 }
 
 }  // namespace spile::lang

@@ -22,7 +22,11 @@ enum class MissingProbes : uint8_t {
   kIgnore,
 };
 
+/// Which probes of the script there are: those of tests and benchmarks are left out of a trace.
+enum class RunMode : uint8_t { kTrace, kTest, kBench };
+
 struct CompileOptions {
+  RunMode mode = RunMode::kTrace;
   /// Bytes of a string, its NUL included, where the script says nothing shorter
   /// (BPFTRACE_MAX_STRLEN). Rounded up to 8.
   uint32_t max_strlen = 128;

@@ -23,7 +23,10 @@ ContextKind context_kind(ProbeKind kind) {
   switch (kind) {
     case ProbeKind::kBegin:
     case ProbeKind::kEnd:
-    case ProbeKind::kInterval: return ContextKind::kNone;
+    case ProbeKind::kInterval:
+    case ProbeKind::kSelf:
+    case ProbeKind::kTest:
+    case ProbeKind::kBench: return ContextKind::kNone;
     case ProbeKind::kTracepoint: return ContextKind::kTracepoint;
     case ProbeKind::kRawTracepoint:
     case ProbeKind::kFentry:
@@ -35,14 +38,19 @@ ContextKind context_kind(ProbeKind kind) {
 
 class Resolver {
  public:
-  Resolver(World& world, MissingProbes missing_policy, Diagnostics& diagnostics)
-      : world_(world), missing_policy_(missing_policy), diagnostics_(diagnostics) {}
+  Resolver(World& world, MissingProbes missing_policy, RunMode mode, Diagnostics& diagnostics)
+      : world_(world), missing_policy_(missing_policy), mode_(mode), diagnostics_(diagnostics) {}
 
   ProbeTable run(const ast::Program& program) {
     for (const ast::Clause& clause : program.clauses) resolve_clause(clause);
     if (table_.probes.empty() && !program.clauses.empty() && !diagnostics_.has_errors()) {
-      diagnostics_.error(program.clauses.front().attach_points.front().span,
-                         "none of this script's probes is there");
+      const Span first = program.clauses.front().attach_points.front().span;
+      if (left_out_ > 0) {
+        diagnostics_.error(first, "this script has probes of tests or benchmarks alone")
+            .with_hint("--test runs tests, --bench runs benchmarks");
+      } else {
+        diagnostics_.error(first, "none of this script's probes is there");
+      }
     }
     return std::move(table_);
   }
@@ -51,7 +59,6 @@ class Resolver {
   void resolve_clause(const ast::Clause& clause) {
     clause_ = &clause;
     shared_.clear();
-    if (!clause.name.empty()) diagnostics_.error(clause.span, "a named probe is not built yet");
     excluded_ = names_excluded(clause);
     const size_t before = table_.probes.size();
     for (const ast::AttachPoint& point : clause.attach_points) {
@@ -82,7 +89,7 @@ class Resolver {
     std::set<std::string> names;
     for (const ast::AttachPoint& point : clause.attach_points) {
       if (!point.is_excluded) continue;
-      Resolver others(world_, MissingProbes::kError, diagnostics_);
+      Resolver others(world_, MissingProbes::kError, mode_, diagnostics_);
       others.clause_ = &clause;
       others.resolve_point(point);
       others.tell_missing(false);
@@ -101,6 +108,9 @@ class Resolver {
       case ProbeKind::kBegin:
       case ProbeKind::kEnd: add_alone(point, kind); break;
       case ProbeKind::kInterval: resolve_interval(point); break;
+      case ProbeKind::kSelf: resolve_self(point); break;
+      case ProbeKind::kTest:
+      case ProbeKind::kBench: resolve_named(point, kind); break;
       case ProbeKind::kUprobe:
       case ProbeKind::kUretprobe: resolve_uprobe(point, kind); break;
       case ProbeKind::kTracepoint: resolve_tracepoint(point); break;
@@ -151,6 +161,31 @@ class Resolver {
     return &instance;
   }
 
+  /// self:signal:SIGUSR1
+  void resolve_self(const ast::AttachPoint& point) {
+    if (point.function != "SIGUSR1") {
+      diagnostics_.error(point.span, "self: there is no probe for '{}'", point.function)
+          .with_hint("self:signal:SIGUSR1; SIGUSR2 switches the probes off and on");
+      return;
+    }
+    add_alone(point, ProbeKind::kSelf).symbol = point.function;
+  }
+
+  /// test:name, bench:name. In a trace they are left out, and nothing in them is looked at.
+  void resolve_named(const ast::AttachPoint& point, ProbeKind kind) {
+    if (mode_ != (kind == ProbeKind::kTest ? RunMode::kTest : RunMode::kBench)) {
+      left_out_++;
+      return;
+    }
+    for (const bundle::Probe& other : table_.probes) {
+      if (other.kind != kind || other.symbol != point.function) continue;
+      diagnostics_.error(point.span, "there is a {} '{}' already", ast::to_string(point.type),
+                         point.function);
+      return;
+    }
+    add_alone(point, kind).symbol = point.function;
+  }
+
   void resolve_interval(const ast::AttachPoint& point) {
     if (point.period_ns == 0) {
       diagnostics_.error(point.span, "an interval needs a time longer than 0")
@@ -162,8 +197,12 @@ class Resolver {
 
   void resolve_uprobe(const ast::AttachPoint& point, ProbeKind kind) {
     if (point.is_cpp) return resolve_cpp(point, kind);
-    if (!point.source_file.empty()) return refuse(point, "a uprobe by source line");
     bool is_return = kind == ProbeKind::kUretprobe;
+    if (!point.source_file.empty() && !is_return) return resolve_source_line(point);
+    if (!point.source_file.empty()) {
+      diagnostics_.error(point.span, "a uretprobe takes a function, no source line");
+      return;
+    }
     if (is_return && (point.offset != 0 || point.address)) {
       diagnostics_.error(point.span,
                          "a uretprobe takes a function, without an offset or an address");
@@ -208,6 +247,23 @@ class Resolver {
                       .offset = point.offset});
       if (instance != nullptr) instance->functions.push_back(function);
     }
+  }
+
+  /// One probe a place, all of one name, as with static tracepoints.
+  void resolve_source_line(const ast::AttachPoint& point) {
+    auto path = world_.user_file(point.target);
+    if (!path) return report_missing(point, path.error().message, {}, "");
+    auto places =
+        world_.source_line(*path, point.source_file, point.source_line, point.source_column);
+    if (!places) return report_missing(point, places.error().message, {}, "");
+    std::string name = fmt::format("uprobe:{}@{}:{}", *path, point.source_file, point.source_line);
+    if (point.source_column != 0) name += fmt::format(":{}", point.source_column);
+    for (const SourcePlace& place : *places)
+      add_shared({.kind = ProbeKind::kUprobe,
+                  .name = name,
+                  .function = place.function,
+                  .path = *path,
+                  .address = place.address});
   }
 
   void resolve_uprobe_address(const ast::AttachPoint& point) {
@@ -410,6 +466,8 @@ class Resolver {
 
   World& world_;
   MissingProbes missing_policy_;
+  RunMode mode_;
+  size_t left_out_ = 0;  ///< tests and benchmarks that this run is not for
   Diagnostics& diagnostics_;
   std::vector<Diagnostic> missing_;  ///< this clause's probes that name nothing
   ProbeTable table_;
@@ -423,8 +481,9 @@ class Resolver {
 ProbeTable resolve_probes(const ast::Program& program,
                           World& world,
                           MissingProbes missing,
+                          RunMode mode,
                           Diagnostics& diagnostics) {
-  return Resolver(world, missing, diagnostics).run(program);
+  return Resolver(world, missing, mode, diagnostics).run(program);
 }
 
 }  // namespace spile::lang

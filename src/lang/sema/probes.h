@@ -39,6 +39,7 @@ struct ProbeTable {
 ProbeTable resolve_probes(const ast::Program& program,
                           World& world,
                           MissingProbes missing,
+                          RunMode mode,
                           Diagnostics& diagnostics);
 
 /// Splits instances whose events keep the fields, and whose static tracepoints the arguments, that

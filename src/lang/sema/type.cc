@@ -22,6 +22,7 @@ Join join_numbers(Type& into, const Type& from) {
   bool is_mixed = before.is_signed != from.is_signed && !before.is_flexible && !from.is_flexible;
   into.is_flexible = into.is_flexible && from.is_flexible;
   into.is_bool = into.is_bool && from.is_bool;
+  if (into.layout != from.layout) into.forget_names();
   into.size = is_mixed ? 8 : std::max(into.size, from.size);
   return into == before ? Join::kSame : Join::kWidened;
 }
@@ -79,7 +80,7 @@ uint32_t storage_bytes(const Type& type) {
     case Type::Kind::kTuple: {
       uint32_t sum = 0;
       for (const Type& field : type.fields) sum += storage_bytes(field);
-      return sum;
+      return std::max(sum, 8u);  // (): no value and no key is empty
     }
     default: return 8;
   }
@@ -103,7 +104,13 @@ bundle::ValueType to_value_type(const Type& type) {
   switch (type.kind) {
     case Type::Kind::kUnknown:
     case Type::Kind::kNone: value.kind = ValueKind::kNone; break;
-    case Type::Kind::kInt: value.kind = type.is_bool ? ValueKind::kBool : ValueKind::kInt; break;
+    case Type::Kind::kInt:
+      value.kind = type.is_bool ? ValueKind::kBool : ValueKind::kInt;
+      if (!type.is_enum()) break;
+      value.kind = ValueKind::kEnum;
+      value.names = type.layout->names;
+      value.values = type.layout->values;
+      break;
     case Type::Kind::kString: value.kind = ValueKind::kString; break;
     case Type::Kind::kBuffer: value.kind = ValueKind::kBuffer; break;
     case Type::Kind::kPointer: value.kind = ValueKind::kPointer; break;
@@ -151,6 +158,7 @@ std::string to_string(const Type& type) {
     case Type::Kind::kObject: return to_string(type.fields[0]);
     case Type::Kind::kInt:
       if (type.is_bool) return "bool";
+      if (type.is_enum()) return type.name;
       return fmt::format("{}int{}", type.is_signed ? "" : "u", type.size * 8);
     case Type::Kind::kString: return fmt::format("string[{}]", type.size);
     case Type::Kind::kBuffer: return fmt::format("buffer[{}]", type.size);

@@ -47,11 +47,12 @@ struct Type {
   std::vector<Type> fields;  ///< kTuple: elements. kPointer: what it points to; empty for void
   bundle::StackMode stack_mode = bundle::StackMode::kBpftrace;  ///< stacks
   uint32_t frames = 0;                                          ///< stacks: the most
-  uint32_t count = 0;     ///< kArray: elements, 0: not known; fields[0] is one of them
-  std::string name = {};  ///< kStruct: "struct sock"; kTimestamp: the format; kNamed: which names
+  uint32_t count = 0;  ///< kArray: elements, 0: not known; fields[0] is one of them
+  /// kStruct: "struct sock"; kTimestamp: the format; kNamed: which names; kInt: "enum x"
+  std::string name = {};
   std::vector<std::string> names = {};  ///< kTuple: of the fields of a record
   bool is_bool = false;                 ///< kInt: printed as true or false
-  /// kObject: how it is printed; one for each type of an analysis.
+  /// kObject, and kInt of an enum: how it is printed; one for each type of an analysis.
   std::shared_ptr<const bundle::ValueType> layout = nullptr;
 
   static Type none() { return {Kind::kNone, 0, false, false, {}}; }
@@ -61,6 +62,15 @@ struct Type {
   static Type int64() { return integer(8, true); }
   static Type uint64() { return integer(8, false); }
   static Type literal() { return {Kind::kInt, 8, true, true, {}}; }
+  static Type enumeration(std::string name,
+                          uint32_t size_bytes,
+                          bool is_signed,
+                          std::shared_ptr<const bundle::ValueType> layout) {
+    Type type = integer(size_bytes, is_signed);
+    type.name = std::move(name);
+    type.layout = std::move(layout);
+    return type;
+  }
   /// What comparisons give: 0 or 1.
   static Type boolean() {
     Type type{Kind::kInt, 1, true, true, {}};
@@ -113,6 +123,13 @@ struct Type {
   bool is_unknown() const { return kind == Kind::kUnknown; }
   bool is_none() const { return kind == Kind::kNone; }
   bool is_int() const { return kind == Kind::kInt; }
+  bool is_enum() const { return is_int() && layout != nullptr; }
+  /// The same number, printed as one.
+  void forget_names() {
+    if (!is_enum()) return;
+    layout = nullptr;
+    name.clear();
+  }
   bool is_string() const { return kind == Kind::kString; }
   bool is_pointer() const { return kind == Kind::kPointer; }
   /// A register holds it.

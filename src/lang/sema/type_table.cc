@@ -13,18 +13,60 @@ struct NamedType {
   bool is_signed;
 };
 constexpr NamedType kNamedTypes[] = {
-    {"int8", 1, true},      {"int16", 2, true},     {"int32", 4, true},      {"int64", 8, true},
-    {"uint8", 1, false},    {"uint16", 2, false},   {"uint32", 4, false},    {"uint64", 8, false},
-    {"char", 1, true},      {"short", 2, true},     {"int", 4, true},        {"long", 8, true},
-    {"int8_t", 1, true},    {"int16_t", 2, true},   {"int32_t", 4, true},    {"int64_t", 8, true},
-    {"uint8_t", 1, false},  {"uint16_t", 2, false}, {"uint32_t", 4, false},  {"uint64_t", 8, false},
-    {"u8", 1, false},       {"u16", 2, false},      {"u32", 4, false},       {"u64", 8, false},
-    {"s8", 1, true},        {"s16", 2, true},       {"s32", 4, true},        {"s64", 8, true},
-    {"__u8", 1, false},     {"__u16", 2, false},    {"__u32", 4, false},     {"__u64", 8, false},
-    {"__s8", 1, true},      {"__s16", 2, true},     {"__s32", 4, true},      {"__s64", 8, true},
-    {"size_t", 8, false},   {"ssize_t", 8, true},   {"pid_t", 4, true},      {"uid_t", 4, false},
-    {"gid_t", 4, false},    {"bool", 1, false},     {"uintptr_t", 8, false}, {"_Bool", 1, false},
-    {"unsigned", 4, false}, {"signed", 4, true},
+    {"int8", 1, true},
+    {"int16", 2, true},
+    {"int32", 4, true},
+    {"int64", 8, true},
+    {"uint8", 1, false},
+    {"uint16", 2, false},
+    {"uint32", 4, false},
+    {"uint64", 8, false},
+    {"char", 1, true},
+    {"short", 2, true},
+    {"int", 4, true},
+    {"long", 8, true},
+    {"int8_t", 1, true},
+    {"int16_t", 2, true},
+    {"int32_t", 4, true},
+    {"int64_t", 8, true},
+    {"uint8_t", 1, false},
+    {"uint16_t", 2, false},
+    {"uint32_t", 4, false},
+    {"uint64_t", 8, false},
+    {"u8", 1, false},
+    {"u16", 2, false},
+    {"u32", 4, false},
+    {"u64", 8, false},
+    {"s8", 1, true},
+    {"s16", 2, true},
+    {"s32", 4, true},
+    {"s64", 8, true},
+    {"__u8", 1, false},
+    {"__u16", 2, false},
+    {"__u32", 4, false},
+    {"__u64", 8, false},
+    {"__s8", 1, true},
+    {"__s16", 2, true},
+    {"__s32", 4, true},
+    {"__s64", 8, true},
+    {"size_t", 8, false},
+    {"ssize_t", 8, true},
+    {"pid_t", 4, true},
+    {"uid_t", 4, false},
+    {"gid_t", 4, false},
+    {"bool", 1, false},
+    {"uintptr_t", 8, false},
+    {"_Bool", 1, false},
+    {"unsigned", 4, false},
+    {"signed", 4, true},
+    // As the format files of events spell them.
+    {"unsigned char", 1, false},
+    {"signed char", 1, true},
+    {"unsigned short", 2, false},
+    {"unsigned int", 4, false},
+    {"unsigned long", 8, false},
+    {"long long", 8, true},
+    {"unsigned long long", 8, false},
 };
 
 /// Constants of headers that are macros and no enumerators, so that BTF does not have them; as far
@@ -81,6 +123,38 @@ std::optional<Type> TypeTable::named(const std::string& name) {
   auto found = world_.kernel_type(name);
   if (!found) return std::nullopt;
   return names_.emplace(name, std::move(*found)).first->second;
+}
+
+void TypeTable::define_enumeration(const std::string& name,
+                                   const std::vector<std::pair<std::string, int64_t>>& constants) {
+  auto layout = std::make_shared<bundle::ValueType>();
+  bool is_signed = false;
+  for (const auto& [constant, value] : constants) {
+    layout->names.push_back(constant);
+    layout->values.push_back(value);
+    is_signed |= value < 0;
+    enumerators_[constant] = name;
+  }
+  enumerations_[name] = Type::enumeration(name, 4, is_signed, std::move(layout));
+}
+
+std::optional<Type> TypeTable::enumeration(const std::string& name) {
+  if (const auto known = enumerations_.find(name); known != enumerations_.end())
+    return known->second;
+  auto found = world_.kernel_type(name);
+  if (!found) return std::nullopt;
+  return enumerations_.emplace(name, std::move(*found)).first->second;
+}
+
+std::optional<Type> TypeTable::enumeration_of(const std::string& constant) {
+  if (const auto own = enumerators_.find(constant); own != enumerators_.end())
+    return enumerations_.at(own->second);
+  if (constants_.contains(constant) && !of_kernel_.contains(constant)) {
+    auto found = world_.kernel_enumeration_of(constant);
+    of_kernel_[constant] = found ? std::optional(std::move(*found)) : std::nullopt;
+  }
+  const auto known = of_kernel_.find(constant);
+  return known == of_kernel_.end() ? std::nullopt : known->second;
 }
 
 std::optional<int64_t> TypeTable::constant(const std::string& name) {

@@ -26,6 +26,13 @@ class TypeTable {
   }
   void define_name(const std::string& name, Type type) { names_[name] = std::move(type); }
   void define_constant(const std::string& name, int64_t value) { constants_[name] = value; }
+  /// "enum color" of the script, and the names of its constants.
+  void define_enumeration(const std::string& name,
+                          const std::vector<std::pair<std::string, int64_t>>& constants);
+  /// "enum color". Empty: unknown.
+  std::optional<Type> enumeration(const std::string& name);
+  /// The enum that a constant is of. Empty: it is a #define, or unknown.
+  std::optional<Type> enumeration_of(const std::string& constant);
   /// `#define NAME expression`, and the same as text.
   void define_expression(const std::string& name, const ast::Expr* value, std::string text) {
     defines_[name] = value;
@@ -80,6 +87,9 @@ class TypeTable {
   std::set<std::string> unknown_, own_;
   std::map<std::string, Type> names_;
   std::map<std::string, int64_t> constants_;
+  std::map<std::string, Type> enumerations_;              ///< "enum color"
+  std::map<std::string, std::string> enumerators_;        ///< of the script's own: their enum
+  std::map<std::string, std::optional<Type>> of_kernel_;  ///< by constant
   std::map<std::string, const ast::Expr*> defines_;
   std::map<std::string, std::string> texts_;
   std::map<std::string, uint32_t> alignments_;  ///< of the script's own

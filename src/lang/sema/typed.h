@@ -33,6 +33,7 @@ enum class ExprKind : uint8_t {
   kDuration,        ///< nanoseconds since the entry of this call
   kContextString,   ///< offset: a char array of type.size bytes in the context
   kContextDataLoc,  ///< offset: of the u32 that says where the string is; is_relative: __rel_loc
+  kContextBytes,    ///< offset: of type.size bytes in the context, a kObject
   kBuiltin,         ///< builtin
   kStr,             ///< args: address, [length]; number: most bytes, the NUL included
   kBuf,             ///< args: address, [length]; number: most bytes
@@ -46,6 +47,7 @@ enum class ExprKind : uint8_t {
   kCopy,     ///< args: address; type.size bytes that are there
   kPart,     ///< args: a kObject; offset: where in it; type says what is there
   kBytes,    ///< text: the bytes of a kObject
+  kBytesOf,  ///< args: a number, a string or a kObject; its first type.size bytes as another type
   // Calculations on numbers; the result has 64 bits.
   kNegate,
   kBitNot,
@@ -157,7 +159,8 @@ enum class StmtKind : uint8_t {
   kBlock,      ///< body
   kBreak,
   kContinue,
-  kReturn,
+  kReturn,  ///< expr: of a test, its result; else null
+  kLeave,   ///< to the end of the kBlock that `variable`, its result, is of
 };
 
 struct Stmt;

@@ -56,6 +56,8 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kCopy: return "copy";
     case ExprKind::kPart: return "part";
     case ExprKind::kBytes: return "bytes";
+    case ExprKind::kBytesOf: return "bytes-of";
+    case ExprKind::kContextBytes: return "context-bytes";
     case ExprKind::kCompareBytes: return "compare-bytes";
     case ExprKind::kFind: return "find";
     case ExprKind::kErrorf: return "errorf";
@@ -186,7 +188,11 @@ class Printer {
       case StmtKind::kBlock: line(depth, "block"); return print_block(stmt.body, depth + 1);
       case StmtKind::kBreak: return line(depth, "break");
       case StmtKind::kContinue: return line(depth, "continue");
-      case StmtKind::kReturn: return line(depth, "return");
+      case StmtKind::kReturn:
+        line(depth, "return");
+        if (stmt.expr != nullptr) print_expr(*stmt.expr, depth + 1);
+        return;
+      case StmtKind::kLeave: return line(depth, "leave {}", stmt.variable);
     }
   }
 
@@ -220,6 +226,7 @@ class Printer {
       case ExprKind::kContext:
       case ExprKind::kEntryArgument:
       case ExprKind::kContextString:
+      case ExprKind::kContextBytes:
       case ExprKind::kContextDataLoc: return fmt::format(" at {}", expr.offset);
       case ExprKind::kBuiltin: return fmt::format(" {}", typed::to_string(expr.builtin));
       case ExprKind::kStr:

@@ -117,6 +117,12 @@ struct UserParameter {
   std::string problem;  ///< why it cannot be read: "it is not passed in a register"
 };
 
+/// Where code of a source line begins.
+struct SourcePlace {
+  uint64_t address = 0;  ///< link address
+  std::string function;
+};
+
 class World {
  public:
   virtual ~World() = default;
@@ -193,6 +199,11 @@ class World {
   virtual Result<Type> kernel_type(std::string_view name) {
     return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
   }
+  /// The enum ("enum pid_type", or one without a name) that has a constant of that name. Errors: as
+  /// kernel_structure.
+  virtual Result<Type> kernel_enumeration_of(std::string_view constant) {
+    return fail(ErrorCode::kNotFound, "the kernel has no '{}'", constant);
+  }
   /// A constant of one of the kernel's enums. Errors: as kernel_structure.
   virtual Result<int64_t> kernel_enumerator(std::string_view name) {
     return fail(ErrorCode::kNotFound, "the kernel has no '{}'", name);
@@ -224,6 +235,15 @@ class World {
   virtual std::vector<std::string> near_kernel_functions(std::string_view symbol) = 0;
   virtual std::vector<std::string> near_tracepoints(std::string_view category,
                                                     std::string_view event) = 0;  ///< "cat:event"
+
+  /// What `uprobe:PATH@file:line[:column]` names: a place for each function that has code of that
+  /// line; `column` 0: any. Errors: as user_parameters; not found says which line is next.
+  virtual Result<std::vector<SourcePlace>> source_line(const std::string& path,
+                                                       std::string_view /*file*/,
+                                                       uint32_t /*line*/,
+                                                       uint32_t /*column*/) {
+    return fail(ErrorCode::kUnsupported, "{} has no debug information", path);
+  }
 };
 
 }  // namespace spile::lang

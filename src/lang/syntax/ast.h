@@ -229,6 +229,7 @@ struct TupleField : Expr {
 struct Unary : Expr {
   static constexpr ExprKind kKind = ExprKind::kUnary;
   Unary() : Expr(kKind) {}
+  uint32_t operator_at = 0;  ///< `span` may begin at a '(' before it
   UnaryOp op = UnaryOp::kNegate;
   ExprPtr operand;
 };
@@ -239,6 +240,7 @@ struct IncDec : Expr {
   ExprPtr target;  ///< Variable or Map: the parser refuses others
   bool is_increment = true;
   bool is_prefix = false;
+  uint32_t operator_at = 0;  ///< of a prefix
 };
 
 struct Binary : Expr {

@@ -8,8 +8,9 @@ namespace spile::lang {
 
 std::string location(const Source& source, Span span) {
   const Position from = source.position(span.begin), to = source.position(span.end);
-  if (to.line != from.line) return fmt::format("{}:{}-{}", source.name(), from.line, to.line);
-  return fmt::format("{}:{}:{}-{}", source.name(), from.line, from.column,
+  const std::string& name = source.name(span.begin);
+  if (to.line != from.line) return fmt::format("{}:{}-{}", name, from.line, to.line);
+  return fmt::format("{}:{}:{}-{}", name, from.line, from.column,
                      std::max(to.column, from.column + 1));
 }
 namespace {
@@ -43,7 +44,7 @@ std::string printable_message(std::string_view text) {
 std::string excerpt(const Source& source, Span span) {
   const Position from = source.position(span.begin), to = source.position(span.end);
   if (from.line != to.line) return {};
-  std::string_view line = source.line(from.line);
+  std::string_view line = source.line_at(span.begin);
   uint32_t first = from.column - 1, last = std::max(to.column - 1, first + 1);
   if (line.size() > kShownColumns) {
     const uint32_t cut = first > kShownColumns / 2 ? first - kShownColumns / 2 : 0;

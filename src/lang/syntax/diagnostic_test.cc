@@ -80,6 +80,26 @@ TEST(Diagnostics, KeepsAFewAndCountsAll) {
   EXPECT_NE(render(source, diagnostics).find("950 more errors are not shown"), std::string::npos);
 }
 
+TEST(Render, NamesTheFileThatAPlaceIsIn) {
+  const Source source(
+      {{"main.bt", "one\ntwo"}, {"a.bt", "three\nfour"}, {"empty.bt", ""}, {"b.bt", "five"}},
+      {1, 2, 3, 0});
+  Diagnostics diagnostics;
+  const auto at = [&](std::string_view word) {
+    const auto begin = static_cast<uint32_t>(source.text().find(word));
+    diagnostics.error({begin, begin + static_cast<uint32_t>(word.size())}, "here");
+  };
+  for (const char* word : {"one", "two", "three", "four", "five"}) at(word);
+  EXPECT_EQ(render(source, diagnostics),
+            "main.bt:1:1-4: ERROR: here\none\n~~~\n"
+            "main.bt:2:1-4: ERROR: here\ntwo\n~~~\n"
+            "a.bt:1:1-6: ERROR: here\nthree\n~~~~~\n"
+            "a.bt:2:1-5: ERROR: here\nfour\n~~~~\n"
+            "b.bt:1:1-5: ERROR: here\nfive\n~~~~\n");
+  EXPECT_EQ(source.text(source.part_span(1)), "three\nfour");
+  EXPECT_EQ(source.text(source.part_span(2)), "");
+}
+
 TEST(Nearest, FindsTypingErrorsOnly) {
   constexpr auto kNames =
       std::to_array<std::string_view>({"uprobe", "uretprobe", "kprobe", "interval"});

@@ -87,7 +87,11 @@ void Lexer::lex_one() {
 std::vector<Token> lex(const Source& source, Diagnostics& diagnostics) {
   if (source.was_cut())
     diagnostics.error({0, 1}, "the script is longer than {} MiB", Source::kMaxBytes >> 20);
-  return Lexer(source, {0, source.size()}, diagnostics).whole_script();
+  return lex(source, Span{0, source.size()}, diagnostics);
+}
+
+std::vector<Token> lex(const Source& source, Span part, Diagnostics& diagnostics) {
+  return Lexer(source, part, diagnostics).whole_script();
 }
 
 std::vector<Token> lex_expression(const Source& source, Span span, Diagnostics& diagnostics) {

@@ -20,6 +20,9 @@ namespace spile::lang {
 /// All tokens, ended by one kEnd. Faults are reported and leave kError tokens.
 std::vector<Token> lex(const Source& source, Diagnostics& diagnostics);
 
+/// The same of one of its files.
+std::vector<Token> lex(const Source& source, Span part, Diagnostics& diagnostics);
+
 /// The tokens of the language proper in a part of the source: the body of a #define.
 std::vector<Token> lex_expression(const Source& source, Span span, Diagnostics& diagnostics);
 

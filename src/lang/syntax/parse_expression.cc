@@ -101,6 +101,7 @@ ExprPtr Parser::unary() {
   const auto* row = find_token(kPrefixTokens, peek().kind);
   if (row == nullptr) return postfix(primary());
   auto node = make<Unary>(take().span);
+  node->operator_at = node->span.begin;
   node->op = row->op;
   node->operand = unary();
   if (!node->operand) return nullptr;
@@ -119,6 +120,7 @@ ExprPtr Parser::comptime() {
 ExprPtr Parser::prefix_inc_dec() {
   const Token& token = take();
   auto node = make<IncDec>(token.span);
+  node->operator_at = token.span.begin;
   node->is_increment = token.kind == TokenKind::kPlusPlus;
   node->is_prefix = true;
   node->target = unary();

@@ -46,9 +46,6 @@ CDefinition::Kind directive_kind(std::string_view word) {
 void Parser::script() {
   if (at(TokenKind::kShebang)) program_.shebang = take().span;
   while (!at(TokenKind::kEnd)) definition();
-  if (program_.clauses.empty() && program_.routines.empty() && !diagnostics_.has_errors())
-    diagnostics_.error({source_.size(), source_.size()}, "the script has no probe")
-        .with_hint("for example: BEGIN {{ printf(\"hello\\n\"); }}");
 }
 
 void Parser::definition() {

@@ -131,7 +131,17 @@ std::vector<AttachPoint> Parser::lone_attach_point() {
 
 ast::Program parse(const Source& source, const ParseOptions& options, Diagnostics& diagnostics) {
   ast::Program program;
-  Parser(source, lex(source, diagnostics), options, program, diagnostics).script();
+  if (source.was_cut())
+    diagnostics.error({0, 1}, "the script is longer than {} MiB", Source::kMaxBytes >> 20);
+  for (const size_t part : source.order())
+    Parser(source, lex(source, source.part_span(part), diagnostics), options, program, diagnostics)
+        .script();
+  if (program.clauses.empty() && program.routines.empty() && !options.is_import &&
+      !diagnostics.has_errors()) {
+    const uint32_t end = source.part_span(0).end;
+    diagnostics.error({end, end}, "the script has no probe")
+        .with_hint("for example: BEGIN {{ printf(\"hello\\n\"); }}");
+  }
   return program;
 }
 

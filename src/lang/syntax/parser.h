@@ -16,6 +16,8 @@ struct ParseOptions {
   /// Attach points are not read: each is an AttachPoint of its text alone. For formatting, where $1
   /// is not known.
   bool keeps_attach_words = false;
+  /// Of a file that another imports, which needs no probe.
+  bool is_import = false;
 };
 
 /// Reads a whole script. Check `diagnostics.has_errors()`: the program then holds only what could
