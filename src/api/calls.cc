@@ -15,8 +15,8 @@ bool Calls::make(const Shape& shape) {
   memory_ = static_cast<uint8_t*>(std::calloc(buckets_ * ways_, stride_));
   if (memory_ == nullptr || !shape.has_own) return memory_ != nullptr;
   // Address space for every thread that may come; pages for those that do.
-  own_bytes_ = (sizeof(Own) + kOwnWays * stride_ + 63) / 64 * 64;
-  void* own = ::mmap(nullptr, kMaxReaders * own_bytes_, PROT_READ | PROT_WRITE,
+  own_scale_ = (sizeof(Own) + kOwnWays * stride_ + kReaderBytes - 1) / kReaderBytes;
+  void* own = ::mmap(nullptr, kMaxReaders * kReaderBytes * own_scale_, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (own != MAP_FAILED) own_memory_ = static_cast<uint8_t*>(own);
   return true;
@@ -24,7 +24,7 @@ bool Calls::make(const Shape& shape) {
 
 Calls::~Calls() {
   std::free(memory_);
-  if (own_memory_ != nullptr) ::munmap(own_memory_, kMaxReaders * own_bytes_);
+  if (own_memory_ != nullptr) ::munmap(own_memory_, kMaxReaders * kReaderBytes * own_scale_);
 }
 
 }  // namespace spile::api

@@ -390,7 +390,12 @@ Result<void> bring_bytes_up_to_date(const std::vector<Place*>& places) {
   if (done) {
     done = poke(traps);
     if (!done) {
-      for (Edit& edit : jumps) std::swap(edit.before, edit.after);
+      for (Edit& edit : jumps) {
+        std::swap(edit.before, edit.after);
+        // Where a jump was taken out, several instructions are back, and a thread may be among
+        // them.
+        edit.is_one_instruction = false;
+      }
       (void)poke(jumps);
     }
   }

@@ -7,11 +7,12 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <mutex>
 
 #include <spile/detail/kprobe_5_4.h>
 
 #include "api/boundary.h"
+#include "api/engine.h"
+#include "api/signal_chain.h"
 #include "api/signal_context.h"
 
 namespace spile::api {
@@ -21,7 +22,6 @@ static_assert(offsetof(spile_kprobe_5_4, own_post_handler) == offsetof(spile_kpr
 static_assert(offsetof(spile_kprobe_5_4, nmissed) == offsetof(spile_kprobe, nmissed));
 
 constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-struct sigaction g_before[NSIG];
 
 /// Whose handler the thread is in.
 __attribute__((tls_model("initial-exec"))) thread_local spile_kprobe_5_4* t_inside = nullptr;
@@ -46,18 +46,6 @@ void run_behind(spile_kprobe* own, spile_regs* regs, unsigned long flags) {
   p->post_handler(p, regs, flags);
 }
 
-void pass_on(int signal, siginfo_t* info, void* context) {
-  const struct sigaction& before = g_before[signal];
-  if ((before.sa_flags & SA_SIGINFO) != 0) return before.sa_sigaction(signal, info, context);
-  const bool is_exception = info->si_code > 0;
-  if (before.sa_handler == SIG_IGN && !is_exception) return;
-  if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)
-    return before.sa_handler(signal);
-  // The instruction runs once more, and the program ends as it would have.
-  ::signal(signal, SIG_DFL);
-  if (!is_exception) ::raise(signal);
-}
-
 /// True: the handler goes on, where the fault handler wants.
 bool is_handled(ucontext_t& context) {
   spile_kprobe_5_4* p = t_inside;
@@ -79,17 +67,9 @@ void on_fault(int signal, siginfo_t* info, void* raw) {
   errno = kept_errno;
 }
 
-void install_once() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    struct sigaction action = {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (int signal : kSignals) {
-      ::sigaction(signal, nullptr, &g_before[signal]);  // before ours can run
-      ::sigaction(signal, &action, nullptr);
-    }
-  });
+Result<void> handle_faults() {
+  for (int signal : kSignals) SPILE_TRY_VOID(stand_in_front(signal, on_fault, SA_ONSTACK));
+  return {};
 }
 
 }  // namespace
@@ -104,7 +84,10 @@ extern "C" int spile_register_kprobe_5_4(spile_kprobe_5_4* p) {
       p->own.pre_handler = p->pre_handler != nullptr ? run_before : nullptr;
       p->own.post_handler = p->post_handler != nullptr ? run_behind : nullptr;
     }
-    if (p->fault_handler != nullptr) install_once();
+    if (p->fault_handler != nullptr) {
+      const EngineSession session;
+      if (const auto done = handle_faults(); !done) return refuse(done.error());
+    }
     return spile_register_kprobe(&p->own);
   });
 }

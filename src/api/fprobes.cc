@@ -42,13 +42,14 @@ int prepare_functions(spile_fprobe& fp,
                       bool skip,
                       Fprobe& made) {
   const bool allow_trap = (fp.options & SPILE_ALLOW_TRAP) != 0;
+  const bool with_exit = fp.exit_handler != nullptr;
   std::vector<Want> wants;
   struct Part {
     TargetAddr function;
     size_t first, count;
   };
   std::vector<Part> parts;
-  const auto all = wants_of(addresses, allow_trap, fp.exit_handler != nullptr);
+  const auto all = wants_of(addresses, allow_trap, with_exit);
   if (!all) return refuse(all.error());
   for (size_t i = 0; i < addresses.size(); ++i) {
     const FunctionWants& function = (*all)[i];
@@ -80,7 +81,8 @@ int prepare_functions(spile_fprobe& fp,
     }
     f->hooks.address = part.function.value;
     f->hooks.all = &made.head;
-    f->hooks.entry = {run_fprobe_entry, nullptr, &fp.nmissed, &f->hooks};
+    f->hooks.entry = {with_exit ? run_fprobe_entry : run_fprobe_entry_only, nullptr, &fp.nmissed,
+                      &f->hooks};
     f->hooks.exit = {run_fprobe_exit, nullptr, &fp.nmissed, &f->hooks};
     made.functions.push_back(std::move(f));
   }

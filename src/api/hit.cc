@@ -14,17 +14,19 @@ namespace {
 using spile::api::begin_reading;
 using spile::api::end_reading;
 using spile::api::Hook;
+using spile::api::kRunsHandlers;
 using spile::api::Site;
-
-__attribute__((tls_model("initial-exec"))) thread_local bool t_is_running = false;
 
 void count_missed(Hook* const* hooks) {
   for (; *hooks != nullptr; ++hooks) __atomic_fetch_add((*hooks)->missed, 1ul, __ATOMIC_RELAXED);
 }
 
-/// Newest first; the first that is not 0 ends it.
+/// Newest first; the first that is not 0 ends it. Each sees the program as it is there.
 inline int run_before(Hook* const* hooks, Site* site, spile_regs* regs) {
+  const unsigned long sp = regs->sp;
   for (; *hooks != nullptr; ++hooks) {
+    regs->ip = site->address + 1;
+    regs->sp = sp;
     if ((*hooks)->before != nullptr && (*hooks)->before(*hooks, site, regs) != 0) return 1;
   }
   return 0;
@@ -46,35 +48,35 @@ __attribute__((section("spile_hit_text"), noinline)) int run_slowly(Site* site, 
   uint64_t* entered = spile_enter();
   int redirected = 0;
   Hook* const* hooks = site->hooks.load(std::memory_order_acquire);
-  if (hooks != nullptr && t_is_running) {
+  uint64_t* word = spile_thread.word != nullptr ? spile_thread.word : &spile_thread.crowd_word;
+  if (hooks != nullptr && (*word & kRunsHandlers) != 0) {
     if (Counts) count_missed(hooks);
   } else if (hooks != nullptr) {
-    t_is_running = true;
+    __atomic_store_n(word, *word | kRunsHandlers, __ATOMIC_RELAXED);
     const int kept_errno = errno;
     redirected = Handlers(hooks, site, regs);
     errno = kept_errno;
-    t_is_running = false;
+    __atomic_store_n(word, *word & ~kRunsHandlers, __ATOMIC_RELAXED);
   }
   spile_leave(entered);
   return redirected;
 }
 
-/// A thread that reads nothing runs no handler.
+/// A thread that reads nothing runs no handler. trampoline.S has the same once more for handlers
+/// that use general registers only, without registers to keep.
 template <Run Handlers, bool Counts>
 __attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
-  uint64_t* word = spile_reader_word;
+  uint64_t* word = spile_thread.word;
   if (__builtin_expect(word == nullptr || *word != 0, 0))
     return run_slowly<Handlers, Counts>(site, regs);
-  begin_reading(word);
+  begin_reading(word, kRunsHandlers);
   int redirected = 0;
   // Pairs with the release in engine.cc.
   Hook* const* hooks = site->hooks.load(std::memory_order_acquire);
   if (__builtin_expect(hooks != nullptr, 1)) {
-    t_is_running = true;
-    const int kept_errno = *spile_errno_place;
+    const int kept_errno = *spile_thread.errno_place;
     redirected = Handlers(hooks, site, regs);
-    *spile_errno_place = kept_errno;
-    t_is_running = false;
+    *spile_thread.errno_place = kept_errno;
   }
   end_reading(word);
   return redirected;
@@ -84,7 +86,6 @@ __attribute__((always_inline)) inline int run(Site* site, spile_regs* regs) {
 
 extern "C" __attribute__((section("spile_hit_text"))) int spile_dispatch(spile_regs* regs,
                                                                          Site* site) {
-  regs->ip = site->address + 1;
   return run<run_before, true>(site, regs);
 }
 

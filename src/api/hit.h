@@ -7,6 +7,7 @@
 #include <spile/probes.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 namespace spile::api {
@@ -32,8 +33,8 @@ struct Site {
   uint64_t displaced = 0, next = 0;
 };
 
-/// The running thread's word of spile_enter(), or null before its first hit: who the thread is.
-uint64_t* reader_word();
+static_assert(offsetof(Hook, before) == 0 && offsetof(Site, address) == 0 &&
+              offsetof(Site, hooks) == 8);  // trampoline.S
 
 }  // namespace spile::api
 

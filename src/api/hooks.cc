@@ -7,22 +7,15 @@ namespace {
 
 constexpr uint64_t kMaxStackBytes = 8 << 20;
 
-/// At a `ret` a handler sees what is right behind it.
-class BehindReturn {
- public:
-  explicit BehindReturn(spile_regs* regs) : regs_(regs), ip_(regs->ip) {
-    regs->ip = *reinterpret_cast<const unsigned long*>(regs->sp);
-    regs->sp += 8;
-  }
-  ~BehindReturn() {
-    regs_->sp -= 8;
-    regs_->ip = ip_;
-  }
+__attribute__((always_inline)) inline uint64_t return_address_at(uint64_t slot) {
+  return *reinterpret_cast<const uint64_t*>(slot);
+}
 
- private:
-  spile_regs* regs_;
-  unsigned long ip_;
-};
+/// At a `ret` a handler sees what is right behind it. The next handler gets its own view (hit.cc).
+__attribute__((always_inline)) inline void show_return(spile_regs* regs) {
+  regs->ip = return_address_at(regs->sp);
+  regs->sp += 8;
+}
 
 }  // namespace
 
@@ -40,25 +33,39 @@ Call* Calls::at(size_t bucket, size_t way) const {
   return reinterpret_cast<Call*>(memory_ + (bucket * ways_ + way) * stride_);
 }
 
+__attribute__((always_inline)) inline Calls::Own* Calls::my_own() const {
+  const auto* word = reinterpret_cast<const uint8_t*>(spile_thread.word);
+  if (own_memory_ == nullptr || word == nullptr) return nullptr;
+  return own_of(static_cast<size_t>(word - g_reader_table));
+}
+
 __attribute__((always_inline)) inline Call* Calls::begin_own(uint64_t slot) {
-  const size_t thread = thread_number();
-  if (own_memory_ == nullptr || thread == kNoThread) return nullptr;
-  Own* own = own_of(thread);
-  const size_t used = own->used.load(std::memory_order_relaxed);
+  Own* own = my_own();
+  if (own == nullptr) return nullptr;
+  const size_t stride = stride_;
+  const uint8_t* const begin = own->calls();
   Call* free = nullptr;
-  for (size_t i = 0; i < used; ++i) {
-    Call* call = own_call(own, i);
+  for (uint8_t* p = own->calls() + own->used_bytes.load(std::memory_order_relaxed); p != begin;) {
+    p -= stride;
+    auto* call = reinterpret_cast<Call*>(p);
     const uint64_t taken = call->slot.load(std::memory_order_relaxed);
     if (taken == slot) return call;
-    if (taken == 0 && free == nullptr) free = call;
+    if (taken == 0) free = call;
   }
-  if (free == nullptr) {
-    if (used == kOwnWays) return nullptr;
-    free = own_call(own, used);
-    own->used.store(used + 1, std::memory_order_release);
-  }
-  free->slot.store(slot, std::memory_order_relaxed);
+  if (free != nullptr) free->slot.store(slot, std::memory_order_relaxed);
   return free;
+}
+
+/// One more of the thread's own places.
+Call* Calls::begin_further_own(uint64_t slot) {
+  Own* own = my_own();
+  if (own == nullptr) return nullptr;
+  const size_t used = own->used_bytes.load(std::memory_order_relaxed);
+  if (used == kOwnWays * stride_) return nullptr;
+  auto* call = reinterpret_cast<Call*>(own->calls() + used);
+  call->slot.store(slot, std::memory_order_relaxed);
+  own->used_bytes.store(used + stride_, std::memory_order_release);
+  return call;
 }
 
 __attribute__((noinline)) Call* Calls::begin_shared(uint64_t slot) {
@@ -82,79 +89,92 @@ Call* Calls::reap(size_t bucket, uint64_t slot) {
     Call* call = at(bucket, i);
     uint64_t left = call->slot.load(std::memory_order_relaxed);
     const bool is_left =
-        call->thread == reader_word() && left < slot && slot - left < kMaxStackBytes;
+        call->thread == spile_thread.word && left < slot && slot - left < kMaxStackBytes;
     if (is_left && call->slot.compare_exchange_strong(left, slot, std::memory_order_acquire))
       return call;
   }
   return nullptr;
 }
 
-__attribute__((always_inline)) inline Call* Calls::find_own(Own* own,
-                                                            uint64_t slot,
-                                                            uint64_t function) const {
-  const size_t used = own->used.load(std::memory_order_acquire);
-  for (size_t i = 0; i < used; ++i) {
-    Call* call = own_call(own, i);
-    if (call->slot.load(std::memory_order_acquire) == slot && call->function == function)
+/// One whose exit is not wanted has no return address any more.
+__attribute__((always_inline)) inline bool is_call(const Call* call,
+                                                   uint64_t function,
+                                                   uint64_t return_address) {
+  return call->function == function &&
+         (call->return_address == return_address || call->return_address == 0);
+}
+
+__attribute__((always_inline)) inline Call* Calls::find_in(Own* own,
+                                                           uint64_t slot,
+                                                           uint64_t function,
+                                                           uint64_t return_address) const {
+  const size_t stride = stride_;
+  const uint8_t* const end = own->calls() + own->used_bytes.load(std::memory_order_acquire);
+  for (uint8_t* p = own->calls(); p != end; p += stride) {
+    auto* call = reinterpret_cast<Call*>(p);
+    if (call->slot.load(std::memory_order_acquire) == slot &&
+        is_call(call, function, return_address))
       return call;
   }
   return nullptr;
 }
 
-__attribute__((noinline)) Call* Calls::find_shared(uint64_t slot, uint64_t function) const {
+__attribute__((always_inline)) inline Call* Calls::find_own(uint64_t slot,
+                                                            uint64_t function) const {
+  Own* own = my_own();
+  return own == nullptr ? nullptr : find_in(own, slot, function, return_address_at(slot));
+}
+
+Call* Calls::find_shared(uint64_t slot, uint64_t function, uint64_t return_address) const {
   const size_t bucket = bucket_of(slot);
   for (size_t i = 0; i < ways_; ++i) {
     Call* call = at(bucket, i);
     // Not the thread: a coroutine may return on another one.
-    if (call->slot.load(std::memory_order_acquire) == slot && call->function == function)
+    if (call->slot.load(std::memory_order_acquire) == slot &&
+        is_call(call, function, return_address))
       return call;
   }
   return nullptr;
 }
 
-/// Of a coroutine that has begun on another thread. The return address keeps apart what another
-/// call has left at this slot.
-__attribute__((noinline)) Call* Calls::find_elsewhere(uint64_t slot, uint64_t function) const {
-  const uint64_t return_address = *reinterpret_cast<const uint64_t*>(slot);
+/// Of a coroutine that has begun on another thread.
+Call* Calls::find_elsewhere(uint64_t slot, uint64_t function, uint64_t return_address) const {
   const size_t threads = g_used_readers.load(std::memory_order_acquire);
   for (size_t thread = 0; thread < threads; ++thread) {
-    Call* call = find_own(own_of(thread), slot, function);
-    if (call != nullptr && (call->return_address == return_address || call->return_address == 0))
-      return call;
+    Call* call = find_in(own_of(thread * kReaderBytes), slot, function, return_address);
+    if (call != nullptr) return call;
   }
   return nullptr;
 }
 
-__attribute__((always_inline)) inline Call* Calls::begin(uint64_t slot,
-                                                         uint64_t function,
-                                                         uint64_t return_address) {
+Call* Calls::begin_anywhere(uint64_t slot) {
   Call* call = begin_own(slot);
-  if (call == nullptr) call = begin_shared(slot);
-  if (call == nullptr) return nullptr;
-  call->thread = spile_reader_word;
-  call->function = function;
-  call->return_address = return_address;
+  if (call == nullptr) call = begin_further_own(slot);
+  if (call != nullptr) return call;
+  call = begin_shared(slot);
+  if (call != nullptr) call->thread = spile_thread.word;
   return call;
 }
 
-__attribute__((always_inline)) inline Call* Calls::find(uint64_t slot, uint64_t function) {
-  const size_t thread = thread_number();
-  const bool has_own = own_memory_ != nullptr && thread != kNoThread;
-  Call* call = has_own ? find_own(own_of(thread), slot, function) : nullptr;
-  if (call == nullptr) call = find_shared(slot, function);
-  if (call == nullptr && own_memory_ != nullptr) call = find_elsewhere(slot, function);
+Call* Calls::find_anywhere(uint64_t slot, uint64_t function) const {
+  const uint64_t return_address = return_address_at(slot);
+  Call* call = find_own(slot, function);
+  if (call == nullptr) call = find_shared(slot, function, return_address);
+  if (call == nullptr && own_memory_ != nullptr)
+    call = find_elsewhere(slot, function, return_address);
   return call;
 }
 
 int run_kretprobe_entry(Hook* hook, Site*, spile_regs* regs) {
   auto* probe = static_cast<ReturnProbe*>(hook->owner);
   spile_kretprobe* rp = probe->user;
-  const uint64_t return_address = *reinterpret_cast<const uint64_t*>(regs->sp);
-  Call* call = probe->calls.begin(regs->sp, 0, return_address);
+  const uint64_t return_address = return_address_at(regs->sp);
+  Call* call = probe->calls.begin_anywhere(regs->sp);
   if (call == nullptr) {
     __atomic_fetch_add(&rp->nmissed, 1, __ATOMIC_RELAXED);
     return 0;
   }
+  Calls::begin(call, 0, return_address);
   if (rp->entry_handler == nullptr) return 0;
   spile_kretprobe_instance instance = {rp, reinterpret_cast<void*>(return_address), call->data()};
   if (rp->entry_handler(&instance, regs) != 0) Calls::end(call);
@@ -163,54 +183,83 @@ int run_kretprobe_entry(Hook* hook, Site*, spile_regs* regs) {
 
 int run_kretprobe_exit(Hook* hook, Site*, spile_regs* regs) {
   auto* probe = static_cast<ReturnProbe*>(hook->owner);
-  Call* call = probe->calls.find(regs->sp, 0);
+  Call* call = probe->calls.find_anywhere(regs->sp, 0);
   if (call == nullptr) return 0;
-  {
-    const BehindReturn behind(regs);
-    spile_kretprobe_instance instance = {probe->user, reinterpret_cast<void*>(call->return_address),
-                                         call->data()};
-    if (probe->user->handler != nullptr) probe->user->handler(&instance, regs);
+  show_return(regs);
+  spile_kretprobe_instance instance = {probe->user, reinterpret_cast<void*>(call->return_address),
+                                       call->data()};
+  if (probe->user->handler != nullptr) probe->user->handler(&instance, regs);
+  Calls::end(call);
+  return 0;
+}
+
+// An fprobe's pair is measured in instructions: what is common goes straight, with nothing to keep
+// in registers but the call, and everything else is a jump to a function of its own.
+
+namespace {
+
+__attribute__((always_inline)) inline bool is_disabled(const spile_fprobe* fp) {
+  return (__atomic_load_n(&fp->flags, __ATOMIC_RELAXED) & SPILE_FLAG_DISABLED) != 0;
+}
+
+__attribute__((always_inline)) inline int enter(FprobeFunction* function,
+                                                Call* call,
+                                                spile_regs* regs) {
+  spile_fprobe* fp = function->all->user;
+  const uint64_t return_address = return_address_at(regs->sp);
+  Calls::begin(call, function->address, return_address);
+  if (fp->entry_handler == nullptr) return 0;
+  // It stays, so that its return finds it and need not look everywhere.
+  if (fp->entry_handler(fp, function->address, return_address, regs, call->data()) != 0)
+    call->return_address = 0;
+  return 0;
+}
+
+__attribute__((always_inline)) inline int leave(FprobeFunction* function,
+                                                Call* call,
+                                                spile_regs* regs) {
+  spile_fprobe* fp = function->all->user;
+  if (call->return_address != 0 && !is_disabled(fp)) {
+    show_return(regs);
+    fp->exit_handler(fp, function->address, call->return_address, regs, call->data());
   }
   Calls::end(call);
   return 0;
 }
 
+__attribute__((noinline)) int enter_slowly(FprobeFunction* function, spile_regs* regs) {
+  Call* call = function->all->calls.begin_anywhere(regs->sp);
+  if (call != nullptr) return enter(function, call, regs);
+  __atomic_fetch_add(&function->all->user->nmissed, 1ul, __ATOMIC_RELAXED);
+  return 0;
+}
+
+__attribute__((noinline)) int leave_slowly(FprobeFunction* function, spile_regs* regs) {
+  Call* call = function->all->calls.find_anywhere(regs->sp, function->address);
+  return call == nullptr ? 0 : leave(function, call, regs);
+}
+
+}  // namespace
+
 int run_fprobe_entry(Hook* hook, Site*, spile_regs* regs) {
   auto* function = static_cast<FprobeFunction*>(hook->owner);
-  auto* all = function->all;
-  spile_fprobe* fp = all->user;
-  if ((__atomic_load_n(&fp->flags, __ATOMIC_RELAXED) & SPILE_FLAG_DISABLED) != 0) return 0;
-  const uint64_t return_address = *reinterpret_cast<const uint64_t*>(regs->sp);
-  Call* call = nullptr;
-  if (fp->exit_handler != nullptr) {
-    call = all->calls.begin(regs->sp, function->address, return_address);
-    if (call == nullptr) {
-      __atomic_fetch_add(&fp->nmissed, 1ul, __ATOMIC_RELAXED);
-      return 0;
-    }
-  }
-  if (fp->entry_handler == nullptr) return 0;
-  const int skip = fp->entry_handler(fp, function->address, return_address, regs,
-                                     call == nullptr ? nullptr : call->data());
-  // It stays, so that its return finds it and need not look everywhere.
-  if (skip != 0 && call != nullptr) call->return_address = 0;
+  if (is_disabled(function->all->user)) return 0;
+  Call* call = function->all->calls.begin_own(regs->sp);
+  return call != nullptr ? enter(function, call, regs) : enter_slowly(function, regs);
+}
+
+int run_fprobe_entry_only(Hook* hook, Site*, spile_regs* regs) {
+  auto* function = static_cast<FprobeFunction*>(hook->owner);
+  spile_fprobe* fp = function->all->user;
+  if (!is_disabled(fp) && fp->entry_handler != nullptr)
+    fp->entry_handler(fp, function->address, return_address_at(regs->sp), regs, nullptr);
   return 0;
 }
 
 int run_fprobe_exit(Hook* hook, Site*, spile_regs* regs) {
   auto* function = static_cast<FprobeFunction*>(hook->owner);
-  auto* all = function->all;
-  Call* call = all->calls.find(regs->sp, function->address);
-  if (call == nullptr) return 0;
-  const bool is_wanted =
-      call->return_address != 0 &&
-      (__atomic_load_n(&all->user->flags, __ATOMIC_RELAXED) & SPILE_FLAG_DISABLED) == 0;
-  if (is_wanted) {
-    const BehindReturn behind(regs);
-    all->user->exit_handler(all->user, function->address, call->return_address, regs, call->data());
-  }
-  Calls::end(call);
-  return 0;
+  Call* call = function->all->calls.find_own(regs->sp, function->address);
+  return call != nullptr ? leave(function, call, regs) : leave_slowly(function, regs);
 }
 
 }  // namespace spile::api

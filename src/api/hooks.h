@@ -18,7 +18,7 @@ void run_kprobe_behind(Hook* hook, Site* site, spile_regs* regs);
 /// that did not return (exception, longjmp) has left.
 struct Call {
   std::atomic<uint64_t> slot;  ///< 0: free
-  const uint64_t* thread;      ///< reader_word() of the caller
+  const uint64_t* thread;      ///< its word, in the table for all threads
   uint64_t function;
   uint64_t return_address;  ///< 0: its return is not wanted
   // data follows
@@ -43,29 +43,37 @@ class Calls {
   Calls(const Calls&) = delete;
   Calls& operator=(const Calls&) = delete;
 
-  /// nullptr: as many calls are under way as there is room for.
-  Call* begin(uint64_t slot, uint64_t function, uint64_t return_address);
+  /// Among the thread's own places that were in use before; nullptr: none is free, or it has none.
+  Call* begin_own(uint64_t slot);
+  /// Among all; nullptr: as many calls are under way as there is room for.
+  Call* begin_anywhere(uint64_t slot);
+  static void begin(Call* call, uint64_t function, uint64_t return_address) {
+    call->function = function;
+    call->return_address = return_address;
+  }
+  /// A call is its function, the slot, and what the slot holds: a call that has not returned may
+  /// have left the first two, and the entry of a later one may not have been seen.
+  Call* find_own(uint64_t slot, uint64_t function) const;
   /// nullptr: the entry of this call was not seen.
-  Call* find(uint64_t slot, uint64_t function);
+  Call* find_anywhere(uint64_t slot, uint64_t function) const;
   static void end(Call* call) { call->slot.store(0, std::memory_order_release); }
 
  private:
   static constexpr size_t kOwnWays = 8;
   struct Own {
-    std::atomic<size_t> used;  ///< ways from here on have never been taken
+    std::atomic<size_t> used_bytes;  ///< calls from here on have never been taken
     uint64_t reserved;
     // kOwnWays calls follow
+    uint8_t* calls() { return reinterpret_cast<uint8_t*>(this + 1); }
   };
-  Own* own_of(size_t thread) const {
-    return reinterpret_cast<Own*>(own_memory_ + thread * own_bytes_);
+  Own* own_of(size_t place_in_table) const {
+    return reinterpret_cast<Own*>(own_memory_ + place_in_table * own_scale_);
   }
-  Call* own_call(Own* own, size_t way) const {
-    return reinterpret_cast<Call*>(reinterpret_cast<uint8_t*>(own + 1) + way * stride_);
-  }
-  Call* begin_own(uint64_t slot);
-  Call* find_own(Own* own, uint64_t slot, uint64_t function) const;
-  Call* find_shared(uint64_t slot, uint64_t function) const;
-  Call* find_elsewhere(uint64_t slot, uint64_t function) const;
+  Call* find_in(Own* own, uint64_t slot, uint64_t function, uint64_t return_address) const;
+  Call* find_shared(uint64_t slot, uint64_t function, uint64_t return_address) const;
+  Call* find_elsewhere(uint64_t slot, uint64_t function, uint64_t return_address) const;
+  Own* my_own() const;
+  Call* begin_further_own(uint64_t slot);
   Call* begin_shared(uint64_t slot);
   Call* at(size_t bucket, size_t way) const;
   Call* reap(size_t bucket, uint64_t slot);
@@ -74,7 +82,8 @@ class Calls {
   }
 
   uint8_t *memory_ = nullptr, *own_memory_ = nullptr;
-  size_t buckets_ = 1, ways_ = 0, stride_ = 0, own_bytes_ = 0;
+  size_t buckets_ = 1, ways_ = 0, stride_ = 0;
+  size_t own_scale_ = 0;  ///< own bytes for each byte of the table of readers
 };
 
 struct ReturnProbe {  ///< of one function
@@ -95,6 +104,8 @@ struct FprobeFunction {
   uint64_t address = 0;
 };
 int run_fprobe_entry(Hook* hook, Site* site, spile_regs* regs);
+/// Of one without an exit handler.
+int run_fprobe_entry_only(Hook* hook, Site* site, spile_regs* regs);
 int run_fprobe_exit(Hook* hook, Site* site, spile_regs* regs);
 
 }  // namespace spile::api

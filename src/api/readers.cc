@@ -14,15 +14,14 @@
 #include "api/hit.h"
 
 extern "C" {
-__thread uint64_t* spile_reader_word = nullptr;
-__thread int* spile_errno_place = nullptr;
+__thread spile::api::ThreadState spile_thread;
+std::atomic<uint64_t> spile_epoch{2};
 }
 
 namespace spile::api {
 
-std::atomic<uint64_t> g_epoch{1};
 std::atomic<size_t> g_used_readers{0};
-uint64_t* g_reader_words = nullptr;
+uint8_t* g_reader_table = nullptr;
 
 namespace {
 
@@ -30,7 +29,7 @@ struct alignas(64) Slot {
   uint64_t epoch;  ///< 0: not reading. Written by its thread only
 };
 constexpr size_t kSlots = kMaxReaders;
-static_assert(sizeof(Slot) == kWordsPerReader * sizeof(uint64_t));
+static_assert(sizeof(Slot) == kReaderBytes);
 
 Slot* g_slots = nullptr;  ///< kSlots, MADV_WIPEONFORK
 std::atomic<uint8_t> g_taken[kSlots];
@@ -42,7 +41,7 @@ bool g_has_key = false;
 __attribute__((tls_model("initial-exec"))) thread_local uint32_t t_crowd_depth = 0;
 
 void give_back(void* word) {
-  spile_reader_word = nullptr;
+  spile_thread.word = nullptr;
   const auto index = static_cast<size_t>(reinterpret_cast<Slot*>(word) - g_slots);
   // A thread that ended inside a handler does not hold up anybody.
   __atomic_store_n(static_cast<uint64_t*>(word), uint64_t{0}, __ATOMIC_RELEASE);
@@ -52,7 +51,7 @@ void give_back(void* word) {
 /// The forking thread keeps its slot; those of the others are free.
 void in_child() {
   for (size_t i = 0; i < kSlots; ++i) {
-    if (g_slots == nullptr || spile_reader_word != &g_slots[i].epoch)
+    if (g_slots == nullptr || spile_thread.word != &g_slots[i].epoch)
       g_taken[i].store(0, std::memory_order_relaxed);
   }
   g_crowd.store(t_crowd_depth, std::memory_order_relaxed);
@@ -67,7 +66,7 @@ __attribute__((constructor(101))) void make_table() {
   ::pthread_atfork(nullptr, nullptr, in_child);
   if (!g_has_key) return;
   g_slots = static_cast<Slot*>(memory);
-  g_reader_words = &g_slots->epoch;
+  g_reader_table = static_cast<uint8_t*>(memory);
 }
 
 /// Before the slot is written: who sees an epoch in it sees that it is used (wait_for_readers).
@@ -86,15 +85,15 @@ uint64_t* take_slot() {
     if (g_taken[i].load(std::memory_order_relaxed) != 0) continue;
     if (!g_taken[i].compare_exchange_strong(free, 1, std::memory_order_acquire)) continue;
     // A signal handler may have been here meanwhile.
-    if (spile_reader_word != nullptr) {
+    if (spile_thread.word != nullptr) {
       g_taken[i].store(0, std::memory_order_release);
-      return spile_reader_word;
+      return spile_thread.word;
     }
     raise_used(i + 1);
-    spile_errno_place = &errno;
-    spile_reader_word = &g_slots[i].epoch;
-    ::pthread_setspecific(g_key, spile_reader_word);
-    return spile_reader_word;
+    spile_thread.errno_place = &errno;
+    spile_thread.word = &g_slots[i].epoch;
+    ::pthread_setspecific(g_key, spile_thread.word);
+    return spile_thread.word;
   }
   return nullptr;
 }
@@ -130,11 +129,7 @@ void nap(unsigned round) {
 }  // namespace
 
 bool is_inside_handler() {
-  return t_crowd_depth != 0 || (spile_reader_word != nullptr && *spile_reader_word != 0);
-}
-
-uint64_t* reader_word() {
-  return spile_reader_word;
+  return t_crowd_depth != 0 || (spile_thread.word != nullptr && *spile_thread.word != 0);
 }
 
 Result<void> wait_for_readers() {
@@ -145,7 +140,7 @@ Result<void> wait_for_readers() {
     return fail(ErrorCode::kUnsupported,
                 "membarrier(2) does not work here, without which handlers cannot be taken out "
                 "safely (Linux 4.14, or a seccomp filter that lets it through)");
-  const uint64_t now = g_epoch.fetch_add(1) + 1;
+  const uint64_t now = spile_epoch.fetch_add(2) + 2;
   const size_t used = g_used_readers.load();
   for (size_t i = 0; i < used; ++i) {
     for (unsigned round = 0;; ++round) {
@@ -169,7 +164,7 @@ void synchronize_code() {
 using namespace spile::api;
 
 extern "C" __attribute__((section("spile_hit_text"))) uint64_t* spile_enter() {
-  uint64_t* word = spile_reader_word;
+  uint64_t* word = spile_thread.word;
   if (__builtin_expect(word == nullptr, 0)) return enter_slowly();
   // A signal handler that comes in here enters and leaves wholly.
   if (*word != 0) return nullptr;

@@ -24,21 +24,35 @@
 
 #include "base/error.h"
 
+namespace spile::api {
+
+/// What a hit needs to know of its thread. Together, since each variable of a thread has to be
+/// looked up by itself. trampoline.S knows the offsets.
+struct ThreadState {
+  uint64_t* word = nullptr;  ///< null before its first hit
+  int* errno_place = nullptr;
+  uint64_t crowd_word = 0;  ///< of a thread that has no word: kRunsHandlers or 0
+};
+static_assert(offsetof(ThreadState, word) == 0 && offsetof(ThreadState, errno_place) == 8);
+
+/// Beside the epoch in a thread's word: it is in a handler of a probe (not only in a callback of a
+/// tracepoint), and what it meets is missed.
+inline constexpr uint64_t kRunsHandlers = 1;
+
+}  // namespace spile::api
+
 extern "C" {
-/// Of the calling thread; null before its first hit. trampoline.S looks at the first.
 extern __attribute__((tls_model("initial-exec"),
-                      visibility("hidden"))) __thread uint64_t* spile_reader_word;
-extern __attribute__((tls_model("initial-exec"),
-                      visibility("hidden"))) __thread int* spile_errno_place;
+                      visibility("hidden"))) __thread spile::api::ThreadState spile_thread;
+/// Counts the times that somebody waited for readers, by 2.
+extern __attribute__((visibility("hidden"))) std::atomic<uint64_t> spile_epoch;
 }
 
 namespace spile::api {
 
-extern std::atomic<uint64_t> g_epoch;
-
 /// For a thread that has a word and is not reading: what spile_enter() and spile_leave() do.
-inline void begin_reading(uint64_t* word) {
-  __atomic_store_n(word, g_epoch.load(std::memory_order_relaxed), __ATOMIC_RELAXED);
+inline void begin_reading(uint64_t* word, uint64_t mark = 0) {
+  __atomic_store_n(word, spile_epoch.load(std::memory_order_relaxed) | mark, __ATOMIC_RELAXED);
   // The processor's order is the writer's to force: membarrier in wait_for_readers.
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
@@ -46,13 +60,9 @@ inline void end_reading(uint64_t* word) {
   __atomic_store_n(word, uint64_t{0}, __ATOMIC_RELEASE);
 }
 
-/// Threads that have a word are numbered by it; kNoThread: one beyond the table.
-inline constexpr size_t kMaxReaders = 8192, kNoThread = kMaxReaders, kWordsPerReader = 8;
-extern uint64_t* g_reader_words;
-inline size_t thread_number() {
-  const uint64_t* word = spile_reader_word;
-  return word == nullptr ? kNoThread : static_cast<size_t>(word - g_reader_words) / kWordsPerReader;
-}
+/// Threads that have a word are numbered by it: it is the first of kReaderBytes in the table.
+inline constexpr size_t kMaxReaders = 8192, kReaderBytes = 64;
+extern uint8_t* g_reader_table;
 /// Numbers from here on have never been given.
 extern std::atomic<size_t> g_used_readers;
 

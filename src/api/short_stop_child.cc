@@ -181,60 +181,6 @@ SPILE_CHILD ShortStop seize_new(ShortStopJob& job, size_t& added) {
   }
 }
 
-/// What a thread has reported. A signal that was about to be delivered is let through, and the
-/// thread is asked to stop again.
-SPILE_CHILD void take_report(HeldThread& thread, int status) {
-  constexpr int kEventStop = 128;
-  if (!WIFSTOPPED(status)) {
-    thread.state = State::kGone;
-    return;
-  }
-  if (status >> 16 == kEventStop) {
-    const long got = trace(PTRACE_GETREGS, thread.tid, 0, word(&thread.registers));
-    thread.state = got < 0 ? State::kGone : State::kHeld;
-    return;
-  }
-  trace(PTRACE_INTERRUPT, thread.tid, 0, 0);
-  trace(PTRACE_CONT, thread.tid, 0, status >> 16 == 0 ? WSTOPSIG(status) : 0);
-}
-
-/// Threads that wait for a device or a vfork child cannot be stopped: `rounds` bounds the waiting.
-SPILE_CHILD bool settle(HeldThread& thread, unsigned& rounds) {
-  while (thread.state == State::kRunning) {
-    int status = 0;
-    const long got = call(SYS_wait4, thread.tid, word(&status), __WALL | WNOHANG, 0);
-    if (got == thread.tid) {
-      take_report(thread, status);
-    } else if (got < 0) {
-      thread.state = State::kGone;
-    } else if (++rounds > kYields + kNaps) {
-      return false;
-    } else if (rounds <= kYields) {
-      call(SYS_sched_yield);
-    } else {
-      const timespec nap{0, kNapNs};
-      call(SYS_nanosleep, word(&nap), 0);
-    }
-  }
-  return true;
-}
-
-/// Until two looks at the list find no new thread and all rest: then nobody is left to make one.
-SPILE_CHILD ShortStop hold_all(ShortStopJob& job) {
-  unsigned rounds = 0;
-  for (unsigned quiet = 0; quiet < 2;) {
-    size_t added = 0;
-    const ShortStop seized = seize_new(job, added);
-    if (seized != ShortStop::kDone) return seized;
-    if (!knows(job, job.caller)) return ShortStop::kUnusual;  // another pid namespace
-    for (size_t i = 0; i < job.thread_count; ++i) {
-      if (!settle(job.threads[i], rounds)) return ShortStop::kUnusual;
-    }
-    quiet = added == 0 ? quiet + 1 : 0;
-  }
-  return ShortStop::kDone;
-}
-
 /// A stop makes some system calls return EINTR. The threads are still inside the kernel's
 /// get_signal(), where ERESTARTNOHAND starts them again (user_engine/target/stopped.h).
 SPILE_CHILD void cure_eintr(const ShortStopJob& job, HeldThread& thread) {
@@ -250,6 +196,72 @@ SPILE_CHILD void cure_eintr(const ShortStopJob& job, HeldThread& thread) {
   if (!job.restartable[is_socket][system_call]) return;
   thread.registers.rax = static_cast<uint64_t>(kRestartNoHand);
   trace(PTRACE_SETREGS, thread.tid, 0, word(&thread.registers));
+}
+
+/// What a thread has reported. A signal that was about to be delivered is let through, and the
+/// thread is asked to stop again.
+SPILE_CHILD void take_report(const ShortStopJob& job, HeldThread& thread, int status) {
+  constexpr int kEventStop = 128;
+  if (!WIFSTOPPED(status)) {
+    thread.state = State::kGone;
+    return;
+  }
+  if (status >> 16 == kEventStop) {
+    const long got = trace(PTRACE_GETREGS, thread.tid, 0, word(&thread.registers));
+    thread.state = got < 0 ? State::kGone : State::kHeld;
+    // At once: whatever becomes of the attempt, the thread goes on as if nothing had been.
+    if (thread.state == State::kHeld) cure_eintr(job, thread);
+    return;
+  }
+  trace(PTRACE_INTERRUPT, thread.tid, 0, 0);
+  trace(PTRACE_CONT, thread.tid, 0, status >> 16 == 0 ? WSTOPSIG(status) : 0);
+}
+
+/// Threads that wait for a device or a vfork child cannot be stopped: `rounds` bounds the waiting.
+SPILE_CHILD bool settle(const ShortStopJob& job, HeldThread& thread, unsigned& rounds) {
+  while (thread.state == State::kRunning) {
+    int status = 0;
+    const long got = call(SYS_wait4, thread.tid, word(&status), __WALL | WNOHANG, 0);
+    if (got == thread.tid) {
+      take_report(job, thread, status);
+    } else if (got < 0) {
+      thread.state = State::kGone;
+    } else if (++rounds > kYields + kNaps) {
+      return false;
+    } else if (rounds <= kYields) {
+      call(SYS_sched_yield);
+    } else {
+      const timespec nap{0, kNapNs};
+      call(SYS_nanosleep, word(&nap), 0);
+    }
+  }
+  return true;
+}
+
+/// As many threads rest as there are: nobody is left to make one.
+SPILE_CHILD bool all_rest(const ShortStopJob& job) {
+  size_t held = 0;
+  for (size_t i = 0; i < job.thread_count; ++i) held += job.threads[i].state == State::kHeld;
+  struct stat list = {};
+  return call(SYS_fstat, job.tasks, word(&list)) == 0 && list.st_nlink == held + 2;
+}
+
+/// Until all rest by their number; or, where a leader has ended before its threads and counts, two
+/// looks at the list find no new one.
+SPILE_CHILD ShortStop hold_all(ShortStopJob& job) {
+  unsigned rounds = 0;
+  for (unsigned quiet = 0; quiet < 2;) {
+    size_t added = 0;
+    const ShortStop seized = seize_new(job, added);
+    if (seized != ShortStop::kDone) return seized;
+    if (!knows(job, job.caller)) return ShortStop::kUnusual;  // another pid namespace
+    for (size_t i = 0; i < job.thread_count; ++i) {
+      if (!settle(job, job.threads[i], rounds)) return ShortStop::kUnusual;
+    }
+    if (all_rest(job)) return ShortStop::kDone;
+    quiet = added == 0 ? quiet + 1 : 0;
+  }
+  return ShortStop::kDone;
 }
 
 SPILE_CHILD void let_go(ShortStopJob& job) {
@@ -346,11 +358,10 @@ SPILE_CHILD bool has_sharer(const ShortStopJob& job, int32_t tid) {
   return false;
 }
 
-SPILE_CHILD ShortStop nobody_in_the_way(ShortStopJob& job) {
+SPILE_CHILD ShortStop nobody_in_the_way(const ShortStopJob& job) {
   for (size_t i = 0; i < job.thread_count; ++i) {
-    HeldThread& thread = job.threads[i];
+    const HeldThread& thread = job.threads[i];
     if (thread.state != State::kHeld) continue;
-    cure_eintr(job, thread);
     if (has_sharer(job, thread.tid)) return ShortStop::kUnusual;
     if (is_inside(job, thread.registers)) return ShortStop::kInside;
     if (!job.may_be_inside) continue;

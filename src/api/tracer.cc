@@ -4,37 +4,35 @@
 // frames of tracer_core.h, a pipe its words. It lives as long as the socket: whatever becomes of
 // the program, it takes the probes out and ends.
 //
-// The program's wait() and its SIGCHLD handler must not meet it. A child that is started without a
-// signal gets SIGCHLD back by exec(2). So a child in between starts it and is gone at once, without
-// an exec: it is init's then (or the program's, if that takes orphans).
-#include <dlfcn.h>
+// A forked child of the program would hold the socket open: it closes its copy at once, and nobody
+// forks while a trace is started.
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
-#include <signal.h>
+#include <pthread.h>
 #include <spile/detail/tracer_core.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/boundary.h"
+#include "api/tracer_process.h"
 #include "base/fd.h"
 #include "os/process.h"
 
 struct spile_tracer {
   spile::Fd socket, words;  ///< `words` is its standard error
+  spile::Fd process;        ///< a pidfd, where the kernel has them (5.2)
+  spile_tracer* next = nullptr;
   pid_t child = 0, owner = 0;
   bool traces_us = false, has_ended = false;
   std::vector<uint8_t> read;  ///< frames, and the part of one
@@ -45,173 +43,40 @@ struct spile_tracer {
 namespace spile::api {
 namespace {
 
-constexpr size_t kChildStackBytes = 64 << 10;
 constexpr uint32_t kMaxFrameBytes = 256u << 20;
 constexpr size_t kReadBytes = 64 << 10;
 
-// ---- which program ----
+// ---- all traces of this process ----
 
-bool is_executable(const std::string& path) {
-  return !path.empty() && ::access(path.c_str(), X_OK) == 0;
-}
-
-/// Beside the library, as it is installed or built; "" where the library is part of the program.
-std::string beside_the_library() {
-  Dl_info info = {};
-  if (::dladdr(reinterpret_cast<void*>(&spile_tracer_open), &info) == 0 ||
-      info.dli_fname == nullptr)
-    return {};
-  const std::string file = info.dli_fname;
-  const size_t slash = file.rfind('/');
-  if (slash == std::string::npos) return {};
-  const std::string folder = file.substr(0, slash);
-  for (const char* place : {"/../bin/spile", "/../../bin/spile", "/spile"}) {
-    if (is_executable(folder + place)) return folder + place;
-  }
-  return {};
-}
-
-std::string in_path() {
-  const char* path = ::secure_getenv("PATH");
-  std::string rest = path == nullptr ? "" : path;
-  while (!rest.empty()) {
-    const size_t end = std::min(rest.find(':'), rest.size());
-    const std::string file = rest.substr(0, end) + "/spile";
-    if (end > 0 && is_executable(file)) return file;
-    rest.erase(0, end + 1);
-  }
-  return {};
-}
-
-Result<std::string> find_spile(const char* given) {
-  if (given == nullptr) given = ::secure_getenv("SPILE_PROGRAM");
-  if (given != nullptr) {
-    if (is_executable(given)) return std::string(given);
-    return fail(ErrorCode::kNotFound, "{} cannot be run: {}", given, std::strerror(errno));
-  }
-  for (std::string found : {beside_the_library(), in_path()}) {
-    if (!found.empty()) return found;
-  }
-  return fail(ErrorCode::kNotFound,
-              "the program spile, which runs scripts, is neither beside the library nor in $PATH; "
-              "$SPILE_PROGRAM may say where it is");
-}
-
-// ---- starting it ----
-
-struct Start {
-  const char* program = nullptr;
-  uint8_t* stack = nullptr;  ///< of the second child
-  int socket = -1, words = -1, nothing = -1;
-  char* const* environment = nullptr;
-  volatile int pid = 0, error = 0;  ///< memory is shared until exec
+struct Tracers {
+  std::mutex lock;  ///< also held while one is started
+  spile_tracer* first = nullptr;
 };
 
-void move_to(int from, int to) {
-  if (from == to) {
-    ::fcntl(to, F_SETFD, 0);
-  } else {
-    ::dup2(from, to);
-  }
+Tracers& tracers() {
+  static auto* const kTracers = [] {
+    auto* made = new Tracers;
+    ::pthread_atfork([] { tracers().lock.lock(); }, [] { tracers().lock.unlock(); },
+                     [] {
+                       for (auto* t = tracers().first; t != nullptr; t = t->next) {
+                         t->socket.reset();
+                         t->words.reset();
+                         t->process.reset();
+                       }
+                       tracers().lock.unlock();
+                     });
+    return made;
+  }();
+  return *kTracers;
 }
 
-/// Runs in the program's memory while the thread that called waits: only system calls. Its
-/// descriptors are its own.
-int run_spile(void* argument) {
-  auto* start = static_cast<Start*>(argument);
-  struct sigaction fresh = {};
-  fresh.sa_handler = SIG_DFL;
-  for (int signal = 1; signal < 65; ++signal) ::sigaction(signal, &fresh, nullptr);
-  ::syscall(SYS_setsid);  // Ctrl-C is the program's
-  move_to(start->nothing, 0);
-  move_to(start->nothing, 1);
-  move_to(start->words, 2);
-  move_to(start->socket, SPILE_TRACER_DESCRIPTOR);
-  // The program's sockets and pipes must not stay open because of us.
-  ::syscall(SYS_close_range, SPILE_TRACER_DESCRIPTOR + 1, ~0u, 0);
-  sigset_t none;
-  ::sigemptyset(&none);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  char name[] = "spile", mode[] = "library-tracer";
-  char* const words[] = {name, mode, nullptr};
-  ::execve(start->program, words, start->environment);
-  start->error = errno;
-  ::_exit(127);
-}
-
-/// The child in between. It does not exec, and so sends no signal.
-int run_between(void* argument) {
-  auto* start = static_cast<Start*>(argument);
-  const int pid = ::clone(run_spile, start->stack, CLONE_VM | CLONE_VFORK, start);
-  if (pid < 0) start->error = errno;
-  start->pid = pid;
-  ::_exit(0);
-}
-
-class ChildStacks {
- public:
-  ChildStacks()
-      : memory_(::mmap(nullptr,
-                       2 * kChildStackBytes,
-                       PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS,
-                       -1,
-                       0)) {}
-  ~ChildStacks() {
-    if (memory_ != MAP_FAILED) ::munmap(memory_, 2 * kChildStackBytes);
+void forget(spile_tracer& gone) {
+  const std::lock_guard lock(tracers().lock);
+  for (auto** at = &tracers().first; *at != nullptr; at = &(*at)->next) {
+    if (*at != &gone) continue;
+    *at = gone.next;
+    return;
   }
-  ChildStacks(const ChildStacks&) = delete;
-  ChildStacks& operator=(const ChildStacks&) = delete;
-  explicit operator bool() const { return memory_ != MAP_FAILED; }
-  uint8_t* end(size_t which) const {
-    return static_cast<uint8_t*>(memory_) + (which + 1) * kChildStackBytes;
-  }
-
- private:
-  void* memory_;
-};
-
-/// The program's, without what would load something into it.
-std::vector<char*> environment_for_spile() {
-  std::vector<char*> environment;
-  for (char** at = environ; at != nullptr && *at != nullptr; ++at) {
-    if (std::strncmp(*at, "LD_PRELOAD=", 11) != 0) environment.push_back(*at);
-  }
-  environment.push_back(nullptr);
-  return environment;
-}
-
-/// Above what move_to writes onto.
-Result<Fd> high(Fd low, const char* what) {
-  if (!low) return fail_errno(errno, "{}", what);
-  Fd moved(::fcntl(low.get(), F_DUPFD_CLOEXEC, 64));
-  if (!moved) return fail_errno(errno, "{}", what);
-  return moved;
-}
-
-Result<pid_t> start_process(const std::string& program, const Fd& socket, const Fd& words) {
-  SPILE_TRY(const Fd nothing, high(Fd(::open("/dev/null", O_RDWR | O_CLOEXEC)), "open /dev/null"));
-  const ChildStacks stacks;
-  if (!stacks) return fail(ErrorCode::kInternal, "no memory for a stack");
-  const auto environment = environment_for_spile();
-  Start start;
-  start.program = program.c_str();
-  start.stack = stacks.end(1);
-  start.socket = socket.get();
-  start.words = words.get();
-  start.nothing = nothing.get();
-  start.environment = environment.data();
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int pid = ::clone(run_between, stacks.end(0), CLONE_VM | CLONE_VFORK, &start);
-  const int clone_error = errno;
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (pid < 0) return fail_errno(clone_error, "start the tracing process");
-  while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
-  }
-  if (start.error != 0) return fail_errno(start.error, "run {}", program);
-  return pid_t{start.pid};
 }
 
 /// With Yama it may trace us only while we name it; registering a probe names somebody else.
@@ -268,6 +133,27 @@ int send_frame(spile_tracer& tracer, unsigned type, const void* bytes, size_t si
   return 0;
 }
 
+Result<std::unique_ptr<spile_tracer>> start_tracer(const std::string& program) {
+  auto tracer = std::make_unique<spile_tracer>();
+  // Until the other ends are closed here: a child forked meanwhile would keep them.
+  const std::lock_guard lock(tracers().lock);
+  int sockets[2], pipe[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
+    return fail_errno(errno, "make a socket pair");
+  tracer->socket = Fd(sockets[0]);
+  SPILE_TRY(const Fd theirs, high(Fd(sockets[1]), "make a socket pair"));
+  if (::pipe2(pipe, O_CLOEXEC) != 0) return fail_errno(errno, "make a pipe");
+  tracer->words = Fd(pipe[0]);
+  ::fcntl(pipe[0], F_SETFL, O_NONBLOCK);
+  SPILE_TRY(const Fd words, high(Fd(pipe[1]), "make a pipe"));
+  SPILE_TRY(auto started, start_spile(program, theirs, words));
+  tracer->child = started.pid;
+  tracer->process = std::move(started.process);
+  tracer->owner = ::getpid();
+  tracer->next = std::exchange(tracers().first, tracer.get());
+  return tracer;
+}
+
 int open_tracer(const spile_tracer_request& request, spile_tracer** to) {
   if (::prctl(PR_GET_SECCOMP) != 0)
     return refuse(-EPERM,
@@ -275,25 +161,11 @@ int open_tracer(const spile_tracer_request& request, spile_tracer** to) {
                   "the trace before it is confined");
   auto program = find_spile(request.program);
   if (!program) return refuse(program.error());
-  int sockets[2], pipe[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
-    return refuse(-errno, "make a socket pair");
-  auto tracer = std::make_unique<spile_tracer>();
-  tracer->socket = Fd(sockets[0]);
-  auto theirs = high(Fd(sockets[1]), "make a socket pair");
-  if (!theirs) return refuse(theirs.error());
-  if (::pipe2(pipe, O_CLOEXEC) != 0) return refuse(-errno, "make a pipe");
-  tracer->words = Fd(pipe[0]);
-  ::fcntl(pipe[0], F_SETFL, O_NONBLOCK);
-  auto words = high(Fd(pipe[1]), "make a pipe");
-  if (!words) return refuse(words.error());
-  const auto child = start_process(*program, *theirs, *words);
-  if (!child) return refuse(child.error());
-  tracer->child = *child;
-  tracer->owner = ::getpid();
-  tracer->traces_us = traces_us(request);
+  auto tracer = start_tracer(*program);
+  if (!tracer) return refuse(tracer.error());
+  (*tracer)->traces_us = traces_us(request);
   const std::string frame = start_frame(request);
-  *to = tracer.release();
+  *to = tracer->release();
   // If it has ended already, receiving tells why.
   (void)send_frame(**to, SPILE_FRAME_START, frame.data(), frame.size());
   return 0;
@@ -372,9 +244,7 @@ void close_tracer(spile_tracer& tracer) {
   size_t size = 0;
   while (receive(tracer, -1, &frame, &size) >= 0) {
   }
-  // Only where the program is the one that takes orphans.
-  while (::waitpid(tracer.child, nullptr, __WALL) < 0 && errno == EINTR) {
-  }
+  wait_for_end(tracer.process, tracer.child);
 }
 
 }  // namespace
@@ -422,6 +292,7 @@ size_t spile_tracer_messages(spile_tracer* tracer, char* to, size_t size) {
 void spile_tracer_close(spile_tracer* tracer) {
   if (tracer == nullptr) return;
   close_tracer(*tracer);
+  forget(*tracer);
   delete tracer;
 }
 

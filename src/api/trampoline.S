@@ -16,9 +16,18 @@
 #define IP 128
 #define SP 152
 #define WORDS 168
+#define OF_PROGRAM 312 /* from the words to what rsp was */
 #define SITE (WORDS + 8)
 #define DF_AC 0x40400
 #define XSAVE_BYTES 2752 /* up to AVX-512: 2688, and a header that is zeroed */
+
+/* struct ThreadState (readers.h), struct Site, struct Hook (hit.h) */
+#define THREAD_WORD 0
+#define THREAD_ERRNO 8
+#define RUNS_HANDLERS 1
+#define SITE_ADDRESS 0
+#define SITE_HOOKS 8
+#define HOOK_BEFORE 0
 
 /* Vector state that is kept by hand, from rsp (aligned to 64). */
 #define HIGH_VECTORS 1024
@@ -49,10 +58,10 @@
         .cfi_def_cfa rsp, 144
         .cfi_offset rip, -144
         push    $0x2b
-        push    %rsp
+        lea     -8(%rsp), %rsp          /* sp, below */
         pushfq
         push    $0x33
-        push    $0
+        lea     -8(%rsp), %rsp          /* ip: whoever calls handlers knows it */
         push    $-1
         push    %rdi
         push    %rsi
@@ -70,8 +79,8 @@
         push    %r14
         push    %r15
         .cfi_def_cfa_offset 312
-        /* The push of rsp stored what it was behind one push: 152 below the program's. */
-        addq    $152, SP(%rsp)
+        lea     OF_PROGRAM(%rsp), %rax
+        mov     %rax, SP(%rsp)
         testl   $DF_AC, FLAGS(%rsp)
         jz      1f
         push    $2                      /* handlers expect DF and AC clear */
@@ -229,7 +238,8 @@
         fnstcw  FCW(%rsp)
 .endm
 
-/* Writing is dear: only what has changed. */
+/* Writing is dear: only what has changed. Both x87 words at once: fldcw alone would report what a handler has unmasked
+ * (#MF), fnstenv and fldenv report nothing. */
 .macro put_back_control
         stmxcsr MXCSR_NOW(%rsp)
         mov     MXCSR(%rsp), %edx
@@ -237,17 +247,17 @@
         je      12f
         ldmxcsr MXCSR(%rsp)
 12:     fnstsw  FSW_NOW(%rsp)
+        fnstcw  FCW_NOW(%rsp)
         movzwl  FSW(%rsp), %edx
+        movzwl  FCW(%rsp), %esi
         cmp     FSW_NOW(%rsp), %dx
-        je      13f
-        fnstenv FENV(%rsp)
+        jne     13f
+        cmp     FCW_NOW(%rsp), %si
+        je      14f
+13:     fnstenv FENV(%rsp)
+        mov     %si, FENV(%rsp)
         mov     %dx, FENV + 4(%rsp)
         fldenv  FENV(%rsp)
-13:     fnstcw  FCW_NOW(%rsp)
-        movzwl  FCW(%rsp), %edx
-        cmp     FCW_NOW(%rsp), %dx
-        je      14f
-        fldcw   FCW(%rsp)
 14:
 .endm
 
@@ -325,6 +335,14 @@
         lea     \skip(%rsp), %rsp
 .endm
 
+.macro end_handlers
+        mov     %fs:THREAD_ERRNO(%rbp), %rax
+        cmp     %r15d, (%rax)           /* stores are dear here, and it is seldom another */
+        je      17f
+        mov     %r15d, (%rax)
+17:
+.endm
+
 .macro finish
         mov     %rbx, %rsp
         test    %eax, %eax
@@ -336,7 +354,7 @@
 
 .globl spile_hit_full, spile_hit_general, spile_hit_behind_full, spile_hit_behind_general
 .hidden spile_hit_full, spile_hit_general, spile_hit_behind_full, spile_hit_behind_general
-.hidden spile_dispatch, spile_dispatch_behind, spile_xsave_mask, spile_has_xsavec, spile_reader_word
+.hidden spile_dispatch, spile_dispatch_behind, spile_xsave_mask, spile_has_xsavec, spile_thread, spile_epoch
 
 .type spile_hit_full, @function
 spile_hit_full:
@@ -350,28 +368,74 @@ spile_hit_behind_full:
         run_handlers_full spile_dispatch_behind
         finish
 
+/* hit.cc's run<run_before> by hand: every register is kept already, so nothing is pushed here. In rbp the place of the
+ * thread's state, in r12 its word, in r13 the Site, in r14 its hooks, in r15 errno. */
 .type spile_hit_general, @function
 spile_hit_general:
         save unwind_at_site
+        mov     spile_thread@gottpoff(%rip), %rbp
+        mov     %fs:THREAD_WORD(%rbp), %r12
         /* The first hit of a thread enters a path of the C library that may use vector registers. */
-        mov     spile_reader_word@gottpoff(%rip), %rax
-        cmpq    $0, %fs:(%rax)
-        je      3f
-        run_handlers spile_dispatch
-4:      mov     %rbx, %rsp
+        test    %r12, %r12
+        jz      3f
+        cmpq    $0, (%r12)              /* in a handler, or in a callback of a tracepoint */
+        jne     5f
+        mov     SITE(%rbx), %r13
+        mov     SITE_ADDRESS(%r13), %rax
+        inc     %rax
+        mov     %rax, IP(%rbx)
+        mov     spile_epoch(%rip), %rax
+        or      $RUNS_HANDLERS, %rax
+        mov     %rax, (%r12)            /* begin_reading */
+        mov     SITE_HOOKS(%r13), %r14
+        test    %r14, %r14
+        jz      2f
+        mov     %fs:THREAD_ERRNO(%rbp), %rax
+        mov     (%rax), %r15d
+        and     $-16, %rsp
+        mov     (%r14), %rdi
+1:      mov     HOOK_BEFORE(%rdi), %rax
+        test    %rax, %rax
+        jz      4f
+        mov     %r13, %rsi
+        mov     %rbx, %rdx
+        call    *%rax
+        test    %eax, %eax
+        jnz     6f
+4:      add     $8, %r14
+        mov     (%r14), %rdi
+        test    %rdi, %rdi
+        jnz     18f
+        end_handlers
+2:      movq    $0, (%r12)              /* end_reading */
+        mov     %rbx, %rsp
+        restore 48
+        ret
+18:     lea     OF_PROGRAM(%rbx), %rax  /* each sees the program as it is there */
+        mov     %rax, SP(%rbx)
+        mov     SITE_ADDRESS(%r13), %rax
+        inc     %rax
+        mov     %rax, IP(%rbx)
+        jmp     1b
+6:      end_handlers
+        movq    $0, (%r12)
+        mov     %rbx, %rsp
+        jmp     elsewhere
+5:      run_handlers spile_dispatch
+        jmp     7f
+3:      run_handlers_full spile_dispatch
+7:      mov     %rbx, %rsp
         test    %eax, %eax
         jnz     elsewhere
         restore 48
         ret
-3:      run_handlers_full spile_dispatch
-        jmp     4b
         .cfi_endproc
 
 .type spile_hit_behind_general, @function
 spile_hit_behind_general:
         save unwind_at_ip
-        mov     spile_reader_word@gottpoff(%rip), %rax
-        cmpq    $0, %fs:(%rax)
+        mov     spile_thread@gottpoff(%rip), %rax
+        cmpq    $0, %fs:THREAD_WORD(%rax)
         je      3f
         run_handlers spile_dispatch_behind
 4:      mov     %rbx, %rsp

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "api/engine.h"
+#include "api/signal_chain.h"
 #include "api/signal_context.h"
 #include "os/process.h"
 
@@ -26,7 +27,6 @@ struct Traps {
   std::vector<Site*> sites;
 };
 std::atomic<const Traps*> g_traps{nullptr};
-struct sigaction g_before;
 
 Site* trap_at(uint64_t address) {
   const Traps* traps = g_traps.load(std::memory_order_acquire);
@@ -45,14 +45,6 @@ void hit(Site& site, ucontext_t& context) {
   g[REG_RIP] = static_cast<greg_t>(redirected ? regs.ip : displaced);
 }
 
-void pass_on(int signal, siginfo_t* info, void* context) {
-  if ((g_before.sa_flags & SA_SIGINFO) != 0) return g_before.sa_sigaction(signal, info, context);
-  if (g_before.sa_handler == SIG_IGN) return;
-  if (g_before.sa_handler != SIG_DFL) return g_before.sa_handler(signal);
-  ::signal(SIGTRAP, SIG_DFL);
-  ::raise(SIGTRAP);
-}
-
 void on_trap(int signal, siginfo_t* info, void* raw) {
   auto& context = *static_cast<ucontext_t*>(raw);
   const auto address = static_cast<uint64_t>(context.uc_mcontext.gregs[REG_RIP]) - 1;
@@ -65,23 +57,6 @@ void on_trap(int signal, siginfo_t* info, void* raw) {
     return;
   }
   hit(*site, context);
-}
-
-Result<void> install() {
-  struct sigaction now = {};
-  ::sigaction(SIGTRAP, nullptr, &now);
-  const bool is_ours = (now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_trap;
-  if (is_ours) return {};
-  if (g_traps.load() != nullptr)
-    return fail(ErrorCode::kBusy,
-                "the program has replaced the SIGTRAP handler that breakpoints need");
-  g_before = now;
-  struct sigaction ours = {};
-  ours.sa_sigaction = on_trap;
-  // A handler may run into a breakpoint, so the signal stays open.
-  ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_RESTART;
-  if (::sigaction(SIGTRAP, &ours, nullptr) != 0) return fail_errno(errno, "handle SIGTRAP");
-  return {};
 }
 
 Result<void> look_for_blocked() {
@@ -112,7 +87,7 @@ Result<void> expect_unblocked() {
 
 Result<void> add_trap(Site* site) {
   SPILE_TRY_VOID(expect_unblocked());
-  SPILE_TRY_VOID(install());
+  SPILE_TRY_VOID(stand_in_front(SIGTRAP, on_trap, SA_RESTART));
   if (trap_at(site->address) != nullptr) return {};
   const Traps* old = g_traps.load();
   auto next = std::make_unique<Traps>(old == nullptr ? Traps{} : *old);

@@ -222,7 +222,9 @@ bool Session::compile_script() {
     compiled = compile(request_.script, world, options, &errors);
     if (!compiled) return wrong_script(compiled.error(), errors);
   }
-  if (!compiled->warnings.empty() && !request_.quiet) fmt::print(stderr, "{}", compiled->warnings);
+  // A program by the library gets them as messages.
+  const bool tells_warnings = !request_.quiet || request_.program != nullptr;
+  if (tells_warnings) fmt::print(stderr, "{}", compiled->warnings);
   bundle_ = std::move(compiled->bundle);
   return true;
 }

@@ -186,7 +186,7 @@ Result<std::unique_ptr<Attachment>> attach(pid_t pid, const AttachContext& conte
     if (done) done = commit_rest(patcher);
     if (done) {
       auto attachment = patcher.finish();
-      sites.hand_over(*attachment);
+      sites.hand_over(*attachment, patcher.may_wait());
       attachment->target = std::move(target);
       return attachment;
     }
@@ -347,7 +347,7 @@ Result<std::unique_ptr<Attachment>> attach_command(const std::vector<std::string
     // The child runs now and may end at any moment: nothing below may need it alive.
     child.release();
     auto attachment = patcher.finish();
-    sites.hand_over(*attachment);
+    sites.hand_over(*attachment, patcher.may_wait());
     attachment->target = child.take_target();
     return attachment;
   });

@@ -61,6 +61,8 @@ class Patcher {
   /// The same where there is an attachment already.
   void join();
   bool has_joined() const { return joined_; }
+  /// Behind the stop: no filter of the process forbids waiting for us.
+  bool may_wait() const { return (allowed_calls_ & abi::kCallFutex) != 0; }
 
  private:
   /// `written`: how many of all edits have been made.

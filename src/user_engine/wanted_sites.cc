@@ -199,17 +199,18 @@ PrepareOptions WantedSites::room_for_later() const {
   return options;
 }
 
-/// For the user.
-std::vector<std::string> WantedSites::awaited() const {
+/// For the user. `may_wait`: no filter of the process is in the way of that.
+std::vector<std::string> WantedSites::awaited(bool may_wait) const {
   std::set<std::string> files;
   for (int probe : plan_->absent) files.insert(bundle_.probes[static_cast<size_t>(probe)].path);
+  const auto why_not =
+      may_wait ? plan_->unawaited : std::optional<std::string>("a seccomp filter may forbid futex");
   const std::string from =
-      plan_->unawaited
-          ? fmt::format(
-                "calls are counted from some 20 ms later on (its loader does not wait for "
-                "the probes: {})",
-                *plan_->unawaited)
-          : "it waits until the probes are set";
+      why_not ? fmt::format(
+                    "calls are counted from some 20 ms later on (its loader does not wait for "
+                    "the probes: {})",
+                    *why_not)
+              : "it waits until the probes are set";
   std::vector<std::string> told;
   for (const std::string& file : files)
     told.push_back(fmt::format("process {} ({}) does not have {} loaded; when it loads it, {}",
@@ -217,13 +218,13 @@ std::vector<std::string> WantedSites::awaited() const {
   return told;
 }
 
-void WantedSites::hand_over(Attachment& attachment) const {
+void WantedSites::hand_over(Attachment& attachment, bool may_wait) const {
   attachment.plan = plan_;
   attachment.refused = all_refusals();
   attachment.modules = plan_->modules;
   attachment.tracked = plan_->tracked;
   attachment.awaits = std::ranges::any_of(wanted(), &PlannedSite::only_awaits);
-  std::ranges::move(awaited(), std::back_inserter(attachment.warnings));
+  std::ranges::move(awaited(may_wait), std::back_inserter(attachment.warnings));
 }
 
 void WantedSites::hand_over_more(Attachment& attachment) const {

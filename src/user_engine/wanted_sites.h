@@ -43,12 +43,13 @@ class WantedSites {
   /// Nothing can be set now, and nothing will come later.
   bool is_hopeless() const { return wanted().empty() && plan_->absent.empty(); }
   PrepareOptions room_for_later() const;
-  void hand_over(Attachment& attachment) const;
+  /// `may_wait`: a thread that loads a library can wait for its probes (Patcher::may_wait).
+  void hand_over(Attachment& attachment, bool may_wait) const;
   /// Of a library that was loaded later.
   void hand_over_more(Attachment& attachment) const;
 
  private:
-  std::vector<std::string> awaited() const;
+  std::vector<std::string> awaited(bool may_wait) const;
   void refuse(const PlannedSite& site, const std::string& reason);
   void leave_unwatched(const PlannedSite& site, const std::string& reason);
   void refuse_returns(int returns, const patch::Refusal& refusal);

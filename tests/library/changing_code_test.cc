@@ -162,6 +162,76 @@ TEST(ChangingCode, InterruptsNoSystemCall) {
   ::close(event);
 }
 
+/// The stop ends at the first thread, which is inside what changes; the next one has been interrupted by then.
+TEST(ChangingCode, InterruptsNoSystemCallWhereItChangesNothing) {
+  g_page = ::mmap(nullptr, kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(g_page, MAP_FAILED);
+  g_in_handler = g_let_go = false;
+  struct sigaction action = {}, before = {};
+  action.sa_handler = wait_in_handler;
+  ::sigaction(SIGSEGV, &action, &before);
+  std::thread inside([] { probed_faults(static_cast<long*>(g_page)); });
+  while (!g_in_handler) ::usleep(100);
+  const int epoll = ::epoll_create1(EPOLL_CLOEXEC), event = ::eventfd(0, EFD_CLOEXEC);
+  epoll_event wanted = {};
+  wanted.events = EPOLLIN;
+  ASSERT_EQ(::epoll_ctl(epoll, EPOLL_CTL_ADD, event, &wanted), 0);
+  std::atomic<pid_t> waits{0};
+  int result = -2, error = 0;
+  std::thread waiting([&] {
+    epoll_event got = {};
+    waits = ::gettid();
+    result = ::epoll_wait(epoll, &got, 1, -1);
+    error = errno;
+  });
+  const auto is_asleep = [&] {
+    std::ifstream stat("/proc/self/task/" + std::to_string(waits) + "/stat");
+    std::string all;
+    std::getline(stat, all);
+    return all.find(") S ") != std::string::npos;
+  };
+  while (waits == 0 || !is_asleep()) ::usleep(100);
+  Counter p("probed_faults");
+  EXPECT_EQ(p.add(), -EBUSY);
+  const uint64_t one = 1;
+  ASSERT_EQ(::write(event, &one, sizeof one), static_cast<ssize_t>(sizeof one));
+  waiting.join();
+  EXPECT_EQ(result, 1) << error;
+  g_let_go = true;
+  inside.join();
+  ::sigaction(SIGSEGV, &before, nullptr);
+  ::munmap(g_page, kPageBytes);
+  ::close(epoll);
+  ::close(event);
+}
+
+// ---- a first thread that has ended ----
+
+/// It is still on the list of threads, and cannot be held.
+TEST(ChangingCode, WorksWhereTheFirstThreadHasEnded) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(60);
+    const pid_t first = ::gettid();
+    std::thread([first] {
+      std::string state;
+      while (state.find(") Z ") == std::string::npos) {
+        std::ifstream stat("/proc/self/task/" + std::to_string(first) + "/stat");
+        std::getline(stat, state);
+      }
+      std::thread([] { ::pause(); }).detach();
+      static Counter p("probed_sum");
+      bool good = p.add() == 0 && probed_sum(10, 20) == 137 && p.hits == 1;
+      good = p.remove() == 0 && probed_sum(10, 20) == 137 && p.hits == 1 && good;
+      ::_exit(good ? 0 : 1);
+    }).detach();
+    ::syscall(SYS_exit, 0);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
 // ---- others in the same memory ----
 
 std::atomic<bool> g_sharer_ends{false};

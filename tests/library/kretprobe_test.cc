@@ -1,9 +1,12 @@
 #include <gtest/gtest.h>
 #include <spile/probes.h>
 #include <ucontext.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <csetjmp>
 #include <string>
 #include <thread>
 #include <vector>
@@ -115,6 +118,25 @@ TEST(Kretprobe, RefusesTooMuchDataAndTheMiddleOfAFunction) {
   EXPECT_EQ(middle.add(), -EINVAL);
 }
 
+TEST(Kretprobe, MaxactiveThatIsNotGivenIsTheKernels) {
+  Returns r("probed_recursive");
+  ASSERT_EQ(r.add(), 0) << spile_error_text();
+  EXPECT_EQ(r.maxactive, std::max(10, 2 * static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN))));
+  EXPECT_EQ(probed_recursive(r.maxactive), static_cast<long>(r.maxactive) * (r.maxactive + 1) / 2);
+  EXPECT_EQ(r.exits, r.maxactive);
+  EXPECT_EQ(r.nmissed, 1);
+}
+
+Returns* g_returns = nullptr;
+TEST(Kretprobe, CallsUnderWayReturnUnseenBehindAnUnregister) {
+  Returns r("probed_calls");
+  g_returns = &r;
+  ASSERT_EQ(r.add(), 0) << spile_error_text();
+  EXPECT_EQ(probed_calls([] { EXPECT_EQ(spile_unregister_kretprobe(g_returns), 0); }, 20), 41);
+  EXPECT_EQ(r.entries, 1);
+  EXPECT_EQ(r.exits, 0);
+}
+
 TEST(Kretprobe, ThreadsAreKeptApart) {
   Returns r("probed_branches");
   static std::atomic<long> exits{0}, wrong{0};
@@ -222,6 +244,69 @@ TEST(Fprobe, CallsThatEndByAnExceptionAreInNobodysWay) {
   EXPECT_EQ(m.exits, 50);
   EXPECT_EQ(m.matched, 50);
   EXPECT_EQ(m.nmissed, 0u);
+}
+
+Many* g_many = nullptr;
+[[gnu::noinline]] void call_twice() {
+  try {
+    probed_calls([] { throw 1; }, 20);
+  } catch (int) {
+    g_many->flags |= SPILE_FLAG_DISABLED;
+  }
+  EXPECT_EQ(probed_calls([] { g_many->flags &= ~static_cast<unsigned>(SPILE_FLAG_DISABLED); }, 20), 41);
+}
+
+/// One call throws; the next at its place on the stack is seen only when it returns.
+TEST(Fprobe, AReturnIsNotTakenForThatOfACallThatThrew) {
+  Many m;
+  m.follow();
+  g_many = &m;
+  const char* symbols[] = {"probed_calls"};
+  ASSERT_EQ(spile_register_fprobe_syms(&m, symbols, 1), 0) << spile_error_text();
+  call_twice();
+  EXPECT_EQ(m.entries, 1);
+  EXPECT_EQ(m.exits, 0);
+  EXPECT_EQ(probed_calls([] {}, 20), 41);
+  EXPECT_EQ(m.entries, 2);
+  EXPECT_EQ(m.exits, 1);
+}
+
+jmp_buf g_back;
+TEST(Fprobe, CallsThatEndByLongjmpAreInNobodysWay) {
+  Many m;
+  m.follow();
+  const char* symbols[] = {"probed_calls"};
+  ASSERT_EQ(spile_register_fprobe_syms(&m, symbols, 1), 0) << spile_error_text();
+  for (volatile int i = 0; i < 40; i = i + 1) {
+    if (setjmp(g_back) == 0) probed_calls([] { longjmp(g_back, 1); }, 20);
+    EXPECT_EQ(probed_calls([] {}, 20), 41);
+  }
+  EXPECT_EQ(m.entries, 80);
+  EXPECT_EQ(m.exits, 40);
+  EXPECT_EQ(m.matched, 40);
+  EXPECT_EQ(m.nmissed, 0u);
+}
+
+/// As in the kernel: a call that is under way when the probe goes returns unseen.
+TEST(Fprobe, CallsUnderWayReturnUnseenBehindAnUnregister) {
+  Many m;
+  m.follow();
+  g_many = &m;
+  const char* symbols[] = {"probed_calls"};
+  ASSERT_EQ(spile_register_fprobe_syms(&m, symbols, 1), 0) << spile_error_text();
+  EXPECT_EQ(probed_calls([] { EXPECT_EQ(spile_unregister_fprobe(g_many), 0); }, 20), 41);
+  EXPECT_EQ(m.entries, 1);
+  EXPECT_EQ(m.exits, 0);
+}
+
+TEST(Fprobe, RefusesTooMuchData) {
+  Many m;
+  m.follow();
+  const char* symbols[] = {"probed_calls"};
+  m.entry_data_size = 121;
+  EXPECT_EQ(spile_register_fprobe_syms(&m, symbols, 1), -E2BIG);
+  m.entry_data_size = 120;
+  EXPECT_EQ(spile_register_fprobe_syms(&m, symbols, 1), 0) << spile_error_text();
 }
 
 ucontext_t g_coroutine, g_resumer;

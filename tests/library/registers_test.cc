@@ -275,6 +275,33 @@ TEST(Registers, TheX87StackIsKeptInTheMiddleOfAFunction) {
   }
 }
 
+/// A handler leaves the exception unmasked that the program has had, and nothing that would report it.
+TEST(Registers, WhatAHandlerUnmasksIsNotReported) {
+  for (const unsigned offset : {0u, 5u}) {
+    spile_kprobe p = {};
+    p.symbol_name = "probed_vectors";
+    p.offset = offset;
+    p.pre_handler = [](spile_kprobe*, spile_regs*) {
+      ++g_hits;
+      const unsigned short unmasked = 0x037b;
+      __asm__ volatile("fldcw %0" : : "m"(unmasked));
+      return 0;
+    };
+    ASSERT_EQ(spile_register_kprobe(&p), 0) << spile_error_text();
+    g_hits = 0;
+    for (int i = 1; i <= 2; ++i) {
+      unsigned short status = 0, control = 0;
+      __asm__ volatile("fnclex\n fld1\n fldz\n fdivrp\n fstp %%st(0)" : : : "memory");  // divides by 0
+      probed_vectors();
+      __asm__ volatile("fnstsw %0\n fnstcw %1\n fnclex" : "=m"(status), "=m"(control));
+      EXPECT_EQ(g_hits, i);
+      EXPECT_EQ(status & 0x3f, 4);
+      EXPECT_EQ(control, 0x37f);
+    }
+    ASSERT_EQ(spile_unregister_kprobe(&p), 0) << spile_error_text();
+  }
+}
+
 extern "C" long probed_called_with_x87(void);
 __asm__(R"(
 .text

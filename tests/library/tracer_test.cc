@@ -1,7 +1,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -424,6 +426,69 @@ TEST(Tracer, EndsWithTheProgram) {
   waitpid(host, &status, 0);
   ASSERT_TRUE(WIFSIGNALED(status)) << "the trace could not be started";
   while (target.call() != before) usleep(1000);  // the test's own time limit ends a wait in vain
+}
+
+/// A child that it has forked, and that lives on, has copies of all that was open.
+TEST(Tracer, EndsWithTheProgramWhileAForkedChildLivesOn) {
+  Target target;
+  const Bytes before = target.call();
+  int alive[2];
+  ASSERT_EQ(pipe(alive), 0);
+  const pid_t host = fork();
+  if (host == 0) {
+    TracerOptions options;
+    options.pids = {target.pid()};
+    auto tracer = Tracer::start("uprobe:traced_work { @ = count(); }", options);
+    if (!tracer) _exit(1);
+    if (fork() == 0) {
+      close(alive[1]);
+      char byte = 0;
+      (void)!read(alive[0], &byte, 1);  // until the test has ended
+      _exit(0);
+    }
+    kill(getpid(), SIGKILL);
+  }
+  close(alive[0]);
+  int status = -1;
+  waitpid(host, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status)) << "the trace could not be started";
+  while (target.call() != before) usleep(1000);  // the test's own time limit ends a wait in vain
+  close(alive[1]);
+}
+
+/// A program that takes orphans (the first of a container, PR_SET_CHILD_SUBREAPER) becomes the parent of what it starts.
+TEST(Tracer, LeavesNoZombieToAProgramThatTakesOrphans) {
+  const pid_t host = fork();
+  if (host == 0) {
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    char path[] = "/tmp/spile-test-XXXXXX";
+    const int file = mkstemp(path);
+    (void)!write(file, "no program", 10);
+    fchmod(file, 0700);
+    close(file);
+    TracerOptions options;
+    options.program = path;
+    const bool refused = Tracer::start("BEGIN { @ = 1; }", options).error() != 0;
+    unlink(path);
+    const bool left = waitpid(-1, nullptr, WNOHANG | __WALL) != -1;
+    const bool ran = static_cast<bool>(Tracer::start("uprobe:traced_work { @ = 1; }"));
+    const bool left_behind_it = waitpid(-1, nullptr, WNOHANG | __WALL) != -1;
+    _exit((refused ? 0 : 1) + (left ? 2 : 0) + (ran ? 0 : 4) + (left_behind_it ? 8 : 0));
+  }
+  int status = -1;
+  waitpid(host, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(Tracer, HandsOutWhatTheCompilerWarnsOf) {
+  auto tracer = Tracer::start("uprobe:traced_work { @ = buf(arg1, 5000); }");
+  ASSERT_STARTED(tracer);
+  ASSERT_EQ(tracer.stop(), 0);
+  std::string messages;
+  for (const Event& e : events_of(tracer)) {
+    if (e.kind == Event::Kind::kMessage) messages += e.text;
+  }
+  EXPECT_NE(messages.find("bytes are read"), std::string::npos) << messages;
 }
 
 TEST(Tracer, OnTheKernelEngine) {

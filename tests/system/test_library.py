@@ -222,6 +222,37 @@ def the_child_in_our_memory_needs_no_symbol_of_anybody():
     check("no-symbol-needed", undefined.out.strip() == "", undefined.report())
 
 
+STATIC_PROGRAM = r"""
+#include <spile/tracer.hpp>
+#include <cstdio>
+int main() {
+  auto tracer = spile::Tracer::start("BEGIN { exit(); }");
+  std::puts(tracer ? "started" : tracer.error_text().c_str());
+}
+"""
+
+
+@case
+def a_program_with_the_library_inside_runs_nothing_beside_the_name_it_is_called_by():
+    """argv[0] is its caller's to choose: that of a setuid program, too."""
+    source, program = os.path.join(Work.directory, "static.cc"), os.path.join(Work.directory, "static")
+    with open(source, "w", encoding="utf-8") as file:
+        file.write(STATIC_PROGRAM)
+    libraries = ["-lfmt", "-lZydis", "-lZycore", "-llzma", "-lpthread"]
+    check_status(run(["g++", "-std=c++17", "-O1", "-I" + os.path.join(installed(), "include"), source, "-o", program,
+                      os.path.join(library_path(), "libspile.a"), *libraries], seconds=120), 0)
+    theirs, sign = os.path.join(Work.directory, "theirs"), os.path.join(Work.directory, "was-run")
+    os.mkdir(theirs)
+    with open(os.path.join(theirs, "spile"), "w", encoding="utf-8") as file:
+        file.write(f"#!/bin/sh\n: > {sign}\n")
+    os.chmod(os.path.join(theirs, "spile"), 0o755)
+    check("would-be-found", run(["/bin/bash", "-c", f"PATH={theirs} exec {program}"]).status == 0 and os.path.exists(sign), "")
+    os.unlink(sign)
+    called = run(["/bin/bash", "-c", f"PATH=/nowhere exec -a {theirs}/name {program}"])
+    check_prints(called, r"neither beside the library nor in \$PATH")
+    check("nothing-was-run", not os.path.exists(sign), called.report())
+
+
 @case
 def the_tracing_process_is_not_run_by_hand():
     by_hand = run([SPILE, "library-tracer"])

@@ -230,19 +230,21 @@ def work(rounds):
         os.write(null, b"x" * (n % 100))
     return digest.hexdigest()
 def again_and_again():
+    global rounds
     while wanted:
-        results.append(work(100))
+        results.add(work(100))
+        rounds += 1
 work(100)
 print("ready", flush=True)
 for line in sys.stdin:
     if line == "begin\n":
-        wanted, results = True, []
+        wanted, results, rounds = True, set(), 0
         worker = threading.Thread(target=again_and_again)
         worker.start()
     elif line == "end\n":
         wanted = False
         worker.join()
-        print("results", len(results), *sorted(set(results)), flush=True)
+        print("results", rounds, *sorted(results), flush=True)
     else:
         print("result", work(int(line)), flush=True)
 """
