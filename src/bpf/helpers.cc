@@ -28,6 +28,7 @@ constexpr HelperSignature kSignatures[] = {
     {Helper::kGetNumaNodeId, "get_numa_node_id", {}, ReturnType::kScalar},
     {Helper::kGetCurrentCgroupId, "get_current_cgroup_id", {}, ReturnType::kScalar},
     {Helper::kSendSignal, "send_signal", {kScalar}, ReturnType::kScalar},
+    {kSendSignalThread, "send_signal_thread", {kScalar}, ReturnType::kScalar},
     {Helper::kJiffies64, "jiffies64", {}, ReturnType::kScalar},
     {Helper::kOverrideReturn, "override_return", {kContext, kScalar}, ReturnType::kScalar},
     {Helper::kProbeReadUser,

@@ -10,6 +10,9 @@
 
 namespace spile::bpf {
 
+/// Not in enum Helper: (signal) -> 0 or -errno; to the current thread. The kernel engine's.
+inline constexpr Helper kSendSignalThread{117};
+
 /// What one argument register must hold.
 enum class ArgType : uint8_t {
   kNone,         ///< not read

@@ -91,6 +91,7 @@ enum class MapRole : uint8_t {
   kStats,     ///< the same; count, average and total are printed
   kHist,      ///< u64 a CPU and bucket; the bucket is the last part of the key
   kLhist,     ///< the same
+  kSeries,    ///< {u64 interval, u64, u64} a CPU and slot; the slot is the last part of the key
   kRing,      ///< records
   kCounters,  ///< array indexed by Counter, u64 a CPU
   kStacks,    ///< addresses by stack id
@@ -137,6 +138,23 @@ enum class Counter : uint32_t {
 /// What kExit holds: the status in the low half, and this beside it.
 inline constexpr uint64_t kExitAsked = uint64_t{1} << 32;
 
+/// What of the numbers of one interval a tseries() keeps, and in which words of the value.
+enum class SeriesOf : uint8_t {
+  kLast,  ///< the number, when it came (CLOCK_MONOTONIC)
+  kAvg,   ///< how many, their sum
+  kSum,   ///< 0, their sum
+  kMin,   ///< rank, 1: see rank_for_max
+  kMax,   ///< the same
+};
+
+/// The first word of a slot of kSeries: 0 in fresh memory, the interval's number and 1, or all bits
+/// of that inverted while whoever came first sets the other words to 0.
+struct SeriesWord {
+  static constexpr uint64_t of(uint64_t interval) { return interval + 1; }
+  static constexpr bool is_ready(uint64_t word) { return static_cast<int64_t>(word) > 0; }
+  static constexpr uint64_t interval(uint64_t word) { return word - 1; }
+};
+
 struct MapSpec {
   std::string name;  ///< "@", "@x"; "" for internal maps
   MapKind kind = MapKind::kHash;
@@ -155,6 +173,11 @@ struct MapSpec {
   // kHist: bucket 0 negative, 1 zero, 2 is [1], 3 is [2,4), n is [2^(n-2), 2^(n-1)). With
   // hist_bits k > 0 each power of two is cut into 2^k: hist_bucket_low.
   uint32_t hist_bits = 0;
+  // kSeries: intervals of so many ns, of which the last so many are kept, each in the slot that its
+  // number (since 1970) leaves when divided by series_count: see SeriesWord.
+  uint64_t series_ns = 0;
+  uint32_t series_count = 0;
+  SeriesOf series_of = SeriesOf::kLast;
   bool operator==(const MapSpec&) const = default;
 };
 

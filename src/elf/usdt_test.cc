@@ -188,7 +188,8 @@ TEST_F(Notes, SayWhatTheCompilerWrote) {
   EXPECT_NE((*notes)[0].address, (*notes)[2].address);
   const auto variables = read_variables(file);
   ASSERT_TRUE(variables);
-  EXPECT_EQ((*notes)[1].semaphore, variables->at("gate"));
+  ASSERT_TRUE(variables->at("gate"));
+  EXPECT_EQ((*notes)[1].semaphore, variables->at("gate")->address);
   EXPECT_TRUE(variables->contains("counter"));
 }
 

@@ -26,8 +26,9 @@ void add_table(const File& file,
     if (!text) continue;
     // .symtab has "x@@V" for exported ones.
     const LinkAddr address(symbol.st_value);
-    const auto [known, is_new] = variables.try_emplace(text->substr(0, text->find('@')), address);
-    if (!is_new && known->second != address) known->second.reset();
+    const auto [known, is_new] =
+        variables.try_emplace(text->substr(0, text->find('@')), Variable{address, symbol.st_size});
+    if (!is_new && known->second && known->second->address != address) known->second.reset();
   }
 }
 

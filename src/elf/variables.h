@@ -11,8 +11,13 @@
 
 namespace spile::elf {
 
+struct Variable {
+  LinkAddr address;
+  uint64_t size_bytes = 0;  ///< 0: the table does not say
+};
+
 /// Names live as long as the File. Empty: several static variables share the name.
-using Variables = std::unordered_map<std::string_view, std::optional<LinkAddr>>;
+using Variables = std::unordered_map<std::string_view, std::optional<Variable>>;
 
 /// All variables of .symtab and .dynsym, without versions; thread-local ones have no address and
 /// are left out. A stripped file has only those that it exports. Errors: those of File::bytes.

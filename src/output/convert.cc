@@ -9,12 +9,15 @@
 #include <ctime>
 #include <vector>
 
+#include "output/cgroups.h"
 #include "output/format.h"
+#include "output/syscall_names.h"
 
 namespace spile::output {
 namespace {
 
 constexpr uint64_t kNsPerSecond = 1'000'000'000;
+constexpr std::string_view kCgroupPath = "cgroup_path";
 
 uint64_t now_ns(clockid_t clock) {
   timespec now{};
@@ -53,6 +56,12 @@ std::string named_text(std::string_view names, int64_t number) {
   } else if (names == "signal_name") {
     if (const char* text = sigabbrev_np(static_cast<int>(number)))
       return fmt::format("SIG{}", text);
+  } else if (names == "syscall_name") {
+    if (const auto name = syscall_name(number); !name.empty()) return std::string(name);
+  } else if (names.starts_with(kCgroupPath)) {
+    names.remove_prefix(kCgroupPath.size());
+    if (!names.empty()) names.remove_prefix(1);
+    return cgroup_path_text(static_cast<uint64_t>(number), std::string(names));
   }
   return fmt::format("{}", number);
 }

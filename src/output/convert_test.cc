@@ -1,7 +1,12 @@
 #include "output/convert.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <filesystem>
+#include <fstream>
+
+#include "output/cgroups.h"
 #include "output/commands.h"
 
 namespace spile::output {
@@ -26,7 +31,35 @@ TEST(Convert, Names) {
   EXPECT_EQ(named_text("signal_name", 9), "SIGKILL");
   EXPECT_EQ(named_text("signal_name", 9999), "9999");
   EXPECT_EQ(named_text("username", 0), "root");
+  EXPECT_EQ(named_text("syscall_name", 0), "read");
+  EXPECT_EQ(named_text("syscall_name", 257), "openat");
+  EXPECT_EQ(named_text("syscall_name", 334), "rseq");
+  EXPECT_EQ(named_text("syscall_name", 400), "400");
+  EXPECT_EQ(named_text("syscall_name", -1), "-1");
   EXPECT_EQ(named_text("username", 3999999999), "3999999999");
+}
+
+TEST(Convert, ControlGroupsAreFoundByTheInodesOfTheirFolders) {
+  char folder[] = "/tmp/spile_groups_XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string root = folder, deep = root + "/v2/a.slice/b.service";
+  std::filesystem::create_directories(deep);
+  std::filesystem::create_directories(root + "/cpu");
+  std::filesystem::create_directory_symlink(deep, root + "/v2/link");
+  std::ofstream(root + "/mounts") << "none " << root << "/v2 cgroup2 rw 0 0\nnone " << root
+                                  << "/cpu cgroup rw 0 0\nnone " << root << " tmpfs rw 0 0\n";
+  const auto text = [&](const std::string& path, const std::string& filter = "") {
+    struct stat status = {};
+    EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
+    return cgroup_path_text(status.st_ino, filter, root + "/mounts");
+  };
+  EXPECT_EQ(text(deep), "unified:/a.slice/b.service");
+  EXPECT_EQ(text(root + "/v2"), "unified:/");
+  EXPECT_EQ(text(root + "/cpu"), "cpu:/");
+  EXPECT_EQ(text(root), "");
+  EXPECT_EQ(text(deep, "uni*"), "unified:/a.slice/b.service");
+  EXPECT_EQ(text(deep, "cpu"), "");
+  std::filesystem::remove_all(root);
 }
 
 TEST(Convert, TimesHaveParts) {

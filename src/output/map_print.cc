@@ -6,6 +6,7 @@
 #include <set>
 
 #include "output/histogram.h"
+#include "output/series.h"
 
 namespace spile::output {
 namespace {
@@ -35,6 +36,7 @@ size_t least_value_size(const MapSpec& spec) {
     case MapRole::kMax:
     case MapRole::kAvg:
     case MapRole::kStats: return 2 * sizeof(uint64_t);
+    case MapRole::kSeries: return 3 * sizeof(uint64_t);
     case MapRole::kValue: return spec.value.size;
     default: return sizeof(uint64_t);
   }
@@ -196,6 +198,98 @@ Result<std::vector<MapRow>> histogram_rows(const Meaning& meaning,
   return rows;
 }
 
+// ---- tseries()
+
+/// The value of one interval, from the words of several CPUs.
+struct IntervalSum {
+  uint64_t first = 0, second = 0;
+  bool is_set = false;
+
+  void add(bundle::SeriesOf of, uint64_t a, uint64_t b) {
+    using bundle::SeriesOf;
+    switch (of) {
+      case SeriesOf::kLast:
+        if (is_set && b <= second) return;
+        first = a;
+        second = b;
+        break;
+      case SeriesOf::kAvg:
+      case SeriesOf::kSum:
+        first += a;
+        second += b;
+        break;
+      case SeriesOf::kMin:
+      case SeriesOf::kMax:
+        if (b == 0) return;
+        first = is_set ? std::max(first, a) : a;
+    }
+    is_set = true;
+  }
+  uint64_t number(bundle::SeriesOf of, bool is_signed) const {
+    using bundle::SeriesOf;
+    switch (of) {
+      case SeriesOf::kAvg: return divided(second, first, is_signed);
+      case SeriesOf::kSum: return second;
+      case SeriesOf::kMin: return bundle::number_of_rank(MapRole::kMin, is_signed, first);
+      case SeriesOf::kMax: return bundle::number_of_rank(MapRole::kMax, is_signed, first);
+      default: return first;
+    }
+  }
+};
+
+/// Of one key, by interval.
+using Intervals = std::map<uint64_t, IntervalSum>;
+
+void add_slot(const MapSpec& spec, const MapEntry& entry, Intervals& intervals) {
+  for (const auto& value : entry.values) {
+    const uint64_t when = word(value, 0);
+    if (bundle::SeriesWord::is_ready(when))
+      intervals[bundle::SeriesWord::interval(when)].add(spec.series_of, word(value, 1),
+                                                        word(value, 2));
+  }
+}
+
+/// Slots that nobody has used since may hold what is older than the last series_count intervals.
+Series series_of(const MapSpec& spec, const Intervals& intervals, uint64_t last) {
+  Series series;
+  for (const auto& [interval, sum] : intervals) {
+    if (!sum.is_set || last - interval >= spec.series_count) continue;
+    series[interval] =
+        Value::number(sum.number(spec.series_of, spec.value.is_signed), spec.value.is_signed);
+  }
+  return series;
+}
+
+/// All keys end with the same interval, so that they can be laid side by side.
+Result<std::vector<MapRow>> series_rows(const Meaning& meaning,
+                                        const MapSpec& spec,
+                                        std::span<const MapEntry> entries,
+                                        bool joins_equal_texts) {
+  std::map<std::string, size_t> row_of_key;
+  std::vector<std::pair<Value, Intervals>> found;
+  uint64_t last = 0;
+  for (const MapEntry& entry : entries) {
+    SPILE_TRY_VOID(check_entry(spec, entry));
+    SPILE_TRY(Value key, user_key(meaning, spec, entry));
+    const size_t slot_bytes = is_keyed(spec) ? sizeof(uint64_t) : sizeof(uint32_t);
+    const std::string name =
+        joins_equal_texts && is_keyed(spec)
+            ? key_json(key)
+            : std::string(entry.key.begin(), entry.key.end() - static_cast<ptrdiff_t>(slot_bytes));
+    const auto [place, is_new] = row_of_key.try_emplace(name, found.size());
+    if (is_new) found.emplace_back(std::move(key), Intervals{});
+    add_slot(spec, entry, found[place->second].second);
+  }
+  for (const auto& [key, intervals] : found)
+    if (!intervals.empty()) last = std::max(last, intervals.rbegin()->first);
+  std::vector<MapRow> rows;
+  for (auto& [key, intervals] : found) {
+    Series series = series_of(spec, intervals, last);
+    if (!series.empty()) rows.push_back({std::move(key), std::move(series)});
+  }
+  return rows;
+}
+
 // ---- order
 // --------------------------------------------------------------------------------------------------------------------
 
@@ -209,6 +303,7 @@ uint64_t total(const Histogram& histogram) {
 std::strong_ordering by_value(const MapRow& a, const MapRow& b, bool are_stats) {
   if (std::holds_alternative<Histogram>(a.value))
     return total(std::get<Histogram>(a.value)) <=> total(std::get<Histogram>(b.value));
+  if (std::holds_alternative<Series>(a.value)) return std::strong_ordering::equal;
   const Value& x = std::get<Value>(a.value);
   const Value& y = std::get<Value>(b.value);
   if (x.kind == Value::Kind::kRecord && are_stats) return compare(x.fields[1], y.fields[1]);
@@ -223,18 +318,26 @@ void sort_rows(std::vector<MapRow>& rows, bool are_stats) {
   });
 }
 
-void divide(MapRow& row, uint64_t div) {
-  if (auto* histogram = std::get_if<Histogram>(&row.value)) {
-    for (auto& [bucket, count] : *histogram) count = divided(count, div, false);
-    return;
-  }
-  Value& value = std::get<Value>(row.value);
+void divide(Value& value, uint64_t div) {
   if (value.is_number() && value.kind != Value::Kind::kBool)
     value.bits = divided(value.bits, div, value.kind == Value::Kind::kSigned);
 }
 
+void divide(MapRow& row, uint64_t div) {
+  if (auto* series = std::get_if<Series>(&row.value)) {
+    for (auto& [interval, value] : *series) divide(value, div);
+    return;
+  }
+  if (auto* histogram = std::get_if<Histogram>(&row.value)) {
+    for (auto& [bucket, count] : *histogram) count = divided(count, div, false);
+    return;
+  }
+  divide(std::get<Value>(row.value), div);
+}
+
 std::string_view json_type(MapRole role) {
   if (is_histogram(role)) return "hist";
+  if (role == MapRole::kSeries) return "tseries";
   return role == MapRole::kAvg || role == MapRole::kStats ? "stats" : "map";
 }
 
@@ -256,6 +359,7 @@ class DistinctNames {
 std::string row_json(const MapRows& map, const MapRow& row) {
   if (const auto* histogram = std::get_if<Histogram>(&row.value))
     return histogram_json(map, *histogram);
+  if (const auto* series = std::get_if<Series>(&row.value)) return series_json(map, *series);
   return to_json(std::get<Value>(row.value));
 }
 
@@ -268,8 +372,10 @@ Result<MapRows> merge_map(const Meaning& meaning,
   if (spec.role == MapRole::kRing || spec.role == MapRole::kCounters)
     return fail(ErrorCode::kInternal, "an internal map can not be printed");
   MapRows out{spec.name,       spec.role, is_keyed(spec), spec.lhist_min, spec.lhist_max,
-              spec.lhist_step, {},        spec.hist_bits};
-  auto make_rows = is_histogram(spec.role) ? histogram_rows : number_rows;
+              spec.lhist_step, {},        spec.hist_bits, spec.series_ns};
+  auto make_rows = is_histogram(spec.role)         ? histogram_rows
+                   : spec.role == MapRole::kSeries ? series_rows
+                                                   : number_rows;
   auto rows = make_rows(meaning, spec, entries, limits.joins_equal_texts);
   if (!rows) return forward(rows, "read {}", spec.name);
   sort_rows(*rows, spec.role == MapRole::kStats);
@@ -287,6 +393,8 @@ std::string map_text(const MapRows& map) {
     if (map.is_keyed) out += "[" + key_text(row.key) + "]";
     if (const auto* histogram = std::get_if<Histogram>(&row.value)) {
       out += ":\n" + histogram_text(map, *histogram) + "\n";
+    } else if (const auto* series = std::get_if<Series>(&row.value)) {
+      out += ":\n" + series_text(map, *series) + "\n";
     } else {
       out += ": " + to_text(std::get<Value>(row.value)) + "\n";
     }
@@ -306,7 +414,7 @@ std::string map_json(const MapRows& map) {
   } else if (!map.rows.empty()) {
     data = row_json(map, map.rows[0]);
   } else {
-    data = is_histogram(map.role) ? "[]" : "null";
+    data = is_histogram(map.role) || map.role == MapRole::kSeries ? "[]" : "null";
   }
   return fmt::format("{{\"type\": \"{}\", \"data\": {{{}: {}}}}}\n", json_type(map.role),
                      json_string(map.name), data);

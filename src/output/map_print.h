@@ -19,9 +19,12 @@ namespace spile::output {
 /// Bucket number -> how many; only those that are not 0. Numbers as in bundle::MapSpec.
 using Histogram = std::map<uint32_t, uint64_t>;
 
+/// tseries(): number of an interval since 1970 -> what its numbers come to.
+using Series = std::map<uint64_t, Value>;
+
 struct MapRow {
   Value key;  ///< kNone: a map without keys
-  std::variant<Value, Histogram> value;
+  std::variant<Value, Histogram, Series> value;
 };
 
 /// What is to be printed of a map, in this order.
@@ -32,6 +35,7 @@ struct MapRows {
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
   std::vector<MapRow> rows;
   uint32_t hist_bits = 0;
+  uint64_t series_ns = 0;  ///< tseries(): of one interval
 };
 
 /// print(@x, top, div).

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "bundle/pending.h"
 #include "output/commands.h"
 #include "output/format.h"
 
@@ -42,6 +43,12 @@ Result<std::optional<int>> Records::handle(std::span<const uint8_t> record, engi
   }
   SPILE_TRY_VOID(run(*action, record, trace));
   return std::nullopt;
+}
+
+Result<void> Records::act(size_t action, engine::Trace& trace) {
+  if (action >= bundle_.actions.size() || !bundle::is_of_a_map(bundle_.actions[action]))
+    return fail(ErrorCode::kInternal, "action {} is not of a map", action);
+  return run(bundle_.actions[action], {}, trace);
 }
 
 Result<void> Records::run(const Action& action,

@@ -28,6 +28,9 @@ class Records {
   ///          others       of the output or of the trace
   Result<std::optional<int>> handle(std::span<const uint8_t> record, engine::Trace& trace);
 
+  /// Does what an action of a map asks for, as its record would. Errors: as handle().
+  Result<void> act(size_t action, engine::Trace& trace);
+
   /// Of another exit() after the first, for one: nothing that a reader misses.
   bool is_exit(std::span<const uint8_t> record) const;
 

@@ -145,6 +145,19 @@ TEST_F(RecordsTest, ClearAndZeroMaps) {
   EXPECT_EQ(trace_.calls, (std::vector<std::string>{"clear 0", "zero 0"}));
 }
 
+TEST_F(RecordsTest, ActionsOfMapsNeedNoRecord) {
+  TextOutput output(std::move(*Sink::create(path_, Buffering::kFull)));
+  Records handler(bundle_, output);
+  for (size_t i = 0; i < bundle_.actions.size(); i++) {
+    const auto kind = bundle_.actions[i].kind;
+    const bool is_of_a_map = kind == ActionKind::kPrintMap || kind == ActionKind::kClearMap ||
+                             kind == ActionKind::kZeroMap;
+    EXPECT_EQ(handler.act(i, trace_).has_value(), is_of_a_map) << i;
+  }
+  EXPECT_EQ(trace_.calls, (std::vector<std::string>{"read 0", "clear 0", "zero 0"}));
+  EXPECT_FALSE(handler.act(bundle_.actions.size(), trace_));
+}
+
 TEST_F(RecordsTest, EndTheTraceWithACode) {
   TextOutput output(Sink(-1, Buffering::kFull));
   Records handler(bundle_, output);

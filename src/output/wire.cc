@@ -3,6 +3,7 @@
 #include <spile/detail/tracer_core.h>
 
 #include "output/histogram.h"
+#include "output/series.h"
 
 namespace spile::output {
 namespace {
@@ -55,6 +56,17 @@ void put_histogram(std::string& to, const MapRows& map, const Histogram& histogr
   }
 }
 
+/// A tuple of records (interval_start, value).
+Value value_of(const MapRows& map, const Series& series) {
+  Value all{Value::Kind::kTuple, 0, {}, {}};
+  for (const auto& [interval, value] : series) {
+    Value one{Value::Kind::kRecord, 0, {}, {}, {"interval_start", "value"}};
+    one.fields = {{Value::Kind::kText, 0, interval_text(interval, map.series_ns), {}}, value};
+    all.fields.push_back(std::move(one));
+  }
+  return all;
+}
+
 std::string map_body(const MapRows& map) {
   std::string body;
   put_text(body, map.name);
@@ -67,7 +79,8 @@ std::string map_body(const MapRows& map) {
     if (histogram != nullptr) {
       put_histogram(body, map, *histogram);
     } else {
-      put_value(body, std::get<Value>(row.value));
+      const auto* series = std::get_if<Series>(&row.value);
+      put_value(body, series != nullptr ? value_of(map, *series) : std::get<Value>(row.value));
     }
   }
   return body;

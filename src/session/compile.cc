@@ -28,6 +28,13 @@ lang::RenderOptions render_options() {
   return {.colour = isatty(STDERR_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr};
 }
 
+/// "MAX_STRLEN" -> "max_strlen"
+std::string key_of(std::string name) {
+  std::ranges::transform(name, name.begin(),
+                         [](char c) { return static_cast<char>(std::tolower(c)); });
+  return name;
+}
+
 uint32_t number_from_environment(const char* name,
                                  uint32_t otherwise,
                                  std::set<std::string>& fixed) {
@@ -37,14 +44,29 @@ uint32_t number_from_environment(const char* name,
     char* end = nullptr;
     unsigned long value = std::strtoul(text, &end, 10);
     if (end != text && *end == '\0' && value > 0 && value <= 1u << 30) {
-      std::string key = name;
-      std::ranges::transform(key, key.begin(),
-                             [](char c) { return static_cast<char>(std::tolower(c)); });
-      fixed.insert(std::move(key));
+      fixed.insert(key_of(name));
       return static_cast<uint32_t>(value);
     }
   }
   return otherwise;
+}
+
+/// One of a few words; another one is as good as none.
+template <typename T>
+void word_from_environment(const char* name,
+                           std::initializer_list<std::pair<std::string_view, T>> words,
+                           T& value,
+                           std::set<std::string>& fixed) {
+  for (const char* prefix : {"SPILE_", "BPFTRACE_"}) {
+    const char* text = std::getenv((std::string(prefix) + name).c_str());
+    if (text == nullptr) continue;
+    for (const auto& [word, meaning] : words) {
+      if (word != text) continue;
+      value = meaning;
+      fixed.insert(key_of(name));
+      return;
+    }
+  }
 }
 
 bundle::ScriptPlace place_of(const Source& source, lang::Span span) {
@@ -64,6 +86,20 @@ lang::CompileOptions options_from_environment() {
   options.max_cat_bytes = number("MAX_CAT_BYTES", options.max_cat_bytes);
   uint32_t pages = number("PERF_RB_PAGES", options.ring_bytes / 4096);
   options.ring_bytes = std::min<uint32_t>(pages, 1u << 18) * 4096;
+  using bundle::StackMode;
+  using lang::MissingProbes;
+  word_from_environment<StackMode>(
+      "STACK_MODE",
+      {{"bpftrace", StackMode::kBpftrace}, {"perf", StackMode::kPerf}, {"raw", StackMode::kRaw}},
+      options.stack_mode, options.fixed);
+  word_from_environment<MissingProbes>("MISSING_PROBES",
+                                       {{"error", MissingProbes::kError},
+                                        {"warn", MissingProbes::kWarn},
+                                        {"ignore", MissingProbes::kIgnore}},
+                                       options.missing_probes, options.fixed);
+  word_from_environment<bool>("PRINT_MAPS_ON_EXIT",
+                              {{"0", false}, {"false", false}, {"1", true}, {"true", true}},
+                              options.prints_maps, options.fixed);
   return options;
 }
 

@@ -30,8 +30,8 @@ std::expected<Compiled, std::string> compile(const Script& script,
                                              lang::CompileOptions options,
                                              std::vector<ScriptError>* errors = nullptr);
 
-/// BPFTRACE_MAX_STRLEN, BPFTRACE_MAX_MAP_KEYS and BPFTRACE_PERF_RB_PAGES, and the same with SPILE_
-/// in front, which wins.
+/// BPFTRACE_MAX_STRLEN, _MAX_MAP_KEYS, _MAX_CAT_BYTES, _PERF_RB_PAGES, _STACK_MODE,
+/// _MISSING_PROBES, _PRINT_MAPS_ON_EXIT, and the same with SPILE_ in front, which wins.
 lang::CompileOptions options_from_environment();
 
 /// What `spile dump --stage tokens|ast|typed|bpf` prints.

@@ -14,6 +14,7 @@
 #include <optional>
 #include <set>
 
+#include "bundle/pending.h"
 #include "kernel_engine/features.h"
 #include "kernel_engine/kernel_engine.h"
 #include "os/gated_child.h"
@@ -131,7 +132,7 @@ class Session {
   void remember_processes();
   std::chrono::milliseconds poll_time() const;
   void take_records(std::chrono::milliseconds timeout);
-  void look_for_lost_exit();
+  void look_for_what_found_no_room();
   bool child_has_ended();
   bool is_over();
   void tell_new_programs() const;
@@ -160,9 +161,10 @@ class Session {
   SteadyClock::time_point started_{};
   std::optional<output::Records> records_;
   pid_t child_ = 0;
-  std::optional<int> child_status_;  ///< as waitpid gives it
-  std::optional<int> exit_code_;     ///< of exit(n)
-  uint64_t after_exit_ = 0;          ///< records behind it
+  std::map<uint32_t, uint64_t> done_of_pending_;  ///< by action: as often as it was seen asked for
+  std::optional<int> child_status_;               ///< as waitpid gives it
+  std::optional<int> exit_code_;                  ///< of exit(n)
+  uint64_t after_exit_ = 0;                       ///< records behind it
   bool output_gone_ = false;
   bool paused_ = false;
   bool asked_to_stop_ = false;  ///< by the program
@@ -227,6 +229,7 @@ bool Session::compile_script() {
     if (!child) return failed(child.error()), false;
     gated_.emplace(std::move(*child));
     options.pid_filter.push_back(gated_->pid());
+    options.child = gated_->pid();
     compile_again = true;
   }
   if (compile_again) {
@@ -375,23 +378,36 @@ void Session::take_records(std::chrono::milliseconds timeout) {
   if (!count) failed(count.error());
 }
 
-/// An exit() that found the ring full has left its status among the counters.
-void Session::look_for_lost_exit() {
-  const bool may_exit = bundle_.counters_map >= 0 &&
-                        std::ranges::any_of(bundle_.actions, [](const bundle::Action& action) {
-                          return action.kind == bundle::ActionKind::kExit;
-                        });
-  if (!may_exit || exit_code_) return;
+/// What found the ring full and may not be lost has left word among the counters: an exit() its
+/// status, an action on a map how often it was asked for. Of several that all do the same one is
+/// done.
+void Session::look_for_what_found_no_room() {
+  if (bundle_.counters_map < 0 || !bundle::may_leave_word(bundle_)) return;
   auto counters = trace_->read_map(bundle_.counters_map);
   if (!counters) return;
+  std::map<uint32_t, uint64_t> sums;
   for (const engine::MapEntry& entry : *counters) {
     uint32_t index = 0;
     if (entry.key.size() == sizeof index) memcpy(&index, entry.key.data(), sizeof index);
-    if (index != static_cast<uint32_t>(bundle::Counter::kExit)) continue;
     for (const auto& value : entry.values) {
       uint64_t word = 0;
       memcpy(&word, value.data(), std::min(value.size(), sizeof word));
-      if ((word & bundle::kExitAsked) != 0) exit_code_ = static_cast<int>(word);
+      const bool is_exit = index == static_cast<uint32_t>(bundle::Counter::kExit);
+      if (is_exit && !exit_code_ && (word & bundle::kExitAsked) != 0)
+        exit_code_ = static_cast<int>(word);
+      sums[index] += word;
+    }
+  }
+  for (uint32_t action = 0; action < bundle_.actions.size(); action++) {
+    const auto counter = bundle::pending_counter(bundle_, action);
+    if (!counter || sums[*counter] <= done_of_pending_[action]) continue;
+    done_of_pending_[action] = sums[*counter];
+    if (output_gone_) return;
+    if (auto done = records_->act(action, *trace_); !done) {
+      if (done.error().code == ErrorCode::kTargetGone)
+        output_gone_ = true;
+      else
+        failed(done.error());
     }
   }
 }
@@ -502,7 +518,10 @@ void Session::loop() {
   started_ = SteadyClock::now();
   if (request_.purpose != Purpose::kTrace) return run_named();
   bool ends_by_itself = only_special_probes(bundle_) && child_ == 0;
-  if (ends_by_itself) return take_records(std::chrono::milliseconds(0));
+  if (ends_by_itself) {
+    take_records(std::chrono::milliseconds(0));
+    return look_for_what_found_no_room();
+  }
   while (g_interrupted == 0 && !asked_to_stop_ && !exit_code_ && !output_gone_ && status_ == kOk) {
     // Asked before the rings are read: what the target wrote last is then read once more below.
     answer_signals();
@@ -510,7 +529,7 @@ void Session::loop() {
     bool gone = is_over();
     remember_processes();
     take_records(gone ? std::chrono::milliseconds(0) : poll_time());
-    look_for_lost_exit();
+    look_for_what_found_no_room();
     tell_warnings();
     if (gone) break;
   }
@@ -531,9 +550,11 @@ void Session::finish() {
   // What was on its way is printed, but nothing that came after exit(). Then END, which prints in
   // any case.
   take_records(std::chrono::milliseconds(0));
+  look_for_what_found_no_room();
   exit_code_.reset();
   if (auto ended = trace_->run_end(); !ended) failed(ended.error());
   take_records(std::chrono::milliseconds(0));
+  look_for_what_found_no_room();
   if (!output_gone_) {
     auto ended = output_->end();
     if (ended && bundle_.prints_maps) {

@@ -103,7 +103,7 @@ Result<int64_t> UsdtFile::distance_to(const elf::UsdtNote& note, std::string_vie
                 file_->section(".symtab") == nullptr ? " (it is stripped)" : "");
   if (!found->second)
     return fail(ErrorCode::kNotFound, "several variables of the file are called {}", symbol);
-  return static_cast<int64_t>(found->second->value - note.address.value);
+  return static_cast<int64_t>(found->second->address.value - note.address.value);
 }
 
 }  // namespace spile::session

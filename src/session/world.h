@@ -74,6 +74,12 @@ class MachineWorld final : public lang::World {
   Result<lang::Type> kernel_enumeration_of(std::string_view constant) override;
   Result<int64_t> kernel_enumerator(std::string_view name) override;
   Result<uint64_t> cgroup_id(std::string_view path) override;
+  Result<UserVariable> user_variable(std::string_view path, std::string_view name) override;
+  Result<uint64_t> user_function_address(const lang::UserFunction& function) override;
+  bool has_command() override { return !options_.program.empty(); }
+  bool counts_pids_as_the_kernel() override;
+  int64_t real_time_offset_ns() override;
+  int64_t tai_offset_ns() override;
   uint32_t cpu_count() override;
   Result<std::vector<lang::Tracepoint>> typed_events(lang::TypedEvent kind,
                                                      std::string_view module,

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <ctime>
 
 #include "elf/debug_file.h"
 #include "session/world.h"
@@ -103,6 +104,69 @@ Result<uint64_t> MachineWorld::cgroup_id(std::string_view path) {
                                : options_.cgroups + "/" + std::string(path);
   if (::stat(full.c_str(), &st) != 0) return fail_errno(errno, "find the cgroup {}", full);
   return st.st_ino;
+}
+
+Result<lang::World::UserVariable> MachineWorld::user_variable(std::string_view path,
+                                                              std::string_view name) {
+  SPILE_TRY(const auto files, this->files(path));
+  SPILE_TRY(const symbols::ModuleSymbols* module, this->module(files.front()));
+  SPILE_TRY(const elf::Variables variables, elf::read_variables(module->file()));
+  const auto found = variables.find(name);
+  if (found == variables.end())
+    return fail(ErrorCode::kNotFound, "no variable is called {} in {}{}", name, path,
+                module->has_full_symbols() ? "" : " (it is stripped)");
+  if (!found->second)
+    return fail(ErrorCode::kUnsupported, "several variables of {} are called {}", path, name);
+  return UserVariable{found->second->address.value, found->second->size_bytes};
+}
+
+Result<uint64_t> MachineWorld::user_function_address(const lang::UserFunction& function) {
+  SPILE_TRY(const auto files, this->files(function.path));
+  SPILE_TRY(const symbols::ModuleSymbols* module, this->module(files.front()));
+  const auto found = module->find(function.symbol);
+  if (found.empty())
+    return fail(ErrorCode::kNotFound, "no function is called {} in {}", function.symbol,
+                function.path);
+  for (const auto* one : found) {
+    if (one->addr != found.front()->addr)
+      return fail(ErrorCode::kUnsupported, "several functions of {} are called {}", function.path,
+                  function.symbol);
+  }
+  if (found.front()->type != elf::SymbolType::kFunction)
+    return fail(ErrorCode::kUnsupported, "{} of {} is chosen when the program starts (IFUNC)",
+                function.symbol, function.path);
+  return found.front()->addr.value;
+}
+
+/// Source: PROC_PID_INIT_INO in include/linux/proc_ns.h.
+bool MachineWorld::counts_pids_as_the_kernel() {
+  constexpr ino_t kFirstNamespace = 0xEFFFFFFC;
+  struct stat status = {};
+  return ::stat("/proc/self/ns/pid", &status) == 0 && status.st_ino == kFirstNamespace;
+}
+
+namespace {
+
+/// How far `clock` is before CLOCK_MONOTONIC, off by at most half of what lies between two looks at
+/// that.
+int64_t offset_ns(clockid_t clock) {
+  const auto now = [](clockid_t which) {
+    timespec time = {};
+    clock_gettime(which, &time);
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  const int64_t before = now(CLOCK_MONOTONIC), other = now(clock), after = now(CLOCK_MONOTONIC);
+  return other - (before + (after - before) / 2);
+}
+
+}  // namespace
+
+int64_t MachineWorld::real_time_offset_ns() {
+  return offset_ns(CLOCK_REALTIME);
+}
+
+int64_t MachineWorld::tai_offset_ns() {
+  return offset_ns(CLOCK_TAI);
 }
 
 uint32_t MachineWorld::cpu_count() {

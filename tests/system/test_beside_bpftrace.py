@@ -72,10 +72,19 @@ FORMATS = {
         $y = 5; $y += 2; $y *= 3; printf("%d\n", $y); @m[1] += 4; @m[1] -= 1;''',
     "casts": r'''printf("%d %d %d\n", (int8)255, (uint8)257, (int16)65535); printf("%d\n", (int32)4294967295);
         @c = (uint8)300; printf("%d %d\n", sizeof(uint32), sizeof(int64));''',
+    "addresses": r'''printf("%s %s %s\n", ntop(2, 16777343), ntop(16777343), ntop(10, 1)); printf("%s %d\n", strftime("%C", nsecs), strncmp("abc", "abd", 2));
+        printf("%p %p\n", (uint64*)16, (uint64*)0); @n[ntop(2, 16777343)] = count(); @k[ksym(kaddr("vfs_write"))] = count(); printf("%s\n", ksym(kaddr("vfs_read")));''',
+    "tuples": r'''print((1, "a", (2, (3, "b")))); @[1, "a"] = (1, (2, "x")); @x = (5, 6); print(@x.1); $t = (7, "seven"); print($t.1); print($t);''',
+    "keyed_histograms": r'''@h["a", 1] = hist(3); @h["b", 2] = hist(4000); @h["b", 2] = hist(5000); @l[1] = lhist(3, 0, 10, 2); @l[2] = lhist(-3, 0, 10, 2);
+        print(@h, 1); print(@l, 1, 1); clear(@l); @s["a", 1] = stats(3); @s["a", 1] = stats(9); @a[1, 2] = avg(-10); @a[1, 2] = avg(-20); print(@a);''',
+    "nothing_in_it": r'''@e = ""; @k[""] = 1; printf("[%s]\n", ""); print("");''',
+    "signs": r'''@a = (int8)200; @b = (uint8)200; @c = -1; @d = (int64)-1; @e[(int8)-1] = 1; printf("%d %u %x\n", -1, -1, -1); printf("%ld %lu\n", -1, 5);''',
+    "choices": r'''@n = 0; unroll(3) { @n += 2; @h = lhist(@n, 0, 10, 1); } if (@n == 6) { printf("six\n"); } else { printf("other\n"); }
+        $a = 3; printf("%s %d\n", $a > 2 ? "big" : "small", $a > 5 ? 1 : 0); @t = $a == 3 ? 10 : 20;''',
 }
 
 # Of these JSON has forms of its own.
-IN_JSON = ["maps", "aggregations", "histograms", "statistics", "printing"]
+IN_JSON = ["maps", "aggregations", "histograms", "statistics", "printing", "addresses", "tuples", "keyed_histograms", "nothing_in_it", "signs", "strings"]
 
 PROGRAM = r"""
 #include <stdio.h>

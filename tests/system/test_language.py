@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Scripts by others run as they are: bpftrace's tutorial, the tools of Debian's bpftrace package; and what a command line gives a script."""
+import contextlib
 import glob
 import os
 import re
 import shutil
+import signal
+import sys
 
-from harness import SPILE, Skip, check, need_root
-from tracing import check_status, compile_program, main, run, spile, temporary_directory
+from harness import RUN_SECONDS, SLOWNESS, SPILE, Failure, Process, Skip, check, need_root
+from tracing import check_status, compile_program, main, run, spile, temporary_directory, wait_until
 import test_vm
 
 TOOLS = "/usr/sbin/*.bt"
@@ -79,6 +82,60 @@ def tools_of_debian_compile():
     check("most-compile", len(compiled) >= 25, str(compiled))
 
 
+# Those that a kernel without kprobes can carry: what they print of the work below, {pid} being its process.
+RUN_TOOLS = {
+    "cpuwalk": r"@cpu:",
+    "execsnoop": r"^\d+ +\d+ +cat /etc/hostname$",
+    "gethostlatency": r" getent +\d+ localhost$",
+    "killsnoop": r"^\S+ +{pid} +\S+ +0 +{pid} +0$",
+    "opensnoop": r"^\d+ +cat +\d+ +0 /etc/hostname$",
+    "pidpersec": r"PIDs/sec: @: [1-9]",
+    "runqlat": r"@usecs:",
+    "setuids": r"^\S+ +{pid} +\S+ +0 +setuid +uid=0 \(0\)$",
+    "statsnoop": r" ls +0 /etc/hostname$",
+    "syncsnoop": r"^\S+ +\d+ +sync +tracepoint:syscalls:sys_enter_sync$",
+    "syscount": r"@process\[.*\]: [1-9]",
+}
+# Begins when it is told to.
+TOOLS_WORK = r"""
+import os, subprocess, sys
+for line in sys.stdin:
+    os.setuid(0)
+    os.kill(os.getpid(), 0)
+    for words in (["cat", "/etc/hostname"], ["ls", "-l", "/etc/hostname"], ["sync"], ["getent", "ahosts", "localhost"]):
+        subprocess.run(words, stdout=subprocess.DEVNULL, check=False)
+"""
+
+
+def tools_of_debian_run_here():
+    """All at once; each is stopped when it has told of the work, which is done again and again."""
+    need_root()
+    if not glob.glob(TOOLS):
+        raise Skip("needs Debian's package bpftrace")
+    works = spile("-q", "-e", "tracepoint:sched:sched_switch { exit(); }")
+    if works.status != 0:
+        raise Skip(f"no kernel engine here: {works.err.strip()}")
+    with contextlib.ExitStack() as running:
+        work = running.enter_context(Process([sys.executable, "-c", TOOLS_WORK]))
+        tools = {name: running.enter_context(Process([SPILE, f"/usr/sbin/{name}.bt"])) for name in RUN_TOOLS}
+        for tool in tools.values():
+            wait_until(lambda tool=tool: any("Attached" in line for line in tool.err) or not tool.alive(), f"attached: {tool.command}")
+        told = lambda name: any(re.search(RUN_TOOLS[name].format(pid=work.pid), line) for line in tools[name].out)
+        at_its_end = {"cpuwalk", "runqlat", "syscount"}
+
+        def all_have_told():
+            work.send_line()
+            return all(told(name) for name in RUN_TOOLS if name not in at_its_end)
+        try:
+            wait_until(all_have_told, "every tool tells of the work", seconds=RUN_SECONDS, every=0.1)
+        except Failure as late:
+            raise Failure("\n".join([str(late)] + [tools[name].report() for name in tools if name not in at_its_end and not told(name)])) from None
+        for name, tool in tools.items():
+            tool.send(signal.SIGINT)
+            check("exit-status", tool.finish() == 0, tool.report())
+            check("hits-happened", told(name), tool.report())
+
+
 # Those whose probes fire by themselves in a machine that does little, and what they must have printed.
 ATTACHED_TOOLS = {
     "opensnoop": r"cat .*/etc/passwd",
@@ -115,11 +172,13 @@ def tools_attach_6_1():
 def structs_of_the_kernel_6_1():
     """The subject documents' own: a path by #include, the parent by curtask; with the machine's own programs as witnesses."""
     script = ("#include <linux/path.h>\n#include <linux/dcache.h>\n"
-              r'kprobe:vfs_open { @[str(((struct path *)arg0)->dentry->d_name.name)] = count(); @by[pcomm, comm] = count(); } '
+              r'kprobe:vfs_open { @[str(((struct path *)arg0)->dentry->d_name.name)] = count(); @by[pcomm, comm] = count(); '
+              r'@own[((struct rq *)percpu_kaddr("runqueues"))->cpu == cpu, ((struct rq *)percpu_kaddr("runqueues", 0))->cpu, percpu_kaddr("runqueues", 100000) == 0] = count(); } '
               "interval:s:3 { exit(); }")
     result = test_vm.in_vm("6.1", test_vm.OPENING + "LOOP=$!; " + test_vm.spile_line(script, "-q") + " 2>&1; kill $LOOP")
     check_status(result, 0)
     check("hits-happened", re.search(r"^@\[passwd\]: [1-9]", result.out, re.M), result.report())
+    check("each-cpu-has-its-own", re.search(r"^@own\[true, 0, true\]: [1-9]", result.out, re.M), result.report())
     check("parent-known", re.search(r"^@by\[sh, cat\]: [1-9]", result.out, re.M), result.report())
 
 
@@ -162,6 +221,32 @@ def settings_of_the_script_count():
     check("told", "1 updates of full maps" in result.err, result.report())
 
 
+def settings_of_the_environment_count():
+    """And go before those of the script."""
+    script = 'config = { print_maps_on_exit = true; max_cat_bytes = 100; missing_probes = error } BEGIN { @[1] = 1; @[2] = 2; cat("/proc/self/comm"); print(len(@)); } uprobe:/bin/sh:no_such_function { }'
+    refused = spile("-e", script)
+    check("refusal-in-words", refused.status == 1 and "no_such_function" in refused.err, refused.report())
+    for first, second in (("BPFTRACE_", "SPILE_"), ("SPILE_", "BPFTRACE_")):
+        result = spile("-q", "-e", script, env={first + "PRINT_MAPS_ON_EXIT": "false", second + "MISSING_PROBES": "ignore", first + "MAX_CAT_BYTES": "2", second + "MAX_MAP_KEYS": "1"})
+        check_status(result, 0)
+        check("exact-count", result.out.strip().splitlines() == ["sp1"], result.report())
+    for mode, pattern in (("perf", r"^\s+[0-9a-f]{6,} \S+ \(/\S+\)$"), ("raw", r"^[0-9a-f]{6,}$")):
+        result = spile("-q", "--engine", "user", "-e", "uprobe:libc:malloc { print(ustack(1)); exit(); }", "-c", "/bin/echo x", env={"BPFTRACE_STACK_MODE": mode})
+        check("printed", re.search(pattern, result.out, re.M), result.report())
+
+
+def it_stays_small():
+    """The most memory that a script without C definitions takes: 20 MB."""
+    if SLOWNESS != 1:
+        raise Skip("not with sanitizers")
+    for words in (["-e", "BEGIN { @ = 1; } interval:s:1 { @++; }"], ["--engine", "user", "-e", "uprobe:libc:malloc { @[comm] = count(); }", "-c", "sleep 100"]):
+        with Process([SPILE, *words]) as running:
+            wait_until(lambda process=running: any("Attached" in line for line in process.err), f"attached: {words}")
+            with open(f"/proc/{running.pid}/status", encoding="utf-8") as status:
+                most = int(re.search(r"^VmHWM:\s+(\d+) kB", status.read(), re.M).group(1))
+        check("small", 0 < most <= 20 * 1024, f"{words}: {most} KiB")
+
+
 def a_loop_without_end_is_cut_and_told():
     result = spile("-e", r'BEGIN { $n = nsecs; for ($i : 0..$n) { @n = count(); } }')
     check_status(result, 0)
@@ -191,5 +276,5 @@ def values_are_printed_as_json():
 
 
 if __name__ == "__main__":
-    main([the_tutorial_compiles, tools_of_debian_compile, named_parameters_reach_the_script, parameters_are_listed, commands_and_files_are_printed,
-          settings_of_the_script_count, a_loop_without_end_is_cut_and_told, errors_say_where, values_are_printed_as_json, structs_of_the_kernel_6_1, tools_attach_6_1], 300)
+    main([the_tutorial_compiles, tools_of_debian_compile, tools_of_debian_run_here, named_parameters_reach_the_script, parameters_are_listed, commands_and_files_are_printed,
+          settings_of_the_script_count, settings_of_the_environment_count, it_stays_small, a_loop_without_end_is_cut_and_told, errors_say_where, values_are_printed_as_json, structs_of_the_kernel_6_1, tools_attach_6_1], 300)

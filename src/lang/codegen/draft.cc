@@ -5,6 +5,8 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "bundle/pending.h"
+
 namespace spile::lang::codegen {
 
 namespace {
@@ -20,10 +22,6 @@ constexpr uint32_t kScalarEntries = 8;
 /// are many more than a map has keys.
 constexpr uint32_t kStacksKept = 32768;
 
-bool is_histogram(MapRole role) {
-  return role == MapRole::kHist || role == MapRole::kLhist;
-}
-
 uint32_t value_bytes(const typed::Map& map) {
   switch (map.role) {
     case MapRole::kValue: return storage_bytes(map.value);
@@ -31,6 +29,7 @@ uint32_t value_bytes(const typed::Map& map) {
     case MapRole::kMax:
     case MapRole::kAvg:
     case MapRole::kStats: return 16;
+    case MapRole::kSeries: return 24;
     default: return 8;
   }
 }
@@ -44,16 +43,17 @@ void size_scalar(const typed::Map& map, MapSpec& spec) {
   }
   spec.kind = MapKind::kPerCpuArray;
   spec.key_size = 4;
-  spec.max_entries = is_histogram(map.role) ? bucket_count(map) : 1;
+  spec.max_entries = map.has_buckets() ? bucket_count(map) : 1;
 }
 
 void size_keyed(const typed::Map& map, uint32_t default_entries, MapSpec& spec) {
   const bool is_value = map.role == MapRole::kValue;
   spec.kind = map.drops_oldest ? (is_value ? MapKind::kLruHash : MapKind::kLruPerCpuHash)
                                : (is_value ? MapKind::kHash : MapKind::kPerCpuHash);
-  spec.key_size = storage_bytes(map.key) + (is_histogram(map.role) ? 8 : 0);
+  spec.key_size = storage_bytes(map.key) + (map.has_buckets() ? 8 : 0);
   uint32_t entries = map.max_entries != 0 ? map.max_entries : std::max(1u, default_entries);
-  spec.max_entries = is_histogram(map.role) ? (entries * 4) << map.hist_bits : entries;
+  spec.max_entries = map.has_buckets() ? (entries * 4) << map.hist_bits : entries;
+  if (map.role == MapRole::kSeries) spec.max_entries = std::max(spec.max_entries, map.series_count);
 }
 
 MapSpec spec_of(const typed::Map& map, const CompileOptions& options) {
@@ -68,6 +68,9 @@ MapSpec spec_of(const typed::Map& map, const CompileOptions& options) {
   spec.lhist_max = map.lhist_max;
   spec.lhist_step = map.lhist_step;
   spec.hist_bits = map.hist_bits;
+  spec.series_ns = map.series_ns;
+  spec.series_count = map.series_count;
+  spec.series_of = map.series_of;
   if (map.is_scalar()) {
     size_scalar(map, spec);
   } else {
@@ -84,6 +87,7 @@ int add_map(bundle::Bundle& bundle, MapSpec spec) {
 }  // namespace
 
 uint32_t bucket_count(const typed::Map& map) {
+  if (map.role == MapRole::kSeries) return map.series_count;
   if (map.role == MapRole::kHist) return bundle::hist_bucket_count(map.hist_bits);
   uint64_t range = static_cast<uint64_t>(map.lhist_max) - static_cast<uint64_t>(map.lhist_min);
   auto step = static_cast<uint64_t>(map.lhist_step);
@@ -125,6 +129,15 @@ int Draft::counters() {
                           .max_entries = static_cast<uint32_t>(bundle::Counter::kCount)});
   }
   return bundle_.counters_map;
+}
+
+/// Actions of maps have one each, behind the others.
+bundle::Counter Draft::counter_without_room(int action) {
+  const auto own = bundle::pending_counter(bundle_, static_cast<size_t>(action));
+  if (!own) return bundle::Counter::kRingLost;
+  MapSpec& spec = bundle_.maps[static_cast<size_t>(counters())];
+  spec.max_entries = std::max(spec.max_entries, *own + 1);
+  return static_cast<bundle::Counter>(*own);
 }
 
 int Draft::start_time() {

@@ -51,6 +51,8 @@ class Draft {
 
   /// Returns its index. `record_size` is filled from the fields.
   int add_action(bundle::Action action);
+  /// What is counted where the record of `action` finds no room.
+  bundle::Counter counter_without_room(int action);
   void add_program(bundle::Program code, const typed::Clause& clause);
   /// The program of probes at the entry of the functions that the clause sees return.
   void add_entry_program(bundle::Program code, const typed::Clause& clause);

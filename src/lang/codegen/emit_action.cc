@@ -1,6 +1,7 @@
 // Records: built in the ring itself, between reserve and submit. No path leaves between the two.
 #include <algorithm>
 
+#include "bpf/helpers.h"
 #include "lang/codegen/emitter.h"
 
 namespace spile::lang::codegen {
@@ -64,7 +65,7 @@ void Emitter::send(Action action,
   code_.mov_imm(Reg::r3, 0);
   code_.call(Helper::kRingbufReserve);
   code_.jump_if_imm(bpf::kJne, Reg::r0, 0, reserved);
-  bump(bundle::Counter::kRingLost);
+  bump(draft_.counter_without_room(number));
   if (lost) lost();
   code_.jump(done);
   code_.bind(reserved);
@@ -173,9 +174,9 @@ void Emitter::system(const Expr& expr) {
 }
 
 void Emitter::send_signal(const Expr& expr) {
-  draft_.need_kernel("signal()");
+  draft_.need_kernel(expr.is_thread ? "signal_thread()" : "signal()");
   value_in(*expr.args[0], Reg::r1);
-  code_.call(Helper::kSendSignal);
+  code_.call(expr.is_thread ? bpf::kSendSignalThread : Helper::kSendSignal);
 }
 
 void Emitter::time(const Expr& expr) {

@@ -13,8 +13,9 @@ using typed::Yields;
 
 namespace {
 
-bool is_histogram(MapRole role) {
-  return role == MapRole::kHist || role == MapRole::kLhist;
+/// Of stats() an expression reads the average, too.
+bool is_average(MapRole role) {
+  return role == MapRole::kAvg || role == MapRole::kStats;
 }
 
 /// A min() or max() meets another hit of its CPU at most a few times in a row.
@@ -26,7 +27,7 @@ constexpr int32_t kMaxTries = 16;
 Place Emitter::build_key(int map, const std::vector<const Expr*>& parts) {
   const typed::Map& description = script_map(map);
   const bundle::MapSpec& spec = draft_.spec(map);
-  bool is_single = parts.size() == 1 && !description.is_scalar() && !is_histogram(description.role);
+  bool is_single = parts.size() == 1 && !description.is_scalar() && !description.has_buckets();
   if (is_single) return materialise(*parts[0], description.key);
   const Place place{{}, frame_.allocate(spec.key_size)};
   if (description.is_scalar()) {
@@ -133,7 +134,7 @@ void Emitter::add_cpu(const typed::Map& map, int total, int second) {
   }
   code_.alu(bpf::kAdd, Reg::r2, Reg::r1);
   code_.store(8, Reg::r10, total, Reg::r2);
-  if (map.role != MapRole::kAvg) return;
+  if (!is_average(map.role)) return;
   code_.load(8, Reg::r1, Reg::r0, 8);
   code_.load(8, Reg::r2, Reg::r10, second);
   code_.alu(bpf::kAdd, Reg::r2, Reg::r1);
@@ -142,7 +143,7 @@ void Emitter::add_cpu(const typed::Map& map, int total, int second) {
 
 void Emitter::aggregate_result(const typed::Map& map, int total, int second) {
   code_.load(8, Reg::r0, Reg::r10, total);
-  if (map.role == MapRole::kAvg) {
+  if (is_average(map.role)) {
     code_.mov(Reg::r1, Reg::r0);
     code_.load(8, Reg::r0, Reg::r10, second);
     return arithmetic(BinaryOp::kDiv, map.value.is_signed, {});
@@ -179,7 +180,8 @@ void Emitter::set_map(const typed::Stmt& stmt) {
 
 void Emitter::aggregate(const typed::Stmt& stmt) {
   FrameScope scope(frame_);
-  if (is_histogram(script_map(stmt.map).role)) return add_to_bucket(stmt);
+  if (script_map(stmt.map).role == MapRole::kSeries) return add_to_series(stmt);
+  if (script_map(stmt.map).has_buckets()) return add_to_bucket(stmt);
   add_number(stmt);
 }
 
@@ -202,7 +204,7 @@ void Emitter::add_number(const typed::Stmt& stmt) {
   }
   switch (map.role) {
     case MapRole::kMin:
-    case MapRole::kMax: add_extreme(map); break;
+    case MapRole::kMax: add_extreme(map.role, map.value.is_signed); break;
     case MapRole::kAvg:
     case MapRole::kStats:
       code_.mov_imm(Reg::r2, 1);
@@ -215,14 +217,14 @@ void Emitter::add_number(const typed::Stmt& stmt) {
 }
 
 /// r0: address of {rank, is_set}, r1: the number. See bundle::rank_for_max: the larger rank stays.
-void Emitter::add_extreme(const typed::Map& map) {
+void Emitter::add_extreme(MapRole role, bool is_signed) {
   Label again = code_.new_label(), stays = code_.new_label(), stored = code_.new_label(),
         done = code_.new_label();
-  if (map.value.is_signed) {
+  if (is_signed) {
     code_.load_imm64(Reg::r2, uint64_t{1} << 63);
     code_.alu(bpf::kXor, Reg::r1, Reg::r2);
   }
-  if (map.role == MapRole::kMin) code_.alu_imm(bpf::kXor, Reg::r1, -1);
+  if (role == MapRole::kMin) code_.alu_imm(bpf::kXor, Reg::r1, -1);
   code_.mov(Reg::r2, Reg::r0);
   code_.mov_imm(Reg::r3, kMaxTries);
   code_.load(8, Reg::r0, Reg::r2, 0);
@@ -373,7 +375,7 @@ void Emitter::delete_key(const Expr& expr) {
   const typed::Map& map = script_map(expr.map);
   if (map.is_scalar() && map.role != MapRole::kValue)
     return map_action(expr, bundle::ActionKind::kClearMap);
-  if (is_histogram(map.role)) return delete_histogram(expr);
+  if (map.has_buckets()) return delete_histogram(expr);
   FrameScope scope(frame_);
   map_arguments(expr.map, build_key(expr.map, pointers(expr.args)));
   code_.call(Helper::kMapDeleteElem);

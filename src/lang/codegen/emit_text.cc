@@ -1,5 +1,5 @@
-// strlen(), strncmp(), strcontains(): on strings that have been put on the stack, padded with
-// zeros.
+// strlen(), strncmp(), strcontains(), memcmp(): on strings that have been put on the stack, padded
+// with zeros.
 #include <algorithm>
 #include <cstring>
 
@@ -71,6 +71,22 @@ void Emitter::text_length(const Expr& expr) {
     code_.jump_if_imm(bpf::kJeq, Reg::r2, 0, done);
     code_.alu_imm(bpf::kAdd, Reg::r0, 1);
     code_.alu_imm(bpf::kRsh, Reg::r1, 8);
+  }
+  code_.bind(done);
+}
+
+/// r0 := what lies between the first bytes that differ, 0 where all are equal.
+void Emitter::compare_memory(const Expr& expr) {
+  FrameScope scope(frame_);
+  const Expr &left = *expr.args[0], &right = *expr.args[1];
+  const Place a = materialise(left, left.type), b = materialise(right, right.type);
+  const Label done = code_.new_label();
+  code_.mov_imm(Reg::r0, 0);
+  for (uint64_t at = 0; at < expr.number; ++at) {
+    code_.load(1, Reg::r0, base_of(a, Reg::r3), a.offset + static_cast<int>(at));
+    code_.load(1, Reg::r1, base_of(b, Reg::r3), b.offset + static_cast<int>(at));
+    code_.alu(bpf::kSub, Reg::r0, Reg::r1);
+    if (at + 1 < expr.number) code_.jump_if_imm(bpf::kJne, Reg::r0, 0, done);
   }
   code_.bind(done);
 }

@@ -50,6 +50,7 @@ void Emitter::value(const Expr& expr) {
       value(*expr.args[0]);
       return code_.swap_bytes(Reg::r0, static_cast<int>(expr.number));
     case ExprKind::kStrlen: return text_length(*expr.args[0]);
+    case ExprKind::kCompareMemory: return compare_memory(expr);
     case ExprKind::kContains:
     case ExprKind::kFind: return text_contains(expr);
     case ExprKind::kDelete: return deleted(expr);
@@ -171,6 +172,7 @@ void Emitter::builtin(typed::Builtin which) {
     case Builtin::kRand:
       task_value(Helper::kGetPrandomU32, "rand");
       return code_.zero_extend_32(Reg::r0);
+    case Builtin::kChildPid: draft_.need_kernel("cpid"); return code_.mov_imm(Reg::r0, 0);
     case Builtin::kComm: SPILE_CHECK(false);
   }
 }
@@ -289,6 +291,7 @@ void Emitter::conditional(const Expr& expr, const std::function<void(const Expr&
 
 void Emitter::load_memory(const Expr& expr) {
   FrameScope scope(frame_);
+  if (!expr.text.empty()) draft_.need_kernel(expr.text);
   int slot = frame_.allocate(8);
   value_in(*expr.args[0], Reg::r3);
   code_.store_imm(8, Reg::r10, slot, 0);

@@ -138,6 +138,7 @@ class Emitter {
   void text_length(const Expr& expr);
   /// strcontains(), strstr().
   void text_contains(const Expr& expr);
+  void compare_memory(const Expr& expr);
   void load_unaligned_field(const Expr& expr);
   void modify_variable(const Expr& expr, typed::Yields yields);
 
@@ -209,7 +210,11 @@ class Emitter {
   void aggregate(const typed::Stmt& stmt);
   void add_number(const typed::Stmt& stmt);
   void add_to_bucket(const typed::Stmt& stmt);
-  void add_extreme(const typed::Map& map);
+  void add_extreme(bundle::MapRole role, bool is_signed);
+  // emit_series.cc
+  void add_to_series(const typed::Stmt& stmt);
+  void claim_interval(const Location& slot, const Location& word, Label done);
+  void add_to_interval(const typed::Map& map, const Location& slot, const Location& number);
   void log2_bucket(uint32_t bits);
   void linear_bucket(const typed::Map& map);
   void modify_map(const Expr& expr, typed::Yields yields);

@@ -158,6 +158,18 @@ const char* const kScripts[] = {
     "max(arg0); @a[1, comm] = avg((int64)arg0); if (@c > 100 && @s[comm] < -3) { exit(); } "
     "printf(\"%d %d %d\", @m[pid], @x, @a[1, comm]); @copy = @c; }",
     "uprobe:libc:malloc { @c = count(); print((@c, 1)); print(@c); @k[@c] = @c; exit(@c); }",
+    "uprobe:libc:fopen { @ = memcmp(str(arg0), \"/etc/passwd\", 5) + strlen((int8 *)arg1) + "
+    "strcap(comm); "
+    "@s = stats(arg0); if (@s > 3 && is_err(arg1)) { @w = *uaddr(\"state\"); } "
+    "@c[cgroup_path(arg2), "
+    "syscall_name(arg3)] = count(); @t = nsecs(tai) - nsecs(sw_tai); @h = has_cpid; }",
+    "kprobe:vfs_read { @ = *percpu_kaddr(\"runqueues\"); @z = percpu_kaddr(\"runqueues\", arg0); "
+    "@e = "
+    "kfunc_exist(\"vfs_read\"); }",
+    "uprobe:libc:fopen { @l = tseries(arg0, 100ms, 20); @k[comm] = tseries((int32)arg0, 1s, 5, "
+    "\"min\"); "
+    "@x[arg1, 2] = tseries(arg0, 1us, 1000, \"max\"); @a = tseries(arg0, 7ns, 1, \"avg\"); @u[1] = "
+    "tseries(arg0, 1h, 3, \"sum\"); delete(@k[comm]); print(@l); clear(@k); zero(@a); }",
     // Records, blocks, macros, loops.
     "BEGIN { $r = (a=pid, b=comm, c=(1, 2)); print($r); @[$r] = $r.c.1; @m = $r; print(@m.b); }",
     "BEGIN { @ = { $x = pid; $x + 1 }; printf(\"%s %d\", if pid > 1 { comm } else { \"one\" }, { "

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "bundle/pending.h"
 #include "lang/codegen/test_compile.h"
 #include "lang/codegen/test_kernel.h"
 #include "lang/codegen/test_machine.h"
@@ -781,8 +782,26 @@ TEST(Records, AFullRingIsCountedAndEffectsStillHappen) {
       must_compile("BEGIN { printf(\"%d\", @x++); print(@x); printf(\"a\"); exit(); }"));
   machine.ring_is_full = true;
   run_ok(machine);
-  EXPECT_EQ(machine.lost(bundle::Counter::kRingLost), 4u);
+  EXPECT_EQ(machine.lost(bundle::Counter::kRingLost), 3u);
   EXPECT_EQ(machine.number("@x"), 1u);
+}
+
+TEST(Records, ActionsOfMapsThatFindTheRingFullLeaveWord) {
+  Machine machine(
+      must_compile("BEGIN { @x = 1; printf(\"a\"); clear(@x); time(); zero(@x); "
+                   "print(@x); clear(@x); exit(); }"));
+  run_ok(machine);
+  const auto word_of = [&](size_t action) {
+    const auto counter = bundle::pending_counter(machine.bundle(), action);
+    return counter ? static_cast<int>(machine.lost(static_cast<bundle::Counter>(*counter))) : -1;
+  };
+  for (size_t action : {1, 3, 4, 5}) EXPECT_EQ(word_of(action), 0) << action;
+  machine.ring_is_full = true;
+  run_ok(machine);
+  run_ok(machine);
+  for (size_t action : {1, 3, 4, 5}) EXPECT_EQ(word_of(action), 2) << action;
+  for (size_t action : {0, 2, 6}) EXPECT_EQ(word_of(action), -1) << action;
+  EXPECT_EQ(machine.lost(bundle::Counter::kRingLost), 2u * 3);  // printf, time, exit
 }
 
 TEST(Records, AnExitThatFindsTheRingFullIsLeftAmongTheCounters) {

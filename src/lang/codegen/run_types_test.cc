@@ -393,6 +393,127 @@ TEST(Records, AreReadByName) {
   EXPECT_EQ(result_of("@m = (a=arg0, b=5); @r = @m.b;", arguments(40)), 5);
 }
 
+TEST(Texts, AreComparedByTheirBytes) {
+  EXPECT_EQ(result_of("@r = memcmp(\"abd\", \"abc\", 3);"), 1);
+  EXPECT_EQ(result_of("@r = memcmp(\"abb\", \"abc\", 3);"), -1);
+  EXPECT_EQ(result_of("@r = memcmp(\"abX\", \"abY\", 2);"), 0);
+  EXPECT_EQ(result_of("@r = memcmp(\"a\", \"b\", 0);"), 0);
+  EXPECT_EQ(result_of("@r = memcmp(\"\\xff\", \"a\", 1);"), 0xff - 'a');
+  const char long_text[] = "a text of more than one word, then X";
+  EXPECT_EQ(result_of("@r = memcmp(str(arg0), \"a text of more than one word, then Y\", 36);",
+                      arguments(address(long_text))),
+            -1);
+  struct Pair {
+    int32_t left, right;
+  } one = {1, 2}, other = {1, 3};
+  const std::string script =
+      "struct pair { int left; int right; } uprobe:libc:fopen { $a = (struct pair *)arg0; "
+      "$b = (struct pair *)arg1; @r = memcmp(*$a, *$b, 8); @s = memcmp(*$a, *$b, 4); }";
+  auto machine = ran(script, arguments(address(&one), address(&other)));
+  EXPECT_EQ(static_cast<int64_t>(machine->number("@r")), -1);
+  EXPECT_EQ(machine->number("@s"), 0u);
+}
+
+TEST(Texts, BehindPointersAreRead) {
+  const char text[] = "seven77";
+  EXPECT_EQ(result_of("@r = strlen((int8 *)arg0);", arguments(address(text))), 7);
+  EXPECT_EQ(result_of("@r = strcap((int8 *)arg0);", arguments(address(text))), 7);
+  EXPECT_EQ(result_of("@r = strcap(comm);"), 16);
+  EXPECT_EQ(result_of("@r = default_str_length();"), 128);
+  EXPECT_EQ(result_of("@r = strncmp((int8 *)arg0, \"seven\", 5);", arguments(address(text))), 0);
+}
+
+TEST(Errors, AreTheLastNumbers) {
+  EXPECT_EQ(result_of("@r = is_err(arg0);", arguments(static_cast<uint64_t>(-1))), 1);
+  EXPECT_EQ(result_of("@r = is_err(arg0);", arguments(static_cast<uint64_t>(-4095))), 1);
+  EXPECT_EQ(result_of("@r = is_err(arg0);", arguments(static_cast<uint64_t>(-4096))), 0);
+  EXPECT_EQ(result_of("@r = is_err(arg0);", arguments(4096)), 0);
+}
+
+TEST(Addresses, OfVariablesFollowTheProbe) {
+  // As if the file were loaded where its "state", which has link address 0x4000, is ours.
+  const uint32_t state[2] = {0x12345678, 0xffffffff};
+  Registers regs;
+  regs.words[bpf::x86_64_regs::kIp / 8] = address(&state) - 0x4000 + 0x1000;
+  EXPECT_EQ(static_cast<uint64_t>(result_of("@r = uaddr(\"state\");", regs)), address(&state));
+  EXPECT_EQ(result_of("@r = *uaddr(\"state\");", regs), 0x12345678);
+  auto behind = ran("uprobe:libc:fopen+16 { @r = uaddr(\"state\"); }", regs);
+  EXPECT_EQ(behind->number("@r"), address(&state) - 16);
+}
+
+TEST(Clocks, OfAtomicTimeAreOffset) {
+  EXPECT_GE(result_of("$a = nsecs; @r = nsecs(tai) - $a;"), 37'000'000'000);
+  EXPECT_GE(result_of("$a = nsecs; @r = nsecs(sw_tai) - $a;"), 37'000'000'000);
+}
+
+TEST(Statistics, AreReadAsTheirAverage) {
+  EXPECT_EQ(result_of("@s = stats(-10); @s = stats(-20); @r = @s;"), -15);
+  EXPECT_EQ(result_of("@k[1] = stats(7); @r = @k[1] > 6;"), 1);
+}
+
+/// The words of the slot that the present interval has; FakeWorld says which: number 2, as 3.
+std::vector<uint64_t> slot_of(const Machine& machine) {
+  const auto all = machine.contents("@s");
+  const auto found = all.find(Machine::bytes_of(2));
+  if (found == all.end()) return {};
+  return {word(found->second), word(found->second, 8), word(found->second, 16)};
+}
+
+using Words = std::vector<uint64_t>;
+
+TEST(Series, KeepWhatTheyAreToldTo) {
+  const auto words_of = [](const std::string& how) {
+    Machine machine(must_compile("uprobe:libc:fopen { @s = tseries(arg0, 1000d, 4" + how + "); }"));
+    machine.now_ns = 77;
+    for (uint64_t n : {5, 9, 2}) {
+      const Registers regs = arguments(n);
+      EXPECT_TRUE(machine.run(0, &regs));
+    }
+    return slot_of(machine);
+  };
+  EXPECT_EQ(words_of(""), (Words{3, 2, 77}));
+  EXPECT_EQ(words_of(", \"sum\""), (Words{3, 0, 16}));
+  EXPECT_EQ(words_of(", \"avg\""), (Words{3, 3, 16}));
+  EXPECT_EQ(words_of(", \"max\""),
+            (Words{3, bundle::rank_for_max(bundle::MapRole::kMax, false, 9), 1}));
+  EXPECT_EQ(words_of(", \"min\""),
+            (Words{3, bundle::rank_for_max(bundle::MapRole::kMin, false, 2), 1}));
+}
+
+TEST(Series, TakeSlotsOfIntervalsThatAreOver) {
+  Machine machine(must_compile("uprobe:libc:fopen { @s = tseries(arg0, 1000d, 4, \"sum\"); }"));
+  const int map = machine.map_index("@s");
+  const auto after = [&](uint64_t first_word) {
+    machine.set_array(map, 2, first_word);
+    const Registers regs = arguments(5);
+    EXPECT_TRUE(machine.run(0, &regs));
+    return slot_of(machine);
+  };
+  EXPECT_EQ(after(0), (Words{3, 0, 5}));
+  EXPECT_EQ(after(3), (Words{3, 0, 10}));
+  EXPECT_EQ(after(1), (Words{3, 0, 5})) << "of an older interval";
+  EXPECT_EQ(after(~uint64_t{2}), (Words{3, 0, 5})) << "claimed by one that died";
+  EXPECT_EQ(machine.lost(bundle::Counter::kMapFull), 0u);
+  EXPECT_EQ(after(7), (Words{7, 0, 5})) << "we are late";
+  EXPECT_EQ(after(~uint64_t{7}), (Words{~uint64_t{7}, 0, 5})) << "we are late";
+  EXPECT_EQ(machine.lost(bundle::Counter::kMapFull), 0u);
+  EXPECT_EQ(after(~uint64_t{3}), (Words{~uint64_t{3}, 0, 5})) << "being claimed";
+  EXPECT_EQ(machine.lost(bundle::Counter::kMapFull), 1u);
+}
+
+TEST(Series, HaveKeys) {
+  Machine machine(
+      must_compile("uprobe:libc:fopen { @s[arg0] = tseries(arg1, 1000d, 4, \"sum\"); if (arg0 == "
+                   "7) { delete(@s, 7); } }"));
+  for (uint64_t n : {1, 2, 7}) {
+    const Registers regs = arguments(n, n * 10);
+    EXPECT_TRUE(machine.run(0, &regs));
+  }
+  const auto all = machine.contents("@s");
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(word(all.at(Machine::key({2, 2})), 16), 20u);
+}
+
 TEST(Blocks, HaveValuesAndOwnVariables) {
   EXPECT_EQ(result_of("@r = { $x = arg0; $x + 1 };", arguments(41)), 42);
   EXPECT_EQ(result_of("@r = if arg0 > 3 { 10 } else if arg0 > 1 { 20 } else { 30 };", arguments(2)),

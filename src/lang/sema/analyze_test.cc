@@ -74,10 +74,11 @@ TEST(Sema, RefusesProbeTypesThatAreNotBuiltByName) {
   expect_refused("iter:task:pin { exit(); }", "a pinned iterator is not built yet");
 }
 TEST(Sema, RefusesFunctionsAndBuiltinsThatAreNotBuiltByName) {
-  expect_refused("BEGIN { @ = tseries(1, 1s, 10); }", "tseries() is not built yet");
-  expect_refused("BEGIN { print(strcap(comm)); }", "strcap() is not built yet");
-  expect_refused("BEGIN { print(cpid); }", "cpid is not built yet");
-  expect_refused("BEGIN { print(pid(init)); }", "pid() with an argument is not built yet");
+  expect_refused("BEGIN { debugf(\"x\"); }", "debugf() is not built yet");
+  expect_refused("BEGIN { dw_ustack(); }", "dw_ustack() is not built yet");
+  expect_refused("BEGIN { print(config); }", "config is not built yet");
+  expect_refused("BEGIN { print(pid(other)); }", "pid() with an argument is not built yet");
+  expect_refused("BEGIN { print(comm(1)); }", "comm() with an argument is not built yet");
 }
 
 TEST(Sema, ImportsModulesOfTheStandardLibraryInBlocks) {
@@ -109,8 +110,43 @@ TEST(Sema, ReadsAggregationsThatAreOneNumber) {
   expect_map("BEGIN { @c[1] = sum(-2); @x = @c[1]; }", "@x[] : value int64");
   expect_refused("BEGIN { @c = hist(1); $x = @c; }",
                  "reading @c, a map of hist(), is not built yet");
+  expect_map("BEGIN { @c[1] = stats(-2); @x = @c[1]; }", "@x[] : value int64");
   expect_refused("BEGIN { @c[1] = stats(2); print(@c[1]); }",
-                 "reading @c, a map of stats(), is not built yet");
+                 "print() of one key of a map of stats() is not built yet");
+}
+
+TEST(Sema, WarnsOfTheChildOfNoCommand) {
+  Outcome without = analyze_script("BEGIN { @x = cpid; }");
+  EXPECT_NE(without.text.find("there is no child process without -c"), std::string::npos)
+      << without.text;
+}
+
+TEST(Sema, RefusesAddressesOfNamesWhereThePlaceIsNotOne) {
+  expect_refused("uretprobe:libc:fopen { print(uaddr(\"state\")); }",
+                 "uaddr() is only there in uprobe and usdt");
+  expect_refused("uprobe:libc:fopen, uprobe:libc:fclose { print(uaddr(\"state\")); }",
+                 "uaddr() in a clause of several probes is not built yet");
+  expect_refused("uprobe:libc:fopen { print(uaddr(\"nothing\")); }",
+                 "no variable is called nothing");
+}
+
+TEST(Sema, RefusesSeriesThatMakeNoSense) {
+  expect_map("BEGIN { @s[1] = tseries(-1, 10ms, 5, \"avg\"); }",
+             "@s[int64] : tseries() int64 every 10000000 ns, the last 5");
+  expect_refused("BEGIN { @s = tseries(1, 0, 5); }", "the interval must be positive");
+  expect_refused("BEGIN { @s = tseries(1, 1s, 0); }", "1 to 1000 intervals are kept, not 0");
+  expect_refused("BEGIN { @s = tseries(1, 1s, 5, \"median\"); }", "'median' is no way");
+  expect_refused("BEGIN { @s = tseries(1, 1s, 5); @s = tseries(1, 1s, 6); }",
+                 "@s has other intervals elsewhere");
+  expect_refused("BEGIN { @s = tseries(1, 1s, 5); print((1, @s)); }", "reading @s");
+  expect_refused("BEGIN { $x = tseries(1, 1s, 5); }", "can only be put into a map");
+}
+
+TEST(Sema, RefusesToCompareMoreBytesThanThereAre) {
+  expect_refused("BEGIN { print(memcmp(\"abc\", \"abcdef\", 5)); }",
+                 "memcmp: 5 bytes, and string[4] has 4");
+  expect_refused("BEGIN { print(memcmp(1, \"a\", 1)); }", "has no bytes to compare");
+  expect_refused("BEGIN { print(memcmp(\"a\", \"a\", -1)); }", "the length is 0 to 1024");
 }
 
 // ---- names

@@ -32,7 +32,7 @@ constexpr FunctionEntry kFunctions[] = {
     {"hist", F::kHist, 1, 2},
     {"lhist", F::kLhist, 4, 4},
     {"stats", F::kStats, 1, 1},
-    {"tseries"},
+    {"tseries", F::kTimeSeries, 3, 4},
     {"len", F::kLen, 1, 1},
     {"find", F::kFind, 3, 3},
     {"for_each"},
@@ -46,24 +46,24 @@ constexpr FunctionEntry kFunctions[] = {
     {"static_assert", F::kStaticAssert, 2, 2},
     {"strftime", F::kStrftime, 2, 2},
     {"strerror", F::kNamedValue, 1, 1},
-    {"syscall_name"},
+    {"syscall_name", F::kNamedValue, 1, 1},
     {"signal_name", F::kNamedValue, 1, 1},
     {"strlen", F::kStrlen, 1, 1},
-    {"strcap"},
+    {"strcap", F::kStrcap, 1, 1},
     {"strstr", F::kStrstr, 2, 2},
     {"strcontains", F::kStrcontains, 2, 2},
     {"str_concat"},
     {"strncmp", F::kStrncmp, 3, 3},
-    {"memcmp"},
-    {"default_str_length"},
+    {"memcmp", F::kMemcmp, 3, 3},
+    {"default_str_length", F::kDefaultStringLength, 0, 0},
     {"ntop", F::kNtop, 1, 2},
     {"pton", F::kPton, 1, 1},
     {"bswap", F::kByteSwap, 1, 1},
     {"macaddr", F::kMacaddr, 1, 1},
     {"cgroupid", F::kCgroupId, 1, 1},
-    {"cgroup_path"},
+    {"cgroup_path", F::kCgroupPath, 1, 2},
     {"kaddr", F::kKernelAddress, 1, 1},
-    {"uaddr"},
+    {"uaddr", F::kUserAddress, 1, 1},
     {"ksym", F::kKernelSymbol, 1, 1},
     {"usym", F::kUserSymbol, 1, 1},
     {"kptr", F::kSamePointer, 1, 1},
@@ -73,14 +73,14 @@ constexpr FunctionEntry kFunctions[] = {
     {"ustack", F::kUserStack, 0, 2},
     {"dw_ustack"},
     {"signal", F::kSignal, 1, 1},
-    {"signal_thread"},
+    {"signal_thread", F::kSignalThread, 1, 1},
     {"override", F::kOverride, 1, 1},
     {"write_user"},
     {"skboutput"},
     {"socket_cookie"},
     {"path"},
-    {"percpu_kaddr"},
-    {"kfunc_exist"},
+    {"percpu_kaddr", F::kPerCpuAddress, 1, 2},
+    {"kfunc_exist", F::kKernelFunctionExists, 1, 1},
     {"kfunc_allowed"},
     {"unwatch"},
     {"getopt", F::kGetopt, 1, 3},
@@ -92,8 +92,8 @@ constexpr FunctionEntry kFunctions[] = {
     {"is_integer", F::kTypeQuestion, 1, 1},
     {"is_unsigned_integer", F::kTypeQuestion, 1, 1},
     {"is_literal", F::kTypeQuestion, 1, 1},
-    {"is_err"},
-    {"has_cpid"},
+    {"is_err", F::kIsError, 1, 1},
+    {"globmatch"},
 };
 
 constexpr BuiltinEntry kBuiltins[] = {
@@ -186,7 +186,7 @@ std::string_view nearest_counter_event(bundle::ProbeKind kind, std::string_view 
 }
 
 bool is_aggregation(Function function) {
-  return function >= F::kCount && function <= F::kLhist;
+  return function >= F::kCount && function <= F::kTimeSeries;
 }
 
 bundle::MapRole role_of(Function aggregation) {
@@ -200,6 +200,7 @@ bundle::MapRole role_of(Function aggregation) {
     case F::kStats: return MapRole::kStats;
     case F::kHist: return MapRole::kHist;
     case F::kLhist: return MapRole::kLhist;
+    case F::kTimeSeries: return MapRole::kSeries;
     default: return MapRole::kValue;
   }
 }
@@ -215,6 +216,7 @@ std::string_view describe(bundle::MapRole role) {
     case MapRole::kStats: return "stats()";
     case MapRole::kHist: return "hist()";
     case MapRole::kLhist: return "lhist()";
+    case MapRole::kSeries: return "tseries()";
     default: return "a value";
   }
 }
@@ -246,6 +248,7 @@ Type type_of(typed::Builtin builtin) {
     case Builtin::kJiffies:
     case Builtin::kElapsed: return Type::uint64();
     case Builtin::kRand:
+    case Builtin::kChildPid:
     case Builtin::kNumaNode: return Type::integer(4, false);
     case Builtin::kCurtask: return Type::pointer_to(Type::structure("struct task_struct"));
     case Builtin::kComm: return Type::string(16);  // TASK_COMM_LEN

@@ -30,6 +30,10 @@ enum class Function : uint8_t {
   kUserSymbol,
   kKernelSymbol,
   kKernelAddress,
+  kPerCpuAddress,
+  kUserAddress,
+  kKernelFunctionExists,
+  kIsError,
   kReg,
   kOverride,
   kNtop,
@@ -37,6 +41,9 @@ enum class Function : uint8_t {
   kStrftime,
   kMacaddr,
   kStrlen,
+  kStrcap,
+  kDefaultStringLength,
+  kMemcmp,
   kStrncmp,
   kStrcontains,
   kStrstr,
@@ -52,7 +59,9 @@ enum class Function : uint8_t {
   kTypeinfo,
   kContainerOf,
   kCgroupId,
+  kCgroupPath,
   kSignal,
+  kSignalThread,
   kNamedValue,   ///< strerror() and the like: the argument, printed as a name
   kSamePointer,  ///< kptr(), uptr()
   kSystem,
@@ -66,6 +75,7 @@ enum class Function : uint8_t {
   kStats,
   kHist,
   kLhist,
+  kTimeSeries,
   kNotBuilt,
 };
 

@@ -72,6 +72,8 @@ class FakeWorld : public World {
   }
   Result<uint64_t> kernel_address(std::string_view symbol) override {
     if (symbol == "vfs_read") return 0xffffffff81000010;
+    if (symbol == "runqueues") return 0x32580;
+    if (symbol == "__per_cpu_offset") return 0xffffffff82000000;
     return fail(ErrorCode::kNotFound, "the kernel has no function '{}'", symbol);
   }
   Result<std::vector<Tracepoint>> tracepoints(std::string_view category,
@@ -131,6 +133,18 @@ class FakeWorld : public World {
     return fail(ErrorCode::kNotFound, "no cgroup {}", path);
   }
   uint32_t cpu_count() override { return 4; }
+  Result<UserVariable> user_variable(std::string_view path, std::string_view name) override {
+    if (name == "state") return UserVariable{0x4000, 4};
+    return fail(ErrorCode::kNotFound, "no variable is called {} in {}", name, path);
+  }
+  Result<uint64_t> user_function_address(const UserFunction& function) override {
+    if (function.symbol == "fopen") return 0x1000;
+    return fail(ErrorCode::kNotFound, "no function is called {} in {}", function.symbol,
+                function.path);
+  }
+  /// 2500 days: interval number 2 of 1000 days.
+  int64_t real_time_offset_ns() override { return 2500 * int64_t{86'400'000'000'000}; }
+  int64_t tai_offset_ns() override { return 37'000'000'000; }
   Result<std::vector<Tracepoint>> typed_events(TypedEvent kind,
                                                std::string_view module,
                                                std::string_view name) override {

@@ -202,10 +202,15 @@ class Lowering {
   /// strcontains(), strstr().
   ExprPtr lower_strcontains(const ast::Call& call, typed::ExprKind kind);
   ExprPtr lower_cgroup_id(const ast::Call& call);
+  ExprPtr lower_cgroup_path(const ast::Call& call);
+  ExprPtr lower_child_pid(Span span);
   ExprPtr lower_signal(const ast::Call& call);
   ExprPtr lower_getopt(const ast::Call& call);
   ExprPtr convert(ExprPtr value, Type type, Span span);
+  // Texts and memory: lower_text.cc.
   ExprPtr lower_string(const ast::Expr& expr, std::string_view what);
+  ExprPtr lower_strcap(const ast::Call& call);
+  ExprPtr lower_memcmp(const ast::Call& call);
   /// Names that stand for a field of the current task, or for something known before the script
   /// runs. Null: not one of them.
   ExprPtr lower_derived(const std::string& name, Span span);
@@ -218,6 +223,14 @@ class Lowering {
   ExprPtr lower_symbol(const ast::Call& call, Type::Kind kind);
   ExprPtr lower_reg(const ast::Call& call);
   ExprPtr lower_kernel_address(const ast::Call& call);
+  // Addresses of names, clocks: lower_address.cc.
+  ExprPtr lower_per_cpu_address(const ast::Call& call);
+  ExprPtr lower_user_address(const ast::Call& call);
+  std::optional<uint64_t> probed_address(std::string& path, Span span);
+  ExprPtr lower_kernel_function_exists(const ast::Call& call);
+  ExprPtr lower_is_error(const ast::Call& call);
+  /// nsecs(tai), pid(init) and the like, ppid(task). Null: it is none of them.
+  ExprPtr lower_named_variant(const ast::Call& call);
   ExprPtr lower_override(const ast::Call& call);
   bool literal_text(const ast::Expr& expr, std::string_view what, std::string& text);
   bool constant(const ast::Expr& expr, std::string_view what, int64_t& value);
@@ -279,6 +292,7 @@ class Lowering {
   void lower_assign_map(const ast::Assign& assign, const ast::Map& target, typed::Block& into);
   bool lower_aggregate(const ast::Assign& assign, const ast::Map& target, typed::Block& into);
   void lower_lhist(const ast::Call& call, typed::Map& map);
+  void lower_series(const ast::Call& call, typed::Map& map);
   void lower_let(const ast::Let& let, typed::Block& into);
   void check_import(const ast::ImportStmt& stmt);
   void lower_if(const ast::If& stmt, typed::Block& into);

@@ -26,14 +26,7 @@ Lowering::ExprPtr Lowering::lower_call(const ast::Call& call) {
   bool is_plain_name =
       builtin != nullptr || call.name == "retval" || call.name == "duration" || call.name == "args";
   if (is_plain_name && call.arguments.empty()) return lower_name(call.name, call.name_span);
-  if (call.name == "nsecs" && call.arguments.size() == 1) {
-    const auto* mode = ast::try_as<ast::Identifier>(call.arguments[0].get());
-    if (mode != nullptr && (mode->name == "monotonic" || mode->name == "boot")) {
-      ExprPtr value = make(ExprKind::kBuiltin, Type::uint64(), call.span);
-      value->builtin = mode->name == "boot" ? typed::Builtin::kBootNsecs : typed::Builtin::kNsecs;
-      return value;
-    }
-  }
+  if (ExprPtr value = lower_named_variant(call)) return value;
   const FunctionEntry* entry = find_function(call.name);
   if (builtin != nullptr && entry == nullptr) {
     refuse(call.span, fmt::format("{}() with an argument", call.name));
@@ -88,6 +81,16 @@ Lowering::ExprPtr Lowering::lower_function(const ast::Call& call, Function funct
     case Function::kTypeinfo: return lower_typeinfo(call);
     case Function::kContainerOf: return lower_container_of(call);
     case Function::kCgroupId: return lower_cgroup_id(call);
+    case Function::kCgroupPath: return lower_cgroup_path(call);
+    case Function::kStrcap: return lower_strcap(call);
+    case Function::kDefaultStringLength:
+      return number(effective_strlen(options_), Type::literal(), call.span);
+    case Function::kMemcmp: return lower_memcmp(call);
+    case Function::kPerCpuAddress: return lower_per_cpu_address(call);
+    case Function::kUserAddress: return lower_user_address(call);
+    case Function::kKernelFunctionExists: return lower_kernel_function_exists(call);
+    case Function::kIsError: return lower_is_error(call);
+    case Function::kSignalThread:
     case Function::kSignal: return lower_signal(call);
     case Function::kGetopt: return lower_getopt(call);
     case Function::kNamedValue: {
@@ -194,6 +197,10 @@ Lowering::ExprPtr Lowering::lower_print(const ast::Call& call) {
                        "print() takes top and div only for a whole map: print(@x, 5, 1000)");
     return unknown(call.span);
   }
+  if (map != nullptr && maps_.maps[map_named(*map)].map.role == bundle::MapRole::kStats) {
+    refuse(call.span, "print() of one key of a map of stats()");
+    return unknown(call.span);
+  }
   ExprPtr value = nothing(ExprKind::kPrintValue, call.span);
   value->args.push_back(lower(*call.arguments[0]));
   if (value->args[0]->type.is_none())
@@ -283,9 +290,8 @@ Lowering::ExprPtr Lowering::lower_delete(const ast::Call& call) {
   }
   if (!add_key(value->map, std::move(given), call.span, value->args)) return unknown(call.span);
   const typed::Map& known = maps_.maps[value->map].map;
-  const bool is_histogram =
-      known.role == bundle::MapRole::kHist || known.role == bundle::MapRole::kLhist;
-  if (!is_histogram && !known.is_scalar()) value->type = Type::boolean();  // whether it was there
+  if (!known.has_buckets() && !known.is_scalar())
+    value->type = Type::boolean();  // whether it was there
   return value;
 }
 
@@ -305,8 +311,7 @@ Lowering::ExprPtr Lowering::lower_has_key(const ast::Call& call) {
   const MapState& state = maps_.maps[value->map];
   if (!state.has_role) {
     diagnostics_.error(map->span, "undefined map: nothing is ever put into {}", map->name);
-  } else if (state.map.role == bundle::MapRole::kHist ||
-             state.map.role == bundle::MapRole::kLhist) {
+  } else if (state.map.has_buckets()) {
     refuse(call.span, fmt::format("has_key() of a map of {}", describe(state.map.role)));
   }
   return value;

@@ -26,8 +26,6 @@ constexpr SignalName kSignals[] = {
     {"TSTP", 20}, {"TTIN", 21},  {"TTOU", 22}, {"URG", 23},  {"XCPU", 24}, {"XFSZ", 25},
     {"PROF", 27}, {"WINCH", 28}, {"IO", 29},   {"PWR", 30},  {"SYS", 31}};
 
-constexpr size_t kMostNeedleBytes = 32;
-
 }  // namespace
 
 /// The same number, printed in another way.
@@ -36,13 +34,6 @@ Lowering::ExprPtr Lowering::convert(ExprPtr value, Type type, Span span) {
   ExprPtr result = make(ExprKind::kConvert, std::move(type), span);
   result->args.push_back(std::move(value));
   return result;
-}
-
-Lowering::ExprPtr Lowering::lower_string(const ast::Expr& expr, std::string_view what) {
-  ExprPtr value = lower(expr, Want::kString);
-  if (value->type.is_unknown() || value->type.is_string()) return value;
-  diagnostics_.error(expr.span, "{} needs a string, not {}", what, to_string(value->type));
-  return unknown(expr.span);
 }
 
 /// ntop(address), ntop(family, address): IPv4 where four bytes or a number, else IPv6.
@@ -110,66 +101,6 @@ Lowering::ExprPtr Lowering::lower_macaddr(const ast::Call& call) {
   return value;
 }
 
-// ---- strings
-
-Lowering::ExprPtr Lowering::lower_strlen(const ast::Call& call) {
-  ExprPtr text = lower_string(*call.arguments[0], "strlen()");
-  if (text->type.is_unknown()) return unknown(call.span);
-  if (text->kind == ExprKind::kText) return number(text->text.size(), Type::literal(), call.span);
-  ExprPtr value = make(ExprKind::kStrlen, Type::uint64(), call.span);
-  value->args.push_back(std::move(text));
-  return value;
-}
-
-Lowering::ExprPtr Lowering::lower_strncmp(const ast::Call& call) {
-  ExprPtr left = lower_string(*call.arguments[0], "strncmp()");
-  ExprPtr right = lower_string(*call.arguments[1], "strncmp()");
-  int64_t length = 0;
-  if (!constant(*call.arguments[2], "the length of strncmp()", length) || left->type.is_unknown() ||
-      right->type.is_unknown())
-    return unknown(call.span);
-  if (length < 0) {
-    diagnostics_.error(call.arguments[2]->span, "strncmp: the length cannot be negative");
-    return unknown(call.span);
-  }
-  if (left->kind == ExprKind::kText && right->kind == ExprKind::kText) {
-    const auto n = static_cast<size_t>(length);
-    const bool is_same = left->text.substr(0, n) == right->text.substr(0, n);
-    return number(is_same ? 0 : 1, Type::literal(), call.span);
-  }
-  ExprPtr value = make(ExprKind::kTextDiffers, Type::int64(), call.span);
-  value->number = static_cast<uint64_t>(length);
-  value->args.push_back(std::move(left));
-  value->args.push_back(std::move(right));
-  return value;
-}
-
-Lowering::ExprPtr Lowering::lower_strcontains(const ast::Call& call, ExprKind kind) {
-  ExprPtr text = lower_string(*call.arguments[0], call.name + "()");
-  std::string needle;
-  if (!literal_text(*call.arguments[1], fmt::format("what {}() looks for", call.name), needle) ||
-      text->type.is_unknown())
-    return unknown(call.span);
-  const bool is_find = kind == ExprKind::kFind;
-  const Type type = is_find ? Type::int64() : Type::boolean();
-  if (needle.empty()) return number(is_find ? 0 : 1, type, call.span);
-  if (text->kind == ExprKind::kText) {
-    const size_t at = text->text.find(needle);
-    const bool is_there = at != std::string::npos;
-    const uint64_t where = is_there ? at : ~uint64_t{0};
-    return number(is_find ? where : uint64_t{is_there}, type, call.span);
-  }
-  if (needle.size() > kMostNeedleBytes) {
-    refuse(call.arguments[1]->span,
-           fmt::format("{}() for more than {} bytes", call.name, kMostNeedleBytes));
-    return unknown(call.span);
-  }
-  ExprPtr value = make(kind, type, call.span);
-  value->text = std::move(needle);
-  value->args.push_back(std::move(text));
-  return value;
-}
-
 // ---- what is known before the script runs
 
 Lowering::ExprPtr Lowering::lower_cgroup_id(const ast::Call& call) {
@@ -179,6 +110,31 @@ Lowering::ExprPtr Lowering::lower_cgroup_id(const ast::Call& call) {
   if (id) return number(*id, Type::uint64(), call.span);
   diagnostics_.error(call.span, "cgroupid: {}", id.error().message);
   return unknown(call.span);
+}
+
+/// cgroup_path(id[, filter]): looked up when it is printed.
+Lowering::ExprPtr Lowering::lower_cgroup_path(const ast::Call& call) {
+  std::string filter;
+  if (call.arguments.size() > 1 &&
+      !literal_text(*call.arguments[1], "the filter of cgroup_path()", filter))
+    return unknown(call.span);
+  ExprPtr id = lower_number(*call.arguments[0], "cgroup_path()");
+  return convert(std::move(id), Type::named("cgroup_path" + (filter.empty() ? "" : " " + filter)),
+                 call.span);
+}
+
+/// The process of -c; without a command there is none.
+Lowering::ExprPtr Lowering::lower_child_pid(Span span) {
+  const Type type = type_of(typed::Builtin::kChildPid);
+  if (!world_.has_command()) {
+    diagnostics_.warning(span, "there is no child process without -c: cpid is 0")
+        .with_hint("has_cpid says whether there is one");
+    return number(0, type, span);
+  }
+  if (options_.child > 0) return number(static_cast<uint64_t>(options_.child), type, span);
+  ExprPtr value = make(ExprKind::kBuiltin, type, span);
+  value->builtin = typed::Builtin::kChildPid;
+  return value;
 }
 
 /// getopt("name"[, default[, "help"]]): the type is the default's; without one it is a switch.
@@ -209,7 +165,7 @@ Lowering::ExprPtr Lowering::lower_getopt(const ast::Call& call) {
 
 Lowering::ExprPtr Lowering::lower_signal(const ast::Call& call) {
   if (!options_.allow_unsafe) {
-    diagnostics_.error(call.span, "signal() changes what the traced program does")
+    diagnostics_.error(call.span, "{}() changes what the traced program does", call.name)
         .with_hint("--unsafe allows it");
     return unknown(call.span);
   }
@@ -224,13 +180,15 @@ Lowering::ExprPtr Lowering::lower_signal(const ast::Call& call) {
     }
     which = number(static_cast<uint64_t>(known->number), Type::literal(), call.span);
   }
-  if (!expect_number(*which, "signal()") || which->type.is_unknown()) return unknown(call.span);
+  if (!expect_number(*which, call.name + "()") || which->type.is_unknown())
+    return unknown(call.span);
   if (which->kind == ExprKind::kNumber && (which->number < 1 || which->number > 64)) {
     diagnostics_.error(call.arguments[0]->span, "signal: 1 to 64 are signals, {} is none",
                        static_cast<int64_t>(which->number));
     return unknown(call.span);
   }
   ExprPtr value = nothing(ExprKind::kSignal, call.span);
+  value->is_thread = call.name == "signal_thread";
   value->args.push_back(std::move(which));
   return value;
 }
@@ -254,6 +212,8 @@ Lowering::ExprPtr Lowering::lower_derived(const std::string& name, Span span) {
     uid->builtin = typed::Builtin::kUid;
     return convert(std::move(uid), Type::named("username"), span);
   }
+  if (name == "cpid") return lower_child_pid(span);
+  if (name == "has_cpid") return number(world_.has_command() ? 1 : 0, Type::boolean(), span);
   if (name == "ppid") return member(member(current_task(span), "real_parent", span), "tgid", span);
   if (name == "pcomm") return member(member(current_task(span), "real_parent", span), "comm", span);
   if (name == "leader_tid")

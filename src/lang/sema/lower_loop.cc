@@ -104,7 +104,7 @@ bool Lowering::begin_walk(const ast::Map& map, typed::Stmt& loop) {
     diagnostics_.error(map.span, "{} has no keys to walk through", map.name);
     return false;
   }
-  if (!is_readable(state.map.role)) {
+  if (!is_readable(state.map.role) || state.map.role == bundle::MapRole::kStats) {
     refuse(map.span, fmt::format("a walk through a map of {}", describe(state.map.role)));
     return false;
   }

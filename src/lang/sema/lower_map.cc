@@ -10,7 +10,8 @@ using typed::ExprKind;
 
 bool Lowering::is_readable(MapRole role) {
   return role == MapRole::kValue || role == MapRole::kCount || role == MapRole::kSum ||
-         role == MapRole::kAvg || role == MapRole::kMin || role == MapRole::kMax;
+         role == MapRole::kAvg || role == MapRole::kStats || role == MapRole::kMin ||
+         role == MapRole::kMax;
 }
 
 Type Lowering::type_when_read(const typed::Map& map) {

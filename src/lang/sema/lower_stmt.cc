@@ -1,4 +1,7 @@
 // Lowering of statements, scopes and variables.
+#include <algorithm>
+#include <utility>
+
 #include "lang/sema/lower.h"
 
 namespace spile::lang {
@@ -383,6 +386,7 @@ bool Lowering::lower_aggregate(const ast::Assign& assign,
     maps_.maps[stmt.map].has_bits = true;
   }
   if (entry->function == Function::kLhist) lower_lhist(*call, maps_.maps[stmt.map].map);
+  if (entry->function == Function::kTimeSeries) lower_series(*call, maps_.maps[stmt.map].map);
   if (has_key) into.statements.push_back(std::move(stmt));
   return true;
 }
@@ -418,6 +422,52 @@ void Lowering::lower_lhist(const ast::Call& call, typed::Map& map) {
   map.lhist_min = min;
   map.lhist_max = max;
   map.lhist_step = step;
+}
+
+/// tseries(n, interval, how many[, "avg" | "max" | "min" | "sum"]).
+void Lowering::lower_series(const ast::Call& call, typed::Map& map) {
+  using bundle::SeriesOf;
+  constexpr int64_t kMostIntervals = 1000;
+  int64_t interval = 0, count = 0;
+  bool are_constant = constant(*call.arguments[1], "the interval of tseries()", interval);
+  are_constant =
+      constant(*call.arguments[2], "how many intervals tseries() keeps", count) && are_constant;
+  std::string how = "last";
+  if (call.arguments.size() > 3 &&
+      !literal_text(*call.arguments[3], "the fourth argument of tseries()", how))
+    return;
+  if (!are_constant) return;
+  if (interval <= 0) {
+    diagnostics_.error(call.arguments[1]->span, "tseries: the interval must be positive");
+    return;
+  }
+  if (count < 1 || count > kMostIntervals) {
+    diagnostics_.error(call.arguments[2]->span, "tseries: 1 to {} intervals are kept, not {}",
+                       kMostIntervals, count);
+    return;
+  }
+  constexpr std::pair<std::string_view, SeriesOf> kWays[] = {{"last", SeriesOf::kLast},
+                                                             {"avg", SeriesOf::kAvg},
+                                                             {"max", SeriesOf::kMax},
+                                                             {"min", SeriesOf::kMin},
+                                                             {"sum", SeriesOf::kSum}};
+  const auto* way = std::ranges::find(kWays, how, &std::pair<std::string_view, SeriesOf>::first);
+  if (way == std::end(kWays) || (how == "last" && call.arguments.size() > 3)) {
+    diagnostics_
+        .error(call.arguments[3]->span, "tseries: '{}' is no way to make one number of many", how)
+        .with_hint("avg, max, min or sum; without one the last number counts");
+    return;
+  }
+  const bool is_first = map.series_count == 0;
+  if (!is_first && (map.series_ns != static_cast<uint64_t>(interval) || map.series_count != count ||
+                    map.series_of != way->second)) {
+    diagnostics_.error(call.span, "tseries: {} has other intervals elsewhere", map.name);
+    return;
+  }
+  map.series_ns = static_cast<uint64_t>(interval);
+  map.series_count = static_cast<uint32_t>(count);
+  map.series_of = way->second;
+  map.real_time_offset_ns = world_.real_time_offset_ns();
 }
 
 }  // namespace spile::lang

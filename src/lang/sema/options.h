@@ -48,6 +48,8 @@ struct CompileOptions {
   /// When not empty, programs of kprobe, kretprobe and tracepoint probes end at once in any other
   /// process. Uprobes are attached to processes instead.
   std::vector<pid_t> pid_filter;
+  /// The command of -c, once it is there: cpid.
+  pid_t child = 0;
 
   /// Bodies of loops become functions, which the kernel calls round by round: its verifier then
   /// looks at a body once, and not at each round. The user engine's programs jump back.

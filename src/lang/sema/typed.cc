@@ -22,6 +22,7 @@ std::string_view to_string(Builtin builtin) {
     case Builtin::kRand: return "rand";
     case Builtin::kNumaNode: return "numaid";
     case Builtin::kJiffies: return "jiffies";
+    case Builtin::kChildPid: return "cpid";
   }
   return "";
 }

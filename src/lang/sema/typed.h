@@ -37,7 +37,8 @@ enum class ExprKind : uint8_t {
   kBuiltin,         ///< builtin
   kStr,             ///< args: address, [length]; number: most bytes, the NUL included
   kBuf,             ///< args: address, [length]; number: most bytes
-  kLoad,            ///< args: address of a number of type.size bytes in memory
+  kLoad,            ///< args: address of a number of type.size bytes in memory; text: not empty:
+                    ///< what of the kernel alone can be read there
   kTuple,           ///< args: elements
   kTupleField,      ///< args: a tuple; number: which element
   kStack,           ///< the call stack; type says whose, how deep and how it is printed
@@ -57,17 +58,19 @@ enum class ExprKind : uint8_t {
   kCompareText,   ///< op kEq or kNe; args: two strings
   kCompareBytes,  ///< op kEq or kNe; args: two of types that one place can hold
   kAnd,
-  kOr,           ///< args: two; the second only where it matters
-  kConditional,  ///< args: condition, value if true, value if not
-  kElvis,        ///< args: condition and value, value if that is 0
-  kTruncate,     ///< args: one; to type.size and type.is_signed
-  kHasKey,       ///< map; args: key
-  kByteSwap,     ///< args: one; number: how many bits
-  kStrlen,       ///< args: a string
-  kTextDiffers,  ///< args: two strings; number: most bytes compared. strncmp(): 0 where they are
-                 ///< equal
-  kContains,     ///< args: a string; text: what is looked for, at most 32 bytes
-  kFind,         ///< the same: where it begins, or -1
+  kOr,             ///< args: two; the second only where it matters
+  kConditional,    ///< args: condition, value if true, value if not
+  kElvis,          ///< args: condition and value, value if that is 0
+  kTruncate,       ///< args: one; to type.size and type.is_signed
+  kHasKey,         ///< map; args: key
+  kByteSwap,       ///< args: one; number: how many bits
+  kStrlen,         ///< args: a string
+  kTextDiffers,    ///< args: two strings; number: most bytes compared. strncmp(): 0 where they are
+                   ///< equal
+  kCompareMemory,  ///< args: two of strings and copies; number: bytes. Below 0, 0 or above it, as
+                   ///< the first byte that differs is
+  kContains,       ///< args: a string; text: what is looked for, at most 32 bytes
+  kFind,           ///< the same: where it begins, or -1
   // With an effect and, where `yields` says so, a value.
   kModifyVariable,  ///< variable op= args[0]
   kModifyMap,       ///< map[args[1..]] op= args[0]; a missing key starts at 0
@@ -106,7 +109,8 @@ enum class Builtin : uint8_t {
   kCgroup,
   kRand,
   kNumaNode,
-  kJiffies
+  kJiffies,
+  kChildPid,  ///< of -c, where it is not known yet
 };
 std::string_view to_string(Builtin builtin);
 
@@ -203,11 +207,20 @@ struct Map {
   Type value;  ///< of aggregations: the number that is put in (its sign matters)
   int64_t lhist_min = 0, lhist_max = 0, lhist_step = 1;
   uint32_t hist_bits = 0;     ///< hist(n, k): powers of two are cut into 2^k
-  uint32_t max_entries = 0;   ///< 0: CompileOptions::max_map_keys
-  bool drops_oldest = false;  ///< declared as lruhash or percpulruhash
-  Span span;                  ///< where it first appears
+  uint64_t series_ns = 0;     ///< tseries(): of one interval
+  uint32_t series_count = 0;  ///< intervals that are kept
+  bundle::SeriesOf series_of = bundle::SeriesOf::kLast;
+  int64_t real_time_offset_ns = 0;  ///< tseries(): CLOCK_REALTIME less CLOCK_MONOTONIC
+  uint32_t max_entries = 0;         ///< 0: CompileOptions::max_map_keys
+  bool drops_oldest = false;        ///< declared as lruhash or percpulruhash
+  Span span;                        ///< where it first appears
 
   bool is_scalar() const { return key.is_none(); }
+  /// One key of the script is several of the map, each with a number behind it.
+  bool has_buckets() const {
+    return role == bundle::MapRole::kHist || role == bundle::MapRole::kLhist ||
+           role == bundle::MapRole::kSeries;
+  }
 };
 
 /// What a program is called for; decides how addresses are read and what the context holds.

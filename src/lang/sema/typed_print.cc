@@ -65,6 +65,7 @@ std::string_view kind_name(ExprKind kind) {
     case ExprKind::kByteSwap: return "byte-swap";
     case ExprKind::kStrlen: return "strlen";
     case ExprKind::kTextDiffers: return "text-differs";
+    case ExprKind::kCompareMemory: return "compare-memory";
     case ExprKind::kContains: return "contains";
     case ExprKind::kSystem: return "system";
     case ExprKind::kCat: return "cat";
@@ -124,6 +125,8 @@ class Printer {
          map.role == bundle::MapRole::kValue ? "value" : describe(map.role), to_string(map.value),
          map.role == bundle::MapRole::kLhist
              ? fmt::format(" from {} to {} by {}", map.lhist_min, map.lhist_max, map.lhist_step)
+         : map.role == bundle::MapRole::kSeries
+             ? fmt::format(" every {} ns, the last {}", map.series_ns, map.series_count)
              : "");
   }
 

@@ -212,6 +212,27 @@ class World {
   virtual Result<uint64_t> cgroup_id(std::string_view path) {
     return fail(ErrorCode::kNotFound, "no cgroup {}", path);
   }
+  /// A variable of a user file (`path` as in UserFunction) and how many bytes it has; and the link
+  /// address of a function there. Errors: not found, unsupported (several of that name).
+  struct UserVariable {
+    uint64_t address = 0;     ///< link address
+    uint64_t size_bytes = 0;  ///< 0: not told
+  };
+  virtual Result<UserVariable> user_variable(std::string_view path, std::string_view name) {
+    return fail(ErrorCode::kNotFound, "no variable is called {} in {}", name, path);
+  }
+  virtual Result<uint64_t> user_function_address(const UserFunction& function) {
+    return fail(ErrorCode::kNotFound, "no function is called {} in {}", function.symbol,
+                function.path);
+  }
+  /// The trace has a command of its own (-c).
+  virtual bool has_command() { return false; }
+  /// We are in the first namespace of process ids, where the kernel counts them.
+  virtual bool counts_pids_as_the_kernel() { return true; }
+  /// CLOCK_REALTIME minus CLOCK_MONOTONIC, in ns, as they are now.
+  virtual int64_t real_time_offset_ns() { return 0; }
+  /// CLOCK_TAI minus CLOCK_MONOTONIC, in ns, as they are now.
+  virtual int64_t tai_offset_ns() { return 0; }
   /// CPUs that may ever be there.
   virtual uint32_t cpu_count() { return 1; }
   /// What rawtracepoint, fentry, fexit and iter name: one Tracepoint each, its category the module
