@@ -3,6 +3,7 @@
 #include <link.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <filesystem>
 
@@ -83,8 +84,8 @@ void forget_strays(const Attachment& attachment, const target::Module& module) {
   for (abi::StrayCell& cell : attachment.region.strays_untrusted()) {
     const uint64_t key = __atomic_load_n(&cell.key, __ATOMIC_ACQUIRE);
     if (module.contains(TargetAddr(key >> abi::kStrayNumberBits)) &&
-        __atomic_load_n(&cell.state, __ATOMIC_ACQUIRE) == abi::StrayState::kWatched)
-      __atomic_store_n(&cell.state, abi::StrayState::kForgotten, __ATOMIC_RELEASE);
+        std::atomic_ref(cell.state).load(std::memory_order_acquire) == abi::StrayState::kWatched)
+      std::atomic_ref(cell.state).store(abi::StrayState::kForgotten, std::memory_order_release);
   }
 }
 

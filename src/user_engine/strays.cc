@@ -1,6 +1,7 @@
 #include "user_engine/strays.h"
 
 #include <algorithm>
+#include <atomic>
 #include <set>
 
 #include "user_engine/loader.h"
@@ -70,7 +71,8 @@ std::vector<Stray> StrayWatch::find_new(const Attachment& attachment) {
   std::set<uint32_t> numbers;
   for (abi::StrayCell& cell : attachment.region.strays_untrusted()) {
     const uint64_t key = __atomic_load_n(&cell.key, __ATOMIC_ACQUIRE);
-    if (key == 0 || __atomic_load_n(&cell.state, __ATOMIC_ACQUIRE) != abi::StrayState::kSeen)
+    if (key == 0 ||
+        std::atomic_ref(cell.state).load(std::memory_order_acquire) != abi::StrayState::kSeen)
       continue;
     Stray stray;
     stray.number = static_cast<uint32_t>(key & ((1u << abi::kStrayNumberBits) - 1));
@@ -78,7 +80,7 @@ std::vector<Stray> StrayWatch::find_new(const Attachment& attachment) {
     if (numbers.contains(stray.number)) continue;
     stray.of = stray.number == 0 ? nullptr : find_returns(attachment, stray.number);
     if (stray.of == nullptr || stray.of->reenters || !stays(attachment, stray.target)) {
-      __atomic_store_n(&cell.state, abi::StrayState::kGivenUp, __ATOMIC_RELEASE);
+      std::atomic_ref(cell.state).store(abi::StrayState::kGivenUp, std::memory_order_release);
       continue;
     }
     numbers.insert(stray.number);
@@ -106,7 +108,7 @@ bool StrayWatch::stays(const Attachment& attachment, TargetAddr target) {
 void StrayWatch::settle(const Attachment& attachment, const Stray& stray, abi::StrayState state) {
   for (abi::StrayCell& cell : attachment.region.strays_untrusted()) {
     if (__atomic_load_n(&cell.key, __ATOMIC_ACQUIRE) == key_of(stray))
-      __atomic_store_n(&cell.state, state, __ATOMIC_RELEASE);
+      std::atomic_ref(cell.state).store(state, std::memory_order_release);
   }
 }
 
@@ -117,7 +119,8 @@ void StrayWatch::drop_forgotten(const Attachment& attachment) {
     return std::ranges::none_of(
         attachment.region.strays_untrusted(), [&](const abi::StrayCell& cell) {
           return __atomic_load_n(&cell.key, __ATOMIC_ACQUIRE) == key_of(watched.stray) &&
-                 __atomic_load_n(&cell.state, __ATOMIC_ACQUIRE) == abi::StrayState::kWatched;
+                 std::atomic_ref(cell.state).load(std::memory_order_acquire) ==
+                     abi::StrayState::kWatched;
         });
   });
 }
