@@ -214,14 +214,15 @@ Result<void> Attacher::attach_uprobes() {
       if (group.is_attached) continue;
       partners[partners[i]] = partners[i];
     }
-    if (is_forced(AttachPath::kSession))
-      return fail(ErrorCode::kUnsupported, "--attach session: {}",
-                  why_no_session_.empty()
-                      ? "this kernel has no uprobe.session, or the script is not a uprobe and a "
-                        "uretprobe of the same functions"
-                      : why_no_session_);
-    SPILE_TRY_VOID(attach_uprobe_group(group));
+    if (!is_forced(AttachPath::kSession)) SPILE_TRY_VOID(attach_uprobe_group(group));
   }
+  // Told last: by then it is known what kept a pair from being one.
+  if (is_forced(AttachPath::kSession) && !std::ranges::all_of(groups, &UprobeGroup::is_attached))
+    return fail(ErrorCode::kUnsupported, "--attach session: {}",
+                why_no_session_.empty()
+                    ? "this kernel has no uprobe.session, or the script is not a uprobe and a "
+                      "uretprobe of the same functions"
+                    : why_no_session_);
   return {};
 }
 
