@@ -2,6 +2,7 @@
 // view of its memory.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -73,7 +74,8 @@ struct Attachment {
   std::unique_ptr<target::Target> target;
   std::shared_ptr<ProcessPlan> plan;
   AddressPlan addresses;
-  std::vector<Addition> additions;
+  /// A deque: sites point into them, and a vector that grows would copy what they hold.
+  std::deque<Addition> additions;
   TrapWatch trap_watch;  ///< used where `addresses` has a trap page
   std::vector<PatchedSite> sites;
   /// Sites in libraries that the process has unloaded. A child that it forked before may still have

@@ -180,9 +180,16 @@ void forget_lowered_semaphores(Attachment& attachment) {
 }  // namespace
 
 void forget_unloaded(Attachment& attachment) {
-  // The process first: a child that it forks from here on has nothing that it has not.
-  const auto gone = std::ranges::partition(
-      attachment.unloaded, [&](const PatchedSite& s) { return !is_gone(*attachment.target, s); });
+  // The process first: a child that it forks from here on has nothing that it has not. A library's
+  // sites go together: one may jump by way of bytes that another has changed, and where the library
+  // comes back all are written again or none.
+  std::set<ModuleIdentity> stay;
+  for (const PatchedSite& site : attachment.unloaded) {
+    if (!is_gone(*attachment.target, site)) stay.insert(identity_of(site.planned->image->module()));
+  }
+  const auto gone = std::ranges::partition(attachment.unloaded, [&](const PatchedSite& site) {
+    return stay.contains(identity_of(site.planned->image->module()));
+  });
   if (gone.empty() || has_forked_children(attachment)) return;
   std::set<const PlannedSite*> forgotten;
   for (const PatchedSite& site : gone) forgotten.insert(site.planned);
