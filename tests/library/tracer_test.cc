@@ -1,6 +1,8 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -454,6 +456,34 @@ TEST(Tracer, EndsWithTheProgramWhileAForkedChildLivesOn) {
   ASSERT_TRUE(WIFSIGNALED(status)) << "the trace could not be started";
   while (target.call() != before) usleep(1000);  // the test's own time limit ends a wait in vain
   close(alive[1]);
+}
+
+TEST(Tracer, IsRefusedUnderSeccomp) {
+  const pid_t host = fork();
+  if (host == 0) {
+    sock_filter allow[] = {{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+    sock_fprog program = {1, allow};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) _exit(1);
+    _exit(Tracer::start("BEGIN { @ = 1; }").error() == -EPERM ? 0 : 2);
+  }
+  int status = -1;
+  waitpid(host, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+/// Its socket is closed: no SIGPIPE, which would end the program.
+TEST(Tracer, ThatHasEndedIsToldByANumber) {
+  spile_tracer_request request = {};
+  request.script = "BEGIN { exit(); }";
+  spile_tracer* tracer = nullptr;
+  ASSERT_EQ(spile_tracer_open(&request, &tracer), 0) << spile_error_text();
+  const unsigned char* frame = nullptr;
+  size_t size = 0;
+  while (spile_tracer_receive(tracer, -1, &frame, &size) > 0) {
+  }
+  EXPECT_EQ(spile_tracer_send(tracer, SPILE_FRAME_START, "", 0), -EPIPE);
+  spile_tracer_close(tracer);
 }
 
 /// A program that takes orphans (the first of a container, PR_SET_CHILD_SUBREAPER) becomes the parent of what it starts.
