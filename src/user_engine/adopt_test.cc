@@ -11,6 +11,7 @@
 #include "abi/data_region.h"
 #include "os/process.h"
 #include "user_engine/detach.h"
+#include "user_engine/target/stub.h"
 #include "user_engine/test_worker.h"
 
 // A function that nobody calls.
@@ -178,6 +179,39 @@ TEST_F(Leftovers, OfAZombieAreTakenOut) {
   write(data_ + abi::kJournalOffset, wrong);
   expect_all_is_taken_out();
   EXPECT_EQ(waitpid(zombie, nullptr, 0), zombie);
+}
+
+/// The code by which a killed tracer had a thread work for it.
+void leave_stub(const target::Target& target) {
+  auto maps = target.maps();
+  ASSERT_TRUE(maps);
+  const auto places = target::find_stub_places(*maps, target.memory());
+  ASSERT_FALSE(places.empty());
+  EXPECT_TRUE(target.memory().write(places.front().address, target::make_stub({}, 0)));
+  EXPECT_GT(target::find_stub_places(*maps, target.memory()).front().leftover_bytes, 0u);
+}
+
+TEST_F(Leftovers, StubsThatNoThreadIsInAreWiped) {
+  leave_stub(*target_);
+  expect_all_is_taken_out();
+}
+
+/// Whoever stops the process last wipes them, also a tracer that did not leave them.
+TEST(UserEngine, WipesAStubThatAnotherTracerLeft) {
+  Worker worker;
+  worker.run(1);
+  const Snapshot before = Snapshot::of(worker.pid());
+  {
+    auto trace = make_engine({})->attach(kept(counting_bundle()), {.pids = {worker.pid()}});
+    ASSERT_TRUE(trace) << trace.error().message;
+    auto target = target::Target::open(worker.pid());
+    ASSERT_TRUE(target) << target.error().message;
+    leave_stub(*target);
+    worker.run(100);
+    EXPECT_EQ(total(**trace), 100u);
+  }
+  expect_same(before, Snapshot::of(worker.pid()));
+  worker.run(100);
 }
 
 TEST_F(Leftovers, OfATracerThatLivesAreLeftAlone) {
