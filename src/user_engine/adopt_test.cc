@@ -11,6 +11,7 @@
 #include "abi/data_region.h"
 #include "os/process.h"
 #include "user_engine/detach.h"
+#include "user_engine/target/stub.h"
 #include "user_engine/test_worker.h"
 
 // A function that nobody calls.
@@ -178,6 +179,48 @@ TEST_F(Leftovers, OfAZombieAreTakenOut) {
   write(data_ + abi::kJournalOffset, wrong);
   expect_all_is_taken_out();
   EXPECT_EQ(waitpid(zombie, nullptr, 0), zombie);
+}
+
+/// Where a stub may be put if it must not be the first choice: behind a library's code.
+target::StubPlace second_stub_place(const target::Target& target) {
+  auto maps = target.maps();
+  EXPECT_TRUE(maps);
+  const auto places = target::find_stub_places(*maps, target.memory());
+  EXPECT_GE(places.size(), 3u) << "the vdso is the last";
+  return places.at(1);
+}
+
+/// The code by which a killed tracer had a thread work for it, where the next one puts none over
+/// it.
+void leave_stub(const target::Target& target) {
+  const TargetAddr at = second_stub_place(target).address;
+  EXPECT_TRUE(target.memory().write(at, target::make_stub({}, 0)));
+  EXPECT_GT(second_stub_place(target).leftover_bytes, 0u);
+}
+
+TEST_F(Leftovers, StubsThatNoThreadIsInAreWiped) {
+  leave_stub(*target_);
+  expect_all_is_taken_out();
+  EXPECT_EQ(second_stub_place(*target_).leftover_bytes, 0u);
+}
+
+/// Whoever stops the process last wipes them, also a tracer that did not leave them.
+TEST(UserEngine, WipesAStubThatAnotherTracerLeft) {
+  Worker worker;
+  worker.run(1);
+  const Snapshot before = Snapshot::of(worker.pid());
+  auto target = target::Target::open(worker.pid());
+  ASSERT_TRUE(target) << target.error().message;
+  {
+    auto trace = make_engine({})->attach(kept(counting_bundle()), {.pids = {worker.pid()}});
+    ASSERT_TRUE(trace) << trace.error().message;
+    leave_stub(*target);
+    worker.run(100);
+    EXPECT_EQ(total(**trace), 100u);
+  }
+  EXPECT_EQ(second_stub_place(*target).leftover_bytes, 0u);
+  expect_same(before, Snapshot::of(worker.pid()));
+  worker.run(100);
 }
 
 TEST_F(Leftovers, OfATracerThatLivesAreLeftAlone) {

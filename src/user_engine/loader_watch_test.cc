@@ -80,6 +80,9 @@ TEST_F(LoaderGate, NumbersOfRequestsWrap) {
   loading.join();
   EXPECT_EQ(gate().asked, 0u);
   EXPECT_EQ(gate().in_vain, 0u);
+  EXPECT_TRUE(rt::wait_for_answer(consts_, &gate(), UINT32_MAX)) << "it came before";
+  gate().answered = UINT32_MAX;
+  EXPECT_FALSE(rt::wait_for_answer(consts_, &gate(), 0)) << "nobody has answered it";
 }
 
 /// The clock is not to be had: what ends the wait are looks that find no sign of life.
@@ -136,6 +139,28 @@ TEST_F(LoaderGate, ClosingItLetsThoseGoWhoWait) {
   close_gate(region_);
   loading.join();
   EXPECT_FALSE(pending_request(region_));
+}
+
+TEST_F(LoaderGate, BehindAClosedOneNobodyWaits) {
+  gate().asked = 1;
+  EXPECT_TRUE(rt::wait_for_answer(consts_, &gate(), 1)) << "nor is it in vain";
+}
+
+/// Signs of life without an end: the clock ends the wait.
+TEST_F(LoaderGate, ATracerThatNeverAnswersIsNotWaitedForForEver) {
+  open_gate(region_);
+  std::atomic<bool> done = false;
+  std::thread loading([&] {
+    rt::await_tracer(consts_);
+    done = true;
+  });
+  while (!done) {
+    __atomic_fetch_add(&gate().beat, 1, __ATOMIC_RELEASE);
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  loading.join();
+  EXPECT_EQ(gate().in_vain, 1u);
+  EXPECT_EQ(gate().open, 0u);
 }
 
 void on_signal(int) {}

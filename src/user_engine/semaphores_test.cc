@@ -1,7 +1,9 @@
 #include "user_engine/semaphores.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -96,6 +98,41 @@ TEST_F(OwnMemory, UnreadableIsAnErrorOfRaisingAndGoneWhenLowering) {
   EXPECT_FALSE(raise_semaphores(memory_, journal_));
   journal_.semaphores[0].state = State::kRaised;
   EXPECT_TRUE(lower());
+}
+
+/// Counters that can be read but not written: a mapping of a file that was opened for reading. What
+/// a change's note says then is what it says to who comes after a tracer that died there.
+class Unwritable : public OwnMemory {
+ protected:
+  void SetUp() override {
+    const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    ASSERT_GE(file, 0);
+    page_ = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, file, 0);
+    close(file);
+    ASSERT_NE(page_, MAP_FAILED);
+    list_semaphores(std::vector{of(*static_cast<uint16_t*>(page_))}, journal_);
+  }
+  void TearDown() override { munmap(page_, 4096); }
+  const abi::SemaphoreEntry& entry() const { return journal_.semaphores[0]; }
+
+  void* page_ = nullptr;
+  static constexpr uint16_t kMagic = 0x457f;  ///< how an ELF file begins
+};
+
+TEST_F(Unwritable, ARiseIsNotedBeforeItIsMade) {
+  ASSERT_FALSE(raise_semaphores(memory_, journal_));
+  EXPECT_EQ(entry().state, State::kRaising);
+  EXPECT_EQ(entry().before, kMagic);
+  EXPECT_EQ(entry().after, kMagic + 1);
+  EXPECT_EQ(lowered_value(listed_semaphores(journal_)[0], kMagic), std::nullopt);
+}
+
+TEST_F(Unwritable, AFallIsNotedBeforeItIsMade) {
+  journal_.semaphores[0].state = State::kRaised;
+  ASSERT_FALSE(lower());
+  EXPECT_EQ(entry().state, State::kLowering);
+  EXPECT_EQ(entry().before, kMagic);
+  EXPECT_EQ(entry().after, kMagic - 1);
 }
 
 /// A forked copy of this process, for what reads a target.

@@ -35,6 +35,11 @@ std::optional<TargetAddr> jump_target(const Target& target, TargetAddr at) {
   return insn->branch_target(at);
 }
 
+std::chrono::nanoseconds rest_after_vain_stop(std::chrono::nanoseconds held) {
+  constexpr std::chrono::nanoseconds kLongest = std::chrono::seconds(2);
+  return held < kLongest / 10 ? held * 10 : kLongest;
+}
+
 void Job::sort() {
   std::ranges::sort(patches, [](const PatchedBytes& a, const PatchedBytes& b) {
     return a.level != b.level ? a.level > b.level : a.address < b.address;
@@ -424,13 +429,12 @@ Result<void> Undo::run() {
     if (!done && (done.error().code != ErrorCode::kBusy || refused_ || i == kStops))
       return forward(done, "detach from process {}", target_.pid());
     if (done && *done) return {};
-    // A stop that timed out has held the other threads all the while: they get ten times as long
-    // before the next.
     auto held = std::chrono::steady_clock::now() - began;
     if (!done && held > kSlowStop && i >= kSlowStops)
       return forward(done, "detach from process {}", target_.pid());
-    wait(std::max<std::chrono::nanoseconds>(
-        std::chrono::milliseconds(std::min(i + waits_for_cpu_, 40)), done ? held * 0 : held * 10));
+    const std::chrono::nanoseconds pause =
+        std::chrono::milliseconds(std::min(i + waits_for_cpu_, 40));
+    wait(done ? pause : std::max(pause, rest_after_vain_stop(held)));
     // A stop that only restored some sites was no vain attempt; and a thread that was preempted in
     // our code leaves it as soon as it gets a CPU, on a busy machine after seconds.
     bool waits = done && !executing_.empty() && ++waits_for_cpu_ < kStopsForCpu;

@@ -2,6 +2,7 @@
 // for our own attachments (detach.cc) and for what others left (adopt.cc).
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <set>
@@ -63,6 +64,12 @@ struct Job {
 
 /// Stops of a process until a tracer's stops have let all threads leave our code.
 inline constexpr int kStops = 60;
+
+/// How long a process runs before the next stop, after one that came to nothing and took `held`
+/// nanoseconds: ten times as long, since that may have been spent with threads held still. Not
+/// longer than a while that somebody who ends a trace waits for: on a machine that stood still
+/// `held` says little.
+std::chrono::nanoseconds rest_after_vain_stop(std::chrono::nanoseconds held);
 
 /// Where the direct jump at `at` leads, as memory has it now: prefixes that change nothing may
 /// stand before it. nullopt: no such jump.

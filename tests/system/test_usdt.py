@@ -10,7 +10,7 @@ import time
 
 from harness import SPILE, Picture, Process, Skip, Spile, check, need_root, need_tool
 from tracing import (KILLED, SOAK, alive, check_process_as_before, check_prints, check_says, check_status,
-                     compile_program, has_our_mappings, keyed, main, run, scalar, spile, temporary_directory)
+                     compile_program, has_our_mappings, keyed, main, run, scalar, spile, temporary_directory, wait_until)
 
 # `formats` has one of each place that an argument can be in, with known values. `twice` is inlined into three callers,
 # each with its arguments elsewhere. `gated` is reached only while its semaphore is not zero.
@@ -145,6 +145,27 @@ GATE = r"""
 #include <sys/sdt.h>
 unsigned short lib_gate_semaphore __attribute__((section(".probes")));
 __attribute__((noinline)) int gate(int n) { STAP_PROBE1(lib, gate, n); return n; }
+"""
+
+# Loads and unloads the library of its argument, and calls its function.
+GUEST = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int argc, char **argv) {
+  char line[64];
+  void *library = 0;
+  puts("ready"); fflush(stdout);
+  for (int turn = 1; argc > 1 && fgets(line, sizeof line, stdin); turn++) {
+    if (line[0] == 'u') dlclose(library), library = 0;
+    if (line[0] == 'l') {
+      if (!(library = dlopen(argv[1], RTLD_NOW))) return 1;
+      printf("at %p\n", dlsym(library, "lib_gate_semaphore"));
+    }
+    int (*gate)(int) = library ? (int (*)(int))dlsym(library, "gate") : 0;
+    for (int i = 0; gate && line[0] == 'w' && i < 10; i++) gate(i);
+    printf("turn %d\n", turn); fflush(stdout);
+  }
+}
 """
 
 THROWER = r"""
@@ -427,6 +448,42 @@ def semaphores_change_once_over_many_stops():
         check("lowered", (target.semaphore(), counter(target.pid, gate)) == (2, 2),
               f"{target.semaphore()} {counter(target.pid, gate)}")
         check_process_as_before(before, Picture(target.pid))
+
+
+@case
+def a_semaphore_of_an_unloaded_library_is_forgotten():
+    """The library comes back to its place, its counter with it. What others count there is left as it is."""
+    own = os.path.join(Work.directory, "libguest.so")
+    Work.program()
+    with open(own + ".c", "w", encoding="utf-8") as file:
+        file.write(GATE)
+    check_status(run(["gcc", "-shared", "-fPIC", "-O2", own + ".c", "-o", own], seconds=60), 0)
+    user = compile_program(Work.directory, "guest", GUEST, ("-O2",))
+    turns, others = 0, 5
+    with Process([user, own]) as target:
+        def ask(what):
+            nonlocal turns
+            turns += 1
+            target.process.stdin.write(what + "\n")
+            target.process.stdin.flush()
+            target.wait_for_line(f"turn {turns}$")
+        target.wait_for_line("ready")
+        ask("load")
+        with Spile(f"usdt:{own}:lib:gate {{ @ = count(); }}", pid=target.pid, extra=("--engine", "user")) as tracer:
+            tracer.wait_attached()
+            for _ in range(3):
+                ask("unload")
+                ask("load")
+                places = [int(line.split()[1], 16) for line in target.out if line.startswith("at ")]
+                check("same-place", len(set(places)) == 1, f"{places}: the test says nothing")
+                wait_until(lambda: counter(target.pid, places[0]) == 1, "the counter", 20)
+                ask("work")
+            set_counter(target.pid, places[0], others + 1)
+            tracer.stop()
+            check("exact-count", tracer.maps().get("@") == 30, tracer.report())
+        check("lowered-once", counter(target.pid, places[0]) == others, f"{counter(target.pid, places[0])}")
+        check("no-mapping-left", not has_our_mappings(target.pid), tracer.report())
+        ask("work")
 
 
 @case

@@ -418,6 +418,31 @@ TEST(Maps, ScribbledMemoryNeitherCrashesNorHangs) {
   scribbler.join();
 }
 
+/// Whoever deleted it died before taking it out of its chain, of which it is the first.
+TEST(Maps, ADeletedEntryThatIsStillInItsChainIsNotFound) {
+  TestRegion r({map_spec(MapKind::kHash, 8, 8, 4)});
+  const uint64_t key = 1;
+  update(r.region(), 0, as_bytes(key), as_bytes(key)).value();
+  ASSERT_NE(rt::map_lookup(r.consts(), r.map(), raw(key), 0), nullptr);
+  rt::entry_of(r.map(), 0)->link |= abi::kLinkMark;
+  EXPECT_EQ(rt::map_lookup(r.consts(), r.map(), raw(key), 0), nullptr);
+  EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(key), raw(key), rt::kFlagNoExist, 0), 0);
+  EXPECT_EQ(sums_by_key(r.region(), 0), (std::map<uint64_t, uint64_t>{{key, key}}));
+}
+
+/// The list of free entries begins with one that there is not; entries that were never used are
+/// taken instead.
+TEST(Maps, AFreeEntryThatThereIsNotIsNotTaken) {
+  TestRegion r({map_spec(MapKind::kHash, 8, 8, 4)});
+  const uint64_t key = 1;
+  for (const uint64_t scribbled : {uint64_t{r.map().capacity} + 1, abi::kLinkIndexMask}) {
+    rt::head_of(r.map())->free_head = scribbled;
+    EXPECT_EQ(rt::take_freed_entry(r.map()), -1) << scribbled;
+    EXPECT_EQ(rt::map_update(r.consts(), r.map(), raw(key), raw(key), rt::kFlagAny, 0), 0);
+  }
+  EXPECT_NE(rt::map_lookup(r.consts(), r.map(), raw(key), 0), nullptr);
+}
+
 TEST(Maps, AChainThatIsARingIsReportedAsCorrupt) {
   TestRegion r({map_spec(MapKind::kHash, 8, 8, 4)});
   const uint64_t key = 1, other = 2;

@@ -181,8 +181,11 @@ TEST_F(Rings, ARecordThatItsLivingOwnerForgotIsSkippedInTime) {
   std::this_thread::sleep_for(milliseconds(40));
   EXPECT_EQ(numbers(), (Numbers{3}));
   EXPECT_EQ(reader_.stats().abandoned, 1u);
-  rt::ring_submit(r_.consts(),
-                  forgotten);  // Too late: the word is free for the next lap and must stay so.
+  // Too late: the word is free for the next lap and must stay so.
+  const uint64_t* word = reinterpret_cast<const uint64_t*>(forgotten) - 2;
+  const uint64_t free = *word;
+  rt::ring_submit(r_.consts(), forgotten);
+  EXPECT_EQ(*word, free);
   for (uint64_t i = 0; i < 5000; ++i) {
     ASSERT_TRUE(send(1, i));
     ASSERT_EQ(numbers(), (Numbers{i}));
@@ -266,6 +269,24 @@ TEST_F(Rings, TheReaderMovesAStuckProducerPositionOnBeforeItFreesTheRecord) {
   EXPECT_EQ(ring.head->producer_pos, abi::kRingFirstPosition + 32);
   EXPECT_TRUE(send(1, 2));
   EXPECT_EQ(numbers(), (Numbers{2}));
+}
+
+/// Scribbled words: positions are multiples of eight, and no record goes over the ring's end.
+TEST_F(Rings, APositionThatMakesNoSenseIsNotClaimedAndNotMovedOn) {
+  const rt::Ring ring = rt::ring_of(r_.map(), 0);
+  uint64_t* const producer = &ring.head->producer_pos;
+  uint64_t position = 0;
+  const uint64_t odd = abi::kRingFirstPosition + 4;
+  *producer = odd;
+  std::memcpy(reinterpret_cast<uint8_t*>(ring.word_at(odd)), &odd, sizeof odd);
+  EXPECT_EQ(rt::claim_once(ring, 32, 1, &position), rt::Claim::kFull);
+  const uint64_t late = abi::kRingFirstPosition + ring.size - 64;
+  *producer = late;
+  const uint64_t room = ring.size - (late & (ring.size - 1));
+  *ring.word_at(late) = abi::record_header(abi::RecordState::kBusy, room + 8, 1);
+  ring.head->consumer_pos = late;
+  EXPECT_EQ(rt::claim_once(ring, 32, 1, &position), rt::Claim::kAgain);
+  EXPECT_EQ(*producer, late);
 }
 
 TEST_F(Rings, AProducerThatSleptForALapCannotClaim) {

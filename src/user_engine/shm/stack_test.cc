@@ -283,6 +283,25 @@ TEST_F(ThreadStacks, AreNotWhereLibcDoesNotSay) {
       8);
 }
 
+/// Words that look like libc's, of a block that the stack pointer is in and the control block is
+/// not: what lies between the two may be anything.
+TEST_F(ThreadStacks, AreNotWhereTheControlBlockIsOutside) {
+  std::thread([&] {
+    uint8_t frames[33 * 1024];
+    static thread_local uint64_t words[2];
+    const uint64_t at = reinterpret_cast<uint64_t>(frames), fs = rt::read_fs_u64(0);
+    words[0] = (at - (1 << 16)) & ~uint64_t{4095};
+    words[1] = at + sizeof frames - words[0];
+    ASSERT_LT(words[0] + words[1], fs);
+    const TestCode confined(r_, [&](abi::RtConsts& consts) {
+      consts.allowed_calls = 0;
+      consts.main_stack_begin = consts.main_stack_end = 0;
+      consts.stack_fs_offset = static_cast<int32_t>(reinterpret_cast<uint64_t>(words) - fs);
+    });
+    EXPECT_LT(walked(confined, chain_in(frames, 32)), 8u);
+  }).join();
+}
+
 /// Below the stack pointer, behind the control block, of another thread.
 TEST_F(ThreadStacks, DoNotMakeOtherMemorySafe) {
   in_thread([&](const TestCode& code) {

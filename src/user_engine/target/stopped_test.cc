@@ -357,6 +357,30 @@ TEST(StackOffset, IsNotUsedInAProgramThatCutsHolesIntoItsStacks) {
   EXPECT_EQ(program.finish(), "exit-success");
 }
 
+/// What is found through the pointer of such a thread goes with the other's stack.
+TEST(FsBases, AreNotUsedWhereTwoThreadsHaveTheSame) {
+  const std::string path = build_program("shared_tls.c", "cc -O1 -pthread");
+  Program alone = Program::start({path, "alone"});
+  ASSERT_TRUE(alone.ready());
+  auto done = look(alone.pid(), [](StoppedProcess& process) {
+    EXPECT_EQ(process.threads().size(), 2u);
+    EXPECT_TRUE(process.fs_bases_usable());
+    EXPECT_TRUE(process.stack_offset());
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(alone.finish(), "exit-success");
+  Program sharing = Program::start({path});
+  ASSERT_TRUE(sharing.ready());
+  done = look(sharing.pid(), [](StoppedProcess& process) {
+    EXPECT_EQ(process.threads().size(), 3u);
+    EXPECT_FALSE(process.fs_bases_usable());
+    EXPECT_EQ(process.tid_offset(), std::nullopt);
+    EXPECT_EQ(process.stack_offset(), std::nullopt);
+  });
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(sharing.finish(), "exit-success");
+}
+
 TEST(Eintr, IsCuredOnlyWhereACallMayStartAgain) {
   EXPECT_TRUE(restartable_after_eintr(232, false));   // epoll_wait
   EXPECT_TRUE(restartable_after_eintr(45, true));     // recvfrom
