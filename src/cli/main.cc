@@ -1,9 +1,11 @@
 // argv -> session.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spile/detail/tracer_core.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +13,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <system_error>
 
 #include <CLI/CLI.hpp>
 
@@ -354,6 +357,34 @@ int parse_and_run(int argc, char** argv) {
 
 }  // namespace
 
+namespace {
+
+/// Closed ones would be given to the next file that is opened, and messages written into it: it may
+/// be a target's memory.
+bool hold_standard_descriptors() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", O_RDWR) != fd) return false;
+  }
+  return true;
+}
+
+void fail_to_write(int number) {
+  std::fputs("spile: write the output: ", stderr);
+  std::fputs(std::strerror(number), stderr);
+  std::fputs("\n", stderr);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
-  return parse_and_run(argc, argv);
+  if (!hold_standard_descriptors()) return 1;
+  // What cannot be written is thrown by fmt: whatever is set is taken back on the way out.
+  try {
+    const int status = parse_and_run(argc, argv);
+    if (std::fflush(stdout) == 0 || status != 0) return status;
+    fail_to_write(errno);
+  } catch (const std::system_error& error) {
+    fail_to_write(error.code().value());
+  }
+  return 1;
 }

@@ -105,6 +105,11 @@ class Reader {
 
   void import_file(const fs::path& path, const std::string& written, Span span) {
     if (!seen_.insert(canonical(path)).second) return;
+    std::error_code failed;
+    if (fs::exists(path, failed) && !fs::is_regular_file(path, failed)) {
+      diagnostics_.error(span, "import {}: this is no regular file", written);
+      return;
+    }
     errno = 0;
     std::ifstream file(path, std::ios::binary);
     std::string text{std::istreambuf_iterator<char>(file), {}};

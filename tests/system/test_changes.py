@@ -769,6 +769,50 @@ def case_56_rewritten_in_its_place():
         check("text-unchanged", library_is_patched(user.pid, user.path) is False, tracer.report())
 
 
+TRADING_LIBRARY = r"""
+__attribute__((noinline)) long lf(long n) { if (n <= 0) return 0; long r = lf(n - 1); __asm__ volatile(""); return r + 1; }
+__attribute__((constructor)) static void begin(void) { lf(2); }
+__attribute__((destructor)) static void end(void) { lf(1); }
+"""
+TRADING_PROGRAM = r"""
+#include <dlfcn.h>
+static long use(const char* name) {
+  void* library = dlopen(name, RTLD_NOW);
+  long (*lf)(long) = (long (*)(long))dlsym(library, "lf");
+  long r = lf(3);
+  dlclose(library);
+  return r;
+}
+int main(int argc, char** argv) {
+  for (int i = 0; i < 10; i++) {
+    void* held = dlopen(argv[1 + i % 2], RTLD_NOW);
+    if (!held || use(argv[2 - i % 2]) != 3) return 1;
+    dlclose(held);
+  }
+  return argc == 3 ? 0 : 1;
+}
+"""
+
+
+def case_56_libraries_trade_places():
+    """Two libraries come to each other's places: sites that make room for others are where they were when they are written again."""
+    compiler = need_tool("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        names = [os.path.join(folder, name) for name in ("libone.so", "libtwo.so", "trade")]
+        for name, text, flags in ((names[0], TRADING_LIBRARY, ["-shared", "-fPIC"]), (names[2], TRADING_PROGRAM, [])):
+            with open(name + ".c", "w", encoding="utf-8") as file:
+                file.write(text)
+            subprocess.run([compiler, "-O1", "-foptimize-sibling-calls", *flags, "-o", name, name + ".c", "-ldl"], check=True)
+        shutil.copyfile(names[0], names[1])
+        command = " ".join([names[2], names[0], names[1]])
+        with Spile(f"uretprobe:{folder}/lib*.so:lf {{ @returns = count(); }}", command=command) as tracer:
+            status = tracer.finish()
+            check("target-survives", status == 0, tracer.report())
+            in_vain = "did not wait" in "\n".join(tracer.err)
+            returns = int(tracer.maps().get("@returns", 0))
+            check("exact-or-told", returns == 140 or (in_vain and 0 < returns < 140), f"{returns}\n{tracer.report()}")
+
+
 def case_56_reloaded_while_a_child_has_it():
     """A child has the library, and its jumps, that its parent has unloaded: the entries stay until it is cleaned."""
     with tempfile.TemporaryDirectory() as folder, LibraryUser(folder) as user:
