@@ -229,31 +229,31 @@ def soak_every_function_of_python3():
 
 
 def soak_instructions_of_libcrypto():
-    soak_only(lambda: every_instruction("libcrypto", 0.05))
+    soak_only(lambda: every_instruction("libcrypto"))
 
 
 def soak_instructions_of_libsqlite3():
-    soak_only(lambda: every_instruction("libsqlite3", 0.05))
+    soak_only(lambda: every_instruction("libsqlite3"))
 
 
 def soak_instructions_of_liblzma():
-    soak_only(lambda: every_instruction("liblzma", 1.0))
+    soak_only(lambda: every_instruction("liblzma"))
 
 
 def soak_instructions_of_libc():
-    soak_only(lambda: every_instruction("libc", 0.1))
+    soak_only(lambda: every_instruction("libc"))
 
 
 def soak_instructions_of_libm():
-    soak_only(lambda: every_instruction("libm", 0.3))
+    soak_only(lambda: every_instruction("libm"))
 
 
 def soak_instructions_of_ld_so():
-    soak_only(lambda: every_instruction("ld.so", 1.0))
+    soak_only(lambda: every_instruction("ld.so"))
 
 
 def soak_instructions_of_python3():
-    soak_only(lambda: every_instruction("python3", 0.05))
+    soak_only(lambda: every_instruction("python3"))
 
 
 def returns_of_libz_toggled_under_8_threads():
